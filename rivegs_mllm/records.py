@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import orjson
 
-from rivegs_mllm.types import Box, Entity, Mask, Prediction, Sample
+from rivegs_mllm.types import Box, Entity, Mask, Prediction, Sample, UserError
 
 VERSION = 1
 SPLITS = ("train", "dev", "test")
@@ -21,7 +21,7 @@ SPLITS = ("train", "dev", "test")
 Record = TypeVar("Record", Sample, Prediction)
 
 
-class RecordError(ValueError):
+class RecordError(UserError):
     """A line that is not a valid record. The message names the file, the line, the field and the fault."""
 
 

@@ -14,6 +14,10 @@ TYPES = ("PER", "LOC", "ORG", "OTHER")
 """The entity types of Twitter-GMNER, in the order in which reports list them."""
 
 
+class UserError(ValueError):
+    """A mistake that the user can mend. The command line prints its message alone, without a stack trace."""
+
+
 @dataclass(frozen=True, slots=True)
 class Box:
     """A rectangle in pixels of the original picture, xyxy, right and lower edge exclusive."""
