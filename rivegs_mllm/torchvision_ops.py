@@ -1,0 +1,56 @@
+"""Makes torchvision importable beside a torch build that its compiled operators do not load on.
+
+The registry's torchvision is linked against CUDA torch. Beside CPU torch its library does not load, and
+``import torchvision`` (hence transformers' and peft's imports) fails on the missing schema of
+``torchvision::nms``. Import this module before transformers: where the library really does not load, it declares
+the two schemas that torchvision needs at import and gives ``nms`` an implementation in plain torch.
+"""
+
+import importlib.util
+from pathlib import Path
+
+import torch
+
+_library = None  # torch drops the registrations when the Library object dies
+
+
+def _loads() -> bool:
+    spec = importlib.util.find_spec("torchvision")
+    if spec is None or spec.origin is None:
+        return True  # no torchvision, nothing to mend
+    compiled = sorted(Path(spec.origin).parent.glob("_C.*"))
+    try:
+        for path in compiled:
+            torch.ops.load_library(str(path))
+    except OSError:
+        return False
+    return bool(compiled)
+
+
+def nms(boxes: torch.Tensor, scores: torch.Tensor, iou_threshold: float) -> torch.Tensor:
+    """Non-maximum suppression: indices of the boxes kept, best score first.
+
+    ``boxes`` is (N, 4) xyxy, ``scores`` (N,). A box is dropped when its IoU with a better kept one is above the
+    threshold.
+    """
+    order = scores.argsort(descending=True, stable=True)
+    x0, y0, x1, y1 = boxes.unbind(1)
+    areas = (x1 - x0) * (y1 - y0)
+    kept = []
+    while order.numel():
+        best, order = order[0], order[1:]
+        kept.append(best)
+        width = (torch.minimum(x1[best], x1[order]) - torch.maximum(x0[best], x0[order])).clamp(min=0)
+        height = (torch.minimum(y1[best], y1[order]) - torch.maximum(y0[best], y0[order])).clamp(min=0)
+        inter = width * height
+        order = order[inter / (areas[best] + areas[order] - inter) <= iou_threshold]
+    return torch.stack(kept) if kept else torch.empty(0, dtype=torch.int64, device=boxes.device)
+
+
+if not _loads():
+    _library = torch.library.Library("torchvision", "DEF")
+    _library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    _library.define(
+        "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+    )  # schema alone: torchvision looks for its name, nothing here calls it
+    _library.impl("nms", nms, "CPU")
