@@ -1,0 +1,149 @@
+"""Finding, measuring and opening pictures. The only place of the project where a picture file is opened."""
+
+from __future__ import annotations
+
+import os
+import struct
+import zlib
+from collections.abc import Iterable
+from pathlib import Path
+
+from PIL import (
+    ExifTags,
+    Image,
+    WebPImagePlugin,  # noqa: F401  (Pillow registers it only on demand, and not at all where formats are named)
+)
+
+from rivegs_mllm.types import UserError
+
+ENDINGS = ("jpg", "jpeg", "png", "webp")
+"""File endings that count as pictures, whatever their case; the earlier wins where an id has several."""
+
+MAX_PIXELS = Image.MAX_IMAGE_PIXELS
+"""Larger pictures (89 megapixels) are taken for decompression bombs and refused: Pillow's own limit."""
+
+# What decoders are seen to raise on damaged files. PNG raises SyntaxError, EXIF struct.error and the rest.
+_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, OverflowError, struct.error, zlib.error)
+
+# By content, not by ending. Vector and document formats are left out: they start other programs.
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class PictureError(UserError):
+    """A picture that is missing, damaged, too large or none. The message names the file."""
+
+
+def open_picture(path: Path | str) -> Image.Image:
+    """The picture, decoded, in mode RGB, upright (EXIF orientation applied), in the size ``picture_size`` says.
+
+    Transparent parts are laid on white. Raises PictureError.
+    """
+    with _open(path) as image:
+        orientation = _orientation(image)
+        try:
+            rgb = _to_rgb(image)
+        except _DAMAGE as error:
+            raise PictureError(f"{path}: damaged or truncated picture ({error}); fetch it again") from None
+    return rgb.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else rgb
+
+
+def picture_size(path: Path | str) -> tuple[int, int]:
+    """(width, height) in pixels of the upright picture, from the file's header alone. Raises PictureError."""
+    with _open(path) as image:
+        width, height = image.size
+        return (height, width) if _orientation(image) >= 5 else (width, height)
+
+
+def picture_orientation(path: Path | str) -> int:
+    """The EXIF orientation, 1 (stored upright) to 8, from the file's header alone. Raises PictureError."""
+    with _open(path) as image:
+        return _orientation(image)
+
+
+class PictureIndex:
+    """Pictures by id, the id being the file name without its ending. Each folder is scanned once, not its subfolders.
+
+    Where an id is found several times the earlier folder wins, in a folder the earlier of ENDINGS;
+    ``shadowed`` lists the files that lost. Ids are looked up, never joined into a path.
+    """
+
+    def __init__(self, folders: Iterable[Path | str]) -> None:
+        """Raises PictureError for a folder that cannot be listed."""
+        self._paths: dict[str, str] = {}
+        self.shadowed: list[Path] = []
+        for folder in folders:
+            self._scan(folder)
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def find(self, identity: str) -> Path | None:
+        """The picture's file, or None."""
+        path = self._paths.get(identity)
+        return None if path is None else Path(path)
+
+    def _scan(self, folder: Path | str) -> None:
+        try:
+            with os.scandir(folder) as entries:
+                named = [(*entry.name.rpartition("."), entry.path) for entry in entries if entry.is_file()]
+        except OSError as error:
+            raise PictureError(f"{folder}: not a folder of pictures ({error.strerror})") from None
+        pictures = [
+            (ENDINGS.index(end.lower()), end, stem, path) for stem, _, end, path in named if end.lower() in ENDINGS
+        ]
+        for _, _, stem, path in sorted(pictures):
+            if stem in self._paths:
+                self.shadowed.append(Path(path))
+            else:
+                self._paths[stem] = path
+
+
+def _open(path: Path | str) -> Image.Image:
+    """The picture with only its header read."""
+    try:
+        image = Image.open(path, formats=_FORMATS)
+    except FileNotFoundError:
+        raise PictureError(f"{path}: no such picture") from None
+    except Image.UnidentifiedImageError:
+        raise PictureError(f"{path}: not a picture that can be read ({', '.join(_FORMATS)})") from None
+    except Image.DecompressionBombError:
+        raise PictureError(f"{path}: more than {MAX_PIXELS:,} pixels; make it smaller") from None
+    except _DAMAGE as error:
+        raise PictureError(f"{path}: cannot be read as a picture ({error})") from None
+    if image.width * image.height > MAX_PIXELS:
+        image.close()
+        raise PictureError(
+            f"{path}: {image.width} x {image.height} is more than {MAX_PIXELS:,} pixels; make it smaller"
+        )
+    return image
+
+
+def _orientation(image: Image.Image) -> int:
+    """1 where there is no EXIF block, or one that no viewer could read."""
+    try:
+        # The class's own method, since that of PNG decodes the pixels to look for a block behind them.
+        value = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
+    except _DAMAGE:
+        return 1
+    return value if value in _UPRIGHT else 1
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        # 16-bit grey: Pillow would clip it at 255 to white.
+        return image.convert("I").point(lambda value: value * (1 / 256)).convert("L").convert("RGB")
+    if image.has_transparency_data:
+        opaque = Image.new("RGBA", image.size, "white")
+        opaque.alpha_composite(image.convert("RGBA"))
+        return opaque.convert("RGB")
+    return image.convert("RGB")
