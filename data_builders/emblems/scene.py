@@ -7,7 +7,7 @@ from math import cos, pi, sin
 from random import Random
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageChops, ImageDraw
 
 from data_builders.emblems.draw import draw_look
 from data_builders.emblems.looks import Look
@@ -22,7 +22,8 @@ SIDES = {1: (0.34, 0.65), 2: (0.32, 0.55), 3: (0.30, 0.50), 4: (0.30, 0.44), 5: 
 
 OVERLAPPING = 0.25  # share of the scenes in which emblems may overlap
 COVERED = 0.25  # share of the scenes in which a piece of clutter covers part of an emblem
-NOISE = np.clip(np.random.default_rng(0).normal(0, 7, (640, 640, 1)), -20, 20).astype(np.int16)
+NOISE = Image.fromarray(np.random.default_rng(0).normal(128, 7, (640, 640)).astype(np.uint8)).convert("RGB")
+"""A camera's noise around 128; pictures get a piece of it, larger ones a stretched piece."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -167,9 +168,8 @@ def _reading_order(placements: list[Placement]) -> list[Placement]:
 
 def _muted(rng: Random) -> tuple[int, int, int]:
     """A greyish colour of middling brightness, which no emblem has for its own."""
-    grey = rng.randint(85, 190)
-    red, green, blue = (grey + rng.randint(-22, 22) for _ in range(3))
-    return red, green, blue
+    grey = 63 + 105 * rng.random()
+    return int(grey + 44 * rng.random()), int(grey + 44 * rng.random()), int(grey + 44 * rng.random())
 
 
 def _background(rng: Random, width: int, height: int) -> Image.Image:
@@ -196,6 +196,7 @@ def _background(rng: Random, width: int, height: int) -> Image.Image:
 
 def _grain(rng: Random, picture: Image.Image) -> Image.Image:
     """The picture with a camera's noise on it."""
-    x, y = (rng.randint(0, NOISE.shape[0] - side) for side in picture.size)
-    grained = np.asarray(picture, np.int16) + NOISE[y : y + picture.height, x : x + picture.width]
-    return Image.fromarray(np.clip(grained, 0, 255).astype(np.uint8))
+    width, height = picture.size
+    x, y = rng.randint(0, max(0, NOISE.width - width)), rng.randint(0, max(0, NOISE.height - height))
+    noise = NOISE.crop((x, y, min(x + width, NOISE.width), min(y + height, NOISE.height)))
+    return ImageChops.add(picture, noise.resize(picture.size), 1, -128)
