@@ -42,7 +42,7 @@ def best_mask_iou(mask: Mask, others: Sequence[Mask]) -> float:
 
 
 def check_mask(mask: Mask, size: tuple[int, int], where: str) -> int:
-    """The area of ``mask`` in pixels. Raises UserError unless it is of ``size``, (height, width), and its runs fill it."""
+    """The area of ``mask`` in pixels. Raises UserError unless it has ``size`` (height, width) and its runs fill it."""
     if mask.size != size:
         raise UserError(f"{where}: mask of height x width {mask.size}, but the picture has {size}")
     runs = _runs(mask.counts)
