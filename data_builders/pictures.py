@@ -6,6 +6,7 @@ import os
 import struct
 import zlib
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import (
@@ -14,7 +15,7 @@ from PIL import (
     WebPImagePlugin,  # noqa: F401  (Pillow registers it only on demand, and not at all where formats are named)
 )
 
-from rivegs_mllm.types import UserError
+from rivegs_mllm.types import Box, UserError
 
 ENDINGS = ("jpg", "jpeg", "png", "webp")
 """File endings that count as pictures, whatever their case; the earlier wins where an id has several."""
@@ -57,17 +58,38 @@ def open_picture(path: Path | str) -> Image.Image:
     return rgb.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else rgb
 
 
-def picture_size(path: Path | str) -> tuple[int, int]:
-    """(width, height) in pixels of the upright picture, from the file's header alone. Raises PictureError."""
+@dataclass(frozen=True, slots=True)
+class Header:
+    """``size``: (width, height) in pixels of the upright picture. ``orientation``: of EXIF, 1 (stored upright) to 8."""
+
+    size: tuple[int, int]
+    orientation: int
+
+
+def read_header(path: Path | str) -> Header:
+    """Size and orientation from the file's first bytes, no pixel decoded. Raises PictureError."""
     with _open(path) as image:
         width, height = image.size
-        return (height, width) if _orientation(image) >= 5 else (width, height)
+        orientation = _orientation(image)
+    return Header((height, width) if orientation >= 5 else (width, height), orientation)
 
 
-def picture_orientation(path: Path | str) -> int:
-    """The EXIF orientation, 1 (stored upright) to 8, from the file's header alone. Raises PictureError."""
-    with _open(path) as image:
-        return _orientation(image)
+def picture_size(path: Path | str) -> tuple[int, int]:
+    """(width, height) in pixels of the upright picture, from the header alone. Raises PictureError."""
+    return read_header(path).size
+
+
+def upright_box(box: Box, size: tuple[int, int], orientation: int) -> Box:
+    """A box of the picture as stored, ``size`` (width, height), in the frame of the picture turned upright."""
+    width, height = size
+    xs, ys = (box.xmin, box.xmax), (box.ymin, box.ymax)
+    if orientation in (2, 3, 7, 8):
+        xs = (width - box.xmax, width - box.xmin)
+    if orientation in (3, 4, 6, 7):
+        ys = (height - box.ymax, height - box.ymin)
+    if orientation >= 5:
+        xs, ys = ys, xs
+    return Box(xs[0], ys[0], xs[1], ys[1])
 
 
 class PictureIndex:

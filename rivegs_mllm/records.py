@@ -25,7 +25,7 @@ class RecordError(UserError):
     """A line that is not a valid record. The message names the file, the line, the field and the fault."""
 
 
-class _Fault(Exception):
+class _FieldError(Exception):
     """A field and what is wrong with it, before file and line are known."""
 
 
@@ -67,7 +67,19 @@ def to_line(record: Sample | Prediction) -> bytes:
     return orjson.dumps({"version": VERSION, **as_json}, option=orjson.OPT_APPEND_NEWLINE)
 
 
+def scan_samples(path: Path | str) -> Iterator[tuple[int, Sample | RecordError]]:
+    """The number of each line that is not blank, and its sample or what is wrong with it: for audits, that go on."""
+    return _scan(Path(path), sample_from_json)
+
+
 def _read(path: Path, parse: Callable[[object], Record]) -> Iterator[Record]:
+    for _, record in _scan(path, parse):
+        if isinstance(record, RecordError):
+            raise record
+        yield record
+
+
+def _scan(path: Path, parse: Callable[[object], Record]) -> Iterator[tuple[int, Record | RecordError]]:
     if not path.is_file():
         raise RecordError(f"{path}: no such file")
     seen: dict[str, int] = {}
@@ -78,13 +90,15 @@ def _read(path: Path, parse: Callable[[object], Record]) -> Iterator[Record]:
             try:
                 record = parse(orjson.loads(line))
             except orjson.JSONDecodeError as error:
-                raise RecordError(f"{path}:{number}: not JSON: {error}") from None
-            except _Fault as fault:
-                raise RecordError(f"{path}:{number}: {fault}") from None
-            if record.id in seen:
-                raise RecordError(f"{path}:{number}: id: {record.id!r} came already on line {seen[record.id]}")
-            seen[record.id] = number
-            yield record
+                yield number, RecordError(f"{path}:{number}: not JSON: {error}")
+            except _FieldError as fault:
+                yield number, RecordError(f"{path}:{number}: {fault}")
+            else:
+                if seen.setdefault(record.id, number) == number:
+                    yield number, record
+                else:
+                    message = f"id: {record.id!r} came already on line {seen[record.id]}"
+                    yield number, RecordError(f"{path}:{number}: {message}")
 
 
 _SAMPLE_KEYS = frozenset(("version", "id", "tokens", "image", "size", "entities", "knowledge", "subset"))
@@ -99,10 +113,10 @@ def sample_from_json(value: object) -> Sample:
     tokens = _strings(raw.get("tokens"), "tokens")
     for index, token in enumerate(tokens):
         if not token or token != "".join(token.split()):
-            raise _Fault(f"tokens[{index}]: {token!r} is empty or holds white space")
+            raise _FieldError(f"tokens[{index}]: {token!r} is empty or holds white space")
     size = raw.get("size")
     if size is not None and not (_is_ints(size, 2) and min(size) > 0):
-        raise _Fault(f"size: {size!r} is not [width, height] in pixels")
+        raise _FieldError(f"size: {size!r} is not [width, height] in pixels")
     entities = _entities(raw)
     for index, entity in enumerate(entities):
         _check_gold(entity, tokens, f"entities[{index}]")
@@ -131,23 +145,25 @@ def prediction_from_json(value: object) -> Prediction:
 
 def _check_gold(entity: Entity, tokens: tuple[str, ...], where: str) -> None:
     if entity.span is None:
-        raise _Fault(f"{where}.span: a gold entity needs its token offsets [start, end]")
+        raise _FieldError(f"{where}.span: a gold entity needs its token offsets [start, end]")
     start, end = entity.span
     if end > len(tokens):
-        raise _Fault(f"{where}.span: [{start}, {end}] reaches past the {len(tokens)} tokens")
+        raise _FieldError(f"{where}.span: [{start}, {end}] reaches past the {len(tokens)} tokens")
     if " ".join(tokens[start:end]) != entity.text:
-        raise _Fault(f"{where}.text: {entity.text!r} is not the tokens of its span, {' '.join(tokens[start:end])!r}")
+        raise _FieldError(
+            f"{where}.text: {entity.text!r} is not the tokens of its span, {' '.join(tokens[start:end])!r}"
+        )
     if entity.boxes and entity.visible is False:
-        raise _Fault(f"{where}.visible: false, but the entity has boxes")
+        raise _FieldError(f"{where}.visible: false, but the entity has boxes")
     for index, box in enumerate(entity.boxes):
         if box.xmax <= box.xmin or box.ymax <= box.ymin:
-            raise _Fault(f"{where}.boxes[{index}]: has no area")
+            raise _FieldError(f"{where}.boxes[{index}]: has no area")
 
 
 def _entities(raw: dict) -> tuple[Entity, ...]:
     values = raw.get("entities", [])
     if type(values) is not list:
-        raise _Fault("entities: not a list")
+        raise _FieldError("entities: not a list")
     return tuple([_entity(value, index) for index, value in enumerate(values)])
 
 
@@ -156,21 +172,21 @@ def _entity(value: object, index: int) -> Entity:
     raw = _mapping(value, where, _ENTITY_KEYS)
     text, kind = raw.get("text"), raw.get("type")
     if type(text) is not str or not text:
-        raise _Fault(f"{where}.text: {text!r} is not a non-empty string")
+        raise _FieldError(f"{where}.text: {text!r} is not a non-empty string")
     if type(kind) is not str or not kind:
-        raise _Fault(f"{where}.type: {kind!r} is not a non-empty string")
+        raise _FieldError(f"{where}.type: {kind!r} is not a non-empty string")
     span = raw.get("span")
     if span is not None and not (_is_ints(span, 2) and 0 <= span[0] < span[1]):
-        raise _Fault(f"{where}.span: {span!r} is not [start, end] with 0 <= start < end")
+        raise _FieldError(f"{where}.span: {span!r} is not [start, end] with 0 <= start < end")
     expression = raw.get("expression", "")
     if type(expression) is not str:
-        raise _Fault(f"{where}.expression: {expression!r} is not a string")
+        raise _FieldError(f"{where}.expression: {expression!r} is not a string")
     visible = raw.get("visible")
     if visible is not None and type(visible) is not bool:
-        raise _Fault(f"{where}.visible: {visible!r} is not true, false or null")
+        raise _FieldError(f"{where}.visible: {visible!r} is not true, false or null")
     score = raw.get("visible_score")
     if score is not None and not (_is_number(score) and 0 <= score <= 1):
-        raise _Fault(f"{where}.visible_score: {score!r} is not a probability")
+        raise _FieldError(f"{where}.visible_score: {score!r} is not a probability")
     return Entity(
         text=text,
         type=kind,
@@ -185,59 +201,59 @@ def _entity(value: object, index: int) -> Entity:
 
 def _boxes(values: object, where: str) -> tuple[Box, ...]:
     if type(values) is not list:
-        raise _Fault(f"{where}.boxes: not a list")
+        raise _FieldError(f"{where}.boxes: not a list")
     for index, value in enumerate(values):
         if type(value) is not list or len(value) != 4 or not all(map(_is_number, value)):
-            raise _Fault(f"{where}.boxes[{index}]: {value!r} is not [xmin, ymin, xmax, ymax]")
+            raise _FieldError(f"{where}.boxes[{index}]: {value!r} is not [xmin, ymin, xmax, ymax]")
     return tuple([Box(*value) for value in values])
 
 
 def _masks(values: object, where: str) -> tuple[Mask, ...]:
     if type(values) is not list:
-        raise _Fault(f"{where}.masks: not a list")
+        raise _FieldError(f"{where}.masks: not a list")
     masks = []
     for index, value in enumerate(values):
         raw = _mapping(value, f"{where}.masks[{index}]", frozenset(("size", "counts")))
         size, counts = raw.get("size"), raw.get("counts")
         if not (_is_ints(size, 2) and min(size) > 0):
-            raise _Fault(f"{where}.masks[{index}].size: {size!r} is not [height, width]")
+            raise _FieldError(f"{where}.masks[{index}].size: {size!r} is not [height, width]")
         if type(counts) is not str:
-            raise _Fault(f"{where}.masks[{index}].counts: not a compressed COCO run-length string")
+            raise _FieldError(f"{where}.masks[{index}].counts: not a compressed COCO run-length string")
         masks.append(Mask((size[0], size[1]), counts))
     return tuple(masks)
 
 
 def _mapping(value: object, where: str, known: frozenset[str]) -> dict:
     if type(value) is not dict:
-        raise _Fault(f"{where}: not a JSON object")
+        raise _FieldError(f"{where}: not a JSON object")
+    if value.get("version", VERSION) != VERSION:
+        raise _FieldError(f"version: {value['version']!r}; this release reads version {VERSION}")
     unknown = value.keys() - known
     if unknown:
-        raise _Fault(f"{where}: unknown field {sorted(unknown)[0]!r}; known are {', '.join(sorted(known))}")
-    if value.get("version", VERSION) != VERSION:
-        raise _Fault(f"version: {value['version']!r}; this release reads version {VERSION}")
+        raise _FieldError(f"{where}: unknown field {sorted(unknown)[0]!r}; known are {', '.join(sorted(known))}")
     return value
 
 
 def _identity(raw: dict) -> str:
     identity = raw.get("id")
     if type(identity) is not str or not identity:
-        raise _Fault(f"id: {identity!r} is not a non-empty string")
+        raise _FieldError(f"id: {identity!r} is not a non-empty string")
     return identity
 
 
 def _string(raw: dict, key: str) -> str:
     value = raw.get(key, "")
     if type(value) is not str:
-        raise _Fault(f"{key}: {value!r} is not a string")
+        raise _FieldError(f"{key}: {value!r} is not a string")
     return value
 
 
 def _strings(values: object, where: str) -> tuple[str, ...]:
     if type(values) is not list:
-        raise _Fault(f"{where}: not a list")
+        raise _FieldError(f"{where}: not a list")
     for index, value in enumerate(values):
         if type(value) is not str:
-            raise _Fault(f"{where}[{index}]: {value!r} is not a string")
+            raise _FieldError(f"{where}[{index}]: {value!r} is not a string")
     return tuple(values)
 
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from data_builders.pictures import PictureError, PictureIndex, open_picture, picture_orientation, picture_size
-from rivegs_mllm.types import UserError
+from data_builders.pictures import PictureError, PictureIndex, open_picture, picture_size, read_header, upright_box
+from rivegs_mllm.types import Box, UserError
 
 RED, GREEN, WHITE = (255, 0, 0), (0, 255, 0), (255, 255, 255)
 
@@ -40,7 +40,17 @@ def test_every_orientation_is_turned_upright(tmp_path, orientation, ending):
     assert upright.mode == "RGB"
     assert np.array_equal(np.asarray(upright), np.asarray(expected))
     assert picture_size(path) == upright.size == ((16, 32) if orientation >= 5 else (32, 16))
-    assert picture_orientation(path) == orientation
+    assert read_header(path).orientation == orientation
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_box_turns_with_its_picture(tmp_path, orientation):
+    stored = Image.new("RGB", (12, 8), RED)
+    stored.paste(GREEN, (1, 2, 6, 4))
+    green = np.asarray(open_picture(saved(stored, tmp_path / "a.png", orientation)))[..., 1] == 255
+    rows, columns = np.nonzero(green.any(1))[0], np.nonzero(green.any(0))[0]
+    found = Box(columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
+    assert upright_box(Box(1, 2, 6, 4), (12, 8), orientation) == found
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "1", "P", "CMYK", "YCbCr"])

@@ -1,0 +1,123 @@
+"""Boxes in VOC XML, as labelImg writes them: one file a picture, one <object> a box.
+
+Edges are taken as labelImg writes them, pixels with the right and lower edge exclusive: the box of a whole
+picture ends at its width and height. Entities are not expanded, nothing is fetched, a document type is refused.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from lxml import etree
+
+from rivegs_mllm.types import Box, UserError
+
+_PARSER = etree.XMLParser(resolve_entities=False, no_network=True, load_dtd=False, remove_comments=True)
+_EDGES = ("xmin", "ymin", "xmax", "ymax")
+
+
+@dataclass(frozen=True, slots=True)
+class Annotation:
+    """A file as it stands: ``size`` is (width, height), None where the file says 0 or nothing.
+
+    ``objects`` are (name, box) in the order of the file, whether or not the boxes make sense.
+    """
+
+    size: tuple[int, int] | None
+    objects: tuple[tuple[str, Box], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """A box that was changed or dropped.
+
+    ``kind`` is "placeholder box", "box without area", "box outside" or "repeated box".
+    """
+
+    kind: str
+    message: str
+
+
+def read_annotation(path: Path | str) -> Annotation:
+    """Raises UserError naming the file where it cannot be read, does not parse or lacks a number."""
+    try:
+        with open(path, "rb") as file:  # noqa: PTH123  (thousands of small files: a Path each is a tenth of the time)
+            root = etree.fromstring(file.read(), _PARSER)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    except etree.XMLSyntaxError as error:
+        raise UserError(f"{path}: not well-formed XML ({error.msg}); mend it or delete it") from None
+    if root.getroottree().docinfo.internalDTD is not None:
+        raise UserError(f"{path}: has a document type, which no VOC file needs; delete its <!DOCTYPE ...>")
+    width, height = (_number(path, root, f"size/{side}", "0") for side in ("width", "height"))
+    return Annotation(
+        size=(int(width), int(height)) if width >= 1 and height >= 1 else None,
+        objects=tuple([(element.findtext("name", ""), _box(path, element)) for element in root.iterchildren("object")]),
+    )
+
+
+def usable_boxes(annotation: Annotation) -> tuple[dict[str, tuple[Box, ...]], list[Fault]]:
+    """The boxes by name, clipped to the picture, and what was changed or dropped to get there.
+
+    Several boxes of a name stay in the order of the file.
+    """
+    boxes: dict[str, tuple[Box, ...]] = {}
+    faults: list[Fault] = []
+    for name, box in annotation.objects:
+        usable = _usable(box, annotation.size)
+        if usable != box:
+            faults.append(_fault(name, box, usable, annotation.size))
+        if usable is None:
+            continue
+        if usable in boxes.get(name, ()):
+            faults.append(Fault("repeated box", f"{name!r} has a box twice; it is kept once"))
+        else:
+            boxes[name] = (*boxes.get(name, ()), usable)
+    return boxes, faults
+
+
+def _usable(box: Box, size: tuple[int, int] | None) -> Box | None:
+    width, height = size or (math.inf, math.inf)
+    if box.xmin >= 0 and box.ymin >= 0 and box.xmax <= width and box.ymax <= height:
+        clipped = box
+    else:
+        clipped = Box(max(box.xmin, 0), max(box.ymin, 0), min(box.xmax, width), min(box.ymax, height))
+    return clipped if clipped.xmin < clipped.xmax and clipped.ymin < clipped.ymax else None
+
+
+def _fault(name: str, box: Box, usable: Box | None, size: tuple[int, int] | None) -> Fault:
+    edges = [box.xmin, box.ymin, box.xmax, box.ymax]
+    if not any(edges):
+        return Fault("placeholder box", f"{name!r} has the box {edges}, which marks nothing; it is left out")
+    if box.xmin >= box.xmax or box.ymin >= box.ymax:
+        return Fault("box without area", f"{name!r} has the box {edges}; it is left out")
+    outcome = "it is left out" if usable is None else "it is clipped"
+    within = "" if size is None else f" in a picture of {size[0]} x {size[1]}"
+    return Fault("box outside", f"{name!r} has the box {edges}{within}; {outcome}")
+
+
+def _box(path: Path | str, element: etree._Element) -> Box:
+    bounds = element.find("bndbox")
+    if bounds is None:
+        raise UserError(f"{path}:{element.sourceline}: an <object> without <bndbox>")
+    return Box(*_edges(path, bounds))
+
+
+def _edges(path: Path | str, bounds: etree._Element) -> Iterator[float]:
+    for edge in _EDGES:
+        value = _number(path, bounds, edge, "")
+        yield int(value) if value.is_integer() else value
+
+
+def _number(path: Path | str, element: etree._Element, tag: str, default: str) -> float:
+    text = element.findtext(tag, default)
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise UserError(f"{path}:{element.sourceline}: <{tag}> is {text!r}, not a number")
+    return value
