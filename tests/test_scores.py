@@ -140,6 +140,14 @@ def test_masks(gold, predicted, correct):
     assert counts(golds, [replace(answers[0], type="ORG"), other], "EES") == (correct + 1, 2, 2)
 
 
+def test_the_mask_of_an_entity_said_invisible_is_none():
+    # a has a gold mask and loses it, b has none and is right.
+    golds = [said("a", masks=[rectangle(5, 5)]), said("b")]
+    answers = [replace(entity, visible=False, masks=(rectangle(5, 5),)) for entity in golds]
+    assert counts(golds, answers, "SMNER") == counts(golds, answers, "EES") == (1, 2, 2)
+    assert counts(golds[1:] + golds[:1], [answers[1], replace(answers[0], visible=None)], "SMNER") == (2, 2, 2)
+
+
 def test_mask_tasks_need_masks_on_both_sides():
     masked, plain = said(masks=[rectangle(5, 5)]), said()
     for golds, predicted, there in (([masked], [plain], False), ([plain], [masked], False), ([masked], [masked], True)):
