@@ -17,15 +17,11 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
-from rich.text import Text
-
 from data_builders.conll import Post, read_knowledge, read_posts
+from data_builders.parallel import for_each_picture
 from data_builders.pictures import Header, PictureError, PictureIndex, read_header, upright_box
 from data_builders.report import SHOWN, Finding, Report, count_split
 from data_builders.voc import Annotation, read_annotation, usable_boxes
@@ -153,7 +149,7 @@ def _find_pictures(
             findings.append(Finding("missing picture", identity, f"no picture of this name in {where}", "error"))
         else:
             paths.append((identity, str(path)))
-    headers = _read_headers([path for _, path in paths])
+    headers = for_each_picture(read_header, [path for _, path in paths], _THREADS)
     pictures = {}
     for (identity, path), header in zip(paths, headers, strict=True):
         if isinstance(header, PictureError):
@@ -163,25 +159,6 @@ def _find_pictures(
         if header.orientation != 1:
             findings.append(Finding("rotated picture", path, f"EXIF orientation {header.orientation}; read upright"))
     return pictures
-
-
-class _Rate(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        return Text(f"{task.speed or 0:.0f}/s")
-
-
-def _read_headers(paths: Sequence[str]) -> list[Header | PictureError]:
-    """In the order of the paths, many at a time, with a progress bar."""
-    columns = (TextColumn("pictures"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress, ThreadPoolExecutor(_THREADS) as threads:
-        return list(progress.track(threads.map(_header_or_error, paths), total=len(paths)))
-
-
-def _header_or_error(path: str) -> Header | PictureError:
-    try:
-        return read_header(path)
-    except PictureError as error:
-        return error
 
 
 def to_samples(raw: Raw, pictures: dict[str, Picture], findings: list[Finding]) -> dict[str, list[Sample]]:

@@ -1,0 +1,209 @@
+"""What a careful person checks before spending time on a dataset: a built folder, or Twitter-GMNER as published.
+
+Level "error" is what makes scores wrong or training fail; level "warning" is what one should know.
+
+| kind | level | found in |
+|---|---|---|
+| bad line (not a record; a mention that is not its tokens, a box without area, an id twice) | error | built |
+| missing split | error | built |
+| missing picture, unreadable picture, size differs | error | built |
+| mask of another size | error | built |
+| box outside | error | both |
+| post in two splits, picture in two splits (same id, same file) | error | both |
+| orphan tag, unmatched name, placeholder box, box without area, unreadable file | error | raw |
+| rotated picture, same picture under other name, visible without region, unknown type | warning | built |
+| text in two splits, text twice, empty post | warning | both |
+| repeated id, repeated box, blank token, annotation without post, no size | warning | raw |
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from data_builders.parallel import for_each_picture
+from data_builders.pictures import Header, PictureError, open_picture, read_header
+from data_builders.report import Finding, Report, count_split
+from data_builders.twitter_gmner import find_raw, read_raw, to_samples
+from rivegs_mllm.records import SPLITS, RecordError, scan_samples
+from rivegs_mllm.types import TYPES, Sample, UserError
+
+# A builder mends these and goes on; who publishes or trusts the data should not.
+_RAW_ERRORS = frozenset(("orphan tag", "unmatched name", "placeholder box", "box without area", "box outside"))
+
+
+@dataclass(frozen=True, slots=True)
+class _Placed:
+    """A sample with its file and line, and the id of its post and picture as published."""
+
+    place: str
+    post: str
+    sample: Sample
+
+
+def audit(folder: Path, raw: Path | None = None) -> Report:
+    """Findings and figures of ``folder``, a built dataset or a raw Twitter-GMNER folder (or its parent).
+
+    ``raw`` is a published folder to be audited as well; figures are those of ``folder``.
+    Raises UserError where ``folder`` is neither.
+    """
+    if any((folder / f"{split}.jsonl").is_file() for split in SPLITS):
+        report = _audit_built(folder)
+    elif find_raw(folder) is not None:
+        report = _audit_raw(folder)
+    else:
+        raise UserError(f"{folder}: neither a dataset ({', '.join(SPLITS)}.jsonl) nor a raw folder with txt and xml")
+    if raw is None:
+        return report
+    return Report(report.counts, [*report.findings, *_audit_raw(raw).findings])
+
+
+def _audit_built(folder: Path) -> Report:
+    findings: list[Finding] = []
+    splits: dict[str, list[_Placed]] = {}
+    for split in SPLITS:
+        path = folder / f"{split}.jsonl"
+        if path.is_file():
+            splits[split] = list(_scan(path, findings))
+        else:
+            findings.append(Finding("missing split", str(path), "no such file", "error"))
+    for placed in _all(splits):
+        findings += _of_sample(placed.sample, placed.place)
+    findings += _pictures(splits, folder)
+    findings += _repetitions(splits)
+    return Report(
+        {split: count_split([placed.sample for placed in group]) for split, group in splits.items()}, findings
+    )
+
+
+def _audit_raw(folder: Path) -> Report:
+    found: list[Finding] = []
+    raw = read_raw(folder, found)
+    samples = to_samples(raw, {}, found)
+    findings = [replace(finding, level="error") if finding.kind in _RAW_ERRORS else finding for finding in found]
+    splits = {
+        split: [
+            _Placed(f"{raw.root}/txt/{split}.txt:{post.line}", post.id, sample)
+            for post, sample in zip(raw.posts[split], samples[split], strict=True)
+        ]
+        for split in SPLITS
+    }
+    findings += _repetitions(splits)
+    return Report({split: count_split(samples[split]) for split in SPLITS}, findings)
+
+
+def _scan(path: Path, findings: list[Finding]) -> Iterator[_Placed]:
+    for number, sample in scan_samples(path):
+        place = f"{path}:{number}"
+        if isinstance(sample, RecordError):
+            findings.append(Finding("bad line", place, str(sample).removeprefix(f"{place}: "), "error"))
+        else:
+            yield _Placed(place, sample.id, sample)
+
+
+def _all(splits: dict[str, list[_Placed]]) -> Iterator[_Placed]:
+    for group in splits.values():
+        yield from group
+
+
+def _of_sample(sample: Sample, place: str) -> Iterator[Finding]:
+    if not sample.tokens:
+        yield Finding("empty post", place, f"{sample.id} has no text")
+    for index, entity in enumerate(sample.entities):
+        name = f"{sample.id}: entities[{index}] {entity.text!r}"
+        if entity.type not in TYPES:
+            yield Finding("unknown type", place, f"{name} is {entity.type}, none of {', '.join(TYPES)}")
+        if entity.visible and not entity.boxes and not entity.masks:
+            yield Finding("visible without region", place, f"{name} is visible but has neither box nor mask")
+        if sample.size is None:
+            continue
+        width, height = sample.size
+        for box in entity.boxes:
+            if box.xmin < 0 or box.ymin < 0 or box.xmax > width or box.ymax > height:
+                edges = [box.xmin, box.ymin, box.xmax, box.ymax]
+                message = f"{name} has the box {edges} in a picture of {width} x {height}"
+                yield Finding("box outside", place, message, "error")
+        for mask in entity.masks:
+            if mask.size != (height, width):
+                message = f"{name} has a mask of {mask.size[1]} x {mask.size[0]} on a picture of {width} x {height}"
+                yield Finding("mask of another size", place, message, "error")
+
+
+@dataclass(frozen=True, slots=True)
+class _Picture:
+    header: Header
+    digest: bytes
+
+
+def _inspect(path: str) -> _Picture:
+    # Decoded to the end, since a truncated picture has a good header.
+    open_picture(path).close()
+    return _Picture(read_header(path), hashlib.blake2b(Path(path).read_bytes()).digest())
+
+
+def _pictures(splits: dict[str, list[_Placed]], folder: Path) -> Iterator[Finding]:
+    """Every picture is opened once, however many posts have it."""
+    paths = list(dict.fromkeys(str(folder / placed.sample.image) for placed in _all(splits) if placed.sample.image))
+    if not paths:
+        return
+    inspected = dict(zip(paths, for_each_picture(_inspect, paths, os.cpu_count() or 1), strict=True))
+    for placed in _all(splits):
+        if placed.sample.image:
+            path = str(folder / placed.sample.image)
+            yield from _of_picture(placed, path, inspected[path])
+    same: dict[bytes, list[str]] = {}
+    for path, picture in inspected.items():
+        if isinstance(picture, _Picture):
+            same.setdefault(picture.digest, []).append(path)
+            if picture.header.orientation != 1:
+                message = f"EXIF orientation {picture.header.orientation}; it is read upright"
+                yield Finding("rotated picture", path, message)
+    for first, *others in same.values():
+        for path in others:
+            yield Finding("same picture under other name", path, f"byte for byte {first}")
+
+
+def _of_picture(placed: _Placed, path: str, picture: _Picture | PictureError) -> Iterator[Finding]:
+    sample = placed.sample
+    if isinstance(picture, PictureError):
+        kind = "unreadable picture" if Path(path).exists() else "missing picture"
+        yield Finding(kind, placed.place, f"{sample.id}: {picture}", "error")
+    elif sample.size is not None and sample.size != picture.header.size:
+        message = f"{sample.id}: recorded as {sample.size}, but {path} is {picture.header.size} upright"
+        yield Finding("size differs", placed.place, message, "error")
+
+
+def _repetitions(splits: dict[str, list[_Placed]]) -> Iterator[Finding]:
+    posts: dict[str, list[tuple[str, _Placed]]] = {}
+    pictures: dict[str, list[tuple[str, _Placed]]] = {}
+    texts: dict[tuple[str, ...], list[tuple[str, _Placed]]] = {}
+    for split, group in splits.items():
+        for placed in group:
+            posts.setdefault(placed.post, []).append((split, placed))
+            if placed.sample.image:
+                pictures.setdefault(placed.sample.image, []).append((split, placed))
+            if placed.sample.tokens:
+                texts.setdefault(placed.sample.tokens, []).append((split, placed))
+    for same in posts.values():
+        yield from _repeated(same, "post in two splits", "error", "")
+    for same in pictures.values():
+        yield from _repeated(same, "picture in two splits", "error", "")
+    for same in texts.values():
+        yield from _repeated(same, "text in two splits", "warning", "text twice")
+
+
+def _repeated(
+    same: Sequence[tuple[str, _Placed]], across: str, level: Literal["error", "warning"], within: str
+) -> Iterator[Finding]:
+    """A finding for each but the first: of kind ``across`` in another split, ``within`` in the same, "" for none."""
+    (first_split, first), *others = same
+    for split, placed in others:
+        message = f"{placed.sample.id}: the same as {first.sample.id} at {first.place}"
+        if split != first_split:
+            yield Finding(across, placed.place, message, level)
+        elif within:
+            yield Finding(within, placed.place, message)
