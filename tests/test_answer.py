@@ -38,7 +38,7 @@ TRAPS = [
     "שלום", "العربية", "\u202e", "\u200b", "\u200f",
     "\u200d", "\ufeff", "北京", "#", "@user", "RT", "http://t.co/x", "{", "}", "{{x}}", "\x00", "\x7f", "ﷺ", "İ", "ß",
 ]  # fmt: skip
-BLANKS = [" ", "  ", "\n", "\r\n", "\r", "\u2028", "\x85", "\x0b", "\t"]
+BLANKS = [" ", "  ", "\n", "\r\n", "\r", "\t", *"\v\f\x1c\x1d\x1e\x85\u2028\u2029"]
 tokens_of_a_post = st.one_of(
     st.sampled_from(TRAPS),
     st.sampled_from(["a", "b"]),
@@ -47,9 +47,9 @@ tokens_of_a_post = st.one_of(
 free_text = st.one_of(
     st.just(""),
     st.text(max_size=40),
-    st.lists(st.sampled_from([*TRAPS, " ", "  ", "\n", "\r\n", "\r", "\u2028", "\x85", "\x0b", "\t"]), max_size=6).map(
-        "".join
-    ),
+    st.lists(
+        st.sampled_from([*TRAPS, " ", "  ", "\n", "\r\n", "\r", "\t", *"\v\f\x1c\x1d\x1e\x85\u2028\u2029"]), max_size=6
+    ).map("".join),
 )
 boxes = st.tuples(st.integers(0, 600), st.integers(0, 440), st.integers(40, 640), st.integers(40, 480)).map(
     lambda box: Box(box[0], box[1], min(640, box[0] + box[2]), min(480, box[1] + box[3]))
@@ -289,6 +289,7 @@ look_alike_lines = st.lists(whole_lines | look_alikes, max_size=8).map("\n".join
 
 @settings(max_examples=400)
 @given(st.one_of(st.text(), look_alike_lines), st.sampled_from(CONTRACTS), st.sampled_from([SIZE, None, (1, 1)]))
+@example(f"entity 1: a (PER, {'9' * 5000})\n", LOC, SIZE)
 @example("\ud800 entity 1: \udfff (PER)", LOC, SIZE)
 def test_parse_takes_any_text(text, contract, size):
     answer = parse("1", text, ("a", "b", "a"), contract, size)
@@ -301,6 +302,7 @@ def test_parse_takes_any_text(text, contract, size):
 
 
 @given(look_alike_lines)
+@example("knowledge: \\ud800\nentity 1: \\udfff (PER)\nvisible 1: no\n")
 def test_what_is_parsed_can_be_stored(tmp_path_factory, text):
     path = tmp_path_factory.mktemp("answers") / "predictions.jsonl"
     answer = parse("1", text, ("a", "b", "a"), LOC, SIZE)

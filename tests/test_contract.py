@@ -137,7 +137,7 @@ def test_location_tokens_are_those_that_boxes_use():
 
 def test_boxes_at_the_border():
     contract, size = loc(10), (100, 100)
-    assert contract.encode_box(Box(-5, -5, 200, 50), size) == "<loc_0><loc_0><loc_10><loc_5>"
+    assert contract.encode_box(Box(-50, -50, 200, 50), size) == "<loc_0><loc_0><loc_10><loc_5>"
     assert contract.encode_box(Box(1, 99, 2, 100), size) == "<loc_0><loc_9><loc_1><loc_10>"  # thin: one step wide
     for outside in (Box(100, 0, 120, 10), Box(10, 10, 10, 20), Box(20, 0, 10, 10), Box(0, 0, float("nan"), 10)):
         with pytest.raises(UserError, match=r"covers nothing|finite"):
