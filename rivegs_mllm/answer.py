@@ -87,10 +87,10 @@ def render(
     """
     ordered = in_text_order(entities)
     writers = {
-        "knowledge": lambda: [_line("knowledge", None, _escape(knowledge))],
+        "knowledge": lambda: [_line("knowledge", None, escape(knowledge))],
         "entities": lambda: _entity_lines(tokens, ordered, contract),
         "expressions": lambda: [
-            _line("expressions", number, _escape(entity.expression)) for number, entity in enumerate(ordered, 1)
+            _line("expressions", number, escape(entity.expression)) for number, entity in enumerate(ordered, 1)
         ],
         "visible": lambda: [
             _line("visible", number, "yes" if _is_visible(entity, size) else "no")
@@ -141,7 +141,7 @@ def _entity_lines(tokens: Sequence[str], entities: Sequence[Entity], contract: C
         if entity.span is not None and entity.span != expected:
             kind = f"{kind}, {spans.occurrence(entity.text, entity.span)}"
         spans.take(entity.span or expected)
-        pieces.append(_line("entities", number, f"{_escape(entity.text)} ({kind})"))
+        pieces.append(_line("entities", number, f"{escape(entity.text)} ({kind})"))
     return pieces
 
 
@@ -322,7 +322,8 @@ def _read_boxes(
     return tuple(boxes)
 
 
-def _escape(text: str) -> str:
+def escape(text: str) -> str:
+    """Text that stays on its line and opens no control token; ``parse`` undoes it."""
     return _TO_ESCAPE.sub(lambda match: _SHORT_ESCAPES.get(match[0]) or f"\\u{ord(match[0]):04x}", text)
 
 

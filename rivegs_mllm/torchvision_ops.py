@@ -2,11 +2,11 @@
 
 The registry's torchvision is linked against CUDA torch. Beside CPU torch its library does not load, and
 ``import torchvision`` (hence transformers' and peft's imports) fails on the missing schema of
-``torchvision::nms``. Import this module before transformers: where the library really does not load, it declares
-the two schemas that torchvision needs at import and gives ``nms`` an implementation in plain torch.
+``torchvision::nms``. The package imports this module when torchvision is about to be imported: where the library
+really does not load, it declares the two schemas that torchvision needs and gives ``nms`` an implementation in torch.
 """
 
-import importlib.util
+from importlib.machinery import PathFinder
 from pathlib import Path
 
 import torch
@@ -15,7 +15,7 @@ _library = None  # torch drops the registrations when the Library object dies
 
 
 def _loads() -> bool:
-    spec = importlib.util.find_spec("torchvision")
+    spec = PathFinder.find_spec("torchvision")
     if spec is None or spec.origin is None:
         return True  # no torchvision, nothing to mend
     compiled = sorted(Path(spec.origin).parent.glob("_C.*"))

@@ -1,0 +1,1 @@
+"""The embedded default: a small Qwen2.5-VL that runs on a laptop, and how it is made."""

@@ -1,0 +1,185 @@
+"""The tiny base learns to read: to repeat text, to describe scenes with boxes, and to find what an expression says.
+
+It is never shown a name of a benchmark nor the task: no entity types, no knowledge, no mention in its answers. The
+lines it writes are those of an answer (answer.py), so that fine-tuning has only the task and the names left to teach.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+
+import torch
+from PIL import Image
+from torch import nn
+from torch.utils.data import IterableDataset, get_worker_info
+from transformers import PreTrainedTokenizerFast, Qwen2_5_VLForConditionalGeneration
+
+from data_builders.emblems.language import invent_names, write_post
+from data_builders.emblems.looks import Look, near_look, random_look
+from data_builders.emblems.scene import Scene
+from rivegs_mllm.answer import NO, YES, Piece, escape, line_start
+from rivegs_mllm.contract import Contract, loc_tokens
+from rivegs_mllm.dataset import IGNORED, Encoder, Tensors
+from rivegs_mllm.loss import answer_loss
+from rivegs_mllm.tiny.architecture import BINS
+from rivegs_mllm.tiny.english import paragraphs
+from rivegs_mllm.tiny.scenes import random_scene
+from rivegs_mllm.types import TYPES
+
+BATCHES_SORTED = 8
+
+Lesson = tuple[str, Image.Image | None, tuple[Piece, ...]]
+
+
+def corpus(seed: int) -> Iterator[str]:
+    """The texts that the tokenizer is trained on: English, posts, expressions and the lines of an answer."""
+    rng = random.Random(f"{seed}/corpus")
+    yield from paragraphs()
+    for _ in range(20_000):
+        yield random_post(rng)
+    for _ in range(4_000):
+        yield random_look(rng, rng.choice(TYPES)).expression
+        yield "\n".join(
+            f"{line_start(segment, rng.randint(1, 5))}{YES}{NO} (PER)" for segment in ("entities", "visible", "boxes")
+        )
+
+
+def random_post(rng: random.Random) -> str:
+    """A post about names invented for it alone."""
+    kinds = [rng.choice(TYPES) for _ in range(rng.randint(0, 3))]
+    return " ".join(write_post(rng, list(zip(invent_names(rng, kinds), kinds, strict=True))).tokens)
+
+
+def repeat(rng: random.Random) -> Lesson:
+    """A text, to be repeated word by word."""
+    text = random_post(rng)
+    if rng.random() < 0.4:
+        words = rng.choice(_PARAGRAPHS).split()
+        start = rng.randrange(len(words))
+        text = " ".join(words[start : start + rng.randint(3, 20)])
+    return f"Repeat: {escape(text)}", None, (Piece("entities", f"text: {escape(text)}\n"),)
+
+
+def capitals(rng: random.Random) -> Lesson:
+    """A text, of which the runs of capitalised words are to be listed, a line each."""
+    words = random_post(rng).split()
+    runs: list[list[str]] = []
+    inside = False
+    for word in words:
+        capital = word[0].isupper()
+        if capital and inside:
+            runs[-1].append(word)
+        elif capital:
+            runs.append([word])
+        inside = capital
+    lines = [f"capital {number}: {escape(' '.join(run))}\n" for number, run in enumerate(runs, 1)]
+    return (
+        f"Capitals: {escape(' '.join(words))}",
+        None,
+        tuple(Piece("entities", line) for line in lines or ["capital: none\n"]),
+    )
+
+
+def describe(rng: random.Random, contract: Contract) -> Lesson:
+    """A scene, every emblem of which is to be described and boxed in reading order."""
+    scene = random_scene(rng)
+    looks = list(dict.fromkeys(placement.look for placement in scene.placements))
+    return "Describe.", scene.image, grounded(looks, scene, contract)
+
+
+def find(rng: random.Random, contract: Contract) -> Lesson:
+    """A scene and expressions, some of which fit nothing in it: which do, and where."""
+    scene = random_scene(rng)
+    shown = [placement.look for placement in scene.placements]
+    asked = dict.fromkeys(rng.sample(shown, rng.randint(0, min(3, len(shown)))))
+    for _ in range(rng.randint(0 if asked else 1, 3)):
+        kind = rng.choice(TYPES)
+        other = near_look(rng, rng.choice(shown)) if rng.random() < 0.5 else random_look(rng, kind)
+        asked[other] = None
+    looks = rng.sample(list(asked), len(asked))
+    prompt = "; ".join(look.expression for look in looks)
+    return f"Find: {prompt}", scene.image, grounded(looks, scene, contract)
+
+
+def grounded(looks: list[Look], scene: Scene, contract: Contract) -> tuple[Piece, ...]:
+    """The last three segments of an answer for these looks: expressions, visible, boxes."""
+    boxes = {look: tuple(placement.box for placement in scene.placements if placement.look == look) for look in looks}
+    numbered = list(enumerate(looks, 1))
+    return (
+        *(Piece("expressions", f"{line_start('expressions', n)} {look.expression}\n") for n, look in numbered),
+        *(Piece("visible", f"{line_start('visible', n)}{YES if boxes[look] else NO}\n") for n, look in numbered),
+        *(
+            Piece("boxes", f"{line_start('boxes', n)} {contract.encode_boxes(boxes[look], scene.image.size)}\n")
+            for n, look in numbered
+            if boxes[look]
+        ),
+    )
+
+
+class Lessons(IterableDataset):
+    """Endless lessons, each worker its own stream, in batches of ``batch_size`` of about equal length."""
+
+    def __init__(self, encoder: Encoder, contract: Contract, seed: int, batch_size: int):
+        self.encoder = encoder
+        self.contract = contract
+        self.seed = seed
+        self.batch_size = batch_size
+
+    def __iter__(self) -> Iterator[Tensors]:
+        worker = get_worker_info()
+        rng = random.Random(f"{self.seed}/read/{worker.id if worker else 0}")
+        while True:
+            rows = [self.encode(self.draw(rng)) for _ in range(BATCHES_SORTED * self.batch_size)]
+            rows.sort(key=lambda row: row["input_ids"].shape[1] + len(row["answer"]))
+            for number in rng.sample(range(BATCHES_SORTED), BATCHES_SORTED):
+                yield from rows[number * self.batch_size : (number + 1) * self.batch_size]
+
+    def draw(self, rng: random.Random) -> Lesson:
+        """One lesson: a tenth each are text to repeat and capitals to list, the rest scenes."""
+        kind = rng.random()
+        if kind < 0.1:
+            return repeat(rng)
+        if kind < 0.2:
+            return capitals(rng)
+        return (describe if kind < 0.5 else find)(rng, self.contract)
+
+    def encode(self, lesson: Lesson) -> Tensors:
+        """A lesson as the trainer's collator takes it."""
+        text, image, pieces = lesson
+        picture = [] if image is None else [{"type": "image"}]
+        turns = [{"role": "user", "content": [*picture, {"type": "text", "text": text}]}]
+        return {**self.encoder.prompt(turns, image), **self.encoder.answer(pieces)}
+
+
+class Reader(nn.Module):
+    """The model with its answer loss; ``right`` says how often each kind of token was predicted rightly."""
+
+    def __init__(self, model: Qwen2_5_VLForConditionalGeneration, marks: dict[str, torch.Tensor]):
+        super().__init__()
+        self.model = model
+        self.marks = marks
+        self.right: dict[str, float] = {}
+
+    def forward(self, labels: torch.Tensor, weights: torch.Tensor, **inputs: torch.Tensor) -> dict[str, torch.Tensor]:
+        """``inputs`` are what the collator made beside ``labels`` and ``weights``, for the model's own forward."""
+        logits = self.model(**inputs, logits_to_keep=labels.shape[1]).logits
+        self._measure(logits, labels)
+        return {"loss": answer_loss(logits, labels, weights)}
+
+    @torch.no_grad()
+    def _measure(self, logits: torch.Tensor, labels: torch.Tensor) -> None:
+        targets = labels[:, 1:]
+        hit = logits[:, :-1].argmax(-1).eq(targets)
+        self.right = {"all": hit[targets.ne(IGNORED)].float().mean().item()}
+        for name, ids in self.marks.items():
+            self.right[name] = hit[torch.isin(targets, ids)].float().mean().item()
+
+
+def token_groups(tokenizer: PreTrainedTokenizerFast) -> dict[str, torch.Tensor]:
+    """The token ids whose predictions are logged apart: the visibility decision and the location tokens."""
+    decision = [tokenizer(word, add_special_tokens=False).input_ids[0] for word in (YES, NO)]
+    return {"visible": torch.tensor(decision), "loc": torch.tensor(tokenizer.convert_tokens_to_ids(loc_tokens(BINS)))}
+
+
+_PARAGRAPHS = paragraphs()

@@ -1,0 +1,139 @@
+"""The tiny base learns to see: every cell of the picture names the emblem that covers it, part by part, and its box.
+
+A vision tower trained from scratch through a language model's loss alone gets one gradient a word. Here each
+28-pixel cell of each picture is supervised, with heads that are thrown away afterwards. What stays is a tower
+whose tokens already hold what the language model will have to read from them.
+"""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+from torch.nn import functional as F  # noqa: N812
+from torch.utils.data import IterableDataset, get_worker_info
+from torchvision.ops import generalized_box_iou_loss
+from transformers import Qwen2_5_VLProcessor
+
+from data_builders.emblems.looks import PARTS
+from data_builders.emblems.scene import Scene
+from rivegs_mllm.tiny.scenes import random_scene
+from rivegs_mllm.types import TYPES
+
+SLOTS = tuple((kind, name, values) for kind in TYPES for name, values in PARTS[kind])
+BACKGROUND = len(TYPES)
+IGNORED = -100
+COVERED, BARE = 0.3, 0.05  # a cell between the two is neither emblem nor background
+
+
+class Scenes(IterableDataset):
+    """Endless scenes, each worker its own stream: pixel values, the grid and the targets of each cell."""
+
+    def __init__(self, processor: Qwen2_5_VLProcessor, seed: int):
+        self.processor = processor
+        self.seed = seed
+
+    def __iter__(self):
+        worker = get_worker_info()
+        rng = random.Random(f"{self.seed}/{worker.id if worker else 0}")
+        while True:
+            scene = random_scene(rng)
+            pixels = self.processor.image_processor(scene.image, return_tensors="pt")
+            yield {**pixels, **cell_targets(scene, pixels["image_grid_thw"][0], self.processor)}
+
+
+def cell_targets(scene: Scene, grid: torch.Tensor, processor: Qwen2_5_VLProcessor) -> dict[str, torch.Tensor]:
+    """What each merged cell should say, row by row.
+
+    ``kind`` (cells,) is the entity type, BACKGROUND or IGNORED; ``parts`` (cells, slots) the value of each part or
+    IGNORED; ``boxes`` (cells, 4) the visible box in [0, 1] of the picture; ``centres`` (cells, 2) where the cell is.
+    """
+    merge = processor.image_processor.merge_size
+    rows, columns = int(grid[1]) // merge, int(grid[2]) // merge
+    width, height = scene.image.size
+    cells = rows * columns
+    shares = np.zeros((len(scene.placements) + 1, cells), dtype=np.float32)
+    for index, placement in enumerate(scene.placements):
+        covered = Image.fromarray(placement.mask.view(np.uint8) * 255).resize((columns, rows), Image.Resampling.BOX)
+        shares[index] = np.asarray(covered, dtype=np.float32).reshape(-1) / 255
+    owner, share = shares.argmax(0), shares.max(0)
+
+    kind = np.full(cells, BACKGROUND)
+    kind[(share > BARE) & (share < COVERED)] = IGNORED
+    parts = np.full((cells, len(SLOTS)), IGNORED)
+    boxes = np.zeros((cells, 4), dtype=np.float32)
+    for index, placement in enumerate(scene.placements):
+        mine = (owner == index) & (share >= COVERED)
+        look = placement.look
+        kind[mine] = TYPES.index(look.type)
+        slots = [number for number, (slot_type, _, _) in enumerate(SLOTS) if slot_type == look.type]
+        for slot, part in zip(slots, look.parts, strict=True):
+            parts[mine, slot] = SLOTS[slot][2].index(part)
+        box = placement.box
+        boxes[mine] = (box.xmin / width, box.ymin / height, box.xmax / width, box.ymax / height)
+    y, x = np.mgrid[0:rows, 0:columns]
+    centres = np.stack([(x.reshape(-1) + 0.5) / columns, (y.reshape(-1) + 0.5) / rows], 1).astype(np.float32)
+    targets = {"kind": kind, "parts": parts, "boxes": boxes, "centres": centres}
+    return {name: torch.from_numpy(value) for name, value in targets.items()}
+
+
+def collate(rows: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """Cells and patches of all pictures, one after the other."""
+    return {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
+
+
+class Seer(nn.Module):
+    """The vision tower with heads that read every cell: type, parts, box and the cell's own place."""
+
+    def __init__(self, visual: nn.Module, width: int):
+        super().__init__()
+        self.visual = visual
+        self.norm = nn.LayerNorm(width)
+        self.kind = nn.Linear(width, len(TYPES) + 1)
+        self.parts = nn.ModuleList(nn.Linear(width, len(values)) for _, _, values in SLOTS)
+        self.boxes = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, 4))
+        self.centres = nn.Linear(width, 2)
+        self.right: dict[str, float] = {}
+
+    def forward(self, pixel_values, image_grid_thw, kind, parts, boxes, centres) -> dict[str, torch.Tensor]:
+        tokens = self.norm(self.visual(pixel_values, grid_thw=image_grid_thw).pooler_output).float()
+        on = kind.ge(0) & kind.ne(BACKGROUND)
+        loss = F.cross_entropy(self.kind(tokens), kind, ignore_index=IGNORED)
+        own = tokens[on]
+        for slot, head in enumerate(self.parts):
+            target = parts[on, slot]
+            used = target.ne(IGNORED)
+            # summed over the slots of one emblem, averaged over cells
+            loss = loss + F.cross_entropy(head(own[used]), target[used], reduction="sum") / max(len(own), 1)
+        predicted = corners(self.boxes(own))
+        loss = loss + 5 * F.l1_loss(predicted, boxes[on]) + 2 * generalized_box_iou_loss(predicted, boxes[on]).mean()
+        loss = loss + F.mse_loss(self.centres(tokens), centres)
+        self._measure(tokens, predicted, kind, parts, boxes, on)
+        return {"loss": loss}
+
+    @torch.no_grad()
+    def _measure(self, tokens, predicted, kind, parts, boxes, on) -> None:
+        """Keeps ``right``: the share of cells of the right type, and of emblem cells with all parts, or IoU > 0.5."""
+        wrong = torch.zeros(len(predicted), dtype=torch.bool, device=predicted.device)
+        for slot, head in enumerate(self.parts):
+            target = parts[on, slot]
+            wrong |= target.ne(IGNORED) & head(tokens[on]).argmax(-1).ne(target)
+        gold = boxes[on]
+        sides = torch.minimum(predicted[:, 2:], gold[:, 2:]) - torch.maximum(predicted[:, :2], gold[:, :2])
+        inter = sides.clamp(min=0).prod(-1)
+        union = (predicted[:, 2:] - predicted[:, :2]).prod(-1) + (gold[:, 2:] - gold[:, :2]).prod(-1) - inter
+        judged = kind.ge(0)
+        self.right = {
+            "type": self.kind(tokens).argmax(-1).eq(kind)[judged].float().mean().item(),
+            "parts": (~wrong).float().mean().item(),
+            "box": (inter / union).gt(0.5).float().mean().item(),
+        }
+
+
+def corners(raw: torch.Tensor) -> torch.Tensor:
+    """(N, 4) raw outputs to boxes in [0, 1], xyxy: a centre and a size, each through a sigmoid."""
+    centre, size = raw.sigmoid().split(2, -1)
+    return torch.cat([centre - size / 2, centre + size / 2], -1)
