@@ -38,7 +38,8 @@ TRAPS = [
     "שלום", "العربية", "\u202e", "\u200b", "\u200f",
     "\u200d", "\ufeff", "北京", "#", "@user", "RT", "http://t.co/x", "{", "}", "{{x}}", "\x00", "\x7f", "ﷺ", "İ", "ß",
 ]  # fmt: skip
-BLANKS = [" ", "  ", "\n", "\r\n", "\r", "\t", *"\v\f\x1c\x1d\x1e\x85\u2028\u2029"]
+BREAKS = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"
+BLANKS = [" ", "  ", "\t", "\r\n", *BREAKS]
 tokens_of_a_post = st.one_of(
     st.sampled_from(TRAPS),
     st.sampled_from(["a", "b"]),
@@ -47,9 +48,7 @@ tokens_of_a_post = st.one_of(
 free_text = st.one_of(
     st.just(""),
     st.text(max_size=40),
-    st.lists(
-        st.sampled_from([*TRAPS, " ", "  ", "\n", "\r\n", "\r", "\t", *"\v\f\x1c\x1d\x1e\x85\u2028\u2029"]), max_size=6
-    ).map("".join),
+    st.lists(st.sampled_from([*TRAPS, *BLANKS]), max_size=6).map("".join),
 )
 boxes = st.tuples(st.integers(0, 600), st.integers(0, 440), st.integers(40, 640), st.integers(40, 480)).map(
     lambda box: Box(box[0], box[1], min(640, box[0] + box[2]), min(480, box[1] + box[3]))
@@ -198,6 +197,15 @@ def test_the_whole_format_in_one_example():
         ["knowledge"] + ["entities"] * 3 + ["expressions"] * 3 + ["visible"] * 3 + ["boxes"]
     )
     assert text_of(render(tokens, "", (), contract, SIZE)) == "knowledge:\nentity: none\n"
+
+
+def test_what_breaks_lines_stays_on_its_line():
+    assert all(len(f"x{character}x".splitlines()) == 2 for character in BREAKS)
+    contract = LOC.until("knowledge")
+    knowledge = "x".join(["", *BREAKS, ""])
+    (piece,) = render((), knowledge, (), contract, None)
+    assert piece.text.splitlines() == [piece.text[:-1]]
+    assert parse("1", piece.text, (), contract, None).knowledge == knowledge
 
 
 def test_lines_begin_as_line_start_says():
