@@ -1,0 +1,145 @@
+"""Answers from a model: batched, left-padded, after a forced prefix or none, with the probability of being visible."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+
+from data_builders.pictures import PictureError
+from rivegs_mllm.answer import parse, render
+from rivegs_mllm.dataset import Encoder, Tensors, batch, blank_row, encode_prompt, with_picture
+from rivegs_mllm.modeling import System, check_decision_tokens
+from rivegs_mllm.types import Prediction, Sample
+
+_BEFORE_DECISION = re.compile(r"visible ([0-9]+):$")
+
+
+class VisibleScores(LogitsProcessor):
+    """Notes at each step how probable yes is against no, for each row."""
+
+    def __init__(self, yes: int, no: int):
+        self.yes = yes
+        self.no = no
+        self.steps: list[torch.Tensor] = []
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        self.steps.append((scores[:, self.yes] - scores[:, self.no]).float().sigmoid())
+        return scores
+
+
+class Generator:
+    """Answers samples with one system. ``keep_vision`` and ``synced`` are for ranks that share a sharded model."""
+
+    def __init__(
+        self, system: System, folder: Path, max_new_tokens: int, keep_vision: bool = False, synced: bool = False
+    ):
+        self.system = system
+        self.folder = folder
+        self.encoder = Encoder(system.processor)
+        self.blank = blank_row(self.encoder) if keep_vision else None
+        self.synced = synced
+        self.decision = check_decision_tokens(system.processor.tokenizer)
+        tokenizer = self.encoder.tokenizer
+        self.settings = GenerationConfig(
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+
+    def answer(
+        self, samples: Sequence[Sample], drafts: Sequence[Prediction] | None = None, until: str | None = None
+    ) -> list[Prediction]:
+        """One prediction a sample, in order. With ``drafts`` the segments up to ``until`` are forced to what they say.
+
+        A post whose picture cannot be opened is answered from its text alone, and its ``errors`` say so.
+        """
+        rows, forced, faults = [], [], []
+        for index, sample in enumerate(samples):
+            prompt, fault = self._prompt(sample)
+            text, tokens = self._forced(sample, drafts[index] if drafts else None, until)
+            rows.append({**batch([{**prompt, **tokens}], self.encoder.tokenizer.pad_token_id), **_NO_ANSWER})
+            forced.append(text)
+            faults.append(fault)
+        scores = VisibleScores(*self.decision)
+        generated = self._generate(rows, scores)[: len(samples)]
+        probabilities = torch.stack(scores.steps, 1)
+        return [
+            self._read(sample, text, tokens, row, fault)
+            for sample, text, tokens, row, fault in zip(
+                samples, forced, generated.tolist(), probabilities.tolist()[: len(samples)], faults, strict=True
+            )
+        ]
+
+    def _prompt(self, sample: Sample) -> tuple[Tensors, tuple[str, ...]]:
+        contract, instruction = self.system.contract, self.system.instruction
+        try:
+            return encode_prompt(sample, self.folder, self.encoder, contract, instruction), ()
+        except PictureError as error:
+            blind = dataclasses.replace(sample, image="", size=None)
+            return encode_prompt(blind, self.folder, self.encoder, contract, instruction), (f"no picture: {error}",)
+
+    def _forced(self, sample: Sample, draft: Prediction | None, until: str | None) -> tuple[str, Tensors]:
+        if draft is None:
+            return "", self.encoder.answer((), end=False)
+        contract = self.system.contract.until(until)
+        pieces = render(sample.tokens, draft.knowledge, draft.entities, contract, _size(sample))
+        return "".join(piece.text for piece in pieces), self.encoder.answer(pieces, end=False)
+
+    @torch.inference_mode()
+    def _generate(self, rows: Sequence[Tensors], scores: VisibleScores) -> torch.Tensor:
+        """The new tokens of each row, (rows, steps), padded behind the end token."""
+        model = self.system.model
+        inputs = batch(with_picture(rows, self.blank), self.encoder.tokenizer.pad_token_id)
+        inputs = {key: value.to(model.device) for key, value in inputs.items()}
+        whole = model.generate(
+            **inputs,
+            generation_config=self.settings,
+            logits_processor=LogitsProcessorList([scores]),
+            synced_gpus=self.synced,
+            use_cache=True,
+        )
+        return whole[:, inputs["input_ids"].shape[1] :]
+
+    def _read(
+        self, sample: Sample, forced: str, tokens: list[int], probabilities: list[float], faults: tuple[str, ...]
+    ) -> Prediction:
+        tokenizer = self.encoder.tokenizer
+        if tokenizer.eos_token_id in tokens:
+            tokens = tokens[: tokens.index(tokenizer.eos_token_id)]
+        text = forced + tokenizer.decode(tokens, clean_up_tokenization_spaces=False)
+        prediction = parse(sample.id, text, sample.tokens, self.system.contract, _size(sample))
+        scores = self._scores(tokens, probabilities)
+        entities = tuple(
+            dataclasses.replace(entity, visible_score=scores.get(number))
+            for number, entity in enumerate(prediction.entities, 1)
+        )
+        return dataclasses.replace(prediction, entities=entities, errors=faults + prediction.errors)
+
+    def _scores(self, tokens: list[int], probabilities: list[float]) -> dict[int, float]:
+        """The probability of yes by the number of the entity it was decided for."""
+        scores: dict[int, float] = {}
+        for step, token in enumerate(tokens):
+            if token in self.decision:
+                before = self.encoder.tokenizer.decode(tokens[max(0, step - 8) : step])
+                if match := _BEFORE_DECISION.search(before):
+                    scores.setdefault(int(match[1]), probabilities[step])
+        return scores
+
+
+_NO_ANSWER = {"answer": torch.empty(0, dtype=torch.long), "weights": torch.empty(0)}
+
+
+def _size(sample: Sample) -> tuple[int, int] | None:
+    return sample.size if sample.image else None
+
+
+def batches(samples: Sequence[Sample], size: int) -> Iterator[Sequence[Sample]]:
+    """The samples, ``size`` at a time."""
+    for start in range(0, len(samples), size):
+        yield samples[start : start + size]

@@ -1,0 +1,179 @@
+"""Base model, processor and adapter: loaded, made trainable, saved, and loaded again with the contract checked."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
+from transformers import (
+    AutoConfig,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    ProcessorMixin,
+)
+
+from rivegs_mllm.answer import NO, YES
+from rivegs_mllm.contract import Contract, loc_tokens
+from rivegs_mllm.prompts import check_instruction
+from rivegs_mllm.recipe import AnswerRecipe, ModelRecipe, Recipe
+from rivegs_mllm.types import UserError
+
+TINY = Path(__file__).parent / "tiny" / "base"
+
+
+@dataclass
+class System:
+    """A model that can answer: with its processor, the contract of its answers and what it is asked."""
+
+    model: torch.nn.Module
+    processor: ProcessorMixin
+    contract: Contract
+    instruction: str
+
+
+def load_base(recipe: Recipe) -> System:
+    """The base model of a recipe, untrained for the task, with its location tokens added if it lacks them."""
+    processor = load_processor(recipe.model)
+    contract = make_contract(recipe.model, recipe.answer, processor)
+    check_instruction(recipe.answer.instruction)
+    model = load_model(recipe.model)
+    if contract.encoding == "loc":
+        add_tokens(model, processor.tokenizer, loc_tokens(contract.bins))
+    check_decision_tokens(processor.tokenizer)
+    return System(model, processor, contract, recipe.answer.instruction)
+
+
+def add_adapter(system: System, lora: LoraConfig, checkpointing: bool) -> System:
+    """The system with a LoRA adapter to train, which also trains the rows of tokens that were added to the base."""
+    model = system.model
+    if model.is_quantized:
+        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=checkpointing)
+    new = new_token_ids(system)
+    if new:
+        tied = model.config.get_text_config().tie_word_embeddings
+        lora.trainable_token_indices = {"embed_tokens": new} if tied else {"embed_tokens": new, "lm_head": new}
+    system.model = get_peft_model(model, lora)
+    return system
+
+
+def save(system: System, folder: Path) -> None:
+    """Adapter, processor and contract into ``folder``; the contract last, so that a folder with one is whole."""
+    system.model.save_pretrained(folder)
+    save_beside_weights(system, folder)
+
+
+def save_beside_weights(system: System, folder: Path) -> None:
+    """All that an adapter folder holds beside the weights."""
+    system.processor.save_pretrained(folder)
+    (folder / "instruction.txt").write_text(system.instruction, encoding="utf-8")
+    system.contract.save(folder)
+
+
+def load_adapter(folder: Path, recipe: Recipe) -> System:
+    """A trained system. Raises UserError where the folder is not whole, or not of this recipe's base and contract."""
+    contract = Contract.load(folder)
+    processor = AutoProcessor.from_pretrained(folder, trust_remote_code=recipe.model.trust_remote_code)
+    contract.check_processor(processor)
+    trained_on = json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"]
+    if trained_on != base_path(recipe.model.base):
+        raise UserError(f"{folder}: trained on the base {trained_on}, but the recipe says {recipe.model.base}")
+    made = make_contract(recipe.model, recipe.answer, load_processor(recipe.model))
+    contract.check(made, str(folder), "the recipe")
+    model = load_model(recipe.model)
+    if contract.encoding == "loc":
+        add_tokens(model, processor.tokenizer, loc_tokens(contract.bins))
+    model = PeftModel.from_pretrained(model, folder)
+    return System(model, processor, contract, (folder / "instruction.txt").read_text(encoding="utf-8"))
+
+
+def base_path(base: str) -> str:
+    """What ``from_pretrained`` takes for a base: a hub id, or the folder it names."""
+    return str(TINY) if base == "tiny" else base
+
+
+def load_processor(recipe: ModelRecipe) -> ProcessorMixin:
+    """The base's processor with the recipe's limits on the size of pictures."""
+    processor = _pretrained(AutoProcessor, recipe)
+    size = processor.image_processor.size
+    size["shortest_edge"] = recipe.min_pixels or size["shortest_edge"]
+    size["longest_edge"] = recipe.max_pixels or size["longest_edge"]
+    return processor
+
+
+def make_contract(model: ModelRecipe, answer: AnswerRecipe, processor: ProcessorMixin) -> Contract:
+    """The contract that a recipe asks for, with the limits that its processor really has."""
+    images = processor.image_processor
+    return Contract(
+        family=_pretrained(AutoConfig, model).model_type,
+        encoding=answer.encoding,
+        min_pixels=images.size["shortest_edge"],
+        max_pixels=images.size["longest_edge"],
+        patch_factor=images.patch_size * images.merge_size,
+        bins=answer.bins if answer.encoding == "loc" else None,
+        segments=tuple(answer.segments),
+        types=tuple(answer.types),
+    )
+
+
+def load_model(recipe: ModelRecipe) -> PreTrainedModel:
+    """The base model's weights. Missing or unexpected ones are an error: they mean another model."""
+    quantization = None
+    if recipe.quantization == "nf4":
+        quantization = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=getattr(torch, recipe.dtype),
+        )
+    model, loaded = _pretrained(
+        AutoModelForImageTextToText,
+        recipe,
+        dtype=recipe.dtype,
+        attn_implementation=recipe.attention,
+        quantization_config=quantization,
+        use_safetensors=True,
+        output_loading_info=True,
+    )
+    wrong = sorted(loaded["missing_keys"]) + sorted(loaded["unexpected_keys"])
+    if wrong:
+        raise UserError(f"{recipe.base}: {len(wrong)} weights are missing or unexpected, such as {wrong[0]}")
+    return model
+
+
+def _pretrained(kind: type, recipe: ModelRecipe, **options: object):
+    path = base_path(recipe.base)
+    if recipe.base != "tiny" and recipe.base.startswith((".", "/", "~")) and not Path(path).is_dir():
+        raise UserError(f"model.base: {path} is no folder")
+    try:
+        return kind.from_pretrained(
+            path, revision=recipe.revision, trust_remote_code=recipe.trust_remote_code, **options
+        )
+    except OSError as error:
+        raise UserError(f"model.base: {path} cannot be loaded: {error}") from None
+
+
+def add_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tokens: list[str]) -> None:
+    """Adds the tokens that the tokenizer lacks, and rows for them where the embedding has none left."""
+    tokenizer.add_tokens([token for token in tokens if token not in tokenizer.get_added_vocab()])
+    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+        model.resize_token_embeddings(len(tokenizer), pad_to_multiple_of=64)
+
+
+def new_token_ids(system: System) -> list[int]:
+    """The ids of the tokens that the system's tokenizer has beyond its base's own."""
+    base = AutoProcessor.from_pretrained(system.model.config.name_or_path).tokenizer
+    return sorted(set(system.processor.tokenizer.get_vocab().values()) - set(base.get_vocab().values()))
+
+
+def check_decision_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[int, int]:
+    """The ids of yes and no. Raises UserError unless each is one token: its probability is read from the logits."""
+    ids = [tokenizer(word, add_special_tokens=False).input_ids for word in (YES, NO)]
+    if any(len(own) != 1 for own in ids):
+        raise UserError(f"the tokenizer splits {YES!r} or {NO!r}, so the visibility decision is not one token")
+    return ids[0][0], ids[1][0]
