@@ -19,7 +19,7 @@ class _Rate(ProgressColumn):
     """rich has a rate for bytes only."""
 
     def render(self, task: Task) -> Text:
-        return Text(f"{task.speed or 0:.0f}/s")
+        return Text(f"{task.finished_speed or task.speed or 0:.0f}/s")
 
 
 def for_each_picture(work: Callable[[str], Result], paths: Sequence[str], threads: int) -> list[Result | PictureError]:

@@ -7,7 +7,6 @@ picture ends at its width and height. Entities are not expanded, nothing is fetc
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,10 +51,10 @@ def read_annotation(path: Path | str) -> Annotation:
         raise UserError(f"{path}: not well-formed XML ({error.msg}); mend it or delete it") from None
     if root.getroottree().docinfo.internalDTD is not None:
         raise UserError(f"{path}: has a document type, which no VOC file needs; delete its <!DOCTYPE ...>")
-    width, height = (_number(path, root, f"size/{side}", "0") for side in ("width", "height"))
+    width, height = _numbers(path, root.find("size"), ("width", "height"), "0")
     return Annotation(
         size=(int(width), int(height)) if width >= 1 and height >= 1 else None,
-        objects=tuple([(element.findtext("name", ""), _box(path, element)) for element in root.iterchildren("object")]),
+        objects=tuple([_object(path, element) for element in root.iterchildren("object")]),
     )
 
 
@@ -99,25 +98,29 @@ def _fault(name: str, box: Box, usable: Box | None, size: tuple[int, int] | None
     return Fault("box outside", f"{name!r} has the box {edges}{within}; {outcome}")
 
 
-def _box(path: Path | str, element: etree._Element) -> Box:
-    bounds = element.find("bndbox")
-    if bounds is None:
-        raise UserError(f"{path}:{element.sourceline}: an <object> without <bndbox>")
-    return Box(*_edges(path, bounds))
+def _object(path: Path | str, element: etree._Element) -> tuple[str, Box]:
+    # One pass over the children: lxml's find compiles a path each time.
+    children = {child.tag: child for child in element}
+    if "name" not in children or "bndbox" not in children:
+        raise UserError(f"{path}:{element.sourceline}: an <object> without <name> or <bndbox>")
+    return children["name"].text or "", Box(*_numbers(path, children["bndbox"], _EDGES, ""))
 
 
-def _edges(path: Path | str, bounds: etree._Element) -> Iterator[float]:
-    for edge in _EDGES:
-        value = _number(path, bounds, edge, "")
-        yield int(value) if value.is_integer() else value
-
-
-def _number(path: Path | str, element: etree._Element, tag: str, default: str) -> float:
-    text = element.findtext(tag, default)
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise UserError(f"{path}:{element.sourceline}: <{tag}> is {text!r}, not a number")
-    return value
+def _numbers(
+    path: Path | str, element: etree._Element | None, tags: tuple[str, ...], default: str
+) -> list[int | float]:
+    """The numbers that the children named ``tags`` hold, ``default`` where one is missing."""
+    texts = {} if element is None else {child.tag: child.text for child in element}
+    numbers: list[int | float] = []
+    for tag in tags:
+        text = texts.get(tag) or default
+        try:
+            # Whole numbers, nearly all there are, stay whole.
+            number = int(text) if text.isdecimal() else float(text)
+        except ValueError:
+            number = math.nan
+        if not math.isfinite(number):
+            line = "" if element is None else f":{element.sourceline}"
+            raise UserError(f"{path}{line}: <{tag}> is {text!r}, not a number")
+        numbers.append(number)
+    return numbers
