@@ -1,0 +1,263 @@
+"""Recipe to saved run: ``accelerate launch --config_file accelerate_configs/zero2.yaml -m rivegs_mllm.train RECIPE``.
+
+The trained adapter lies in ``train.output_dir`` with its processor and contract. The same command again goes on from
+the last whole checkpoint there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
+from rich.progress import track
+from torch.utils.data import Sampler
+from transformers import Trainer, TrainerCallback, set_seed
+from transformers.integrations import is_deepspeed_zero3_enabled
+from transformers.trainer_pt_utils import get_length_grouped_indices
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from data_builders.pictures import picture_size
+from eval.scores import evaluate
+from rivegs_mllm.contract import FILE_NAME
+from rivegs_mllm.dataset import AnswerDataset, Collator, Encoder, check_lengths
+from rivegs_mllm.generate import Generator, batches
+from rivegs_mllm.loss import answer_loss
+from rivegs_mllm.modeling import System, add_adapter, load_base, save_beside_weights
+from rivegs_mllm.recipe import Recipe, read_recipe
+from rivegs_mllm.records import read_split
+from rivegs_mllm.types import Sample, UserError
+
+
+def train(recipe: Recipe) -> Path:
+    """Trains what the recipe says and returns the folder of the adapter.
+
+    Raises UserError before any step is made for data that does not fit the recipe, and where ``train.output_dir``
+    holds a run of another recipe.
+    """
+    out = Path(recipe.train.output_dir)
+    with PartialState().main_process_first():
+        checkpoint = take_up(out, recipe)
+    if (out / FILE_NAME).exists():
+        print(f"{out} holds this run already, whole; for another choose another train.output_dir")
+        return out
+    set_seed(recipe.train.seed)
+    trainer = make_trainer(recipe)
+    trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.save_model(str(out))
+    if trainer.is_world_process_zero():
+        save_beside_weights(trainer.system, out)
+    trainer.accelerator.wait_for_everyone()
+    return out
+
+
+def make_trainer(recipe: Recipe) -> AnswerTrainer:
+    """Everything loaded and checked, up to the first step."""
+    folder = recipe.data.folder
+    samples = read_split(folder, recipe.data.train)
+    dev = []
+    if recipe.train.eval_strategy != "no":
+        dev = read_split(folder, recipe.data.dev)[: recipe.data.dev_posts]
+    check_pictures([*samples, *dev], folder)
+    system = load_base(recipe)
+    encoder = Encoder(system.processor, recipe.answer.weights)
+    dataset = AnswerDataset(
+        samples, folder, encoder, system.contract, system.instruction, recipe.augment, recipe.train.seed
+    )
+    lengths = check_lengths(dataset, recipe.max_length)
+    system = add_adapter(system, recipe.lora, recipe.train.gradient_checkpointing)
+    return AnswerTrainer(system, recipe, dataset, lengths, dev)
+
+
+class AnswerTrainer(Trainer):
+    """transformers' Trainer with the answer's loss, batches of like length, and the dev score by generation."""
+
+    def __init__(
+        self, system: System, recipe: Recipe, dataset: AnswerDataset, lengths: Sequence[int], dev: Sequence[Sample]
+    ):
+        self.system = system
+        self.recipe = recipe
+        self.lengths = lengths
+        self.padded = self.held = 0
+        self.pictures = any(sample.image for sample in dataset.samples)
+        super().__init__(
+            model=system.model,
+            args=recipe.train,
+            train_dataset=dataset,
+            eval_dataset=dev,
+            data_collator=Collator(dataset.encoder, keep_vision=self.pictures),
+            compute_loss_func=answer_loss,
+            callbacks=[SaveBeside(system)],
+        )
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """The answer's loss; logits are asked for in the answer's columns only."""
+        labels, weights = inputs.pop("labels"), inputs.pop("weights")
+        self.padded += int((inputs["attention_mask"] == 0).sum())
+        self.held += inputs["attention_mask"].numel()
+        outputs = model(**inputs, logits_to_keep=labels.shape[1])
+        loss = answer_loss(outputs.logits, labels, weights, num_items_in_batch)
+        if num_items_in_batch is not None and self.args.average_tokens_across_devices:
+            loss = loss * self.accelerator.num_processes  # gradients are averaged over processes
+        return (loss, outputs) if return_outputs else loss
+
+    def log(self, logs, *arguments):
+        """What is logged, with the share of padding among the tokens since the last time."""
+        if self.held:
+            logs["padding"] = round(self.padded / self.held, 4)
+            self.padded = self.held = 0
+        super().log(logs, *arguments)
+
+    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"):
+        """F1 of each task over the dev posts, answered by all ranks together."""
+        rank, world = self.args.process_index, self.args.world_size
+        mine = list(self.eval_dataset[rank::world])
+        share = -(-len(self.eval_dataset) // world)
+        mine += self.eval_dataset[: share - len(mine)]  # as many for every rank, or a sharded model hangs
+        self.model.eval()
+        generator = Generator(
+            self.system,
+            self.recipe.data.folder,
+            self.recipe.predict.max_new_tokens,
+            keep_vision=self.pictures,
+            synced=is_deepspeed_zero3_enabled(),
+        )
+        answered = []
+        for some in track(
+            list(batches(mine, self.recipe.predict.batch_size)),
+            "dev",
+            transient=True,
+            disable=not self.is_local_process_zero(),
+        ):
+            answered += generator.answer(some)
+        self.model.train()
+        predictions = {prediction.id: prediction for prediction in gather_object(answered)}
+        scores = evaluate(self.eval_dataset, list(predictions.values()))["strict"]["all"]
+        metrics = {f"{metric_key_prefix}_{task.lower()}_f1": figures["f1"] for task, figures in scores.items()}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def _get_train_sampler(self, train_dataset=None):
+        batch_size = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+        return LikeLengths(self.lengths, batch_size, self.args.data_seed or self.args.seed)
+
+
+class LikeLengths(Sampler):
+    """Indices in an order drawn anew each epoch, in which ``batch_size`` neighbours are of about equal length."""
+
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int):
+        self.lengths = list(lengths)
+        self.batch_size = batch_size
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by the trainer; a resumed run draws the order of the epoch it was in."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self.seed * 100_003 + self.epoch)
+        return iter(get_length_grouped_indices(self.lengths, self.batch_size, generator=generator))
+
+
+class SaveBeside(TrainerCallback):
+    """Makes every checkpoint a folder that can be predicted with."""
+
+    def __init__(self, system: System):
+        self.system = system
+
+    def on_save(self, args, state, control, **_):
+        """Called after a checkpoint is written."""
+        if state.is_world_process_zero:
+            folder = Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
+            save_beside_weights(self.system, folder)
+
+
+def take_up(out: Path, recipe: Recipe) -> str | None:
+    """The last whole checkpoint of this run, or None at its start. Checkpoints that were cut off are removed.
+
+    Raises UserError where ``out`` holds a run of another recipe.
+    """
+    settings = json.loads(json.dumps(_settings(recipe), default=_plain, sort_keys=True))
+    path = out / "run.json"
+    if path.exists():
+        before = json.loads(path.read_text())
+        changed = sorted(key for key in settings if settings[key] != before.get(key))
+        if changed:
+            raise UserError(
+                f"{out} holds a run of another recipe ({', '.join(changed)} differ); "
+                "choose another train.output_dir, or delete that folder"
+            )
+    else:
+        out.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name("run.json.partial")
+        partial.write_text(json.dumps(settings, indent=1))
+        partial.replace(path)
+    whole = []
+    for folder in out.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
+        if (folder / FILE_NAME).exists():  # written last
+            whole.append(folder)
+        else:
+            print(f"{folder} was cut off while it was written and is removed")
+            shutil.rmtree(folder)
+    return str(max(whole, key=lambda folder: int(folder.name.split("-")[1]))) if whole else None
+
+
+def _settings(recipe: Recipe) -> dict:
+    """What must not change between the start of a run and its end."""
+    lora = {key: value for key, value in recipe.lora.to_dict().items() if key != "trainable_token_indices"}
+    parts = {name: dataclasses.asdict(getattr(recipe, name)) for name in ("data", "model", "answer", "augment")}
+    steps = {name: getattr(recipe.train, name) for name in ("learning_rate", "max_steps", "num_train_epochs", "seed")}
+    return {**parts, "lora": lora, "train": steps}
+
+
+def _plain(value: object) -> object:
+    return sorted(value) if isinstance(value, set) else str(value)
+
+
+def check_pictures(samples: Sequence[Sample], folder: Path) -> None:
+    """Raises UserError that lists the samples whose picture is missing, unreadable or of another size than recorded."""
+    faults = []
+    for sample in track(samples, "pictures", transient=True):
+        if sample.image:
+            try:
+                size = picture_size(folder / sample.image)
+            except UserError as error:
+                faults.append(f"{sample.id}: {error}")
+                continue
+            if size != sample.size:
+                faults.append(f"{sample.id}: recorded as {sample.size}, but {sample.image} is {size}")
+    if faults:
+        shown = "\n  ".join(faults[:20])
+        raise UserError(
+            f"{len(faults)} of {len(samples)} samples have no usable picture:\n  {shown}\n"
+            f"`rivegs audit {folder}` lists them all"
+        )
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Command line: a recipe and overrides. Returns the exit code."""
+    try:
+        train(read_recipe(arguments[0], arguments[1:]))
+    except UserError as error:
+        if PartialState().is_main_process:
+            print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    if not sys.argv[1:] or sys.argv[1] in ("-h", "--help"):
+        print(__doc__)
+        sys.exit(0 if sys.argv[1:] else 2)
+    sys.exit(main(sys.argv[1:]))
