@@ -48,6 +48,7 @@ class Generator:
         self.settings = GenerationConfig(
             max_new_tokens=max_new_tokens,
             do_sample=False,
+            use_cache=True,
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
         )
@@ -102,7 +103,6 @@ class Generator:
             generation_config=self.settings,
             logits_processor=LogitsProcessorList([scores]),
             synced_gpus=self.synced,
-            use_cache=True,
         )
         return whole[:, inputs["input_ids"].shape[1] :]
 

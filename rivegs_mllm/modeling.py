@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
+from peft import PeftModel, get_peft_model, prepare_model_for_kbit_training
 from transformers import (
     AutoConfig,
     AutoModelForImageTextToText,
@@ -49,11 +49,11 @@ def load_base(recipe: Recipe) -> System:
     return System(model, processor, contract, recipe.answer.instruction)
 
 
-def add_adapter(system: System, lora: LoraConfig, checkpointing: bool) -> System:
+def add_adapter(system: System, recipe: Recipe) -> System:
     """The system with a LoRA adapter to train, which also trains the rows of tokens that were added to the base."""
-    model = system.model
-    if model.is_quantized:
-        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=checkpointing)
+    model, lora = system.model, recipe.lora
+    if recipe.model.quantization is not None:
+        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=recipe.train.gradient_checkpointing)
     new = new_token_ids(system)
     if new:
         tied = model.config.get_text_config().tie_word_embeddings

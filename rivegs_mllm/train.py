@@ -71,7 +71,7 @@ def make_trainer(recipe: Recipe) -> AnswerTrainer:
         samples, folder, encoder, system.contract, system.instruction, recipe.augment, recipe.train.seed
     )
     lengths = check_lengths(dataset, recipe.max_length)
-    system = add_adapter(system, recipe.lora, recipe.train.gradient_checkpointing)
+    system = add_adapter(system, recipe)
     return AnswerTrainer(system, recipe, dataset, lengths, dev)
 
 
