@@ -1,4 +1,4 @@
-"""The tiny base's shape: a Qwen2.5-VL of about 8 million parameters with a tokenizer and a processor of its own."""
+"""The tiny base's shape: a Qwen2.5-VL of 6.6 million parameters with a tokenizer and a processor of its own."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_VLForConditionalG
             "vocab_size": len(tokenizer),
             "hidden_size": 256,
             "intermediate_size": 768,
-            "num_hidden_layers": 5,
+            "num_hidden_layers": 4,
             "num_attention_heads": 4,
             "num_key_value_heads": 2,
             "max_position_embeddings": 2048,

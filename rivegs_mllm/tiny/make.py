@@ -63,7 +63,7 @@ def make(recipe: BaseRecipe) -> None:
     seer = see.Seer(model.model.visual, model.config.text_config.hidden_size)
     run_stage(seer, recipe.see, see.Scenes(processor, recipe.seed), see.collate)
 
-    encoder = Encoder(processor)
+    encoder = Encoder(processor, weights={"visible": 2.0})
     model.model.visual.requires_grad_(False)
     reader = read.Reader(model, read.token_groups(tokenizer))
     lessons = read.Lessons(encoder, build_contract(), recipe.seed, recipe.read.per_device_train_batch_size)

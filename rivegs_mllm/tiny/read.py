@@ -92,8 +92,8 @@ def find(rng: random.Random, contract: Contract) -> Lesson:
     """A scene and expressions, some of which fit nothing in it: which do, and where."""
     scene = random_scene(rng)
     shown = [placement.look for placement in scene.placements]
-    asked = dict.fromkeys(rng.sample(shown, rng.randint(0, min(3, len(shown)))))
-    for _ in range(rng.randint(0 if asked else 1, 3)):
+    asked = dict.fromkeys(rng.sample(shown, rng.randint(0, min(2, len(shown)))))
+    for _ in range(rng.randint(0 if asked else 1, 2)):
         kind = rng.choice(TYPES)
         other = near_look(rng, rng.choice(shown)) if rng.random() < 0.5 else random_look(rng, kind)
         asked[other] = None

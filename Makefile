@@ -1,0 +1,47 @@
+# make demo   sets up, then the main job on the embedded default: data, fine-tuning, predictions, scores, a page
+# make test   sets up, then the tests
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+RUN := runs/demo
+export OMP_NUM_THREADS ?= 1
+export TOKENIZERS_PARALLELISM := false
+export HF_HUB_OFFLINE := 1
+export PATH := $(abspath $(BIN)):$(PATH)
+
+.PHONY: setup demo test test-slow style clean
+
+setup: $(VENV)/ready
+
+# torch first and alone: the others then take the build that is there.
+$(VENV)/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q -c constraints.txt torch
+	$(BIN)/pip install -q -c constraints.txt setuptools wheel ninja
+	$(BIN)/pip install -q -c constraints.txt --no-build-isolation -e '.[deepspeed,quant,dev]'
+	touch $@
+
+demo: setup
+	rivegs build emblems --out $(RUN)/emblems --seed 0
+	rivegs audit $(RUN)/emblems
+	rivegs preview recipes/tiny/e2e.yaml --out $(RUN)/preview.html
+	rivegs predict recipes/tiny/e2e.yaml --untuned --data $(RUN)/emblems --split test --out $(RUN)/before.jsonl
+	rivegs evaluate $(RUN)/emblems $(RUN)/before.jsonl --json $(RUN)/before.json
+	accelerate launch --config_file accelerate_configs/cpu_zero2.yaml -m rivegs_mllm.train recipes/tiny/e2e.yaml
+	rivegs predict recipes/tiny/e2e.yaml --data $(RUN)/emblems --split test --out $(RUN)/after.jsonl
+	rivegs evaluate $(RUN)/emblems $(RUN)/after.jsonl --json $(RUN)/after.json
+	rivegs report $(RUN)/emblems $(RUN)/before.jsonl $(RUN)/after.jsonl --out $(RUN)/report.html
+	@echo "the page: $(RUN)/report.html"
+
+test: setup
+	python -m pytest -n 2 --dist loadgroup
+
+test-slow: setup
+	python -m pytest -m slow
+
+style: setup
+	ruff check .
+	ruff format --check .
+
+clean:
+	rm -rf $(VENV) runs
