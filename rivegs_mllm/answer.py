@@ -27,7 +27,7 @@ Masks and ``visible_score`` are no part of an answer.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from rivegs_mllm.contract import SEGMENTS, Contract
@@ -107,18 +107,20 @@ def parse(
     tokens: Sequence[str],
     contract: Contract,
     size: tuple[int, int] | None,
+    scores: Mapping[int, float] | None = None,
 ) -> Prediction:
     """What an answer says of the post ``id`` with these tokens and a picture of ``size`` = (width, height).
 
     Takes any text, keeps it as ``raw``, and lists in ``errors`` what of it could not be read. Lines may stand in any
     order; of two that say the same thing the first counts. A mention that is not in the post has no span; a type
     that the contract does not know is kept; boxes of an entity that is said not to be visible are not.
+    ``scores`` is the probability of being visible by the number that the answer gives the entity.
     """
     lines, errors = _read_lines(text, contract)
     knowledge = lines.pop(("knowledge", None), None)
     if "knowledge" in contract.segments and knowledge is None:
         errors.append("no knowledge line")
-    entities = _read_entities(lines, tokens, contract, size, errors)
+    entities = _read_entities(lines, tokens, contract, size, scores or {}, errors)
     errors += [f"'{line_start(segment, number)}' speaks of no entity" for segment, number in lines]
     return Prediction(id, _unescape(knowledge or ""), entities, raw=text, errors=tuple(errors))
 
@@ -234,6 +236,7 @@ def _read_entities(
     tokens: Sequence[str],
     contract: Contract,
     size: tuple[int, int] | None,
+    scores: Mapping[int, float],
     errors: list[str],
 ) -> tuple[Entity, ...]:
     """The entities, their lines taken out of ``lines``."""
@@ -255,7 +258,7 @@ def _read_entities(
         span = _find_span(spans, mention, match[3], number, errors)
         expression = _read_expression(lines, number, contract, errors)
         visible, boxes = _read_regions(lines, number, contract, size, errors)
-        entities.append(Entity(mention, match[2], span, expression, visible, boxes=boxes))
+        entities.append(Entity(mention, match[2], span, expression, visible, scores.get(number), boxes))
     return tuple(entities)
 
 

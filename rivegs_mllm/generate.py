@@ -49,6 +49,7 @@ class Generator:
             max_new_tokens=max_new_tokens,
             do_sample=False,
             use_cache=True,
+            repetition_penalty=1.0,  # else the base's own holds, and those of Qwen would shift boxes and scores
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
         )
@@ -60,11 +61,12 @@ class Generator:
 
         A post whose picture cannot be opened is answered from its text alone, and its ``errors`` say so.
         """
-        rows, forced, faults = [], [], []
+        seen, rows, forced, faults = [], [], [], []
         for index, sample in enumerate(samples):
-            prompt, fault = self._prompt(sample)
+            sample, prompt, fault = self._prompt(sample)
             text, tokens = self._forced(sample, drafts[index] if drafts else None, until)
             rows.append({**batch([{**prompt, **tokens}], self.encoder.tokenizer.pad_token_id), **_NO_ANSWER})
+            seen.append(sample)
             forced.append(text)
             faults.append(fault)
         scores = VisibleScores(*self.decision)
@@ -73,17 +75,19 @@ class Generator:
         return [
             self._read(sample, text, tokens, row, fault)
             for sample, text, tokens, row, fault in zip(
-                samples, forced, generated.tolist(), probabilities.tolist()[: len(samples)], faults, strict=True
+                seen, forced, generated.tolist(), probabilities.tolist()[: len(samples)], faults, strict=True
             )
         ]
 
-    def _prompt(self, sample: Sample) -> tuple[Tensors, tuple[str, ...]]:
+    def _prompt(self, sample: Sample) -> tuple[Sample, Tensors, tuple[str, ...]]:
+        """The sample as it can be shown, without a picture that cannot be opened; its prompt; and what was wrong."""
         contract, instruction = self.system.contract, self.system.instruction
         try:
-            return encode_prompt(sample, self.folder, self.encoder, contract, instruction), ()
+            return sample, encode_prompt(sample, self.folder, self.encoder, contract, instruction), ()
         except PictureError as error:
             blind = dataclasses.replace(sample, image="", size=None)
-            return encode_prompt(blind, self.folder, self.encoder, contract, instruction), (f"no picture: {error}",)
+            prompt = encode_prompt(blind, self.folder, self.encoder, contract, instruction)
+            return blind, prompt, (f"no picture: {error}",)
 
     def _forced(self, sample: Sample, draft: Prediction | None, until: str | None) -> tuple[str, Tensors]:
         if draft is None:
@@ -113,13 +117,9 @@ class Generator:
         if tokenizer.eos_token_id in tokens:
             tokens = tokens[: tokens.index(tokenizer.eos_token_id)]
         text = forced + tokenizer.decode(tokens, clean_up_tokenization_spaces=False)
-        prediction = parse(sample.id, text, sample.tokens, self.system.contract, _size(sample))
         scores = self._scores(tokens, probabilities)
-        entities = tuple(
-            dataclasses.replace(entity, visible_score=scores.get(number))
-            for number, entity in enumerate(prediction.entities, 1)
-        )
-        return dataclasses.replace(prediction, entities=entities, errors=faults + prediction.errors)
+        prediction = parse(sample.id, text, sample.tokens, self.system.contract, _size(sample), scores)
+        return dataclasses.replace(prediction, errors=faults + prediction.errors)
 
     def _scores(self, tokens: list[int], probabilities: list[float]) -> dict[int, float]:
         """The probability of yes by the number of the entity it was decided for."""

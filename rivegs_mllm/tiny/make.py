@@ -12,12 +12,11 @@ from pathlib import Path
 
 import draccus
 import torch
-from safetensors.torch import load_file, save_file
-from torch import nn
-from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
+from safetensors.torch import load_model, save_model
+from transformers import Qwen2_5_VLForConditionalGeneration, Trainer, TrainingArguments, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
-from rivegs_mllm.dataset import Collator, Encoder
+from rivegs_mllm.dataset import Encoder
 from rivegs_mllm.tiny import read, see
 from rivegs_mllm.tiny.architecture import build_contract, build_model, build_processor, train_tokenizer
 
@@ -32,24 +31,13 @@ class BaseRecipe:
     read: TrainingArguments
 
 
-class LogRight(TrainerCallback):
-    """Adds the model's own measure, how often it was right, to what is logged."""
-
-    def on_log(self, args, state, control, logs, model, **_):
-        logs.update(model.right)
-        print(logs, flush=True)
-
-
-def run_stage(model: nn.Module, arguments: TrainingArguments, rows, collate) -> None:
-    """Trains ``model``, or loads it when the stage ended before."""
-    finished = Path(arguments.output_dir) / "finished.safetensors"
+def run_stage(trainer: Trainer) -> None:
+    """Trains the trainer's model, or loads it where the stage ended before."""
+    finished = Path(trainer.args.output_dir) / "finished.safetensors"
     if not finished.exists():
-        trainer = Trainer(
-            model=model, args=arguments, train_dataset=rows, data_collator=collate, callbacks=[LogRight()]
-        )
-        trainer.train(resume_from_checkpoint=get_last_checkpoint(arguments.output_dir))
-        save_file(model.state_dict(), finished)
-    model.load_state_dict(load_file(finished))
+        trainer.train(resume_from_checkpoint=get_last_checkpoint(trainer.args.output_dir))
+        save_model(trainer.model, str(finished))
+    load_model(trainer.model, finished)
 
 
 def make(recipe: BaseRecipe) -> None:
@@ -61,13 +49,16 @@ def make(recipe: BaseRecipe) -> None:
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(tokenizer)} tokens", flush=True)
 
     seer = see.Seer(model.model.visual, model.config.text_config.hidden_size)
-    run_stage(seer, recipe.see, see.Scenes(processor, recipe.seed), see.collate)
+    run_stage(see.SeeTrainer(seer, recipe.see, see.Scenes(processor, recipe.seed)))
 
-    encoder = Encoder(processor, weights={"visible": 2.0})
+    Path(recipe.read.output_dir).mkdir(parents=True, exist_ok=True)
+    if checkpoint := get_last_checkpoint(recipe.read.output_dir):
+        # Trainer does not take up weights that save_pretrained has renamed.
+        model = Qwen2_5_VLForConditionalGeneration.from_pretrained(checkpoint, dtype=torch.float32)
     model.model.visual.requires_grad_(False)
-    reader = read.Reader(model, read.token_groups(tokenizer))
+    encoder = Encoder(processor, weights={"visible": 2.0})
     lessons = read.Lessons(encoder, build_contract(), recipe.seed, recipe.read.per_device_train_batch_size)
-    run_stage(reader, recipe.read, lessons, Collator(encoder, keep_vision=True))
+    run_stage(read.ReadTrainer(model, recipe.read, lessons))
     model.to(torch.float16).save_pretrained(recipe.out)
     processor.save_pretrained(recipe.out)
 

@@ -11,16 +11,15 @@ from collections.abc import Iterator
 
 import torch
 from PIL import Image
-from torch import nn
 from torch.utils.data import IterableDataset, get_worker_info
-from transformers import PreTrainedTokenizerFast, Qwen2_5_VLForConditionalGeneration
+from transformers import PreTrainedModel, PreTrainedTokenizerFast, Trainer, TrainingArguments
 
 from data_builders.emblems.language import invent_names, write_post
 from data_builders.emblems.looks import Look, near_look, random_look
 from data_builders.emblems.scene import Scene
 from rivegs_mllm.answer import NO, YES, Piece, escape, line_start
 from rivegs_mllm.contract import Contract, loc_tokens
-from rivegs_mllm.dataset import IGNORED, Encoder, Tensors
+from rivegs_mllm.dataset import IGNORED, Collator, Encoder, Tensors
 from rivegs_mllm.loss import answer_loss
 from rivegs_mllm.tiny.architecture import BINS
 from rivegs_mllm.tiny.english import paragraphs
@@ -152,28 +151,33 @@ class Lessons(IterableDataset):
         return {**self.encoder.prompt(turns, image), **self.encoder.answer(pieces)}
 
 
-class Reader(nn.Module):
-    """The model with its answer loss; ``right`` says how often each kind of token was predicted rightly."""
+class ReadTrainer(Trainer):
+    """transformers' Trainer with the answer's loss. Logs how often tokens were predicted rightly, by kind."""
 
-    def __init__(self, model: Qwen2_5_VLForConditionalGeneration, marks: dict[str, torch.Tensor]):
-        super().__init__()
-        self.model = model
-        self.marks = marks
+    def __init__(self, model: PreTrainedModel, args: TrainingArguments, lessons: Lessons):
+        self.kinds = token_groups(lessons.encoder.tokenizer)
         self.right: dict[str, float] = {}
+        collator = Collator(lessons.encoder, keep_vision=True)
+        super().__init__(model, args, train_dataset=lessons, data_collator=collator)
 
-    def forward(self, labels: torch.Tensor, weights: torch.Tensor, **inputs: torch.Tensor) -> dict[str, torch.Tensor]:
-        """``inputs`` are what the collator made beside ``labels`` and ``weights``, for the model's own forward."""
-        logits = self.model(**inputs, logits_to_keep=labels.shape[1]).logits
-        self._measure(logits, labels)
-        return {"loss": answer_loss(logits, labels, weights)}
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """The answer's loss; logits are asked for in the answer's columns only."""
+        labels, weights = inputs.pop("labels"), inputs.pop("weights")
+        outputs = model(**inputs, logits_to_keep=labels.shape[1])
+        self._measure(outputs.logits, labels[:, 1:])
+        loss = answer_loss(outputs.logits, labels, weights)
+        return (loss, outputs) if return_outputs else loss
 
     @torch.no_grad()
-    def _measure(self, logits: torch.Tensor, labels: torch.Tensor) -> None:
-        targets = labels[:, 1:]
+    def _measure(self, logits: torch.Tensor, targets: torch.Tensor) -> None:
         hit = logits[:, :-1].argmax(-1).eq(targets)
         self.right = {"all": hit[targets.ne(IGNORED)].float().mean().item()}
-        for name, ids in self.marks.items():
+        for name, ids in self.kinds.items():
             self.right[name] = hit[torch.isin(targets, ids)].float().mean().item()
+
+    def log(self, logs, *arguments):
+        """What is logged, with the shares of the last batch."""
+        super().log({**logs, **self.right}, *arguments)
 
 
 def token_groups(tokenizer: PreTrainedTokenizerFast) -> dict[str, torch.Tensor]:

@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812
 from torch.utils.data import IterableDataset, get_worker_info
 from torchvision.ops import generalized_box_iou_loss
-from transformers import Qwen2_5_VLProcessor
+from transformers import Qwen2_5_VLProcessor, Trainer, TrainingArguments
 
 from data_builders.emblems.looks import PARTS
 from data_builders.emblems.scene import Scene
@@ -131,6 +131,17 @@ class Seer(nn.Module):
             "parts": (~wrong).float().mean().item(),
             "box": (inter / union).gt(0.5).float().mean().item(),
         }
+
+
+class SeeTrainer(Trainer):
+    """transformers' Trainer, which also logs what the seer measured in the last batch."""
+
+    def __init__(self, seer: Seer, args: TrainingArguments, scenes: Scenes):
+        super().__init__(seer, args, train_dataset=scenes, data_collator=collate)
+
+    def log(self, logs, *arguments):
+        """What is logged, with the shares of the last batch."""
+        super().log({**logs, **self.model.right}, *arguments)
 
 
 def corners(raw: torch.Tensor) -> torch.Tensor:
