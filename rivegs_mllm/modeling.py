@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from peft import PeftModel, get_peft_model, prepare_model_for_kbit_training
+from peft import PeftModel, get_peft_model, get_peft_model_state_dict, prepare_model_for_kbit_training
+from peft.utils import SAFETENSORS_WEIGHTS_NAME
+from safetensors import SafetensorError, safe_open
 from transformers import (
     AutoConfig,
     AutoModelForImageTextToText,
@@ -19,7 +21,7 @@ from transformers import (
 )
 
 from rivegs_mllm.answer import NO, YES
-from rivegs_mllm.contract import Contract, loc_tokens
+from rivegs_mllm.contract import NATIVE_STEPS, Contract, loc_tokens
 from rivegs_mllm.prompts import check_instruction
 from rivegs_mllm.recipe import AnswerRecipe, ModelRecipe, Recipe
 from rivegs_mllm.types import UserError
@@ -38,15 +40,22 @@ class System:
 
 
 def load_base(recipe: Recipe) -> System:
-    """The base model of a recipe, untrained for the task, with its location tokens added if it lacks them."""
+    """The base model of a recipe, untrained for the task, with rows for location tokens added if it lacks them."""
+    processor, contract = load_without_weights(recipe)
+    model = load_model(recipe.model)
+    add_rows(model, processor.tokenizer)
+    return System(model, processor, contract, recipe.answer.instruction)
+
+
+def load_without_weights(recipe: Recipe) -> tuple[ProcessorMixin, Contract]:
+    """Processor, its location tokens added, and contract: all that decides what a base model is given."""
     processor = load_processor(recipe.model)
     contract = make_contract(recipe.model, recipe.answer, processor)
     check_instruction(recipe.answer.instruction)
-    model = load_model(recipe.model)
     if contract.encoding == "loc":
-        add_tokens(model, processor.tokenizer, loc_tokens(contract.bins))
+        add_tokens(processor.tokenizer, loc_tokens(contract.bins))
     check_decision_tokens(processor.tokenizer)
-    return System(model, processor, contract, recipe.answer.instruction)
+    return processor, contract
 
 
 def add_adapter(system: System, recipe: Recipe) -> System:
@@ -54,7 +63,7 @@ def add_adapter(system: System, recipe: Recipe) -> System:
     model, lora = system.model, recipe.lora
     if recipe.model.quantization is not None:
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=recipe.train.gradient_checkpointing)
-    new = new_token_ids(system)
+    new = new_token_ids(system, recipe.model)
     if new:
         tied = model.config.get_text_config().tie_word_embeddings
         lora.trainable_token_indices = {"embed_tokens": new} if tied else {"embed_tokens": new, "lm_head": new}
@@ -80,15 +89,19 @@ def load_adapter(folder: Path, recipe: Recipe) -> System:
     contract = Contract.load(folder)
     processor = AutoProcessor.from_pretrained(folder, trust_remote_code=recipe.model.trust_remote_code)
     contract.check_processor(processor)
+    for name in ("adapter_config.json", SAFETENSORS_WEIGHTS_NAME, "instruction.txt"):
+        if not (folder / name).is_file():
+            raise UserError(f"{folder}: has no {name}, so it is not a whole adapter; copy or train it again")
     trained_on = json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"]
-    if trained_on != base_path(recipe.model.base):
+    if not is_base(trained_on, recipe.model.base):
         raise UserError(f"{folder}: trained on the base {trained_on}, but the recipe says {recipe.model.base}")
     made = make_contract(recipe.model, recipe.answer, load_processor(recipe.model))
     contract.check(made, str(folder), "the recipe")
     model = load_model(recipe.model)
     if contract.encoding == "loc":
-        add_tokens(model, processor.tokenizer, loc_tokens(contract.bins))
-    model = PeftModel.from_pretrained(model, folder)
+        add_tokens(processor.tokenizer, loc_tokens(contract.bins))
+    add_rows(model, processor.tokenizer)
+    model = load_adapter_weights(model, folder)
     return System(model, processor, contract, (folder / "instruction.txt").read_text(encoding="utf-8"))
 
 
@@ -97,8 +110,33 @@ def base_path(base: str) -> str:
     return str(TINY) if base == "tiny" else base
 
 
+def is_base(trained_on: str, base: str) -> bool:
+    """Whether an adapter's base is the recipe's. The package's own is the same wherever the package lies."""
+    if base == "tiny":
+        return Path(trained_on).parts[-3:] == TINY.parts[-3:]
+    return trained_on == base
+
+
+def load_adapter_weights(model: PreTrainedModel, folder: Path) -> PeftModel:
+    """The model with the adapter in ``folder``. A weight too many or too few is an error."""
+    path = folder / SAFETENSORS_WEIGHTS_NAME
+    try:
+        with safe_open(path, "pt") as file:
+            saved = set(file.keys())
+        adapted = PeftModel.from_pretrained(model, folder)
+    except (SafetensorError, RuntimeError) as error:
+        raise UserError(f"{path}: damaged, or of another base: {error}") from None
+    wrong = sorted(saved ^ get_peft_model_state_dict(adapted).keys())
+    if wrong:
+        raise UserError(f"{path}: {len(wrong)} weights are missing or unexpected, such as {wrong[0]}")
+    return adapted
+
+
 def load_processor(recipe: ModelRecipe) -> ProcessorMixin:
     """The base's processor with the recipe's limits on the size of pictures."""
+    family = _pretrained(AutoConfig, recipe).model_type
+    if family not in NATIVE_STEPS:
+        raise UserError(f"model.base: {recipe.base} is a {family}; known are {', '.join(NATIVE_STEPS)}")
     processor = _pretrained(AutoProcessor, recipe)
     size = processor.image_processor.size
     size["shortest_edge"] = recipe.min_pixels or size["shortest_edge"]
@@ -154,20 +192,24 @@ def _pretrained(kind: type, recipe: ModelRecipe, **options: object):
         return kind.from_pretrained(
             path, revision=recipe.revision, trust_remote_code=recipe.trust_remote_code, **options
         )
-    except OSError as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise UserError(f"model.base: {path} cannot be loaded: {error}") from None
 
 
-def add_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tokens: list[str]) -> None:
-    """Adds the tokens that the tokenizer lacks, and rows for them where the embedding has none left."""
+def add_tokens(tokenizer: PreTrainedTokenizerBase, tokens: list[str]) -> None:
+    """Adds the tokens that the tokenizer lacks."""
     tokenizer.add_tokens([token for token in tokens if token not in tokenizer.get_added_vocab()])
+
+
+def add_rows(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Adds rows for the tokens that were added to the tokenizer, where the embedding has none left."""
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
         model.resize_token_embeddings(len(tokenizer), pad_to_multiple_of=64)
 
 
-def new_token_ids(system: System) -> list[int]:
+def new_token_ids(system: System, recipe: ModelRecipe) -> list[int]:
     """The ids of the tokens that the system's tokenizer has beyond its base's own."""
-    base = AutoProcessor.from_pretrained(system.model.config.name_or_path).tokenizer
+    base = load_processor(recipe).tokenizer
     return sorted(set(system.processor.tokenizer.get_vocab().values()) - set(base.get_vocab().values()))
 
 
