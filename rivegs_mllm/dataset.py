@@ -82,11 +82,11 @@ class AnswerDataset(Dataset):
         self.instruction = instruction
         self.augmentation = augmentation
         self.seed = seed
-        self.epoch = 0
+        self.epoch = torch.zeros((), dtype=torch.long).share_memory_()  # for workers that outlive an epoch
 
     def set_epoch(self, epoch: int) -> None:
         """Called by the trainer before each epoch."""
-        self.epoch = epoch
+        self.epoch.fill_(epoch)
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -98,7 +98,7 @@ class AnswerDataset(Dataset):
 
     def pieces(self, sample: Sample) -> tuple[Piece, ...]:
         """The answer to a sample in this epoch."""
-        knowledge, entities = augmented(sample, self.augmentation, self.seed, self.epoch)
+        knowledge, entities = augmented(sample, self.augmentation, self.seed, int(self.epoch))
         size = sample.size if sample.image else None
         try:
             return render(sample.tokens, knowledge, entities, self.contract, size)
@@ -176,20 +176,23 @@ def batch(rows: Sequence[Tensors], padding: int) -> Tensors:
 
 
 def check_lengths(dataset: AnswerDataset, max_length: int) -> list[int]:
-    """Tokens of each sample's prompt and answer, pictures counted by their size and not opened.
+    """Tokens of each sample's prompt and answer in this epoch, pictures counted by their size and not opened.
 
-    Raises UserError that lists every sample of more than ``max_length``: a model trained on cut answers learns to
-    stop early, and one trained on cut pictures to see less than it will be shown.
+    Raises UserError that lists every sample that has more than ``max_length`` in this epoch or in one that draws its
+    longest knowledge: a model trained on cut answers learns to stop early, and one trained on cut pictures to see
+    less than it will be shown.
     """
     encoder, contract = dataset.encoder, dataset.contract
-    lengths = []
+    lengths, longest = [], []
     for sample in dataset.samples:
         text = encoder.processor.apply_chat_template(
             messages(sample, dataset.instruction, contract.types), add_generation_prompt=True, tokenize=False
         )
-        tokens = len(encoder.tokenizer(text).input_ids) + len(encoder.answer(dataset.pieces(sample))["answer"])
+        pieces = dataset.pieces(sample)
+        tokens = len(encoder.tokenizer(text).input_ids) + len(encoder.answer(pieces)["answer"])
         lengths.append(tokens + picture_tokens(sample, contract))
-    long = [(sample.id, length) for sample, length in zip(dataset.samples, lengths, strict=True) if length > max_length]
+        longest.append(lengths[-1] + further_tokens(dataset, sample, pieces))
+    long = [(sample.id, length) for sample, length in zip(dataset.samples, longest, strict=True) if length > max_length]
     if long:
         shown = "\n".join(f"  {identity}: {length} tokens" for identity, length in long[:20])
         more = f"\n  and {len(long) - 20} more" if len(long) > 20 else ""
@@ -198,6 +201,17 @@ def check_lengths(dataset: AnswerDataset, max_length: int) -> list[int]:
             f"{shown}{more}\nRaise max_length, lower model.max_pixels, or take these samples out"
         )
     return lengths
+
+
+def further_tokens(dataset: AnswerDataset, sample: Sample, pieces: Sequence[Piece]) -> int:
+    """By how many tokens the sample's longest knowledge text is longer than the one in ``pieces``."""
+    contract = dataset.contract
+    if "knowledge" not in contract.segments or dataset.augmentation.knowledge != "draw":
+        return 0
+    lines = [render(sample.tokens, text, (), contract.until("knowledge"), None) for text in sample.knowledge]
+    drawn = [piece for piece in pieces if piece.segment == "knowledge"]
+    lengths = [len(dataset.encoder.answer(line)["answer"]) for line in (drawn, *lines)]
+    return max(lengths) - lengths[0]
 
 
 def picture_tokens(sample: Sample, contract: Contract) -> int:

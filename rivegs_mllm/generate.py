@@ -63,10 +63,10 @@ class Generator:
         """
         seen, rows, forced, faults = [], [], [], []
         for index, sample in enumerate(samples):
-            sample, prompt, fault = self._prompt(sample)
-            text, tokens = self._forced(sample, drafts[index] if drafts else None, until)
+            shown, prompt, fault = self._prompt(sample)
+            text, tokens = self._forced(shown, drafts[index] if drafts else None, until)
             rows.append({**batch([{**prompt, **tokens}], self.encoder.tokenizer.pad_token_id), **_NO_ANSWER})
-            seen.append(sample)
+            seen.append(shown)
             forced.append(text)
             faults.append(fault)
         scores = VisibleScores(*self.decision)

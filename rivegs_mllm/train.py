@@ -20,6 +20,7 @@ from rich.progress import track
 from torch.utils.data import Sampler
 from transformers import Trainer, TrainerCallback, set_seed
 from transformers.integrations import is_deepspeed_zero3_enabled
+from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_pt_utils import get_length_grouped_indices
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
@@ -51,8 +52,6 @@ def train(recipe: Recipe) -> Path:
     trainer = make_trainer(recipe)
     trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model(str(out))
-    if trainer.is_world_process_zero():
-        save_beside_weights(trainer.system, out)
     trainer.accelerator.wait_for_everyone()
     return out
 
@@ -83,9 +82,12 @@ class AnswerTrainer(Trainer):
     ):
         self.system = system
         self.recipe = recipe
-        self.lengths = lengths
         self.padded = self.held = 0
         self.pictures = any(sample.image for sample in dataset.samples)
+        batch_size = recipe.train.train_batch_size * recipe.train.gradient_accumulation_steps * recipe.train.world_size
+        seed = recipe.train.seed if recipe.train.data_seed is None else recipe.train.data_seed
+        self.sampler = LikeLengths(lengths, batch_size, seed)
+        recipe.train.remove_unused_columns = False  # all that a row holds is the collator's
         super().__init__(
             model=system.model,
             args=recipe.train,
@@ -93,7 +95,7 @@ class AnswerTrainer(Trainer):
             eval_dataset=dev,
             data_collator=Collator(dataset.encoder, keep_vision=self.pictures),
             compute_loss_func=answer_loss,
-            callbacks=[SaveBeside(system)],
+            callbacks=[NewEpoch(self.sampler, dataset)],
         )
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
@@ -144,9 +146,16 @@ class AnswerTrainer(Trainer):
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
+    def save_model(self, output_dir=None, _internal_call=False):
+        """A folder that can be predicted with, the contract last. The arguments are left out: they are a pickle."""
+        super().save_model(output_dir, _internal_call)
+        if self.args.should_save:
+            folder = Path(output_dir or self.args.output_dir)
+            (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)
+            save_beside_weights(self.system, folder)
+
     def _get_train_sampler(self, train_dataset=None):
-        batch_size = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
-        return LikeLengths(self.lengths, batch_size, self.args.data_seed or self.args.seed)
+        return self.sampler
 
 
 class LikeLengths(Sampler):
@@ -159,7 +168,7 @@ class LikeLengths(Sampler):
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Called by the trainer; a resumed run draws the order of the epoch it was in."""
+        """Makes the next draw."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -170,17 +179,17 @@ class LikeLengths(Sampler):
         return iter(get_length_grouped_indices(self.lengths, self.batch_size, generator=generator))
 
 
-class SaveBeside(TrainerCallback):
-    """Makes every checkpoint a folder that can be predicted with."""
+class NewEpoch(TrainerCallback):
+    """Tells sampler and dataset the epoch: accelerate's loaders reach one of them alone, on resume at times none."""
 
-    def __init__(self, system: System):
-        self.system = system
+    def __init__(self, sampler: LikeLengths, dataset: AnswerDataset):
+        self.sampler = sampler
+        self.dataset = dataset
 
-    def on_save(self, args, state, control, **_):
-        """Called after a checkpoint is written."""
-        if state.is_world_process_zero:
-            folder = Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
-            save_beside_weights(self.system, folder)
+    def on_epoch_begin(self, args, state, control, **_):
+        """Called before the epoch's batches are drawn; a resumed run is some way into its epoch."""
+        self.sampler.set_epoch(int(state.epoch))
+        self.dataset.set_epoch(int(state.epoch))
 
 
 def take_up(out: Path, recipe: Recipe) -> str | None:
@@ -205,12 +214,21 @@ def take_up(out: Path, recipe: Recipe) -> str | None:
         partial.replace(path)
     whole = []
     for folder in out.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
-        if (folder / FILE_NAME).exists():  # written last
+        if _is_whole(folder):
             whole.append(folder)
         else:
             print(f"{folder} was cut off while it was written and is removed")
             shutil.rmtree(folder)
     return str(max(whole, key=lambda folder: int(folder.name.split("-")[1]))) if whole else None
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    """Whether a checkpoint has the trainer's state, which is written last, and before older ones are deleted."""
+    try:
+        json.loads((checkpoint / TRAINER_STATE_NAME).read_bytes())
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def _settings(recipe: Recipe) -> dict:
