@@ -1,8 +1,8 @@
-"""Posts a second of the Emblems builder on one core: python -m benchmarks.emblems_speed [POSTS]"""
+"""Posts a second of the Emblems builder on one core: ``python benchmarks/emblems_speed.py [--smoke]``."""
 
 from __future__ import annotations
 
-import sys
+import argparse
 import tempfile
 import time
 from pathlib import Path
@@ -35,4 +35,6 @@ def report(what: str, posts: int, start: float) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 1000)
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--smoke", action="store_true", help="few posts")
+    main(50 if parser.parse_args().smoke else 1000)

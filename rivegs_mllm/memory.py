@@ -180,9 +180,9 @@ def read_config(recipe: Recipe) -> PreTrainedConfig:
         ) from None
 
 
-def table(result: Estimate, title: str) -> Table:
+def table(result: Estimate) -> Table:
     """The parts and their sum, in GB of 1e9 bytes."""
-    shown = Table("on each GPU", "GB", title=title)
+    shown = Table("on each GPU", "GB")
     shown.columns[1].justify = "right"
     for name, size in result.parts.items():
         shown.add_row(name, f"{size / 1e9:.2f}")
@@ -205,11 +205,10 @@ def main(arguments: Sequence[str]) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    title = (
-        f"{known.recipe.name}, GPUs: {known.gpus}, {f'ZeRO-{known.zero}' if known.zero else 'no DeepSpeed'}\n"
-        f"{result.parameters / 1e9:.2f} G parameters, {result.trainable / 1e6:.1f} M trainable"
-    )
-    Console().print(table(result, title))
+    stage = f"ZeRO-{known.zero}" if known.zero else "no DeepSpeed"
+    print(f"{known.recipe}, GPUs: {known.gpus}, {stage}")
+    print(f"{result.parameters / 1e9:.2f} G parameters, {result.trainable / 1e6:.1f} M trained")
+    Console().print(table(result))
     return 0
 
 

@@ -176,8 +176,8 @@ def choose(samples: Sequence[Sample], lengths: Sequence[int], count: int) -> lis
     take("no picture", lambda index: not samples[index].image)
     take("no entity", lambda index: not samples[index].entities)
     take("the most boxes", lambda index: boxes[index] > 1, lambda index: boxes[index])
-    for place in range(count):
-        take("any", lambda index, start=place * len(samples) // count: index >= start)
+    for first in [place * len(samples) // count for place in range(count)]:
+        take("any", lambda index, first=first: index >= first)
     return list(chosen.items())[:count]
 
 

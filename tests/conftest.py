@@ -1,9 +1,28 @@
 """Set before torch is imported: tiny models run fastest on one thread, and nothing may reach a hub."""
 
 import os
+from pathlib import Path
+
+import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import rivegs_mllm  # noqa: E402, F401  before whatever imports torchvision
+from data_builders.emblems.build import build_emblems  # noqa: E402
+from tests.tiny_base import save_base, texts  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def emblems(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small Emblems dataset: 24 posts to train on, 6 each of dev and test. Not to be written to."""
+    folder = tmp_path_factory.mktemp("data") / "emblems"
+    build_emblems(folder, 3, train=24, dev=6, test=6)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory: pytest.TempPathFactory, emblems: Path) -> Path:
+    """An untrained base that knows the location tokens of 64 bins. Not to be written to."""
+    return save_base(tmp_path_factory.mktemp("base"), texts(emblems))
