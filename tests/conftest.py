@@ -9,14 +9,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ["HF_HUB_OFFLINE"] = "1"
 
-import rivegs_mllm  # noqa: E402, F401  before whatever imports torchvision
-from data_builders.emblems.build import build_emblems  # noqa: E402
-from tests.tiny_base import save_base, texts  # noqa: E402
+import rivegs_mllm  # noqa: F401  before whatever imports torchvision
 
 
 @pytest.fixture(scope="session")
 def emblems(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small Emblems dataset: 24 posts to train on, 6 each of dev and test. Not to be written to."""
+    from data_builders.emblems.build import build_emblems
+
     folder = tmp_path_factory.mktemp("data") / "emblems"
     build_emblems(folder, 3, train=24, dev=6, test=6)
     return folder
@@ -25,4 +25,6 @@ def emblems(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def base(tmp_path_factory: pytest.TempPathFactory, emblems: Path) -> Path:
     """An untrained base that knows the location tokens of 64 bins. Not to be written to."""
+    from tiny_base import save_base, texts  # here, since it imports torch
+
     return save_base(tmp_path_factory.mktemp("base"), texts(emblems))

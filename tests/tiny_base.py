@@ -1,0 +1,83 @@
+"""A tiny base to test with: untrained, made in a second, of the architecture that the package carries."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import torch
+from transformers import Qwen2_5_VLForConditionalGeneration
+
+from rivegs_mllm.answer import render
+from rivegs_mllm.recipe import Recipe, read_recipe
+from rivegs_mllm.records import read_split
+from rivegs_mllm.tiny.architecture import build_contract, build_model, build_processor, train_tokenizer
+
+RECIPE = """\
+data:
+  folder: {data}
+model:
+  base: {base}
+  dtype: float32
+answer:
+  bins: 64
+  instruction: "{{text}}"
+lora:
+  r: 8
+  lora_alpha: 16
+  target_modules: '.*language_model.*\\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)'
+max_length: 512
+predict:
+  batch_size: 6
+  max_new_tokens: 8
+train:
+  output_dir: {out}
+  use_cpu: true
+  seed: 0
+  num_train_epochs: 2
+  per_device_train_batch_size: 8
+  learning_rate: 2.0e-3
+  weight_decay: 0.0
+  logging_steps: 1
+  eval_strategy: "no"
+  save_strategy: "no"
+  remove_unused_columns: false
+  disable_tqdm: true
+  report_to: none
+"""
+
+
+def texts(folder: Path) -> Iterator[str]:
+    """Every post and every answer to it."""
+    for sample in read_split(folder, "train"):
+        yield sample.text
+        for knowledge in sample.knowledge:
+            pieces = render(sample.tokens, knowledge, sample.entities, build_contract(), sample.size)
+            yield "".join(piece.text for piece in pieces)
+
+
+def save_base(folder: Path, corpus: Iterable[str], tied: bool = True) -> Path:
+    """An untrained base of fewer layers and its processor; ``tied``: whether the output layer is the embedding."""
+    tokenizer = train_tokenizer(corpus)
+    config = build_model(tokenizer).config
+    config.text_config.num_hidden_layers = config.vision_config.depth = 2
+    config.text_config.layer_types = config.text_config.layer_types[:2]
+    config.vision_config.fullatt_block_indexes = [1]
+    config.tie_word_embeddings = config.text_config.tie_word_embeddings = tied
+    torch.manual_seed(0)
+    Qwen2_5_VLForConditionalGeneration(config).save_pretrained(folder)
+    build_processor(tokenizer).save_pretrained(folder)
+    return folder
+
+
+def write_recipe(folder: Path, base: Path, data: Path) -> Path:
+    """A recipe for the base in ``folder``, its run in ``folder/run``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "recipe.yaml"
+    path.write_text(RECIPE.format(data=data, base=base, out=folder / "run"))
+    return path
+
+
+def make_recipe(folder: Path, base: Path, data: Path, *overrides: str) -> Recipe:
+    """The recipe of ``write_recipe``, read with overrides such as ``--train.seed=1``."""
+    return read_recipe(write_recipe(folder, base, data), overrides)
