@@ -6,6 +6,7 @@ import dataclasses
 import random
 from dataclasses import dataclass
 
+from eval.matching import box_iou
 from rivegs_mllm.types import Box, Entity, Sample, UserError
 
 
@@ -60,7 +61,7 @@ def jitter(rng: random.Random, box: Box, size: tuple[int, int], augmentation: Au
                 )
             )
         )
-        if moved.xmin < moved.xmax and moved.ymin < moved.ymax and _iou(box, moved) >= augmentation.box_jitter_iou:
+        if moved.xmin < moved.xmax and moved.ymin < moved.ymax and box_iou(box, moved) >= augmentation.box_jitter_iou:
             return moved
     return box
 
@@ -70,10 +71,3 @@ def _truncated(rng: random.Random) -> float:
     while abs(value := rng.gauss(0, 1)) > 2:
         pass
     return value
-
-
-def _iou(a: Box, b: Box) -> float:
-    width = min(a.xmax, b.xmax) - max(a.xmin, b.xmin)
-    height = min(a.ymax, b.ymax) - max(a.ymin, b.ymin)
-    inter = max(width, 0) * max(height, 0)
-    return inter / ((a.xmax - a.xmin) * (a.ymax - a.ymin) + (b.xmax - b.xmin) * (b.ymax - b.ymin) - inter)
