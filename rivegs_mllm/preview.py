@@ -177,7 +177,7 @@ def choose(samples: Sequence[Sample], lengths: Sequence[int], count: int) -> lis
     take("no entity", lambda index: not samples[index].entities)
     take("the most boxes", lambda index: boxes[index] > 1, lambda index: boxes[index])
     for first in [place * len(samples) // count for place in range(count)]:
-        take("any", lambda index, first=first: index >= first)
+        take("any", lambda index: True, lambda index, first=first: index >= first)
     return list(chosen.items())[:count]
 
 
