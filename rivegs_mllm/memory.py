@@ -16,7 +16,7 @@ A batch is taken to be as large as the recipe allows: every row ``max_length`` t
   DeepSpeed, on several GPUs, the copy of the gradients that is reduced.
 - *activations*: what ``layer_bytes`` says, n times, for each layer; with gradient checkpointing the input of each
   layer, 2nh, and all of one layer. The vision tower counts the same way with its patches, if anything in it is trained.
-- *logits*: 20 bytes each: bfloat16 and its gradient, and float32 as output, as targets, as log-probability, as gradient.
+- *logits*: 20 bytes each: bfloat16 and its gradient; float32 as output, at targets, as log-probability, as gradient.
 - *CUDA*: 2 GB for the context, the libraries' workspaces and fragmentation.
 """
 
