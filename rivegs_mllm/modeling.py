@@ -71,14 +71,8 @@ def add_adapter(system: System, recipe: Recipe) -> System:
     return system
 
 
-def save(system: System, folder: Path) -> None:
-    """Adapter, processor and contract into ``folder``; the contract last, so that a folder with one is whole."""
-    system.model.save_pretrained(folder)
-    save_beside_weights(system, folder)
-
-
 def save_beside_weights(system: System, folder: Path) -> None:
-    """All that an adapter folder holds beside the weights."""
+    """All that an adapter folder holds beside the weights; the contract last, so that a folder with one is whole."""
     system.processor.save_pretrained(folder)
     (folder / "instruction.txt").write_text(system.instruction, encoding="utf-8")
     system.contract.save(folder)
@@ -204,7 +198,7 @@ def add_tokens(tokenizer: PreTrainedTokenizerBase, tokens: list[str]) -> None:
 def add_rows(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     """Adds rows for the tokens that were added to the tokenizer, where the embedding has none left."""
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
-        model.resize_token_embeddings(len(tokenizer), pad_to_multiple_of=64)
+        model.resize_token_embeddings(len(tokenizer))  # none to spare: they would differ from load to load
 
 
 def new_token_ids(system: System, recipe: ModelRecipe) -> list[int]:
