@@ -17,6 +17,7 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 from rich.progress import track
+from safetensors import SafetensorError
 from torch.utils.data import Sampler
 from transformers import Trainer, TrainerCallback, set_seed
 from transformers.integrations import is_deepspeed_zero3_enabled
@@ -246,7 +247,8 @@ def _plain(value: object) -> object:
 def check_pictures(samples: Sequence[Sample], folder: Path) -> None:
     """Raises UserError that lists the samples whose picture is missing, unreadable or of another size than recorded."""
     faults = []
-    for sample in track(samples, "pictures", transient=True):
+    quiet = not PartialState().is_local_main_process
+    for sample in track(samples, "pictures", transient=True, disable=quiet):
         if sample.image:
             try:
                 size = picture_size(folder / sample.image)
@@ -267,7 +269,7 @@ def main(arguments: Sequence[str]) -> int:
     """Command line: a recipe and overrides. Returns the exit code."""
     try:
         train(read_recipe(arguments[0], arguments[1:]))
-    except UserError as error:
+    except (UserError, OSError, SafetensorError) as error:
         if PartialState().is_main_process:
             print(f"error: {error}", file=sys.stderr)
         return 2
