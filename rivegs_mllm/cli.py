@@ -181,11 +181,10 @@ def _preview(args: argparse.Namespace, overrides: list[str]) -> int:
     return 1 if problems else 0
 
 
-def _train(args: argparse.Namespace, overrides: list[str]) -> None:
-    from rivegs_mllm.recipe import read_recipe
-    from rivegs_mllm.train import train
+def _train(args: argparse.Namespace, overrides: list[str]) -> int:
+    from rivegs_mllm.train import main as train
 
-    print(f"trained: {train(read_recipe(args.recipe, overrides))}")
+    return train([str(args.recipe), *overrides])
 
 
 def _predict(args: argparse.Namespace, overrides: list[str]) -> None:

@@ -268,11 +268,13 @@ def check_pictures(samples: Sequence[Sample], folder: Path) -> None:
 def main(arguments: Sequence[str]) -> int:
     """Command line: a recipe and overrides. Returns the exit code."""
     try:
-        train(read_recipe(arguments[0], arguments[1:]))
+        folder = train(read_recipe(arguments[0], arguments[1:]))
     except (UserError, OSError, SafetensorError) as error:
         if PartialState().is_main_process:
             print(f"error: {error}", file=sys.stderr)
         return 2
+    if PartialState().is_main_process:
+        print(f"trained: {folder}")
     return 0
 
 
