@@ -13,6 +13,7 @@ from transformers import AutoProcessor
 from data_builders.emblems.encyclopedia import make_encyclopedia
 from data_builders.emblems.looks import Look
 from data_builders.emblems.scene import Placement, Scene
+from rivegs_mllm.dataset import Encoder
 from rivegs_mllm.modeling import TINY, load_model
 from rivegs_mllm.recipe import ModelRecipe
 from rivegs_mllm.tiny import measure, read, see
@@ -51,7 +52,7 @@ def test_the_base_knows_no_name_of_the_benchmark():
         word for entry in make_encyclopedia(random.Random("0/encyclopedia"), 48, 24) for word in entry.name.split()
     }
     rng = random.Random(0)
-    lessons = [read.repeat(rng)[0] + read.capitals(rng)[0] for _ in range(300)]
+    lessons = [read.repeat(rng).question + read.capitals(rng).question for _ in range(300)]
     shared = [lesson for lesson in lessons if words & set(lesson.split())]
     assert len(shared) < 15  # short syllables fall together now and then
 
@@ -92,14 +93,25 @@ def test_lessons_say_where_things_are():
     contract = build_contract()
     looks = [placement.look for placement in scene().placements]
     absent = Look("OTHER", ("cup", "green"))
-    text = "".join(piece.text for piece in read.grounded([absent, looks[0]], scene(), contract))
-    assert text.splitlines() == [
+    asked = [absent, looks[0]]
+    boxes = read.where(asked, scene())
+    pieces = (*read.expressions(asked), *read.boxed(boxes, scene(), contract))
+    assert boxes == [(), (Box(0, 0, 100, 100),)]
+    assert "".join(piece.text for piece in pieces).splitlines() == [
         "expression 1: a green cup",
         "expression 2: a red car",
-        "visible 1: no",
-        "visible 2: yes",
         "box 2: <loc_0><loc_0><loc_32><loc_64>",
     ]
+
+
+def test_what_is_given_of_an_answer_is_not_learned(processor):
+    contract = build_contract()
+    lessons = read.Lessons(Encoder(processor), contract, 0, 4)
+    lesson = read.find(random.Random(1), contract)
+    row = lessons.encode(lesson)
+    given, learned = processor.tokenizer.decode(row["input_ids"][0]), processor.tokenizer.decode(row["answer"])
+    assert given.endswith("".join(piece.text for piece in lesson.given))
+    assert learned == "".join(piece.text for piece in lesson.answer) + processor.tokenizer.eos_token
 
 
 def test_the_base_can_be_made_and_goes_on(tmp_path):

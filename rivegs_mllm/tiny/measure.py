@@ -46,14 +46,16 @@ def measure(folder: Path, count: int = POSTS) -> dict[str, float]:
         for start in track(range(0, count, BATCH), kind, transient=True):
             some = drawn[start : start + BATCH]
             answers = generate(model, encoder, [lessons.encode(lesson) for lesson in some])
-            for (_, image, pieces), answer in zip(some, answers, strict=True):
-                truth = "".join(piece.text for piece in pieces)
+            for lesson, answer in zip(some, answers, strict=True):
+                given = "".join(piece.text for piece in lesson.given)
+                truth = "".join(piece.text for piece in lesson.answer)
                 if kind == "repeat":
                     tally["texts"] += 1
                     tally["repeated"] += answer == truth
                 else:
-                    size = image.size
-                    compare(kind, read_lines(truth, contract, size), read_lines(answer, contract, size), tally)
+                    size = lesson.image.size
+                    gold = read_lines(given + truth, contract, size)
+                    compare(kind, gold, read_lines(given + answer, contract, size), tally)
     return {
         "described: named": tally["described named"] / tally["described"],
         "described: named and boxed": tally["described boxed"] / tally["described"],

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from PIL import Image
@@ -19,16 +20,24 @@ from data_builders.emblems.looks import Look, near_look, random_look
 from data_builders.emblems.scene import Scene
 from rivegs_mllm.answer import NO, YES, Piece, escape, line_start
 from rivegs_mllm.contract import Contract, loc_tokens
-from rivegs_mllm.dataset import IGNORED, Collator, Encoder, Tensors
+from rivegs_mllm.dataset import IGNORED, Collator, Encoder, Tensors, batch
 from rivegs_mllm.loss import answer_loss
 from rivegs_mllm.tiny.architecture import BINS
 from rivegs_mllm.tiny.english import paragraphs
 from rivegs_mllm.tiny.scenes import random_scene
-from rivegs_mllm.types import TYPES
+from rivegs_mllm.types import TYPES, Box
 
 BATCHES_SORTED = 8
 
-Lesson = tuple[str, Image.Image | None, tuple[Piece, ...]]
+
+@dataclass(frozen=True)
+class Lesson:
+    """What is asked, the picture, the beginning of the answer that is given, and the rest, which is to be learned."""
+
+    question: str
+    image: Image.Image | None
+    given: tuple[Piece, ...]
+    answer: tuple[Piece, ...]
 
 
 def corpus(seed: int) -> Iterator[str]:
@@ -57,7 +66,7 @@ def repeat(rng: random.Random) -> Lesson:
         words = rng.choice(_PARAGRAPHS).split()
         start = rng.randrange(len(words))
         text = " ".join(words[start : start + rng.randint(3, 20)])
-    return f"Repeat: {escape(text)}", None, (Piece("entities", f"text: {escape(text)}\n"),)
+    return Lesson(f"Repeat: {escape(text)}", None, (), (Piece("entities", f"text: {escape(text)}\n"),))
 
 
 def capitals(rng: random.Random) -> Lesson:
@@ -73,46 +82,54 @@ def capitals(rng: random.Random) -> Lesson:
             runs.append([word])
         inside = capital
     lines = [f"capital {number}: {escape(' '.join(run))}\n" for number, run in enumerate(runs, 1)]
-    return (
-        f"Capitals: {escape(' '.join(words))}",
-        None,
-        tuple(Piece("entities", line) for line in lines or ["capital: none\n"]),
-    )
+    answer = tuple(Piece("entities", line) for line in lines or ["capital: none\n"])
+    return Lesson(f"Capitals: {escape(' '.join(words))}", None, (), answer)
 
 
 def describe(rng: random.Random, contract: Contract) -> Lesson:
     """A scene, every emblem of which is to be described and boxed in reading order."""
     scene = random_scene(rng)
     looks = list(dict.fromkeys(placement.look for placement in scene.placements))
-    return "Describe.", scene.image, grounded(looks, scene, contract)
+    boxes = where(looks, scene)
+    return Lesson("Describe.", scene.image, (), (*expressions(looks), *boxed(boxes, scene, contract)))
 
 
 def find(rng: random.Random, contract: Contract) -> Lesson:
     """A scene and expressions, some of which fit nothing in it: which do, and where."""
     scene = random_scene(rng)
     shown = [placement.look for placement in scene.placements]
-    asked = dict.fromkeys(rng.sample(shown, rng.randint(0, min(2, len(shown)))))
-    for _ in range(rng.randint(0 if asked else 1, 2)):
-        kind = rng.choice(TYPES)
-        other = near_look(rng, rng.choice(shown)) if rng.random() < 0.5 else random_look(rng, kind)
-        asked[other] = None
+    asked = dict.fromkeys(rng.sample(shown, rng.randint(0, min(3, len(shown)))))
+    for _ in range(rng.randint(0 if asked else 1, 3)):
+        near = rng.random() < 0.5
+        asked[near_look(rng, rng.choice(shown)) if near else random_look(rng, rng.choice(TYPES))] = None
     looks = rng.sample(list(asked), len(asked))
-    prompt = "; ".join(look.expression for look in looks)
-    return f"Find: {prompt}", scene.image, grounded(looks, scene, contract)
+    boxes = where(looks, scene)
+    decisions = tuple(
+        Piece("visible", f"{line_start('visible', number)}{YES if own else NO}\n")
+        for number, own in enumerate(boxes, 1)
+    )
+    return Lesson("Find.", scene.image, expressions(looks), (*decisions, *boxed(boxes, scene, contract)))
 
 
-def grounded(looks: list[Look], scene: Scene, contract: Contract) -> tuple[Piece, ...]:
-    """The last three segments of an answer for these looks: expressions, visible, boxes."""
-    boxes = {look: tuple(placement.box for placement in scene.placements if placement.look == look) for look in looks}
-    numbered = list(enumerate(looks, 1))
-    return (
-        *(Piece("expressions", f"{line_start('expressions', n)} {look.expression}\n") for n, look in numbered),
-        *(Piece("visible", f"{line_start('visible', n)}{YES if boxes[look] else NO}\n") for n, look in numbered),
-        *(
-            Piece("boxes", f"{line_start('boxes', n)} {contract.encode_boxes(boxes[look], scene.image.size)}\n")
-            for n, look in numbered
-            if boxes[look]
-        ),
+def where(looks: list[Look], scene: Scene) -> list[tuple[Box, ...]]:
+    """The boxes of each look, none for one that the scene does not show."""
+    return [tuple(placement.box for placement in scene.placements if placement.look == look) for look in looks]
+
+
+def expressions(looks: list[Look]) -> tuple[Piece, ...]:
+    """The third segment of an answer."""
+    return tuple(
+        Piece("expressions", f"{line_start('expressions', number)} {look.expression}\n")
+        for number, look in enumerate(looks, 1)
+    )
+
+
+def boxed(boxes: list[tuple[Box, ...]], scene: Scene, contract: Contract) -> tuple[Piece, ...]:
+    """The last segment of an answer."""
+    return tuple(
+        Piece("boxes", f"{line_start('boxes', number)} {contract.encode_boxes(own, scene.image.size)}\n")
+        for number, own in enumerate(boxes, 1)
+        if own
     )
 
 
@@ -135,20 +152,21 @@ class Lessons(IterableDataset):
                 yield from rows[number * self.batch_size : (number + 1) * self.batch_size]
 
     def draw(self, rng: random.Random) -> Lesson:
-        """One lesson: a tenth each are text to repeat and capitals to list, the rest scenes."""
+        """One lesson: an eighth each are text to repeat and capitals to list, the rest scenes."""
         kind = rng.random()
-        if kind < 0.1:
+        if kind < 0.125:
             return repeat(rng)
-        if kind < 0.2:
+        if kind < 0.25:
             return capitals(rng)
-        return (describe if kind < 0.5 else find)(rng, self.contract)
+        return (describe if kind < 0.55 else find)(rng, self.contract)
 
     def encode(self, lesson: Lesson) -> Tensors:
-        """A lesson as the trainer's collator takes it."""
-        text, image, pieces = lesson
-        picture = [] if image is None else [{"type": "image"}]
-        turns = [{"role": "user", "content": [*picture, {"type": "text", "text": text}]}]
-        return {**self.encoder.prompt(turns, image), **self.encoder.answer(pieces)}
+        """A lesson as the trainer's collator takes it; what is given of the answer stands behind the prompt."""
+        picture = [] if lesson.image is None else [{"type": "image"}]
+        turns = [{"role": "user", "content": [*picture, {"type": "text", "text": lesson.question}]}]
+        given = self.encoder.answer(lesson.given, end=False)
+        prompt = batch([{**self.encoder.prompt(turns, lesson.image), **given}], self.encoder.tokenizer.pad_token_id)
+        return {**prompt, **self.encoder.answer(lesson.answer)}
 
 
 class ReadTrainer(Trainer):
