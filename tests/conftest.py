@@ -28,3 +28,13 @@ def base(tmp_path_factory: pytest.TempPathFactory, emblems: Path) -> Path:
     from tiny_base import save_base, texts  # here, since it imports torch
 
     return save_base(tmp_path_factory.mktemp("base"), texts(emblems))
+
+
+@pytest.fixture(scope="session")
+def learned(tmp_path_factory: pytest.TempPathFactory, base: Path, emblems: Path) -> Path:
+    """A base that can answer the dev posts of a dataset, as ``tiny_base.save_learned`` lays them out."""
+    from tiny_base import save_learned
+
+    folder = tmp_path_factory.mktemp("learned")
+    save_learned(folder, base, emblems)
+    return folder

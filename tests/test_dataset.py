@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from tiny_base import make_recipe
+from tiny_base import make_recipe, without_picture
 from torch.utils.data import DataLoader
 
 import rivegs_mllm.dataset as dataset_module
@@ -42,11 +42,6 @@ def dataset(recipe, processor, emblems) -> AnswerDataset:
     samples = read_split(emblems, "train")[:8]
     samples[1::2] = [without_picture(sample) for sample in samples[1::2]]
     return rows_of(recipe, processor, samples, emblems)
-
-
-def without_picture(sample: Sample) -> Sample:
-    entities = tuple(dataclasses.replace(entity, visible=False, boxes=(), masks=()) for entity in sample.entities)
-    return dataclasses.replace(sample, image="", size=None, entities=entities)
 
 
 def test_prompts_are_padded_left_and_answers_right(dataset):

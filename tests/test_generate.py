@@ -4,55 +4,33 @@ import dataclasses
 
 import pytest
 import torch
-from tiny_base import make_recipe
+from tiny_base import LEARNED, make_recipe
 
 from rivegs_mllm.answer import line_start, render
-from rivegs_mllm.dataset import AnswerDataset, Collator, Encoder, encode_prompt
+from rivegs_mllm.dataset import encode_prompt
 from rivegs_mllm.generate import Generator, batches
-from rivegs_mllm.loss import answer_loss
 from rivegs_mllm.modeling import System, check_decision_tokens, load_base
 from rivegs_mllm.records import read_split
 from rivegs_mllm.types import Box, Entity, Prediction, Sample
 
-POSTS = 4
+
+@pytest.fixture(scope="module")
+def samples(learned) -> list[Sample]:
+    """Posts of two entities or more, the second without its picture."""
+    return read_split(learned / "data", "dev")
 
 
 @pytest.fixture(scope="module")
-def samples(emblems) -> list[Sample]:
-    """Posts with two entities or more, the second without its picture."""
-    several = [sample for sample in read_split(emblems, "train") if len(sample.entities) >= 2][:POSTS]
-    blind = tuple(dataclasses.replace(entity, visible=False, boxes=(), masks=()) for entity in several[1].entities)
-    several[1] = dataclasses.replace(several[1], image="", size=None, entities=blind)
-    assert len(several) == POSTS
-    assert any(entity.visible for sample in several for entity in sample.entities)
-    return several
-
-
-@pytest.fixture(scope="module")
-def system(tmp_path_factory, base, emblems, samples) -> System:
-    """A model that has learned to answer four posts, well enough that its answers have the lines they should."""
-    recipe = make_recipe(tmp_path_factory.mktemp("recipe"), base, emblems, "--answer.segments=[entities,visible,boxes]")
-    torch.manual_seed(0)
-    system = load_base(recipe)
-    encoder = Encoder(system.processor)
-    rows = AnswerDataset(samples, emblems, encoder, system.contract, "{text}", recipe.augment, seed=0)
-    inputs = Collator(encoder, keep_vision=True)([rows[index] for index in range(POSTS)])
-    labels, weights = inputs.pop("labels"), inputs.pop("weights")
-    optimizer = torch.optim.AdamW(system.model.parameters(), lr=2e-3)
-    system.model.train()
-    for _ in range(60):
-        loss = answer_loss(system.model(**inputs, logits_to_keep=labels.shape[1]).logits, labels, weights)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    assert loss.item() < 0.3
+def system(tmp_path_factory, learned) -> System:
+    folder = tmp_path_factory.mktemp("recipe")
+    system = load_base(make_recipe(folder, learned / "base", learned / "data", LEARNED))
     system.model.eval()
     return system
 
 
 @pytest.fixture(scope="module")
-def generator(system, emblems) -> Generator:
-    return Generator(system, emblems, max_new_tokens=100)
+def generator(system, learned) -> Generator:
+    return Generator(system, learned / "data", max_new_tokens=100)
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +56,7 @@ def unscored(predictions: list[Prediction]) -> list[Prediction]:
 
 def test_a_batch_is_answered_as_its_posts_one_at_a_time(generator, samples, answers):
     lengths = {encode(generator, sample)["input_ids"].shape[1] for sample in samples}
-    assert len(lengths) == POSTS  # so the batch is padded
+    assert len(lengths) == len(samples)  # so the batch is padded
     assert len({len(answer.raw) for answer in answers}) > 1
     alone = [generator.answer([sample])[0] for sample in samples]
     assert unscored(alone) == unscored(answers)
@@ -94,8 +72,8 @@ def test_the_answers_are_of_their_posts(samples, answers):
         assert [entity.text for entity in answer.entities] == [entity.text for entity in sample.entities]
 
 
-def test_a_blank_picture_beside_posts_without_one_changes_nothing(system, emblems, generator, samples):
-    kept = Generator(system, emblems, 100, keep_vision=True)
+def test_a_blank_picture_beside_posts_without_one_changes_nothing(system, learned, generator, samples):
+    kept = Generator(system, learned / "data", 100, keep_vision=True)
     assert unscored(kept.answer(samples[1:2])) == unscored(generator.answer(samples[1:2]))
 
 
@@ -125,7 +103,7 @@ def test_the_visible_score_is_the_model_s_probability(generator, samples, answer
             assert entity.visible_score == pytest.approx(plain_probability(generator, sample, before), rel=1e-3)
             assert (entity.visible_score > 0.5) == entity.visible
             checked += 1
-    assert checked >= 2 * POSTS
+    assert checked >= 2 * len(samples)
     assert 0 < sum(entity.visible for answer in answers for entity in answer.entities) < checked
 
 
@@ -193,8 +171,8 @@ def test_a_post_whose_picture_is_missing_is_answered_with_an_error(generator, sa
     assert generator.answer([lost])[0].raw == generator.answer([blind])[0].raw
 
 
-def test_an_answer_that_is_cut_off_keeps_its_raw_text(system, emblems, samples, answers):
-    short = Generator(system, emblems, max_new_tokens=12).answer(samples)
+def test_an_answer_that_is_cut_off_keeps_its_raw_text(system, learned, samples, answers):
+    short = Generator(system, learned / "data", max_new_tokens=12).answer(samples)
     for cut, whole in zip(short, answers, strict=True):
         assert cut.raw
         assert whole.raw.startswith(cut.raw)
@@ -202,11 +180,11 @@ def test_an_answer_that_is_cut_off_keeps_its_raw_text(system, emblems, samples, 
         assert any("cut off" in error or "no visible line" in error for error in cut.errors)
 
 
-def test_the_base_s_own_generation_settings_do_not_leak_in(system, emblems, samples, answers):
+def test_the_base_s_own_generation_settings_do_not_leak_in(system, learned, samples, answers):
     config = system.model.generation_config
     config.repetition_penalty, config.do_sample, config.temperature, config.max_length = 5.0, True, 3.0, 20
     try:
-        again = Generator(system, emblems, 100).answer(samples)
+        again = Generator(system, learned / "data", 100).answer(samples)
     finally:
         config.repetition_penalty, config.do_sample, config.temperature, config.max_length = 1.0, False, 1.0, 20
     assert again == answers
