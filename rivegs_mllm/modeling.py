@@ -19,6 +19,7 @@ from transformers import (
     PreTrainedTokenizerBase,
     ProcessorMixin,
 )
+from transformers.integrations import is_deepspeed_zero3_enabled
 
 from rivegs_mllm.answer import NO, YES
 from rivegs_mllm.contract import NATIVE_STEPS, Contract, loc_tokens
@@ -62,12 +63,17 @@ def add_adapter(system: System, recipe: Recipe) -> System:
     """The system with a LoRA adapter to train, which also trains the rows of tokens that were added to the base."""
     model, lora = system.model, recipe.lora
     if recipe.model.quantization is not None:
-        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=recipe.train.gradient_checkpointing)
+        if is_deepspeed_zero3_enabled():
+            raise UserError("model.quantization: 4-bit weights cannot be sharded by ZeRO-3; use zero2.yaml, or no nf4")
+        model = prepare_model_for_kbit_training(
+            model, recipe.train.gradient_checkpointing, recipe.train.gradient_checkpointing_kwargs
+        )
     new = new_token_ids(system, recipe.model)
     if new:
         tied = model.config.get_text_config().tie_word_embeddings
         lora.trainable_token_indices = {"embed_tokens": new} if tied else {"embed_tokens": new, "lm_head": new}
-    system.model = get_peft_model(model, lora)
+    # ZeRO-3 wants one type in a module; elsewhere float32 adapters beside a bfloat16 base are safer.
+    system.model = get_peft_model(model, lora, autocast_adapter_dtype=not is_deepspeed_zero3_enabled())
     return system
 
 

@@ -100,7 +100,8 @@ def read_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
         raise UserError(f"{path}: no such recipe")
     try:
         return draccus.parse(Recipe, path, args=list(overrides))
-    except (draccus.utils.DecodingError, yaml.YAMLError, TypeError, ValueError) as error:
-        raise UserError(f"{path}: {error}") from None
+    except (draccus.utils.DraccusException, yaml.YAMLError, TypeError, ValueError) as error:
+        cause = f": {error.__cause__}" if error.__cause__ else ""
+        raise UserError(f"{path}: {error}{cause}") from None
     except SystemExit:  # draccus's argument parser has printed what is wrong
         sys.exit(2)
