@@ -11,7 +11,7 @@ from rivegs_mllm.dataset import encode_prompt
 from rivegs_mllm.generate import Generator, batches
 from rivegs_mllm.modeling import System, check_decision_tokens, load_base
 from rivegs_mllm.records import read_split
-from rivegs_mllm.types import Box, Entity, Prediction, Sample
+from rivegs_mllm.types import Prediction, Sample
 
 
 @pytest.fixture(scope="module")
@@ -156,18 +156,14 @@ def test_scores_behind_a_forced_prefix_are_the_model_s_own(generator, samples):
 
 
 def test_a_post_whose_picture_is_missing_is_answered_with_an_error(generator, samples):
-    seen = samples[0]
-    lost = dataclasses.replace(seen, image="images/lost.jpg")
-    boxes = (Box(0, 0, 10, 10),)
-    draft = Prediction(
-        lost.id, entities=(Entity(seen.entities[0].text, seen.entities[0].type, visible=True, boxes=boxes),)
-    )
-    for answer in (generator.answer([samples[2], lost])[1], generator.answer([lost], [draft], "visible")[0]):
-        assert answer.raw
+    seen = next(sample for sample in samples if any(entity.boxes for entity in sample.entities))
+    lost, blind = dataclasses.replace(seen, image="images/lost.jpg"), dataclasses.replace(seen, image="", size=None)
+    forced = generator.answer([lost], [gold(lost)], "visible")[0]
+    assert any("boxes without a picture" in error for error in forced.errors)  # it wrote some unseen
+    for answer in (generator.answer([samples[2], lost])[1], forced):
         assert "no picture" in answer.errors[0]
         assert "lost.jpg: no such picture" in answer.errors[0]
         assert not any(entity.boxes for entity in answer.entities)
-    blind = dataclasses.replace(seen, image="", size=None)
     assert generator.answer([lost])[0].raw == generator.answer([blind])[0].raw
 
 
