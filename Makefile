@@ -27,7 +27,7 @@ demo: setup
 	rivegs preview recipes/tiny/e2e.yaml --out $(RUN)/preview.html
 	rivegs predict recipes/tiny/e2e.yaml --untuned --data $(RUN)/emblems --split test --out $(RUN)/before.jsonl
 	rivegs evaluate $(RUN)/emblems $(RUN)/before.jsonl --json $(RUN)/before.json
-	accelerate launch --config_file accelerate_configs/cpu_zero2.yaml -m rivegs_mllm.train recipes/tiny/e2e.yaml
+	DS_ACCELERATOR=cpu accelerate launch --config_file accelerate_configs/cpu_zero2.yaml -m rivegs_mllm.train recipes/tiny/e2e.yaml
 	rivegs predict recipes/tiny/e2e.yaml --data $(RUN)/emblems --split test --out $(RUN)/after.jsonl
 	rivegs evaluate $(RUN)/emblems $(RUN)/after.jsonl --json $(RUN)/after.json
 	rivegs report $(RUN)/emblems $(RUN)/before.jsonl $(RUN)/after.jsonl --out $(RUN)/report.html
