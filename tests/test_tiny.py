@@ -38,12 +38,11 @@ def test_the_base_is_small_safe_and_whole(processor):
     build_contract().check_processor(processor)
 
 
-def test_the_base_sees_and_reads():
+def test_the_base_describes_what_it_sees():
     shares = measure.measure(TINY, 50)
     print(shares)
-    assert shares["described: named and boxed"] > 0.3
-    assert shares["found: decision right"] > 0.65
-    assert shares["texts repeated"] > 0.5
+    assert shares["described: named"] > 0.6
+    assert shares["described: named and boxed"] > 0.4
 
 
 def test_the_base_knows_no_name_of_the_benchmark():

@@ -276,3 +276,19 @@ def test_the_command_line_says_what_is_wrong(tmp_path, base, emblems):
     assert "error: " in printed
     assert "no split 'nothing'" in printed
     assert "Traceback" not in printed
+
+
+def test_a_full_disk_while_saving_leaves_nothing_that_is_taken_for_whole(tmp_path, base, emblems):
+    """Files may not grow beyond 100 kB: the adapter's weights cannot be written. With room, the same command ends."""
+    recipe, run = write_recipe(tmp_path, base, emblems), tmp_path / "run"
+    command = [sys.executable, "-m", "rivegs_mllm.train", str(recipe), "--train.max_steps=2"]
+    limited = "import resource, runpy, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+    limited += "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)); sys.argv = sys.argv[1:];"
+    limited += "runpy.run_module('rivegs_mllm.train', run_name='__main__', alter_sys=True)"
+    full = subprocess.run([sys.executable, "-c", limited, *command[2:]], cwd=ROOT, capture_output=True, text=True)
+    assert full.returncode == 2, full.stderr[-2000:]
+    assert full.stderr.strip().splitlines()[-1].startswith("error: ")
+    assert "Traceback" not in full.stderr
+    assert not (run / FILE_NAME).exists()
+    assert subprocess.run(command, cwd=ROOT, capture_output=True).returncode == 0
+    assert (run / FILE_NAME).exists()
