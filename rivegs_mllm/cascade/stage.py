@@ -1,0 +1,91 @@
+"""The contract of the cascade: its slots, what a stage may do, and the checks that hold it to that.
+
+A stage is called as ``stage(samples, drafts)`` with two lists of equal length and order and gives the drafts back,
+its own fields filled. Samples come without their gold, but for the stages that exist to stand in for a perfect one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import ClassVar, Protocol
+
+from rivegs_mllm.types import Entity, Prediction, Sample, UserError
+
+SLOTS = ("knowledge", "tagger", "expander", "entailment", "grounder", "segmenter")
+"""The slots in the order in which they are run."""
+
+Stage = Callable[[Sequence[Sample], Sequence[Prediction]], list[Prediction]]
+
+
+class StageRecipe(Protocol):
+    """The settings of a stage: a dataclass that is registered under its ``type:`` in its slot's choices."""
+
+    SEES_GOLD: ClassVar[bool]
+
+    def load(self, folder: Path) -> Stage:
+        """The stage, ready to be called. ``folder`` is what the samples' pictures are relative to."""
+
+
+class StageError(UserError):
+    """A stage that broke the contract, or was given what it cannot work on: names stage, sample and cure."""
+
+
+_OWN_ENTITY_FIELDS = {
+    "expander": {"expression"},
+    "entailment": {"visible", "visible_score"},
+    "grounder": {"boxes"},
+    "segmenter": {"masks"},
+}
+
+
+def blind(sample: Sample) -> Sample:
+    """The sample without its gold."""
+    return dataclasses.replace(sample, entities=())
+
+
+def check_stage(
+    slot: str, name: str, samples: Sequence[Sample], before: Sequence[Prediction], after: Sequence[Prediction]
+) -> None:
+    """Raises StageError unless ``after`` has the posts of ``samples`` in order and only the slot's own fields changed.
+
+    ``name`` is the stage's type. ``raw`` and ``errors`` belong to every stage.
+    """
+    where = f"{slot} ({name})"
+    if len(after) != len(samples):
+        raise StageError(f"{where}: gave {len(after)} drafts for {len(samples)} posts; a stage must give one a post")
+    for sample, old, new in zip(samples, before, after, strict=True):
+        if new.id != sample.id:
+            raise StageError(f"{where}: gave a draft of post {new.id!r} in the place of post {sample.id!r}")
+        if slot != "knowledge" and new.knowledge != old.knowledge:
+            raise StageError(f"{where}: changed the knowledge of post {sample.id!r}, which is not its own field")
+        if slot not in ("tagger", "knowledge") and len(new.entities) != len(old.entities):
+            raise StageError(f"{where}: changed the number of entities of post {sample.id!r}")
+        if slot == "knowledge" and new.entities != old.entities:
+            raise StageError(f"{where}: changed the entities of post {sample.id!r}, which are not its own field")
+        if slot in _OWN_ENTITY_FIELDS:
+            for ours, theirs in zip(old.entities, new.entities, strict=True):
+                if _rest(slot, ours) != _rest(slot, theirs):
+                    raise StageError(
+                        f"{where}: changed more of entity {ours.text!r} of post {sample.id!r} than "
+                        f"{', '.join(sorted(_OWN_ENTITY_FIELDS[slot]))}"
+                    )
+
+
+def _rest(slot: str, entity: Entity) -> tuple:
+    """The fields of an entity that the slot may not touch."""
+    names = [field.name for field in dataclasses.fields(entity)]
+    return tuple(getattr(entity, name) for name in names if name not in _OWN_ENTITY_FIELDS[slot])
+
+
+def refer(entity: Entity, parts: Sequence[str]) -> str:
+    """The referring expression ``mention (type) - expression`` (RiVEG), of the parts named: the paper's Table X.
+
+    ``parts`` is any of "mention", "type" and "expression"; an empty expression leaves out its dash.
+    """
+    name = entity.text if "mention" in parts else ""
+    if "type" in parts:
+        name = f"{name} ({entity.type})" if name else entity.type
+    expression = entity.expression if "expression" in parts else ""
+    return " - ".join(part for part in (name, expression) if part)
