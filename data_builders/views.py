@@ -1,0 +1,117 @@
+"""Views of the record: the rows on which each stage of the cascade is trained and scored alone.
+
+Rows stand in the order of the samples and of the entities in them. Of Twitter-GMNER v2.0 the
+entailment view has 11779/2450/2543 rows and the grounding view 4733/991/1046, as RiVEG's stages were trained on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from rivegs_mllm.types import Box, Entity, Sample, UserError
+
+OUTSIDE = "O"
+
+
+@dataclass(frozen=True, slots=True)
+class TaggingRow:
+    """A post and the BIO tag of each of its tokens. ``knowledge``: texts about it, one a teacher."""
+
+    id: str
+    tokens: tuple[str, ...]
+    tags: tuple[str, ...]
+    knowledge: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class EntailmentRow:
+    """One gold entity and whether the picture shows it.
+
+    ``id``, ``tokens``, ``image`` and ``size`` are those of the post (``Sample``); ``index`` is the entity's place there.
+    """
+
+    id: str
+    index: int
+    tokens: tuple[str, ...]
+    image: str
+    size: tuple[int, int] | None
+    entity: Entity
+    visible: bool
+
+
+@dataclass(frozen=True, slots=True)
+class GroundingRow:
+    """One visible gold entity and the box to be found: ``target``, the largest of the entity's boxes, in its pixels.
+
+    The other fields are those of ``EntailmentRow``.
+    """
+
+    id: str
+    index: int
+    tokens: tuple[str, ...]
+    image: str
+    size: tuple[int, int] | None
+    entity: Entity
+    target: Box
+
+
+def tagging_view(samples: Iterable[Sample]) -> list[TaggingRow]:
+    """One row a post, posts without entities among them. Raises UserError as ``bio_tags`` does."""
+    return [TaggingRow(sample.id, sample.tokens, bio_tags(sample), sample.knowledge) for sample in samples]
+
+
+def entailment_view(samples: Iterable[Sample]) -> list[EntailmentRow]:
+    """One row an entity. Raises UserError where it is not known whether an entity is visible."""
+    rows = []
+    for sample in samples:
+        for index, entity in enumerate(sample.entities):
+            visible = _visible(sample, entity)
+            rows.append(EntailmentRow(sample.id, index, sample.tokens, sample.image, sample.size, entity, visible))
+    return rows
+
+
+def grounding_view(samples: Iterable[Sample]) -> list[GroundingRow]:
+    """One row a visible entity. Raises UserError as ``entailment_view`` does, and where a visible one has no box."""
+    rows = []
+    for sample in samples:
+        for index, entity in enumerate(sample.entities):
+            if not _visible(sample, entity):
+                continue
+            if not entity.boxes:
+                raise UserError(
+                    f"post {sample.id!r}: entity {entity.text!r} is visible but has no box for a grounder to find; "
+                    "give it one, or mark it invisible"
+                )
+            target = largest(entity.boxes)
+            rows.append(GroundingRow(sample.id, index, sample.tokens, sample.image, sample.size, entity, target))
+    return rows
+
+
+def largest(boxes: Iterable[Box]) -> Box:
+    """The box of greatest area, the first of equals."""
+    return max(boxes, key=lambda box: (box.xmax - box.xmin) * (box.ymax - box.ymin))
+
+
+def bio_tags(sample: Sample) -> tuple[str, ...]:
+    """The BIO tag of each token. Raises UserError for entities without a span, outside the tokens, or overlapping."""
+    tags = [OUTSIDE] * len(sample.tokens)
+    for entity in sample.entities:
+        start, end = entity.span or (0, 0)
+        if not 0 <= start < end <= len(tags):
+            raise UserError(f"post {sample.id!r}: entity {entity.text!r} has no span within the post's tokens")
+        if any(tag != OUTSIDE for tag in tags[start:end]):
+            raise UserError(
+                f"post {sample.id!r}: entity {entity.text!r} overlaps another one, which BIO tags cannot say"
+            )
+        tags[start:end] = [f"B-{entity.type}", *[f"I-{entity.type}"] * (end - start - 1)]
+    return tuple(tags)
+
+
+def _visible(sample: Sample, entity: Entity) -> bool:
+    if entity.visible is None:
+        raise UserError(
+            f"post {sample.id!r}: it is not known whether the picture shows {entity.text!r} (visible is null); "
+            "train this stage on a dataset with regions, such as Twitter-GMNER"
+        )
+    return entity.visible
