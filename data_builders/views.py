@@ -28,7 +28,7 @@ class TaggingRow:
 class EntailmentRow:
     """One gold entity and whether the picture shows it.
 
-    ``id``, ``tokens``, ``image`` and ``size`` are those of the post (``Sample``); ``index`` is the entity's place there.
+    ``id``, ``tokens``, ``image`` and ``size`` are of the post, as in ``Sample``; ``index`` is the entity's place in it.
     """
 
     id: str
