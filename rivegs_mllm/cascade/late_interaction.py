@@ -1,0 +1,136 @@
+"""A text matched against the cells of a picture: late interaction (arXiv 2004.12832) over a frozen vision tower.
+
+The tower is that of any Qwen-VL base and is never trained, so each picture goes through it once; what is trained is
+a small text encoder and a projection of the cells. The grounder reads the best cell, the entailment classifier how
+well the best cells fit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import nn
+from torch.nn.utils.rnn import pad_sequence
+from transformers import AutoModel, AutoModelForImageTextToText, AutoProcessor, ProcessorMixin
+
+from rivegs_mllm.modeling import base_path
+from rivegs_mllm.types import UserError
+
+NOTHING = -1e4
+"""The score of a cell that is padding: none after a softmax, and still a finite number."""
+
+
+class Eyes:
+    """A frozen vision tower and its processor: pictures to cell tokens, texts to token ids."""
+
+    def __init__(self, tower: nn.Module, processor: ProcessorMixin):
+        self.tower = tower.eval().requires_grad_(False)
+        self.processor = processor
+
+    @classmethod
+    def of_base(cls, base: str) -> Eyes:
+        """The tower of a Qwen-VL base: a hub id, a folder, or ``tiny``. Raises UserError where it has none."""
+        path = base_path(base)
+        try:
+            model = AutoModelForImageTextToText.from_pretrained(path, dtype=torch.float32, use_safetensors=True)
+            return cls(model.model.visual, AutoProcessor.from_pretrained(path))
+        except (OSError, ValueError, AttributeError) as error:
+            raise UserError(f"{path}: no Qwen-VL base whose vision tower could be used: {error}") from None
+
+    @classmethod
+    def load(cls, folder: Path) -> Eyes:
+        """What ``save`` saved."""
+        return cls(AutoModel.from_pretrained(folder), AutoProcessor.from_pretrained(folder))
+
+    def save(self, folder: Path) -> None:
+        """Tower and processor, so that a trained folder needs no base beside it."""
+        self.tower.save_pretrained(folder)
+        self.processor.save_pretrained(folder)
+
+    @property
+    def width(self) -> int:
+        """The width of a cell token."""
+        return self.tower.config.out_hidden_size
+
+    @torch.inference_mode()
+    def look(self, images: Sequence[Image.Image]) -> list[Cells]:
+        """The cells of each picture."""
+        pixels = self.processor.image_processor(list(images), return_tensors="pt").to(self.tower.device)
+        grids = pixels["image_grid_thw"]
+        tokens = self.tower(pixels["pixel_values"], grid_thw=grids).pooler_output
+        merge = self.processor.image_processor.merge_size
+        shapes = [(int(rows) // merge, int(columns) // merge) for _, rows, columns in grids]
+        parts = tokens.float().cpu().split([rows * columns for rows, columns in shapes])
+        return [Cells(part.clone(), *shape) for part, shape in zip(parts, shapes, strict=True)]
+
+    def read(self, texts: Sequence[str]) -> list[torch.Tensor]:
+        """The token ids of each text, (tokens,)."""
+        tokenizer = self.processor.tokenizer
+        return [torch.tensor(ids) for ids in tokenizer(list(texts), add_special_tokens=False).input_ids]
+
+
+@dataclass(frozen=True)
+class Cells:
+    """A picture as its tower sees it: ``tokens`` (rows * columns, d), row by row."""
+
+    tokens: torch.Tensor
+    rows: int
+    columns: int
+
+    def centres(self) -> torch.Tensor:
+        """(rows * columns, 2): x and y of each cell's centre in [0, 1] of the picture."""
+        y, x = torch.meshgrid(torch.arange(self.rows), torch.arange(self.columns), indexing="ij")
+        return torch.stack([(x.flatten() + 0.5) / self.columns, (y.flatten() + 0.5) / self.rows], 1)
+
+
+def pad_pairs(cells: Sequence[Cells], texts: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Pairs of a picture and a text, padded: the arguments of ``LateInteraction.forward`` by name."""
+    return {
+        "cells": pad_sequence([own.tokens for own in cells], batch_first=True),
+        "cell_mask": pad_sequence([torch.ones(len(own.tokens), dtype=torch.bool) for own in cells], batch_first=True),
+        "words": pad_sequence(list(texts), batch_first=True),
+        "word_mask": pad_sequence([torch.ones(len(ids), dtype=torch.bool) for ids in texts], batch_first=True),
+    }
+
+
+class LateInteraction(nn.Module):
+    """Scores every cell of a picture by how well it fits a text.
+
+    ``vocabulary`` is the size of the tokenizer, ``seen`` the width of the cell tokens, ``width`` that of the matching.
+    """
+
+    MAX_WORDS = 512
+
+    def __init__(self, vocabulary: int, seen: int, width: int = 128, layers: int = 2):
+        super().__init__()
+        self.embedding = nn.Embedding(vocabulary, width)
+        self.places = nn.Embedding(self.MAX_WORDS, width)
+        layer = nn.TransformerEncoderLayer(
+            width, max(1, width // 32), 2 * width, 0.1, "gelu", batch_first=True, norm_first=True
+        )
+        self.encoder = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
+        self.query = nn.Linear(width, width)
+        self.weight = nn.Linear(width, 1)
+        self.norm = nn.LayerNorm(seen)
+        self.key = nn.Linear(seen, width)
+
+    def forward(
+        self, cells: torch.Tensor, cell_mask: torch.Tensor, words: torch.Tensor, word_mask: torch.Tensor
+    ) -> torch.Tensor:
+        """``cells`` (B, C, seen), ``words`` (B, T) token ids, masks true where not padding; scores (B, C)."""
+        queries, weights = self.encode(words, word_mask)
+        fits = torch.einsum("btd,bcd->bct", queries, self.key(self.norm(cells))) / queries.shape[-1] ** 0.5
+        return (fits * weights[:, None]).sum(-1).masked_fill(~cell_mask, NOTHING)
+
+    def encode(self, words: torch.Tensor, word_mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """A query for each word, (B, T, width), and how much the word counts, (B, T)."""
+        if words.shape[1] > self.MAX_WORDS:
+            raise UserError(f"a text of {words.shape[1]} tokens; at most {self.MAX_WORDS} can be matched: shorten it")
+        hidden = self.embedding(words) + self.places.weight[: words.shape[1]]
+        hidden = self.encoder(hidden, src_key_padding_mask=~word_mask)
+        weights = self.weight(hidden).squeeze(-1).masked_fill(~word_mask, NOTHING).softmax(-1)
+        return self.query(hidden), weights
