@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import draccus
 import yaml
@@ -21,6 +22,8 @@ from rivegs_mllm.contract import SEGMENTS
 from rivegs_mllm.prompts import INSTRUCTION
 from rivegs_mllm.types import TYPES, UserError
 
+Kind = TypeVar("Kind")
+
 
 @dataclass
 class DataRecipe:
@@ -29,6 +32,8 @@ class DataRecipe:
     folder: Path
     train: str = "train"
     dev: str = "dev"
+    test: str | None = None
+    """A split to score what was trained on, at the end; None for none."""
     dev_posts: int | None = None
     """How many posts of dev, from its start, are answered at each evaluation; None for all."""
 
@@ -92,14 +97,19 @@ class Recipe:
 
 
 def read_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
-    """The recipe in a YAML file, with overrides such as ``--train.learning_rate=5e-5``.
+    """The recipe of an end-to-end run, as ``parse_recipe`` reads it."""
+    return parse_recipe(Recipe, path, overrides)
+
+
+def parse_recipe(kind: type[Kind], path: Path | str, overrides: Sequence[str] = ()) -> Kind:
+    """The recipe in a YAML file, with overrides such as ``--train.learning_rate=5e-5``; ``kind`` is its dataclass.
 
     Raises UserError that names the file and the key for a key that is unknown or a value that does not fit.
     """
     if not Path(path).is_file():
         raise UserError(f"{path}: no such recipe")
     try:
-        return draccus.parse(Recipe, path, args=list(overrides))
+        return draccus.parse(kind, path, args=list(overrides))
     except (draccus.utils.DraccusException, yaml.YAMLError, TypeError, ValueError) as error:
         cause = f": {error.__cause__}" if error.__cause__ else ""
         raise UserError(f"{path}: {error}{cause}") from None

@@ -7,33 +7,29 @@ the last whole checkpoint there.
 from __future__ import annotations
 
 import dataclasses
-import json
-import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 from rich.progress import track
 from safetensors import SafetensorError
-from torch.utils.data import Sampler
-from transformers import Trainer, TrainerCallback, set_seed
+from transformers import Trainer, set_seed
 from transformers.integrations import is_deepspeed_zero3_enabled
-from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
-from transformers.trainer_pt_utils import get_length_grouped_indices
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.trainer import TRAINING_ARGS_NAME
 
 from data_builders.pictures import picture_size
 from eval.scores import evaluate
 from rivegs_mllm.contract import FILE_NAME
 from rivegs_mllm.dataset import AnswerDataset, Collator, Encoder, check_lengths
+from rivegs_mllm.epochs import NewEpoch, like_lengths
 from rivegs_mllm.generate import Generator, batches
 from rivegs_mllm.loss import answer_loss
 from rivegs_mllm.modeling import System, add_adapter, load_base, save_beside_weights
 from rivegs_mllm.recipe import Recipe, read_recipe
 from rivegs_mllm.records import read_split
+from rivegs_mllm.runs import STEPS, take_up, write_metrics
 from rivegs_mllm.types import Sample, UserError
 
 
@@ -45,13 +41,14 @@ def train(recipe: Recipe) -> Path:
     """
     out = Path(recipe.train.output_dir)
     with PartialState().main_process_first():
-        checkpoint = take_up(out, recipe)
+        checkpoint = take_up(out, _settings(recipe))
     if (out / FILE_NAME).exists():
         print(f"{out} holds this run already, whole; for another choose another train.output_dir")
         return out
     set_seed(recipe.train.seed)
     trainer = make_trainer(recipe)
     trainer.train(resume_from_checkpoint=checkpoint)
+    write_metrics(trainer, out, read_split(recipe.data.folder, recipe.data.test) if recipe.data.test else [])
     trainer.save_model(str(out))
     trainer.accelerator.wait_for_everyone()
     return out
@@ -85,9 +82,7 @@ class AnswerTrainer(Trainer):
         self.recipe = recipe
         self.padded = self.held = 0
         self.pictures = any(sample.image for sample in dataset.samples)
-        batch_size = recipe.train.train_batch_size * recipe.train.gradient_accumulation_steps * recipe.train.world_size
-        seed = recipe.train.seed if recipe.train.data_seed is None else recipe.train.data_seed
-        self.sampler = LikeLengths(lengths, batch_size, seed)
+        self.sampler = like_lengths(lengths, recipe.train)
         recipe.train.remove_unused_columns = False  # all that a row holds is the collator's
         super().__init__(
             model=system.model,
@@ -118,11 +113,12 @@ class AnswerTrainer(Trainer):
         super().log(logs, *arguments)
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"):
-        """F1 of each task over the dev posts, answered by all ranks together."""
+        """F1 of each task over the dev posts, or others, answered by all ranks together."""
+        posts = self.eval_dataset if eval_dataset is None else eval_dataset
         rank, world = self.args.process_index, self.args.world_size
-        mine = list(self.eval_dataset[rank::world])
-        share = -(-len(self.eval_dataset) // world)
-        mine += self.eval_dataset[: share - len(mine)]  # as many for every rank, or a sharded model hangs
+        mine = list(posts[rank::world])
+        share = -(-len(posts) // world)
+        mine += posts[: share - len(mine)]  # as many for every rank, or a sharded model hangs
         self.model.eval()
         generator = Generator(
             self.system,
@@ -141,7 +137,7 @@ class AnswerTrainer(Trainer):
             answered += generator.answer(some)
         self.model.train()
         predictions = {prediction.id: prediction for prediction in gather_object(answered)}
-        scores = evaluate(self.eval_dataset, list(predictions.values()))["strict"]["all"]
+        scores = evaluate(posts, list(predictions.values()))["strict"]["all"]
         metrics = {f"{metric_key_prefix}_{task.lower()}_f1": figures["f1"] for task, figures in scores.items()}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
@@ -159,89 +155,12 @@ class AnswerTrainer(Trainer):
         return self.sampler
 
 
-class LikeLengths(Sampler):
-    """Indices in an order drawn anew each epoch, in which ``batch_size`` neighbours are of about equal length."""
-
-    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int):
-        self.lengths = list(lengths)
-        self.batch_size = batch_size
-        self.seed = seed
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Makes the next draw."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed(self.seed * 100_003 + self.epoch)
-        return iter(get_length_grouped_indices(self.lengths, self.batch_size, generator=generator))
-
-
-class NewEpoch(TrainerCallback):
-    """Tells sampler and dataset the epoch: accelerate's loaders reach one of them alone, on resume at times none."""
-
-    def __init__(self, sampler: LikeLengths, dataset: AnswerDataset):
-        self.sampler = sampler
-        self.dataset = dataset
-
-    def on_epoch_begin(self, args, state, control, **_):
-        """Called before the epoch's batches are drawn; a resumed run is some way into its epoch."""
-        self.sampler.set_epoch(int(state.epoch))
-        self.dataset.set_epoch(int(state.epoch))
-
-
-def take_up(out: Path, recipe: Recipe) -> str | None:
-    """The last whole checkpoint of this run, or None at its start. Checkpoints that were cut off are removed.
-
-    Raises UserError where ``out`` holds a run of another recipe.
-    """
-    settings = json.loads(json.dumps(_settings(recipe), default=_plain, sort_keys=True))
-    path = out / "run.json"
-    if path.exists():
-        before = json.loads(path.read_text())
-        changed = sorted(key for key in settings if settings[key] != before.get(key))
-        if changed:
-            raise UserError(
-                f"{out} holds a run of another recipe ({', '.join(changed)} differ); "
-                "choose another train.output_dir, or delete that folder"
-            )
-    else:
-        out.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name("run.json.partial")
-        partial.write_text(json.dumps(settings, indent=1))
-        partial.replace(path)
-    whole = []
-    for folder in out.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
-        if _is_whole(folder):
-            whole.append(folder)
-        else:
-            print(f"{folder} was cut off while it was written and is removed")
-            shutil.rmtree(folder)
-    return str(max(whole, key=lambda folder: int(folder.name.split("-")[1]))) if whole else None
-
-
-def _is_whole(checkpoint: Path) -> bool:
-    """Whether a checkpoint has the trainer's state, which is written last, and before older ones are deleted."""
-    try:
-        json.loads((checkpoint / TRAINER_STATE_NAME).read_bytes())
-    except (OSError, ValueError):
-        return False
-    return True
-
-
 def _settings(recipe: Recipe) -> dict:
     """What must not change between the start of a run and its end."""
     lora = {key: value for key, value in recipe.lora.to_dict().items() if key != "trainable_token_indices"}
     parts = {name: dataclasses.asdict(getattr(recipe, name)) for name in ("data", "model", "answer", "augment")}
-    steps = {name: getattr(recipe.train, name) for name in ("learning_rate", "max_steps", "num_train_epochs", "seed")}
+    steps = {name: getattr(recipe.train, name) for name in STEPS}
     return {**parts, "lora": lora, "train": steps}
-
-
-def _plain(value: object) -> object:
-    return sorted(value) if isinstance(value, set) else str(value)
 
 
 def check_pictures(samples: Sequence[Sample], folder: Path) -> None:

@@ -18,10 +18,11 @@ from transformers import set_seed
 
 from eval.scores import evaluate
 from rivegs_mllm.contract import FILE_NAME
+from rivegs_mllm.epochs import LikeLengths
 from rivegs_mllm.generate import Generator
 from rivegs_mllm.modeling import load_adapter
 from rivegs_mllm.records import read_split, write_records
-from rivegs_mllm.train import LikeLengths, make_trainer, train
+from rivegs_mllm.train import make_trainer, train
 from rivegs_mllm.types import UserError
 
 ROOT = Path(__file__).parents[1]

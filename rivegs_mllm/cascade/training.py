@@ -1,0 +1,201 @@
+"""Recipe to trained stage: tagger, entailment classifier or grounder, each through the same trainer.
+
+A stage that can be trained says in ``prepare`` what is trained on which rows and how it is judged; resuming, the best
+checkpoint by ``train.metric_for_best_model``, and the whole folder at the end are common to all.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import draccus
+import torch
+from accelerate import PartialState
+from torch import nn
+from torch.utils.data import Dataset
+from transformers import Trainer, TrainingArguments, set_seed
+from transformers.integrations import is_deepspeed_zero3_enabled
+from transformers.trainer import TRAINING_ARGS_NAME
+
+from rivegs_mllm.cascade.saved import FILE_NAME, Card, write_card
+from rivegs_mllm.epochs import NewEpoch, like_lengths
+from rivegs_mllm.recipe import DataRecipe
+from rivegs_mllm.records import read_split
+from rivegs_mllm.runs import STEPS, take_up, write_metrics
+from rivegs_mllm.types import TYPES, Sample, UserError
+
+
+@dataclass(frozen=True)
+class StageData:
+    """What a stage is trained with. ``folder`` is what the pictures are relative to; ``types`` the type set.
+
+    ``dev`` is empty where the recipe never evaluates. ``seed`` is for what is drawn anew each epoch.
+    """
+
+    train: Sequence[Sample]
+    dev: Sequence[Sample]
+    folder: Path
+    types: tuple[str, ...]
+    seed: int
+
+
+@dataclass
+class Trainable:
+    """A stage in training.
+
+    ``model(**batch)`` gives a dict (or a transformers output) with ``loss``, a mean over what the batch holds.
+    A model with tied weights must be a transformers or PEFT model, which save these rightly.
+    ``train`` has rows and ``set_epoch``; ``rivegs_mllm.epochs.Variants`` is one. ``lengths`` has a length for each
+    row, so that batches are of like length. ``collate`` makes a batch of rows: tensors by argument of ``model``.
+    ``evaluate`` gives the stage's figures on labelled posts, such as ``{"span_f1": 0.8}``, which the recipe names as
+    ``eval_span_f1``; the model is in evaluation mode and no gradients are kept. ``save`` writes a folder that the
+    stage of a cascade loads; its card is written behind it.
+    ``rates``: the learning rate of parameters whose name begins so, where it is not ``train.learning_rate``.
+    """
+
+    model: nn.Module
+    train: Dataset
+    lengths: Sequence[int]
+    collate: Callable[[list[dict]], dict[str, torch.Tensor]]
+    evaluate: Callable[[Sequence[Sample]], dict[str, float]]
+    save: Callable[[Path], None]
+    rates: Mapping[str, float] = field(default_factory=dict)
+
+
+class TrainableStage(draccus.PluginRegistry, abc.ABC, discover_packages_path="rivegs_mllm.cascade"):
+    """The settings of a stage to be trained: a dataclass, registered under its ``type:``, in the file of its slot."""
+
+    @abc.abstractmethod
+    def prepare(self, data: StageData) -> Trainable:
+        """Everything loaded and checked, up to the first step. Raises UserError for data that cannot be trained on."""
+
+
+@dataclass
+class StageTraining:
+    """A run that trains one stage: a recipe with the key ``stage``."""
+
+    data: DataRecipe
+    stage: TrainableStage
+    train: TrainingArguments
+    types: list[str] = field(default_factory=lambda: list(TYPES))
+
+
+def train_stage(recipe: StageTraining) -> Path:
+    """Trains the stage and returns its folder, ``train.output_dir``; started again, goes on from the last checkpoint.
+
+    Raises UserError before any step is made for data that does not fit the recipe, and where the folder holds a run
+    of another recipe.
+    """
+    out = Path(recipe.train.output_dir)
+    with PartialState().main_process_first():
+        checkpoint = take_up(out, _settings(recipe))
+    if (out / FILE_NAME).exists():
+        print(f"{out} holds this stage already, whole; for another choose another train.output_dir")
+        return out
+    if is_deepspeed_zero3_enabled():
+        raise UserError("stages are small and are not trained in shards: launch with ddp.yaml or zero2.yaml")
+    set_seed(recipe.train.seed)
+    folder, posts = recipe.data.folder, recipe.data
+    samples = read_split(folder, posts.train)
+    dev = [] if recipe.train.eval_strategy == "no" else read_split(folder, posts.dev)[: posts.dev_posts]
+    test = read_split(folder, posts.test) if posts.test else []
+    check_types([*samples, *dev, *test], recipe.types)
+    trainable = recipe.stage.prepare(StageData(samples, dev, folder, tuple(recipe.types), recipe.train.seed))
+    trainer = StageTrainer(trainable, recipe.train, dev)
+    trainer.train(resume_from_checkpoint=checkpoint)
+    write_metrics(trainer, out, test)
+    if recipe.train.should_save:
+        trainable.save(out)
+        write_card(out, _card(recipe))
+    trainer.accelerator.wait_for_everyone()
+    return out
+
+
+def check_types(samples: Sequence[Sample], types: Sequence[str]) -> None:
+    """Raises UserError that names the first sample with an entity of a type that is not in ``types``."""
+    for sample in samples:
+        for entity in sample.entities:
+            if entity.type not in types:
+                raise UserError(
+                    f"sample {sample.id}: {entity.text!r} is of type {entity.type}, but the recipe's types are "
+                    f"{', '.join(types)}; set `types`, or build the data with these"
+                )
+
+
+def _settings(recipe: StageTraining) -> dict:
+    """What must not change between the start of a run and its end."""
+    steps = {name: getattr(recipe.train, name) for name in STEPS}
+    card = asdict(_card(recipe))
+    return {
+        "data": asdict(recipe.data),
+        "types": card["types"],
+        "stage": [card["kind"], card["settings"]],
+        "train": steps,
+    }
+
+
+def _card(recipe: StageTraining) -> Card:
+    settings = draccus.encode(recipe.stage)
+    kind = TrainableStage.get_choice_name(type(recipe.stage))
+    return Card(kind, tuple(recipe.types), {key: value for key, value in settings.items() if key != "type"})
+
+
+class StageTrainer(Trainer):
+    """transformers' Trainer with batches of like length, the stage's own figures, and its learning rates."""
+
+    def __init__(self, trainable: Trainable, arguments: TrainingArguments, dev: Sequence[Sample]):
+        self.trainable = trainable
+        self.sampler = like_lengths(trainable.lengths, arguments)
+        arguments.remove_unused_columns = False  # all that a row holds is the collator's
+        super().__init__(
+            model=trainable.model,
+            args=arguments,
+            train_dataset=trainable.train,
+            eval_dataset=dev,
+            data_collator=trainable.collate,
+            callbacks=[NewEpoch(self.sampler, trainable.train)],
+        )
+
+    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"):
+        """The stage's figures on dev, or on other posts; every process computes all of them."""
+        self.model.eval()
+        with torch.inference_mode():
+            figures = self.trainable.evaluate(self.eval_dataset if eval_dataset is None else eval_dataset)
+        self.model.train()
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in figures.items()}
+        self._check_metric(metrics, metric_key_prefix)
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def _check_metric(self, metrics: Mapping[str, float], prefix: str) -> None:
+        wanted = self.args.metric_for_best_model
+        if prefix == "eval" and wanted is not None and wanted not in metrics:
+            raise UserError(f"train.metric_for_best_model: {wanted!r} is none of {', '.join(metrics)}")
+
+    def create_optimizer(self, model=None):
+        """AdamW, or what the recipe asks for, with the stage's own learning rates beside the recipe's."""
+        kind, settings = self.get_optimizer_cls_and_kwargs(self.args, self.model)
+        decayed = set(self.get_decay_parameter_names(self.model))
+        groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+        for name, value in self.model.named_parameters():
+            if value.requires_grad:
+                rate = next((r for head, r in self.trainable.rates.items() if name.startswith(head)), None)
+                decay = self.args.weight_decay if name in decayed else 0.0
+                groups.setdefault((self.args.learning_rate if rate is None else rate, decay), []).append(value)
+        self.optimizer = kind(
+            [{"params": own, "lr": rate, "weight_decay": decay} for (rate, decay), own in groups.items()], **settings
+        )
+        return self.optimizer
+
+    def save_model(self, output_dir=None, _internal_call=False):
+        """A checkpoint to go on from. The arguments are left out: they are a pickle."""
+        super().save_model(output_dir, _internal_call)
+        if self.args.should_save:
+            (Path(output_dir or self.args.output_dir) / TRAINING_ARGS_NAME).unlink(missing_ok=True)
+
+    def _get_train_sampler(self, train_dataset=None):
+        return self.sampler

@@ -1,0 +1,98 @@
+"""In which order rows come in an epoch, and what each epoch draws anew."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from typing import Generic, Protocol, TypeVar
+
+import torch
+from torch.utils.data import Dataset, Sampler
+from transformers import TrainerCallback
+from transformers.trainer_pt_utils import get_length_grouped_indices
+
+from rivegs_mllm.types import UserError
+
+Row = TypeVar("Row")
+VARIANTS = ("draw", "copies", "first")
+
+
+class HasEpochs(Protocol):
+    """What is told the epoch before its batches are drawn."""
+
+    def set_epoch(self, epoch: int) -> None: ...
+
+
+class LikeLengths(Sampler):
+    """Indices in an order drawn anew each epoch, in which ``batch_size`` neighbours are of about equal length."""
+
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int):
+        self.lengths = list(lengths)
+        self.batch_size = batch_size
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Makes the next draw."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self.seed * 100_003 + self.epoch)
+        return iter(get_length_grouped_indices(self.lengths, self.batch_size, generator=generator))
+
+
+class Variants(Dataset, Generic[Row]):
+    """Training rows that each come in one or more variants, such as one a knowledge text (mixed-LLM augmentation).
+
+    ``how`` is "draw": one variant of each row an epoch, by seed, epoch and the row's place, so that a resumed run
+    draws the same; "copies": every variant is a row of its own, the fivefold copying of RiVEG; "first": always the
+    first. ``variants`` holds each row's, at least one.
+    """
+
+    def __init__(self, variants: Sequence[Sequence[Row]], how: str, seed: int):
+        if how not in VARIANTS:
+            raise UserError(f"{how!r} is none of {', '.join(map(repr, VARIANTS))}")
+        if how == "copies":
+            variants = [(variant,) for row in variants for variant in row]
+        elif how == "first":
+            variants = [row[:1] for row in variants]
+        self.variants = variants
+        self.seed = seed
+        self.epoch = torch.zeros((), dtype=torch.long).share_memory_()  # for workers that outlive an epoch
+
+    def set_epoch(self, epoch: int) -> None:
+        """Makes the next draw."""
+        self.epoch.fill_(epoch)
+
+    def __len__(self) -> int:
+        return len(self.variants)
+
+    def __getitem__(self, index: int) -> Row:
+        return random.Random(f"{self.seed}/{int(self.epoch)}/{index}").choice(self.variants[index])
+
+    def lengths(self, measure: Callable[[Row], int]) -> list[int]:
+        """The measure of each row's longest variant."""
+        return [max(map(measure, row)) for row in self.variants]
+
+
+class NewEpoch(TrainerCallback):
+    """Tells sampler and dataset the epoch: accelerate's loaders reach one of them alone, on resume at times none."""
+
+    def __init__(self, sampler: LikeLengths, dataset: HasEpochs):
+        self.sampler = sampler
+        self.dataset = dataset
+
+    def on_epoch_begin(self, args, state, control, **_):
+        """Called before the epoch's batches are drawn; a resumed run is some way into its epoch."""
+        self.sampler.set_epoch(int(state.epoch))
+        self.dataset.set_epoch(int(state.epoch))
+
+
+def like_lengths(lengths: Sequence[int], arguments) -> LikeLengths:
+    """The sampler of a run with these TrainingArguments: one step of all processes has rows of about equal length."""
+    batch_size = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
+    seed = arguments.seed if arguments.data_seed is None else arguments.data_seed
+    return LikeLengths(lengths, batch_size, seed)
