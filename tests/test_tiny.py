@@ -1,12 +1,14 @@
 """The embedded base: what is shipped, what its lessons and targets say, and that it can be made."""
 
 import random
+import re
 import shutil
 from pathlib import Path
 
 import draccus
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from transformers import AutoProcessor
 
@@ -17,7 +19,7 @@ from rivegs_mllm.dataset import Encoder
 from rivegs_mllm.modeling import TINY, load_model
 from rivegs_mllm.recipe import ModelRecipe
 from rivegs_mllm.tiny import measure, read, see
-from rivegs_mllm.tiny.architecture import build_contract
+from rivegs_mllm.tiny.architecture import build_contract, build_model
 from rivegs_mllm.tiny.make import BaseRecipe, make
 from rivegs_mllm.types import TYPES, Box
 
@@ -111,6 +113,25 @@ def test_what_is_given_of_an_answer_is_not_learned(processor):
     given, learned = processor.tokenizer.decode(row["input_ids"][0]), processor.tokenizer.decode(row["answer"])
     assert given.endswith("".join(piece.text for piece in lesson.given))
     assert learned == "".join(piece.text for piece in lesson.answer) + processor.tokenizer.eos_token
+
+def test_the_untrained_model_repeats_a_random_sequence(processor):
+    torch.manual_seed(0)
+    model = build_model(processor.tokenizer)
+    half = torch.stack([torch.randperm(2500)[:30] + 300 for _ in range(10)])
+    with torch.no_grad():
+        logits = model(input_ids=half.repeat(1, 2)).logits
+    assert logits[:, 30:-1].argmax(-1).eq(half[:, 1:]).float().mean() > 0.9
+
+
+def test_expressions_to_judge_are_given_and_only_what_is_said_of_them_is_learned(processor):
+    contract = build_contract()
+    rng = random.Random(0)
+    lesson = read.judge(rng, contract)
+    row = Encoder(processor, read.WEIGHTS).answer(lesson.answer)
+    learned = processor.tokenizer.decode(row["answer"][row["weights"] > 0])
+    assert set(re.findall(r" (?:yes|no)", learned)) == {" yes", " no"}
+    assert "a" not in learned.replace("<|im_end|>", "").replace("loc", "")
+    assert "".join(piece.text for piece in lesson.answer).count("?") == 6
 
 
 def test_the_base_can_be_made_and_goes_on(tmp_path):

@@ -1,4 +1,4 @@
-"""The tiny base's shape: a Qwen2.5-VL of 6.6 million parameters with a tokenizer and a processor of its own."""
+"""The tiny base's shape: a Qwen2.5-VL of 8.2 million parameters with a tokenizer and a processor of its own."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from transformers import (
 )
 
 from rivegs_mllm.contract import Contract, loc_tokens
+from rivegs_mllm.tiny.induction import lay_induction
 
 PATCH = 14
 MERGE = 2
@@ -95,7 +96,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_VLForConditionalG
             "vocab_size": len(tokenizer),
             "hidden_size": 256,
             "intermediate_size": 768,
-            "num_hidden_layers": 4,
+            "num_hidden_layers": 6,
             "num_attention_heads": 4,
             "num_key_value_heads": 2,
             "max_position_embeddings": 2048,
@@ -124,6 +125,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_VLForConditionalG
         vision_end_token_id=token("<|vision_end|>"),
     )
     model = Qwen2_5_VLForConditionalGeneration(config)
+    lay_induction(model.model.language_model)
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     return model

@@ -56,7 +56,7 @@ def make(recipe: BaseRecipe) -> None:
         # Trainer does not take up weights that save_pretrained has renamed.
         model = Qwen2_5_VLForConditionalGeneration.from_pretrained(checkpoint, dtype=torch.float32)
     model.model.visual.requires_grad_(False)
-    encoder = Encoder(processor, weights={"visible": 2.0})
+    encoder = Encoder(processor, read.WEIGHTS)
     lessons = read.Lessons(encoder, build_contract(), recipe.seed, recipe.read.per_device_train_batch_size)
     run_stage(read.ReadTrainer(model, recipe.read, lessons))
     model.to(torch.float16).save_pretrained(recipe.out)
