@@ -114,6 +114,7 @@ def test_what_is_given_of_an_answer_is_not_learned(processor):
     assert given.endswith("".join(piece.text for piece in lesson.given))
     assert learned == "".join(piece.text for piece in lesson.answer) + processor.tokenizer.eos_token
 
+
 def test_the_untrained_model_repeats_a_random_sequence(processor):
     torch.manual_seed(0)
     model = build_model(processor.tokenizer)
