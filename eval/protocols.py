@@ -40,6 +40,11 @@ def masks_of(entity: Entity) -> tuple[Mask, ...]:
     return () if entity.visible is False else entity.masks
 
 
+def said_visible(entity: Entity) -> bool:
+    """What is said of visibility: the decision where there is one, else whether there is a box."""
+    return bool(entity.boxes) if entity.visible is None else entity.visible
+
+
 BOX = RegionKind(boxes_of, best_box_iou)
 MASK = RegionKind(masks_of, best_mask_iou)
 

@@ -8,8 +8,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from eval.matching import Pair, check_mask
-from eval.protocols import BOX, EES, GMNER, MNER, SMNER, STRICT, TASKS, Protocol, Task, protocol_named
+from eval.matching import check_mask
+from eval.protocols import BOX, EES, MASK, SMNER, TASKS, Protocol, Task, protocol_named, said_visible  # noqa: F401
+from eval.stages import Found, align, by_id, entailment_figures, find_in_post, precision_recall_f1, region_figures  # noqa: F401
 from rivegs_mllm.types import TYPES, Entity, Prediction, Sample, UserError
 
 Post = tuple[Sample, tuple[Entity, ...]]
@@ -28,7 +29,7 @@ def evaluate(gold: Sequence[Sample], predictions: Sequence[Prediction], protocol
     Raises UserError for an unknown protocol, an id that is not in the gold or comes twice, and a broken mask.
     """
     chosen = [protocol_named(name) for name in protocols]
-    answers = _by_id(gold, predictions)
+    answers = by_id(gold, predictions)
     posts = [(sample, answers[sample.id].entities if sample.id in answers else ()) for sample in gold]
     tasks = _tasks(posts)
     subsets = _subsets(posts)
@@ -37,28 +38,10 @@ def evaluate(gold: Sequence[Sample], predictions: Sequence[Prediction], protocol
     return {
         **{protocol.name: _scores(posts, protocol, tasks, subsets) for protocol in chosen},
         "posts": len(posts),
-        "stages": _stages(posts, subsets),
+        "stages": _stages(posts, subsets, SMNER in tasks),
         "missing_predictions": _counted(sample.id for sample in gold if sample.id not in answers),
         "unreadable_answers": _counted(prediction.id for prediction in predictions if prediction.errors),
     }
-
-
-def align(golds: Sequence[Entity], predicted: Sequence[Entity], tasks: Sequence[Task] = (GMNER, MNER)) -> list[Pair]:
-    """One-to-one pairs of gold and predicted entities of a post: those that are correct (strict) in the first task,
-    then of what is left over those that are correct in the next."""
-    pairs: list[Pair] = []
-    left, open_ = list(range(len(golds))), list(range(len(predicted)))
-    for task in tasks:
-        found = STRICT.correct([golds[i] for i in left], [predicted[j] for j in open_], task)
-        pairs += [(left[i], open_[j]) for i, j in found]
-        left = [i for i in left if all(i != gold for gold, _ in pairs)]
-        open_ = [j for j in open_ if all(j != place for _, place in pairs)]
-    return pairs
-
-
-def said_visible(entity: Entity) -> bool:
-    """What is said of visibility: the decision where there is one, else whether there is a box."""
-    return bool(entity.boxes) if entity.visible is None else entity.visible
 
 
 def format_scores(result: dict) -> RenderableType:
@@ -74,22 +57,6 @@ def format_scores(result: dict) -> RenderableType:
 
 
 _BESIDE = ("posts", "stages", "missing_predictions", "unreadable_answers")
-
-
-def _by_id(gold: Sequence[Sample], predictions: Sequence[Prediction]) -> dict[str, Prediction]:
-    known: set[str] = set()
-    for sample in gold:
-        if sample.id in known:
-            raise UserError(f"gold: the id {sample.id!r} comes twice")
-        known.add(sample.id)
-    answers: dict[str, Prediction] = {}
-    for prediction in predictions:
-        if prediction.id not in known:
-            raise UserError(f"predictions: the id {prediction.id!r} is not in the gold; is it another split?")
-        if prediction.id in answers:
-            raise UserError(f"predictions: the id {prediction.id!r} comes twice")
-        answers[prediction.id] = prediction
-    return answers
 
 
 def _tasks(posts: Sequence[Post]) -> tuple[Task, ...]:
@@ -150,54 +117,26 @@ def _scores(posts: Sequence[Post], protocol: Protocol, tasks: Sequence[Task], su
                 count[0] += correct
                 count[1] += len(predicted)
                 count[2] += len(golds)
-    return {name: {task: _prf(*count) for task, count in by_task.items()} for name, by_task in counts.items()}
-
-
-def _prf(correct: int, predicted: int, gold: int) -> dict:
     return {
-        "correct": correct,
-        "predicted": predicted,
-        "gold": gold,
-        "precision": _share(correct, predicted),
-        "recall": _share(correct, gold),
-        "f1": _share(2 * correct, predicted + gold),
+        name: {task: precision_recall_f1(*count) for task, count in by_task.items()} for name, by_task in counts.items()
     }
 
 
-def _share(part: float, whole: int) -> float:
-    return part / whole if whole else 0.0
-
-
-def _stages(posts: Sequence[Post], subsets: Sequence[str]) -> dict:
-    """Visibility and boxes of the entities whose mention and type are right, so that a stage is judged alone."""
-    decisions: dict[str, list[bool]] = {name: [] for name in subsets}
-    ious: dict[str, list[float]] = {name: [] for name in subsets}
+def _stages(posts: Sequence[Post], subsets: Sequence[str], masked: bool) -> dict:
+    """Visibility, boxes and masks of the entities whose mention and type are right, so that a stage is judged alone."""
+    found: dict[str, list[Found]] = {name: [] for name in subsets}
     for sample, predicted in posts:
-        for index, place in align(sample.entities, predicted) if sample.entities and predicted else ():
-            gold, entity = sample.entities[index], predicted[place]
-            names = ("all", f"type:{gold.type}") + ((sample.subset,) if sample.subset else ())
-            if gold.visible is None and not gold.boxes:
-                continue
-            right = said_visible(gold) == said_visible(entity)
-            boxed = right and gold.boxes
-            given = BOX.of(entity)
-            for name in names:
-                decisions[name].append(right)
-                if boxed:
-                    ious[name].append(BOX.best_iou(given[0], gold.boxes) if given else 0.0)
-    return {name: _stage_figures(decisions[name], ious[name]) for name in subsets}
-
-
-def _stage_figures(decisions: Sequence[bool], ious: Sequence[float]) -> dict:
-    right, grounded = sum(decisions), sum(iou > 0.5 for iou in ious)
+        own = (sample.subset,) if sample.subset else ()
+        for pair in find_in_post(sample, predicted):
+            for name in ("all", f"type:{pair.gold.type}", *own):
+                found[name].append(pair)
+    kinds = {"grounding": BOX, "segmentation": MASK} if masked else {"grounding": BOX}
     return {
-        "entailment": {"correct": right, "total": len(decisions), "accuracy": _share(right, len(decisions))},
-        "grounding": {
-            "correct": grounded,
-            "total": len(ious),
-            "precision": _share(grounded, len(ious)),
-            "mean_iou": _share(sum(ious), len(ious)),
-        },
+        name: {
+            "entailment": entailment_figures(pairs),
+            **{stage: region_figures(pairs, kind, 0.5) for stage, kind in kinds.items()},
+        }
+        for name, pairs in found.items()
     }
 
 

@@ -1,0 +1,227 @@
+"""Each step judged by itself: spans, visibility, boxes, masks, and what a proposer of boxes finds.
+
+Every function takes gold samples and predictions in any order, joined by id. The steps behind the spans look at the
+entities whose mention and type are right (`align`); how many gold entities that leaves out is always said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from eval.matching import Pair, best_box_iou, maximum_matching
+from eval.protocols import BOX, GMNER, MASK, MNER, STRICT, RegionKind, Task, said_visible, same_span_or_text
+from rivegs_mllm.types import Box, Entity, Prediction, Sample, UserError
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A gold entity of ``sample`` and the predicted one with its mention and type, None where there is none."""
+
+    sample: Sample
+    gold: Entity
+    said: Entity | None
+
+
+def stage_scores(samples: Sequence[Sample], predictions: Sequence[Prediction], iou: float = 0.5) -> dict:
+    """All figures of this file but the proposer's: ``{"span", "entailment", "grounding", "segmentation"}``.
+
+    ``segmentation`` is None where the gold has no mask. Raises UserError for ids that are unknown or come twice.
+    """
+    found = find(samples, predictions)
+    masked = any(pair.gold.masks for pair in found)
+    return {
+        "span": span_scores(samples, predictions),
+        "entailment": entailment_figures(found),
+        "grounding": region_figures(found, BOX, iou),
+        "segmentation": region_figures(found, MASK, iou) if masked else None,
+    }
+
+
+def entailment_scores(samples: Sequence[Sample], predictions: Sequence[Prediction]) -> dict:
+    """How often visibility is decided as in the gold: ``{"accuracy", "correct", "total", "confusion", "unmatched"}``.
+
+    ``confusion`` is ``{gold: {said: count}}`` over "visible" and "invisible". A prediction without a decision says
+    visible when it has a box. Gold without a decision or a box is left out.
+    """
+    return entailment_figures(find(samples, predictions))
+
+
+def grounding_scores(samples: Sequence[Sample], predictions: Sequence[Prediction], iou: float = 0.5) -> dict:
+    """How well the boxes of gold entities that have some are found: ``{"precision", "mean_iou", ...}``.
+
+    ``precision`` is Prec@``iou``: the share whose first box has an IoU above it with one of the gold boxes. No box is
+    an IoU of 0. Counts: ``correct``, ``total``, ``said_invisible`` (left out: there was nothing to ground) and
+    ``unmatched`` (left out: the mention or its type was not found).
+    """
+    return region_figures(find(samples, predictions), BOX, iou)
+
+
+def segmentation_scores(samples: Sequence[Sample], predictions: Sequence[Prediction], iou: float = 0.5) -> dict:
+    """As `grounding_scores`, with masks and their pixel IoU: ``mean_iou`` is the mIoU. Masks must have been checked."""
+    return region_figures(find(samples, predictions), MASK, iou)
+
+
+def span_scores(samples: Sequence[Sample], predictions: Sequence[Prediction]) -> dict:
+    """Mentions found, whatever their type: ``{"correct", "predicted", "gold", "precision", "recall", "f1"}``."""
+    answers = by_id(samples, predictions)
+    correct = predicted = gold = 0
+    for sample in samples:
+        said = answers[sample.id].entities if sample.id in answers else ()
+        edges = [
+            (index, place)
+            for place, entity in enumerate(said)
+            for index, wanted in enumerate(sample.entities)
+            if same_span_or_text(wanted, entity)
+        ]
+        correct += len(maximum_matching(edges)) if edges else 0
+        predicted += len(said)
+        gold += len(sample.entities)
+    return precision_recall_f1(correct, predicted, gold)
+
+
+def proposal_scores(
+    samples: Sequence[Sample], proposals: Mapping[str, Sequence[Box]], tops: Sequence[int], iou: float = 0.5
+) -> dict:
+    """Top-N-Prec@``iou`` of a box proposer (RiVEG, Table II): ``{"total", "top": {N: {"correct", "precision"}}}``.
+
+    ``proposals`` gives the boxes for each post's picture, best first, in original pixels. A gold entity with boxes is
+    found when one of the first N overlaps one of them by more than ``iou``. Raises UserError for a post without entry.
+    """
+    missing = [sample.id for sample in samples if sample.id not in proposals]
+    if missing:
+        raise UserError(f"proposals: nothing for {len(missing)} posts, the first is {missing[0]!r}; give () for none")
+    ranks = [
+        _first_hit(entity.boxes, proposals[sample.id], iou)
+        for sample in samples
+        for entity in sample.entities
+        if entity.boxes
+    ]
+    top = {}
+    for limit in tops:
+        correct = sum(rank < limit for rank in ranks)
+        top[limit] = {"correct": correct, "precision": share(correct, len(ranks))}
+    return {"total": len(ranks), "top": top}
+
+
+def find(samples: Sequence[Sample], predictions: Sequence[Prediction]) -> list[Found]:
+    """Every gold entity, in order, with the predicted one of the same mention and type."""
+    answers = by_id(samples, predictions)
+    return [
+        pair
+        for sample in samples
+        for pair in find_in_post(sample, answers[sample.id].entities if sample.id in answers else ())
+    ]
+
+
+def find_in_post(sample: Sample, said: Sequence[Entity]) -> list[Found]:
+    """`find` for one post."""
+    partner = dict(align(sample.entities, said)) if sample.entities and said else {}
+    return [
+        Found(sample, gold, said[partner[index]] if index in partner else None)
+        for index, gold in enumerate(sample.entities)
+    ]
+
+
+def align(golds: Sequence[Entity], predicted: Sequence[Entity], tasks: Sequence[Task] = (GMNER, MNER)) -> list[Pair]:
+    """One-to-one pairs of gold and predicted entities of a post: those that are correct (strict) in the first task,
+    then of what is left over those that are correct in the next."""
+    pairs: list[Pair] = []
+    left, open_ = list(range(len(golds))), list(range(len(predicted)))
+    for task in tasks:
+        found = STRICT.correct([golds[i] for i in left], [predicted[j] for j in open_], task)
+        pairs += [(left[i], open_[j]) for i, j in found]
+        left = [i for i in left if all(i != gold for gold, _ in pairs)]
+        open_ = [j for j in open_ if all(j != place for _, place in pairs)]
+    return pairs
+
+
+def entailment_figures(found: Iterable[Found]) -> dict:
+    """`entailment_scores` of what has been found."""
+    confusion = {gold: dict.fromkeys(_WORDS.values(), 0) for gold in _WORDS.values()}
+    unmatched = 0
+    for pair in found:
+        if pair.gold.visible is None and not pair.gold.boxes:
+            continue
+        if pair.said is None:
+            unmatched += 1
+        else:
+            confusion[_WORDS[said_visible(pair.gold)]][_WORDS[said_visible(pair.said)]] += 1
+    correct = sum(confusion[word][word] for word in _WORDS.values())
+    total = sum(sum(row.values()) for row in confusion.values())
+    return {
+        "correct": correct,
+        "total": total,
+        "accuracy": share(correct, total),
+        "confusion": confusion,
+        "unmatched": unmatched,
+    }
+
+
+def region_figures(found: Iterable[Found], kind: RegionKind, iou: float) -> dict:
+    """`grounding_scores` or `segmentation_scores` of what has been found."""
+    reached: list[float] = []
+    said_invisible = unmatched = 0
+    for pair in found:
+        wanted = kind.of(pair.gold)
+        if not wanted:
+            continue
+        if pair.said is None:
+            unmatched += 1
+        elif pair.said.visible is False:
+            said_invisible += 1
+        else:
+            given = kind.of(pair.said)
+            reached.append(kind.best_iou(given[0], wanted) if given else 0.0)
+    correct = sum(value > iou for value in reached)
+    return {
+        "correct": correct,
+        "total": len(reached),
+        "precision": share(correct, len(reached)),
+        "mean_iou": share(sum(reached), len(reached)),
+        "said_invisible": said_invisible,
+        "unmatched": unmatched,
+    }
+
+
+def by_id(gold: Iterable[Sample], predictions: Iterable[Prediction]) -> dict[str, Prediction]:
+    """The predictions by their id. Raises UserError for ids that come twice and predictions that are of no post."""
+    known: set[str] = set()
+    for sample in gold:
+        if sample.id in known:
+            raise UserError(f"gold: the id {sample.id!r} comes twice")
+        known.add(sample.id)
+    answers: dict[str, Prediction] = {}
+    for prediction in predictions:
+        if prediction.id not in known:
+            raise UserError(f"predictions: the id {prediction.id!r} is not in the gold; is it another split?")
+        if prediction.id in answers:
+            raise UserError(f"predictions: the id {prediction.id!r} comes twice")
+        answers[prediction.id] = prediction
+    return answers
+
+
+def precision_recall_f1(correct: int, predicted: int, gold: int) -> dict:
+    """The three counts and the micro figures of them, fractions; 0 where there is nothing to divide by."""
+    return {
+        "correct": correct,
+        "predicted": predicted,
+        "gold": gold,
+        "precision": share(correct, predicted),
+        "recall": share(correct, gold),
+        "f1": share(2 * correct, predicted + gold),
+    }
+
+
+def share(part: float, whole: float) -> float:
+    """``part / whole``, 0 where there is no whole."""
+    return part / whole if whole else 0.0
+
+
+_WORDS = {True: "visible", False: "invisible"}
+
+
+def _first_hit(wanted: Sequence[Box], ranked: Sequence[Box], iou: float) -> float:
+    """The rank, from 0, of the first box that overlaps one of ``wanted`` by more than ``iou``; infinity without."""
+    hits = (rank for rank, box in enumerate(ranked) if best_box_iou(box, wanted) > iou)
+    return next(hits, float("inf"))
