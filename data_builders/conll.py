@@ -58,7 +58,7 @@ def read_posts(path: Path | str) -> list[Post]:
     return posts
 
 
-def read_knowledge(path: Path | str) -> list[tuple[tuple[str, ...], str]]:
+def read_knowledge_posts(path: Path | str) -> list[tuple[tuple[str, ...], str]]:
     """(tokens, knowledge) of each post of a knowledge file, in its order. Raises UserError naming file and line."""
     posts = []
     for number, block in _blocks(path):

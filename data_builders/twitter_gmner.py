@@ -15,24 +15,20 @@ Each such case is a finding, and all findings are written to ``findings.txt`` be
 from __future__ import annotations
 
 import os
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from data_builders.conll import Post, read_knowledge, read_posts
-from data_builders.parallel import for_each_picture
-from data_builders.pictures import Header, PictureError, PictureIndex, read_header, upright_box
-from data_builders.report import SHOWN, Finding, Report, count_split
+from data_builders.conll import Post
+from data_builders.pictures import Header, upright_box
+from data_builders.published import Picture, check_images, find_pictures, read_splits, unique_ids, write_dataset
+from data_builders.report import Finding, Report
+from data_builders.riveg import add_knowledge
 from data_builders.voc import Annotation, read_annotation, usable_boxes
-from rivegs_mllm.records import SPLITS, write_records
+from rivegs_mllm.records import SPLITS
 from rivegs_mllm.types import Box, Entity, Sample, UserError
 
 FOLDERS = ("Twitter10000_v2.0", "Twitter10000")
-FINDINGS = "findings.txt"
-
-# Headers are a read and little work each: more threads than cores hide the waiting for a disk.
-_THREADS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +38,6 @@ class Raw:
     root: Path
     posts: dict[str, list[Post]]
     annotations: dict[str, Annotation]
-
-
-@dataclass(frozen=True, slots=True)
-class Picture:
-    """``path`` relative to the dataset's folder."""
-
-    path: str
-    header: Header
 
 
 def build_twitter_gmner(
@@ -65,27 +53,15 @@ def build_twitter_gmner(
     of RiVEG's knowledge files. ``without_images`` takes the sizes from the XML; a post without XML then has none.
     Raises UserError, before a split is written, where anything is missing or cannot be read: pictures above all.
     """
-    if bool(images) == without_images:
-        raise UserError("give the folders that hold the pictures (--images), or --without-images, but not both")
+    check_images(images, without_images)
     findings: list[Finding] = []
     source = read_raw(raw, findings)
     ids = {post.id for posts in source.posts.values() for post in posts}
-    pictures = {} if without_images else _find_pictures(ids, images, out, findings)
+    pictures = {} if without_images else find_pictures(ids, images, out, findings)
     samples = to_samples(source, pictures, findings)
     if knowledge is not None:
-        for split in samples:
-            samples[split] = _with_knowledge(samples[split], knowledge / f"{split}.txt", findings)
-    report = Report({split: count_split(samples[split]) for split in SPLITS}, findings)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / FINDINGS).write_text("".join(f"{finding}\n" for finding in findings), encoding="utf-8")
-    if report.errors:
-        raise UserError(_refusal(report.errors, out / FINDINGS))
-    # No old split may stand beside a new one if writing stops half-way.
-    for split in SPLITS:
-        (out / f"{split}.jsonl").unlink(missing_ok=True)
-    for split in SPLITS:
-        write_records(out / f"{split}.jsonl", samples[split])
-    return report
+        add_knowledge(samples, knowledge, findings)
+    return write_dataset(out, samples, findings)
 
 
 def find_raw(raw: Path) -> Path | None:
@@ -101,18 +77,7 @@ def read_raw(raw: Path, findings: list[Finding]) -> Raw:
     root = find_raw(raw)
     if root is None:
         raise UserError(f"{raw}: neither it nor {' nor '.join(FOLDERS)} in it has a folder txt")
-    posts: dict[str, list[Post]] = {}
-    for split in SPLITS:
-        path = root / "txt" / f"{split}.txt"
-        try:
-            posts[split] = read_posts(path)
-        except UserError as error:
-            posts[split] = []
-            findings.append(Finding("unreadable file", str(path), str(error), "error"))
-        for post in posts[split]:
-            findings += [Finding(repair.kind, f"{path}:{repair.line}", repair.message) for repair in post.repairs]
-            if not post.tokens:
-                findings.append(Finding("empty post", f"{path}:{post.line}", f"{post.id} has no text; it is kept"))
+    posts = read_splits({split: root / "txt" / f"{split}.txt" for split in SPLITS}, findings)
     return Raw(root, posts, _read_annotations(root / "xml", findings))
 
 
@@ -135,32 +100,6 @@ def _read_annotations(folder: Path, findings: list[Finding]) -> dict[str, Annota
     return annotations
 
 
-def _find_pictures(
-    ids: Iterable[str], folders: Sequence[Path], out: Path, findings: list[Finding]
-) -> dict[str, Picture]:
-    index = PictureIndex(folders)
-    for path in index.shadowed:
-        findings.append(Finding("picture twice", str(path), "another picture of this id is taken instead"))
-    paths: list[tuple[str, str]] = []
-    for identity in sorted(ids):
-        path = index.find(identity)
-        if path is None:
-            where = ", ".join(map(str, folders))
-            findings.append(Finding("missing picture", identity, f"no picture of this name in {where}", "error"))
-        else:
-            paths.append((identity, str(path)))
-    headers = for_each_picture(read_header, [path for _, path in paths], _THREADS)
-    pictures = {}
-    for (identity, path), header in zip(paths, headers, strict=True):
-        if isinstance(header, PictureError):
-            findings.append(Finding("unreadable picture", path, str(header), "error"))
-            continue
-        pictures[identity] = Picture(Path(os.path.relpath(path, out)).as_posix(), header)
-        if header.orientation != 1:
-            findings.append(Finding("rotated picture", path, f"EXIF orientation {header.orientation}; read upright"))
-    return pictures
-
-
 def to_samples(raw: Raw, pictures: dict[str, Picture], findings: list[Finding]) -> dict[str, list[Sample]]:
     """Posts and boxes brought together, by split."""
     sizes: dict[str, tuple[int, int] | None] = {}
@@ -176,7 +115,7 @@ def to_samples(raw: Raw, pictures: dict[str, Picture], findings: list[Finding]) 
     _find_strays(raw, findings)
     samples = {}
     for split, posts in raw.posts.items():
-        ids = _unique_ids(posts, f"{raw.root}/txt/{split}.txt", findings)
+        ids = unique_ids(posts, f"{raw.root}/txt/{split}.txt", findings)
         samples[split] = [
             Sample(
                 id=identity,
@@ -226,39 +165,6 @@ def _find_strays(raw: Raw, findings: list[Finding]) -> None:
                 findings.append(Finding("unmatched name", place, f"{name!r} is no mention of its post ({there})"))
 
 
-def _unique_ids(posts: Sequence[Post], place: str, findings: list[Finding]) -> list[str]:
-    seen: dict[str, int] = {}
-    ids = []
-    for post in posts:
-        seen[post.id] = count = seen.get(post.id, 0) + 1
-        ids.append(post.id if count == 1 else f"{post.id}#{count}")
-        if count > 1:
-            findings.append(Finding("repeated id", f"{place}:{post.line}", f"{post.id} again; it becomes {ids[-1]}"))
-    return ids
-
-
 def _grounded(entity: Entity, boxes: dict[str, tuple[Box, ...]]) -> Entity:
     own = boxes.get(entity.text, ())
     return Entity(entity.text, entity.type, entity.span, visible=bool(own), boxes=own)
-
-
-def _with_knowledge(samples: Sequence[Sample], path: Path, findings: list[Finding]) -> list[Sample]:
-    """Posts are matched by position; one whose words differ stays without knowledge."""
-    texts = read_knowledge(path)
-    if len(texts) != len(samples):
-        message = f"{len(texts)} posts, but the split has {len(samples)}"
-        findings.append(Finding("knowledge of other posts", str(path), message, "error"))
-        return list(samples)
-    known = []
-    for number, (sample, (tokens, text)) in enumerate(zip(samples, texts, strict=True), 1):
-        if tokens != sample.tokens:
-            message = f"its words are not those of {sample.id}; left out"
-            findings.append(Finding("knowledge of other words", f"{path}: post {number}", message))
-        known.append(replace(sample, knowledge=(text,)) if text and tokens == sample.tokens else sample)
-    return known
-
-
-def _refusal(errors: Sequence[Finding], listing: Path) -> str:
-    counts = ", ".join(f"{count} x {kind}" for kind, count in Counter(error.kind for error in errors).items())
-    shown = "".join(f"\n  {error.kind}: {error.place}: {error.message}" for error in errors[:SHOWN])
-    return f"nothing built: {counts}; all are listed in {listing}{shown}"

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from seqeval.metrics.sequence_labeling import get_entities
 
-from data_builders.conll import Repair, _spans, read_knowledge, read_posts
+from data_builders.conll import Repair, _spans, read_knowledge_posts, read_posts
 from rivegs_mllm.types import Entity, UserError
 
 
@@ -104,6 +104,6 @@ def test_files_that_are_no_text(tmp_path):
 def test_knowledge_stands_behind_its_mark(tmp_path):
     text = "Ada\tB-PER\n!\tO\n<EOS>\tX\n1.\tX\nA\tX\n\tX\nperson\tX\n\nb\tO\n<EOS>\tX\n\n"
     path = written(tmp_path / "k.txt", text.replace("\n", "\r\n"))
-    assert read_knowledge(path) == [(("Ada", "!"), "1. A person"), (("b",), "")]
+    assert read_knowledge_posts(path) == [(("Ada", "!"), "1. A person"), (("b",), "")]
     with pytest.raises(UserError, match=r"k\.txt:1: .*<EOS>"):
-        read_knowledge(written(tmp_path / "k.txt", "a\tO\n"))
+        read_knowledge_posts(written(tmp_path / "k.txt", "a\tO\n"))
