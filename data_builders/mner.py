@@ -15,14 +15,13 @@ from itertools import combinations
 from pathlib import Path
 
 from data_builders.conll import Post
-from data_builders.published import check_images, find_pictures, read_splits, unique_ids, write_dataset
+from data_builders.published import Picture, check_images, find_pictures, read_splits, unique_ids, write_dataset
 from data_builders.report import Finding, Report
 from data_builders.riveg import add_knowledge
 from rivegs_mllm.records import SPLITS
 from rivegs_mllm.types import Sample, UserError
 
 _FILES = {"train": ("train",), "dev": ("dev", "valid", "val"), "test": ("test",)}
-
 
 POSTS = {"twitter-2015": (4000, 1000, 3257), "twitter-2017": (3373, 723, 723)}
 """How many posts each split has as published."""
@@ -38,8 +37,9 @@ def build_mner(
 ) -> Report:
     """Writes ``out/{train,dev,test}.jsonl`` and ``out/findings.txt``; returns figures and findings.
 
-    ``name`` is one of POSTS; other numbers of posts are a finding. ``images`` are the folders with the pictures, ``knowledge`` a folder of RiVEG's knowledge files ``{train,dev,test}.txt``. Raises UserError, before a
-    split is written, where a file is missing or cannot be read, a split repeats another, or no picture is found.
+    ``name`` is one of POSTS; other numbers of posts are a finding. ``images`` are the folders with the pictures,
+    ``knowledge`` a folder of RiVEG's knowledge files ``{train,dev,test}.txt``. Raises UserError, before a split is
+    written, where a file is missing or cannot be read, a split repeats another, or no picture is found.
     """
     check_images(images, without_images)
     paths = {split: _find_file(raw, split) for split in SPLITS}
@@ -49,22 +49,27 @@ def build_mner(
     counts = tuple(len(posts[split]) for split in SPLITS)
     if counts != POSTS[name]:
         findings.append(Finding("other figures", str(raw), f"{counts} posts; {name} is published with {POSTS[name]}"))
-    ids = {post.id for split in posts.values() for post in split}
-    pictures = {} if without_images else find_pictures(ids, images, out, findings, level="warning")
-    if images and ids and not pictures:
+    names = {post.id for split in posts.values() for post in split}
+    pictures = {} if without_images else find_pictures(names, images, out, findings, level="warning")
+    if images and names and not pictures:
         where = ", ".join(map(str, images))
-        findings.append(Finding("no picture", where, f"holds none of the {len(ids)} pictures; wrong folder?", "error"))
+        findings.append(
+            Finding("no picture", where, f"holds none of the {len(names)} pictures; wrong folder?", "error")
+        )
     samples = {}
     for split in SPLITS:
-        samples[split] = [
-            Sample(identity, post.tokens, pictures[post.id].path, pictures[post.id].header.size, post.entities)
-            if post.id in pictures
-            else Sample(identity, post.tokens, entities=post.entities)
-            for identity, post in zip(unique_ids(posts[split], str(paths[split]), findings), posts[split], strict=True)
-        ]
+        ids = unique_ids(posts[split], str(paths[split]), findings)
+        samples[split] = [_sample(identity, post, pictures) for identity, post in zip(ids, posts[split], strict=True)]
     if knowledge is not None:
         add_knowledge(samples, knowledge, findings)
     return write_dataset(out, samples, findings)
+
+
+def _sample(identity: str, post: Post, pictures: dict[str, Picture]) -> Sample:
+    if post.id not in pictures:
+        return Sample(identity, post.tokens, entities=post.entities)
+    picture = pictures[post.id]
+    return Sample(identity, post.tokens, picture.path, picture.header.size, post.entities)
 
 
 def _find_file(raw: Path, split: str) -> Path:
