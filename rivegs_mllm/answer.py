@@ -61,7 +61,12 @@ class Piece:
 
 def in_text_order(entities: Iterable[Entity]) -> tuple[Entity, ...]:
     """The entities as an answer numbers them: by their spans, those without a span last, else as given."""
-    return tuple(sorted(entities, key=lambda entity: (entity.span is None, entity.span or ())))
+    return tuple(sorted(entities, key=text_order))
+
+
+def text_order(entity: Entity) -> tuple:
+    """What ``in_text_order`` sorts by."""
+    return entity.span is None, entity.span or ()
 
 
 def line_start(segment: str, number: int | None = None) -> str:

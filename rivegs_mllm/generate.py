@@ -8,13 +8,21 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedTokenizerBase,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
 
 from data_builders.pictures import PictureError
-from rivegs_mllm.answer import parse, render
+from rivegs_mllm.answer import Piece, line_start, parse, render
+from rivegs_mllm.contract import SEGMENTS, Contract
 from rivegs_mllm.dataset import Encoder, Tensors, batch, blank_row, encode_prompt, with_picture
 from rivegs_mllm.modeling import System, check_decision_tokens
-from rivegs_mllm.types import Prediction, Sample
+from rivegs_mllm.types import Prediction, Sample, UserError
 
 _BEFORE_DECISION = re.compile(r"visible ([0-9]+):$")
 
@@ -30,6 +38,31 @@ class VisibleScores(LogitsProcessor):
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         self.steps.append((scores[:, self.yes] - scores[:, self.no]).float().sigmoid())
         return scores
+
+
+class SegmentEnd(StoppingCriteria):
+    """Stops a row as soon as it begins a line of another segment than ``segment``; ``prompt`` columns come before."""
+
+    REACH = 16
+    """Tokens, from the end, in which the beginning of a line is looked for: more than its label can have."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, segment: str, prompt: int):
+        self.tokenizer = tokenizer
+        self.foreign = foreign_line(segment)
+        self.prompt = prompt
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs) -> torch.Tensor:
+        start = max(self.prompt, input_ids.shape[1] - self.REACH)
+        before = "" if start == self.prompt else " "  # what is looked at does not begin a line then
+        texts = self.tokenizer.batch_decode(input_ids[:, start:], clean_up_tokenization_spaces=False)
+        ended = [self.foreign.search(before + text) is not None for text in texts]
+        return torch.tensor(ended, device=input_ids.device)
+
+
+def foreign_line(segment: str) -> re.Pattern[str]:
+    """Finds where a text begins a line of another segment than ``segment``."""
+    labels = [line_start(other).rstrip(":") for other in SEGMENTS if other != segment]
+    return re.compile(rf"^(?:{'|'.join(labels)})", re.MULTILINE)
 
 
 class Generator:
@@ -55,9 +88,17 @@ class Generator:
         )
 
     def answer(
-        self, samples: Sequence[Sample], drafts: Sequence[Prediction] | None = None, until: str | None = None
+        self,
+        samples: Sequence[Sample],
+        drafts: Sequence[Prediction] | None = None,
+        until: str | None = None,
+        only: str | None = None,
     ) -> list[Prediction]:
         """One prediction a sample, in order. With ``drafts`` the segments up to ``until`` are forced to what they say.
+
+        A draft that says what its ``raw`` says up to there is forced as it stands in ``raw``, so that a model goes on
+        from its own words. ``only`` is the one segment to be generated; null generates all the rest. Raises UserError
+        for a draft that an answer cannot say.
 
         A post whose picture cannot be opened is answered from its text alone, and its ``errors`` say so.
         """
@@ -70,10 +111,10 @@ class Generator:
             forced.append(text)
             faults.append(fault)
         scores = VisibleScores(*self.decision)
-        generated = self._generate(rows, scores)[: len(samples)]
+        generated = self._generate(rows, scores, only)[: len(samples)]
         probabilities = torch.stack(scores.steps, 1)
         return [
-            self._read(sample, text, tokens, row, fault)
+            self._read(sample, text, tokens, row, fault, only)
             for sample, text, tokens, row, fault in zip(
                 seen, forced, generated.tolist(), probabilities.tolist()[: len(samples)], faults, strict=True
             )
@@ -93,32 +134,50 @@ class Generator:
         if draft is None:
             return "", self.encoder.answer((), end=False)
         contract = self.system.contract.until(until)
-        pieces = render(sample.tokens, draft.knowledge, draft.entities, contract, _size(sample))
+        if _says(sample, draft, contract):
+            pieces = [Piece(until, f"{line}\n") for line in draft.raw[:-1].split("\n")]
+        else:
+            try:
+                pieces = render(sample.tokens, draft.knowledge, draft.entities, contract, _size(sample))
+            except UserError as error:
+                raise UserError(f"post {sample.id!r}: {error}") from None
         return "".join(piece.text for piece in pieces), self.encoder.answer(pieces, end=False)
 
     @torch.inference_mode()
-    def _generate(self, rows: Sequence[Tensors], scores: VisibleScores) -> torch.Tensor:
+    def _generate(self, rows: Sequence[Tensors], scores: VisibleScores, only: str | None) -> torch.Tensor:
         """The new tokens of each row, (rows, steps), padded behind the end token."""
         model = self.system.model
         inputs = batch(with_picture(rows, self.blank), self.encoder.tokenizer.pad_token_id)
         inputs = {key: value.to(model.device) for key, value in inputs.items()}
+        prompt = inputs["input_ids"].shape[1]
+        ends = [] if only is None else [SegmentEnd(self.encoder.tokenizer, only, prompt)]
         whole = model.generate(
             **inputs,
             generation_config=self.settings,
             logits_processor=LogitsProcessorList([scores]),
+            stopping_criteria=StoppingCriteriaList(ends),
             synced_gpus=self.synced,
         )
-        return whole[:, inputs["input_ids"].shape[1] :]
+        return whole[:, prompt:]
 
     def _read(
-        self, sample: Sample, forced: str, tokens: list[int], probabilities: list[float], faults: tuple[str, ...]
+        self,
+        sample: Sample,
+        forced: str,
+        tokens: list[int],
+        probabilities: list[float],
+        faults: tuple[str, ...],
+        only: str | None = None,
     ) -> Prediction:
-        tokenizer = self.encoder.tokenizer
+        contract, tokenizer = self.system.contract, self.encoder.tokenizer
         if tokenizer.eos_token_id in tokens:
             tokens = tokens[: tokens.index(tokenizer.eos_token_id)]
-        text = forced + tokenizer.decode(tokens, clean_up_tokenization_spaces=False)
+        text = tokenizer.decode(tokens, clean_up_tokenization_spaces=False)
+        if only is not None:
+            contract = contract.until(only)
+            text = foreign_line(only).split(text, maxsplit=1)[0]
         scores = self._scores(tokens, probabilities)
-        prediction = parse(sample.id, text, sample.tokens, self.system.contract, _size(sample), scores)
+        prediction = parse(sample.id, forced + text, sample.tokens, contract, _size(sample), scores)
         return dataclasses.replace(prediction, errors=faults + prediction.errors)
 
     def _scores(self, tokens: list[int], probabilities: list[float]) -> dict[int, float]:
@@ -133,6 +192,22 @@ class Generator:
 
 
 _NO_ANSWER = {"answer": torch.empty(0, dtype=torch.long), "weights": torch.empty(0)}
+
+
+def _says(sample: Sample, draft: Prediction, contract: Contract) -> bool:
+    """Whether the draft's raw text is whole lines up to the contract's last segment that say what its fields say."""
+    last = contract.segments[-1]
+    numbers = range(1, len(draft.entities) + 1) if last in ("expressions", "visible") else ()
+    begun = [*(line_start(last, number) for number in numbers)] or [line_start(last).rstrip(":")]
+    lines = draft.raw.split("\n")
+    if lines.pop() or not all(any(line.startswith(start) for line in lines) for start in begun):
+        return False
+    for segment in SEGMENTS[SEGMENTS.index(last) + 1 :]:
+        if any(line.startswith(line_start(segment).rstrip(":")) for line in lines):
+            return False
+    read = parse(sample.id, draft.raw, sample.tokens, contract, _size(sample))
+    entities = tuple(dataclasses.replace(entity, visible_score=None) for entity in draft.entities)
+    return (read.knowledge, read.entities) == (draft.knowledge, entities)
 
 
 def _size(sample: Sample) -> tuple[int, int] | None:

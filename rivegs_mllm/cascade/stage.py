@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 from rivegs_mllm.types import Entity, Prediction, Sample, UserError
 
@@ -28,9 +28,42 @@ class StageRecipe(Protocol):
         """The stage, ready to be called. ``folder`` is what the samples' pictures are relative to."""
 
 
+@runtime_checkable
+class Needy(Protocol):
+    """Settings of a stage that needs more slots filled than NEEDS says, such as expressions in what it is asked."""
+
+    def needs(self) -> Sequence[str]:
+        """The further slots, all of them before its own, that must not be null."""
+
+
+@runtime_checkable
+class Dependent(Protocol):
+    """Settings of a stage whose answers depend on files that no path among its settings names."""
+
+    def files(self) -> Sequence[Path]:
+        """These files; when one changes, a work folder begun with the old one is refused."""
+
+
+@runtime_checkable
+class Sized(Protocol):
+    """A loaded stage that can tell how many parameters its model has."""
+
+    parameters: int
+
+
 class StageError(UserError):
     """A stage that broke the contract, or was given what it cannot work on: names stage, sample and cure."""
 
+
+NEEDS = {
+    "knowledge": (),
+    "tagger": (),
+    "expander": ("tagger",),
+    "entailment": ("tagger",),
+    "grounder": ("tagger", "entailment"),
+    "segmenter": ("tagger", "grounder"),
+}
+"""The slots without which a slot has nothing to work on."""
 
 _OWN_ENTITY_FIELDS = {
     "expander": {"expression"},

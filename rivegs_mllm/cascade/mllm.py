@@ -1,0 +1,146 @@
+"""The fine-tuned end-to-end model as a stage, in every slot whose field it writes.
+
+What the slots before have filled is forced into its answer, as the segments before its own; it writes its own segment
+and stops. A cascade of this stage alone says what `rivegs predict` says with the end-to-end recipe. Where the answer
+cannot be read (no yes or no, a mention that is not in the post), ``errors`` says so.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from weakref import WeakValueDictionary
+
+from rivegs_mllm.answer import text_order
+from rivegs_mllm.cascade.stage import Stage, StageError
+from rivegs_mllm.contract import FILE_NAME
+from rivegs_mllm.generate import Generator
+from rivegs_mllm.modeling import load_adapter
+from rivegs_mllm.recipe import read_recipe
+from rivegs_mllm.types import Entity, Prediction, Sample, UserError
+
+SEGMENT_OF = {
+    "knowledge": "knowledge",
+    "tagger": "entities",
+    "expander": "expressions",
+    "entailment": "visible",
+    "grounder": "boxes",
+}
+"""The segment of an answer that fills a slot's field."""
+
+_generators: WeakValueDictionary[tuple[Path, Path, Path], Generator] = WeakValueDictionary()
+"""By recipe, adapter and pictures, as long as a stage uses it: one model serves several slots."""
+
+
+def mllm_stage(recipe: Path, adapter: Path | None, slot: str, folder: Path) -> Stage:
+    """The end-to-end model in ``slot``.
+
+    ``recipe`` is its YAML, ``adapter`` the trained folder, None for the recipe's ``train.output_dir``; ``folder`` is
+    what pictures are relative to. Raises UserError where they do not load, StageError where the model does not write
+    the slot's segment.
+    """
+    weights = trained_folder(recipe, adapter)
+    key = (recipe.resolve(), weights.resolve(), folder.resolve())
+    generator = _generators.get(key)
+    if generator is None:
+        settings = read_recipe(recipe)
+        system = load_adapter(weights, settings)
+        system.model.eval()
+        generator = _generators[key] = Generator(system, folder, settings.predict.max_new_tokens)
+    return MllmStage(generator, slot)
+
+
+def mllm_needs(recipe: Path, slot: str) -> tuple[str, ...]:
+    """The slots whose segments stand before the slot's own in the model's answers: they are forced, so must be filled."""
+    before = _before(tuple(read_recipe(recipe).answer.segments), slot)
+    return tuple(name for name, segment in SEGMENT_OF.items() if segment in before)
+
+
+def mllm_files(recipe: Path, adapter: Path | None) -> tuple[Path, ...]:
+    """The files that the model's answers depend on."""
+    weights = trained_folder(recipe, adapter)
+    return (recipe, weights / FILE_NAME, *sorted(weights.glob("adapter_model*")))
+
+
+def trained_folder(recipe: Path, adapter: Path | None) -> Path:
+    """The adapter, by default where the recipe's training leaves it."""
+    return Path(read_recipe(recipe).train.output_dir) if adapter is None else adapter
+
+
+class MllmStage:
+    """A loaded end-to-end model in one slot. ``parameters`` counts base and adapter."""
+
+    def __init__(self, generator: Generator, slot: str):
+        before = _before(generator.system.contract.segments, slot)
+        self.generator = generator
+        self.slot = slot
+        self.segment = SEGMENT_OF[slot]
+        self.until = before[-1] if before else None
+        self.parameters = sum(parameter.numel() for parameter in generator.system.model.parameters())
+
+    def __call__(self, samples: Sequence[Sample], drafts: Sequence[Prediction]) -> list[Prediction]:
+        filled = list(drafts)
+        open_ = [place for place, draft in enumerate(drafts) if self._has_work(samples[place], draft)]
+        if not open_:
+            return filled
+        forced = [self._as_forced(drafts[place]) for place in open_] if self.until else None
+        posts = [samples[place] for place in open_]
+        try:
+            answers = self.generator.answer(posts, forced, self.until, self.segment)
+        except UserError as error:
+            raise StageError(
+                f"{self.slot} (mllm): {error}; the model can go on only from what its own answers can say: "
+                "let the stages before use its types and fields, or train it on theirs"
+            ) from None
+        for place, answer in zip(open_, answers, strict=True):
+            filled[place] = self._filled(drafts[place], answer)
+        return filled
+
+    def _has_work(self, sample: Sample, draft: Prediction) -> bool:
+        if self.slot in ("knowledge", "tagger"):
+            return True
+        if self.slot == "grounder":
+            return bool(sample.image) and any(entity.visible for entity in draft.entities)
+        return bool(draft.entities)
+
+    def _as_forced(self, draft: Prediction) -> Prediction:
+        """The draft as an answer can say it: an entity that nobody could decide on gets no box."""
+        if self.slot != "grounder" or all(entity.visible is not None for entity in draft.entities):
+            return draft
+        entities = tuple(dataclasses.replace(entity, visible=bool(entity.visible)) for entity in draft.entities)
+        return dataclasses.replace(draft, entities=entities)
+
+    def _filled(self, draft: Prediction, answer: Prediction) -> Prediction:
+        """The draft with the slot's own field as answered."""
+        own = {
+            "knowledge": lambda: {"knowledge": answer.knowledge},
+            "tagger": lambda: {"entities": answer.entities},
+            "expander": lambda: {"entities": self._entities(draft, answer, "expression")},
+            "entailment": lambda: {"entities": self._entities(draft, answer, "visible", "visible_score")},
+            "grounder": lambda: {"entities": self._entities(draft, answer, "boxes")},
+        }
+        errors = draft.errors + tuple(error for error in answer.errors if error not in draft.errors)
+        return dataclasses.replace(draft, raw=answer.raw, errors=errors, **own[self.slot]())
+
+    def _entities(self, draft: Prediction, answer: Prediction, *fields: str) -> tuple[Entity, ...]:
+        """The draft's entities in its order, with the answer's fields; an answer has them in the order of the text."""
+        entities = list(draft.entities)
+        places = sorted(range(len(entities)), key=lambda place: text_order(entities[place]))
+        for place, answered in zip(places, answer.entities, strict=True):
+            values = {field: getattr(answered, field) for field in fields}
+            entities[place] = dataclasses.replace(entities[place], **values)
+        return tuple(entities)
+
+
+def _before(segments: tuple[str, ...], slot: str) -> tuple[str, ...]:
+    """The segments before the slot's own. Raises StageError where it is not among them."""
+    segment = SEGMENT_OF.get(slot)
+    if segment is None:
+        raise StageError(f"{slot} (mllm): the end-to-end model writes no {slot} field; choose another type")
+    if segment not in segments:
+        raise StageError(
+            f"{slot} (mllm): the model's answers have no segment '{segment}' (they have {', '.join(segments)}); "
+            f"choose another type for {slot}, or train with answer.segments that hold it"
+        )
+    return segments[: segments.index(segment)]
