@@ -75,7 +75,7 @@ def write_metrics(trainer: Trainer, out: Path, test: Sequence[Sample]) -> None:
     metrics = {"dev": _logged(trainer), "test": {}}
     if test:
         figures = trainer.evaluate(test, metric_key_prefix="test")
-        metrics["test"] = {name.removeprefix("test_"): value for name, value in figures.items()}
+        metrics["test"] = _of("test_", figures)
     if trainer.args.should_save:
         write_json(out / "metrics.json", metrics)
 
@@ -84,10 +84,12 @@ def _logged(trainer: Trainer) -> dict[str, float]:
     """The dev figures of the best weights where the run ends with these, else of the last."""
     state = trainer.state
     step = state.best_global_step if trainer.args.load_best_model_at_end else state.global_step
-    for entry in state.log_history:
-        if entry["step"] == step and any(name.startswith("eval_") for name in entry):
-            return {name.removeprefix("eval_"): value for name, value in entry.items() if name.startswith("eval_")}
-    return {}
+    logged = (_of("eval_", entry) for entry in state.log_history if entry["step"] == step)
+    return next(filter(None, logged), {})
+
+
+def _of(prefix: str, figures: Mapping[str, float]) -> dict[str, float]:
+    return {name.removeprefix(prefix): value for name, value in figures.items() if name.startswith(prefix)}
 
 
 def read_metrics(out: Path) -> dict[str, dict[str, float]]:

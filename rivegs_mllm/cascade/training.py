@@ -162,7 +162,7 @@ class StageTrainer(Trainer):
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"):
         """The stage's figures on dev, or on other posts; every process computes all of them."""
         self.model.eval()
-        with torch.inference_mode():
+        with torch.no_grad():  # not inference_mode: what a model caches here is used in training too
             figures = self.trainable.evaluate(self.eval_dataset if eval_dataset is None else eval_dataset)
         self.model.train()
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in figures.items()}

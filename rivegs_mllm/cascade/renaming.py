@@ -1,0 +1,47 @@
+"""Posts under made-up names: they keep their sense, and a tagger cannot get by with names it remembers."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Sequence
+
+from rivegs_mllm.types import Sample
+
+_LETTERS = 4
+"""Words of mentions with fewer letters keep their spelling: most are not names, as in "Bank of England"."""
+
+
+def name_words(samples: Sequence[Sample]) -> list[str]:
+    """The words of the samples' mentions, of which made-up names are put together, in lower case and sorted."""
+    words = {word.lower() for sample in samples for entity in sample.entities for word in entity.text.split()}
+    return sorted(filter(_is_name, words))
+
+
+def rename(
+    tokens: Sequence[str], knowledge: str, mentions: Sequence[str], words: Sequence[str], rng: random.Random
+) -> tuple[tuple[str, ...], str]:
+    """Tokens and knowledge with each name in ``mentions`` replaced wherever it stands, its capitals kept.
+
+    A made-up name is the first half of one of ``words`` and the second half of another.
+    """
+    names = sorted({word.lower() for mention in mentions for word in mention.split() if _is_name(word)})
+    new = {name: _made_up(words, rng) for name in names}
+
+    def spelled(word: str) -> str:
+        return _in_case(word, new[word.lower()]) if word.lower() in new else word
+
+    return tuple(map(spelled, tokens)), re.sub(r"\w+", lambda match: spelled(match[0]), knowledge)
+
+
+def _is_name(word: str) -> bool:
+    return word.isalpha() and len(word) >= _LETTERS
+
+
+def _made_up(words: Sequence[str], rng: random.Random) -> str:
+    head, tail = rng.choice(words), rng.choice(words)
+    return head[: (len(head) + 1) // 2] + tail[len(tail) // 2 :]
+
+
+def _in_case(old: str, new: str) -> str:
+    return new.upper() if old.isupper() else new.capitalize() if old[0].isupper() else new
