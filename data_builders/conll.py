@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from data_builders.lines import read_lines
 from rivegs_mllm.types import Entity, UserError
 
 _TYPES = {"PER": "PER", "LOC": "LOC", "ORG": "ORG", "OTHER": "OTHER", "MISC": "OTHER"}
@@ -72,15 +73,8 @@ def read_knowledge_posts(path: Path | str) -> list[tuple[tuple[str, ...], str]]:
 
 def _blocks(path: Path | str) -> Iterator[tuple[int, list[str]]]:
     """Runs of lines that are not blank, each with the number of its first line."""
-    try:
-        text = Path(path).read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     block: list[str] = []
-    # Not splitlines: it would also split at separators that tokens may hold.
-    for number, line in enumerate(text.replace("\r\n", "\n").split("\n"), 1):
+    for number, line in enumerate(read_lines(path), 1):
         if line and not line.isspace():
             block.append(line)
         # A tab and a tag is a blank token, not the end of a post.

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from data_builders.conll import read_knowledge_posts
+from data_builders.lines import read_lines
 from data_builders.report import Finding
 from rivegs_mllm.types import Sample, UserError
 
@@ -54,12 +55,7 @@ def read_captions(path: Path | str) -> dict[str, str]:
 
     Raises UserError naming file and line where the file has neither form, or an id twice.
     """
-    try:
-        lines = Path(path).read_bytes().decode("utf-8-sig").replace("\r\n", "\n").split("\n")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    lines = read_lines(path)
     # The first line's form holds for the file, so that a text that quotes the other one stays a text.
     form = next((form for form in _FORMS if form.fullmatch(lines[0])), None)
     if form is None:

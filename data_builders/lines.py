@@ -1,0 +1,23 @@
+"""Text files as people publish them: UTF-8 with or without a byte-order mark, lines ended by Unix or by Windows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rivegs_mllm.types import UserError
+
+
+def read_text(path: Path | str) -> str:
+    """The text, ``\\r\\n`` turned into ``\\n``. Raises UserError naming the file where it cannot be read or decoded."""
+    try:
+        return Path(path).read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def read_lines(path: Path | str) -> list[str]:
+    """The lines, without their ends; "" behind a last line feed. Raises UserError as ``read_text`` does."""
+    # Not splitlines: it would also split at separators that tokens may hold.
+    return read_text(path).split("\n")
