@@ -1,0 +1,188 @@
+"""Asking an endpoint that speaks OpenAI's chat completions over HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+import os
+import time
+from datetime import datetime, timezone
+from email.utils import parsedate_to_datetime
+from urllib.parse import urlsplit
+
+import openai
+import orjson
+
+from data_builders.pictures import PictureError
+from rivegs_mllm.chat import Answer, OpenAIChat, Sampling, TeacherError, Turns, picture_paths, shown_picture
+from rivegs_mllm.types import UserError
+
+MAX_BYTES = 4 * 2**20
+"""The longest response that is read: far more than any answer asked for, and little enough for hundreds at a time."""
+
+_JPEG_QUALITY = 92
+_LONGEST_WAIT = 600.0
+_SHOWN = 300
+_AGAIN = (408, 409, 425, 429)
+
+
+class OpenAITeacher:
+    """A client of ``chat.base_url``. It tries once; retrying is the caller's (``rivegs_mllm.chat.ask``)."""
+
+    def __init__(self, chat: OpenAIChat, sampling: Sampling):
+        """Raises UserError where the key is not in the environment or stands in the address."""
+        self.chat = chat
+        self.key = _key(chat)
+        self.client = openai.AsyncOpenAI(
+            api_key=self.key or "none", base_url=chat.base_url, timeout=chat.timeout, max_retries=0
+        )
+        self.settings = {
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            chat.max_tokens_field: sampling.max_tokens,
+            "seed": sampling.seed,
+            **({"stop": sampling.stop} if sampling.stop else {}),
+            **chat.extra,
+        }
+
+    async def ask(self, turns: Turns) -> Answer:
+        """One request. Raises TeacherError for a wrong key, an unknown model and an account without credit."""
+        if picture_paths(turns):
+            try:
+                turns = await asyncio.to_thread(_with_pictures, turns, self.chat.max_side)
+            except PictureError as error:
+                return Answer(error=str(error))
+        start = time.perf_counter()
+        try:
+            body = await asyncio.wait_for(self._body(turns), self.chat.timeout)
+        except (openai.APITimeoutError, asyncio.TimeoutError):
+            return self._failed(start, f"no answer in {self.chat.timeout:g} seconds", again=True)
+        except openai.APIStatusError as error:
+            return self._refused(start, error)
+        except (openai.APIConnectionError, OSError) as error:
+            return self._failed(start, f"connection failed: {error.__cause__ or error!r}", again=True)
+        if body is None:
+            return self._failed(start, f"the response is longer than {MAX_BYTES:,} bytes, which no answer is")
+        return self._read(start, body)
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        await self.client.close()
+
+    async def _body(self, turns: Turns) -> bytes | None:
+        """The response's body, None where it is too long."""
+        call = self.client.chat.completions.with_streaming_response.create(
+            model=self.chat.model, messages=turns, extra_body=self.settings
+        )
+        async with call as response:
+            parts, size = [], 0
+            try:
+                async for part in response.iter_bytes():
+                    parts.append(part)
+                    size += len(part)
+                    if size > MAX_BYTES:
+                        return None
+            except Exception as error:  # of the HTTP library below openai, which is another one from version to version
+                raise ConnectionError(repr(error)) from error
+            return b"".join(parts)
+
+    def _read(self, start: float, body: bytes) -> Answer:
+        """The answer in a body; whatever is not one becomes an error."""
+        latency = time.perf_counter() - start
+        try:
+            value = orjson.loads(body)
+            choice = value["choices"][0]
+            text = choice["message"].get("content") or choice["message"].get("refusal") or ""
+            usage = value.get("usage") or {}
+            answer = Answer(
+                text=_text(text),
+                finish_reason="refusal" if choice["message"].get("refusal") else choice.get("finish_reason") or "",
+                prompt_tokens=_count(usage.get("prompt_tokens")),
+                completion_tokens=_count(usage.get("completion_tokens")),
+                latency=latency,
+                model=str(value.get("model") or ""),
+            )
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError):
+            shown = body[:_SHOWN].decode("utf-8", "replace")
+            return self._failed(start, f"the response is no chat completion: {shown!r}", again=True)
+        return answer
+
+    def _refused(self, start: float, error: openai.APIStatusError) -> Answer:
+        """What a response of status 400 and above means for this question. Raises TeacherError where for all."""
+        status, said = error.status_code, self._hidden(str(error.message))[:_SHOWN]
+        where = f"{self.chat.base_url} ({self.chat.model}) answers {status}: {said}"
+        if status == 401:
+            raise TeacherError(f"{where}\nset {self.chat.key_env or 'teacher.key_env'} to a key that it knows")
+        if status in (404, 405):
+            raise TeacherError(f"{where}\ncheck teacher.base_url (it mostly ends in /v1) and teacher.model")
+        if status == 402 or error.code == "insufficient_quota":
+            raise TeacherError(f"{where}\nthe account has no credit left; the same command goes on when it has")
+        again = status in _AGAIN or status >= 500
+        return self._failed(start, f"status {status}: {said}", again, _asked_wait(error.response.headers))
+
+    def _failed(self, start: float, error: str, again: bool = False, wait: float = 0.0) -> Answer:
+        return Answer(error=self._hidden(error), latency=time.perf_counter() - start, again=again, wait=wait)
+
+    def _hidden(self, text: str) -> str:
+        """The text without the key, should an endpoint repeat it."""
+        return text.replace(self.key, "***") if self.key else text
+
+
+def _key(chat: OpenAIChat) -> str:
+    address = urlsplit(chat.base_url)
+    if address.scheme not in ("http", "https") or not address.netloc:
+        raise UserError(f"teacher.base_url: {chat.base_url!r} is no address such as http://localhost:8000/v1")
+    if address.username or address.password or address.query:
+        raise UserError("teacher.base_url: holds a user, password or query; keys are read from teacher.key_env alone")
+    if chat.key_env is None:
+        return ""
+    key = os.environ.get(chat.key_env, "").strip()
+    if not key:
+        raise UserError(
+            f"teacher.key_env: the environment has no {chat.key_env}; export it, or set key_env to null for an "
+            "endpoint that wants no key"
+        )
+    return key
+
+
+def _with_pictures(turns: Turns, max_side: int) -> Turns:
+    """The turns with each picture as a data URL."""
+    return [
+        turn
+        if isinstance(turn["content"], str)
+        else {**turn, "content": [_sent_part(part, max_side) for part in turn["content"]]}
+        for turn in turns
+    ]
+
+
+def _sent_part(part: dict, max_side: int) -> dict:
+    if part["type"] != "image":
+        return part
+    data = io.BytesIO()
+    shown_picture(part["path"], max_side).save(data, "JPEG", quality=_JPEG_QUALITY)
+    encoded = base64.b64encode(data.getvalue()).decode("ascii")
+    return {"type": "image_url", "image_url": {"url": f"data:image/jpeg;base64,{encoded}"}}
+
+
+def _text(value: object) -> str:
+    if type(value) is not str:
+        raise TypeError
+    return value
+
+
+def _count(value: object) -> int | None:
+    return value if type(value) is int and value >= 0 else None
+
+
+def _asked_wait(headers) -> float:
+    """Seconds that a Retry-After header asks for; 0 without one, and never more than _LONGEST_WAIT."""
+    value = headers.get("retry-after", "")
+    try:
+        seconds = float(value)
+    except ValueError:
+        try:
+            seconds = (parsedate_to_datetime(value) - datetime.now(timezone.utc)).total_seconds()
+        except (ValueError, TypeError):
+            return 0.0
+    return min(max(seconds, 0.0), _LONGEST_WAIT) if seconds == seconds else 0.0
