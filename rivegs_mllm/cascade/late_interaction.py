@@ -113,24 +113,35 @@ class LateInteraction(nn.Module):
             width, max(1, width // 32), 2 * width, 0.1, "gelu", batch_first=True, norm_first=True
         )
         self.encoder = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
-        self.query = nn.Linear(width, width)
+        self.sought = nn.Linear(width, width)
         self.weight = nn.Linear(width, 1)
         self.norm = nn.LayerNorm(seen)
         self.key = nn.Linear(seen, width)
+        self.sharpness = nn.Parameter(torch.tensor(4.0))
 
     def forward(
         self, cells: torch.Tensor, cell_mask: torch.Tensor, words: torch.Tensor, word_mask: torch.Tensor
     ) -> torch.Tensor:
         """``cells`` (B, C, seen), ``words`` (B, T) token ids, masks true where not padding; scores (B, C)."""
-        queries, weights = self.encode(words, word_mask)
-        fits = torch.einsum("btd,bcd->bct", queries, self.key(self.norm(cells))) / queries.shape[-1] ** 0.5
-        return (fits * weights[:, None]).sum(-1).masked_fill(~cell_mask, NOTHING)
+        fits = torch.einsum("bd,bcd->bc", self.query(words, word_mask), self.keys(cells))
+        return fits.masked_fill(~cell_mask, NOTHING)
 
-    def encode(self, words: torch.Tensor, word_mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """A query for each word, (B, T, width), and how much the word counts, (B, T)."""
+    def all_pairs(
+        self, cells: torch.Tensor, cell_mask: torch.Tensor, words: torch.Tensor, word_mask: torch.Tensor
+    ) -> torch.Tensor:
+        """Every text against every picture, as in contrastive training: scores (texts, pictures, C)."""
+        fits = torch.einsum("td,pcd->tpc", self.query(words, word_mask), self.keys(cells))
+        return fits.masked_fill(~cell_mask, NOTHING)
+
+    def keys(self, cells: torch.Tensor) -> torch.Tensor:
+        """What queries are compared with, (B, C, width)."""
+        return self.key(self.norm(cells)) / self.key.out_features**0.5
+
+    def query(self, words: torch.Tensor, word_mask: torch.Tensor) -> torch.Tensor:
+        """What a text looks for, (B, width): its words, as the encoder reads them, weighed by attention."""
         if words.shape[1] > self.MAX_WORDS:
             raise UserError(f"a text of {words.shape[1]} tokens; at most {self.MAX_WORDS} can be matched: shorten it")
         hidden = self.embedding(words) + self.places.weight[: words.shape[1]]
         hidden = self.encoder(hidden, src_key_padding_mask=~word_mask)
-        weights = self.weight(hidden).squeeze(-1).masked_fill(~word_mask, NOTHING).softmax(-1)
-        return self.query(hidden), weights
+        weights = self.weight(hidden).masked_fill(~word_mask[..., None], NOTHING).softmax(1)
+        return self.sharpness * (weights * self.sought(hidden)).sum(1)
