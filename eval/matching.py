@@ -53,7 +53,7 @@ def check_mask(mask: Mask, size: tuple[int, int], where: str) -> int:
 
 def maximum_matching(edges: Sequence[Pair]) -> list[Pair]:
     """As many of ``edges`` as can be taken without taking an index twice on either side."""
-    taken = _first_come(edges)
+    taken = first_come(edges)
     golds = {gold for gold, _ in edges}
     predicted = {index for _, index in edges}
     if len(taken) == min(len(golds), len(predicted)):
@@ -64,7 +64,8 @@ def maximum_matching(edges: Sequence[Pair]) -> list[Pair]:
     return [(int(row), int(column)) for row, column in zip(rows, columns, strict=True) if allowed[row, column]]
 
 
-def _first_come(edges: Iterable[Pair]) -> list[Pair]:
+def first_come(edges: Iterable[Pair]) -> list[Pair]:
+    """Each of ``edges`` in its order, unless one of its indices has been taken before on its side."""
     taken: list[Pair] = []
     golds: set[int] = set()
     predicted: set[int] = set()

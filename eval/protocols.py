@@ -1,19 +1,23 @@
 """The five tasks, and the protocols by which the literature decides what is correct.
 
-docs/evaluation.md says in words what is written here.
+A protocol says which entities of a post enter, when two mentions are the same, how well regions agree and which of
+the agreeing pairs count. docs/evaluation.md says in words what is written here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import math
+import operator
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-from eval.matching import Pair, best_box_iou, best_mask_iou, maximum_matching
-from rivegs_mllm.types import Box, Entity, Mask, UserError
+from eval.frames import in_resized_pixels, located
+from eval.matching import Pair, best_box_iou, best_mask_iou, first_come, maximum_matching
+from rivegs_mllm.types import Box, Entity, Mask, Sample, UserError
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class RegionKind:
     """What stands for a region. ``of`` gives an entity's regions, ``best_iou`` the agreement of one with several."""
 
@@ -56,55 +60,185 @@ EES = Task("EES", False, MASK)
 TASKS = (MNER, GMNER, EEG, SMNER, EES)
 
 
+NO_REGION = math.inf
+"""The agreement of two entities whose regions are not compared, since the task or neither of them has any."""
+
+
+@dataclass(frozen=True, slots=True)
+class Post:
+    """A gold post and the entities said of it. ``candidates`` are a detector's boxes, None where there are none."""
+
+    sample: Sample
+    said: tuple[Entity, ...] = ()
+    candidates: tuple[Box, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What enters for a task, and the pairs (gold, said) that agree but for the region, with their regions' IoU."""
+
+    golds: Sequence[Entity]
+    said: Sequence[Entity]
+    edges: list[tuple[int, int, float]]
+
+
 @dataclass(frozen=True, slots=True)
 class Protocol:
     """A way to decide what is correct.
 
-    ``same_mention(gold, predicted)`` compares mentions; ``same_region(kind, gold, predicted)`` compares regions
-    that both sides have, as tuples; ``match`` chooses one-to-one pairs among the agreeing ones,
-    which come in the order of the predictions, then of the gold.
+    ``enter`` gives the gold and the predicted entities that count for a task, None stands for all of them as they are.
+    ``same_mention(gold, said, typed)`` compares mentions; types are compared beside it. ``given(kind, said)`` are the
+    regions of a prediction, and ``agreement(post, kind, wanted, given)`` is their IoU with those of a gold entity where
+    both have some; ``reaches(iou, threshold)`` says whether it is enough. ``match`` chooses one-to-one pairs among the
+    agreeing ones, which come in the order of the predictions, then of the gold.
     """
 
     name: str
-    same_mention: Callable[[Entity, Entity], bool]
-    same_region: Callable[[RegionKind, tuple[Any, ...], tuple[Any, ...]], bool]
+    enter: Callable[[Post, Task], tuple[Sequence[Entity], Sequence[Entity]]] | None
+    same_mention: Callable[[Entity, Entity, bool], bool]
+    given: Callable[[RegionKind, Entity], tuple[Any, ...]]
+    agreement: Callable[[Post, RegionKind, tuple[Any, ...], tuple[Any, ...]], float]
+    reaches: Callable[[float, float], bool]
     match: Callable[[Sequence[Pair]], list[Pair]]
 
-    def correct(self, golds: Sequence[Entity], predicted: Sequence[Entity], task: Task) -> list[Pair]:
-        """The correct predictions of a post, each with the gold entity it is correct for."""
-        agreeing = [
-            (index, place)
-            for place, entity in enumerate(predicted)
-            for index, gold in enumerate(golds)
-            if (gold.type == entity.type or not task.typed)
-            and self.same_mention(gold, entity)
-            and self._regions_agree(task.region, gold, entity)
-        ]
-        return self.match(agreeing) if agreeing else agreeing
+    def judge(self, post: Post, tasks: Sequence[Task]) -> list[Judged]:
+        """Who of the post agrees with whom in each task, before a threshold is set."""
+        if self.enter is not None:
+            return [self._judge(post, *self.enter(post, task), (task,))[0] for task in tasks]
+        return self._judge(post, post.sample.entities, post.said, tasks)
 
-    def _regions_agree(self, kind: RegionKind | None, gold: Entity, entity: Entity) -> bool:
+    def pairs(self, judged: Judged, iou: float = 0.5) -> list[Pair]:
+        """The correct predictions, each with the gold entity it is correct for, as places in what entered."""
+        agreeing = [(gold, place) for gold, place, reached in judged.edges if self.reaches(reached, iou)]
+        return self.match(agreeing) if len(agreeing) > 1 else agreeing
+
+    def correct(self, golds: Sequence[Entity], said: Sequence[Entity], task: Task, iou: float = 0.5) -> list[Pair]:
+        """The correct pairs of a post of which nothing but the entities is known."""
+        return self.pairs(self.judge(Post(Sample("", (), entities=tuple(golds)), tuple(said)), (task,))[0], iou)
+
+    def _judge(
+        self, post: Post, golds: Sequence[Entity], said: Sequence[Entity], tasks: Sequence[Task]
+    ) -> list[Judged]:
+        judged = [Judged(golds, said, []) for _ in tasks]
+        for place, entity in enumerate(said):
+            for index, gold in enumerate(golds):
+                if not self.same_mention(gold, entity, False):
+                    continue
+                typed = gold.type == entity.type and self.same_mention(gold, entity, True)
+                ious: dict[RegionKind | None, float] = {}
+                for task, result in zip(tasks, judged, strict=True):
+                    if typed or not task.typed:
+                        kind = task.region
+                        if kind not in ious:
+                            ious[kind] = self._iou(post, kind, gold, entity)
+                        if ious[kind]:
+                            result.edges.append((index, place, ious[kind]))
+        return judged
+
+    def _iou(self, post: Post, kind: RegionKind | None, gold: Entity, entity: Entity) -> float:
+        """The regions' IoU, 0 where one side alone has a region."""
         if kind is None:
-            return True
-        wanted, given = kind.of(gold), kind.of(entity)
+            return NO_REGION
+        wanted, given = kind.of(gold), self.given(kind, entity)
         if wanted and given:
-            return self.same_region(kind, wanted, given)
-        return not wanted and not given
+            return self.agreement(post, kind, wanted, given)
+        return 0.0 if wanted or given else NO_REGION
 
 
-def same_span_or_text(gold: Entity, predicted: Entity) -> bool:
+def regions_of(kind: RegionKind, said: Entity) -> tuple[Any, ...]:
+    """The regions that a prediction has."""
+    return kind.of(said)
+
+
+def same_span_or_text(gold: Entity, said: Entity, typed: bool = True) -> bool:
     """Equal token spans where both sides have one, else equal strings."""
-    if gold.span is not None and predicted.span is not None:
-        return gold.span == predicted.span
-    return gold.text == predicted.text
+    if gold.span is not None and said.span is not None:
+        return gold.span == said.span
+    return gold.text == said.text
 
 
-def first_above_half(kind: RegionKind, golds: tuple[Any, ...], predicted: tuple[Any, ...]) -> bool:
-    """Whether the first predicted region has an IoU of more than 0.5 with one of the gold regions."""
-    return kind.best_iou(predicted[0], golds) > 0.5
+def same_text(gold: Entity, said: Entity, typed: bool) -> bool:
+    """Equal strings, wherever they stand."""
+    return gold.text == said.text
 
 
-STRICT = Protocol("strict", same_span_or_text, first_above_half, maximum_matching)
-PROTOCOLS = {protocol.name: protocol for protocol in (STRICT,)}
+def first_with_any(post: Post, kind: RegionKind, wanted: tuple[Any, ...], given: tuple[Any, ...]) -> float:
+    """The IoU of the first predicted region with the gold region that it agrees with best."""
+    return kind.best_iou(given[0], wanted)
+
+
+STRICT = Protocol("strict", None, same_span_or_text, regions_of, first_with_any, operator.gt, maximum_matching)
+
+
+def _rows_regions(kind: RegionKind, said: Entity) -> tuple[Any, ...]:
+    """As in RiVEG's rows: what is said visible has a box always, without any it is [0, 0, 0, 0]."""
+    return kind.of(said) or ((Box(0, 0, 0, 0),) if kind is BOX and said.visible else ())
+
+
+def _same_key(gold: Entity, said: Entity, typed: bool) -> bool:
+    """Equal keys ``mention(TYPE)``; without the type all behind the first bracket is cut off, the mention's own too."""
+    return gold.text == said.text if typed else gold.text.split("(")[0] == said.text.split("(")[0]
+
+
+RIVEG = Protocol("riveg", None, _same_key, _rows_regions, first_with_any, operator.ge, first_come)
+
+
+def _any_with_any_resized(post: Post, kind: RegionKind, wanted: tuple[Any, ...], given: tuple[Any, ...]) -> float:
+    """The best IoU of all predicted with all gold regions; boxes in whole pixels of the resized picture."""
+    if kind is BOX and post.sample.size is not None:
+        wanted, given = ([in_resized_pixels(box, post.sample.size) for box in boxes] for boxes in (wanted, given))
+    return max(kind.best_iou(region, wanted) for region in given)
+
+
+E2E = Protocol("e2e", None, same_text, regions_of, _any_with_any_resized, operator.ge, maximum_matching)
+
+
+def _last_of_each_position(post: Post, task: Task) -> tuple[Sequence[Entity], Sequence[Entity]]:
+    """One entity a position, the last one said of it. A prediction whose words do not stand in the post is dropped."""
+    tokens = post.sample.tokens
+    said = located(tokens, post.said)
+    if tokens:
+        said = [entity for entity in said if entity.span is not None and entity.span[1] <= len(tokens)]
+    return _unique(located(tokens, post.sample.entities), _position), _unique(said, _position)
+
+
+def _same_position(gold: Entity, said: Entity, typed: bool) -> bool:
+    return _position(gold) == _position(said)
+
+
+def _best_candidate_with_any(post: Post, kind: RegionKind, wanted: tuple[Any, ...], given: tuple[Any, ...]) -> float:
+    """The IoU with the gold of the detector's candidate that the first predicted box overlaps most."""
+    if kind is not BOX or post.candidates is None:
+        return kind.best_iou(given[0], wanted)
+    overlaps = [best_box_iou(given[0], (candidate,)) for candidate in post.candidates]
+    most = max(overlaps, default=0.0)
+    return best_box_iou(post.candidates[overlaps.index(most)], wanted) if most else 0.0
+
+
+HINDEX = Protocol(
+    "hindex", _last_of_each_position, _same_position, regions_of, _best_candidate_with_any, operator.gt, first_come
+)
+
+
+def _set_of_triples(post: Post, task: Task) -> tuple[Sequence[Entity], Sequence[Entity]]:
+    """Gold and predictions as sets of (position, type, region), as much of it as the task looks at.
+
+    An entity with several regions is in its set once for each of them.
+    """
+
+    def key(entity: Entity) -> Hashable:
+        return _position(entity), task.typed and entity.type, task.region and task.region.of(entity)
+
+    both = (located(post.sample.tokens, entities) for entities in (post.sample.entities, post.said))
+    golds, said = (
+        _unique((one for entity in side for one in _one_per_region(entity, task.region)), key) for side in both
+    )
+    return golds, said
+
+
+MQSPN = Protocol("mqspn", _set_of_triples, _same_position, regions_of, first_with_any, operator.ge, maximum_matching)
+
+PROTOCOLS = {protocol.name: protocol for protocol in (STRICT, RIVEG, E2E, HINDEX, MQSPN)}
 
 
 def protocol_named(name: str) -> Protocol:
@@ -112,3 +246,21 @@ def protocol_named(name: str) -> Protocol:
     if name not in PROTOCOLS:
         raise UserError(f"no protocol '{name}'; there are: {', '.join(PROTOCOLS)}")
     return PROTOCOLS[name]
+
+
+def _position(entity: Entity) -> Hashable:
+    """Where the mention stands; its string where that is not known."""
+    return entity.text if entity.span is None else entity.span
+
+
+def _unique(entities: Iterable[Entity], key: Callable[[Entity], Hashable]) -> list[Entity]:
+    """The last entity of each key, in the order in which the keys come first."""
+    return list({key(entity): entity for entity in entities}.values())
+
+
+def _one_per_region(entity: Entity, kind: RegionKind | None) -> list[Entity]:
+    if kind is None or len(kind.of(entity)) < 2:
+        return [entity]
+    if kind is BOX:
+        return [replace(entity, boxes=(box,)) for box in entity.boxes]
+    return [replace(entity, masks=(mask,)) for mask in entity.masks]

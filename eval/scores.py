@@ -1,177 +1,294 @@
-"""Precision, recall and F1 of predictions, by task, by subset and by type, and the stages of grounding."""
+"""Precision, recall and F1 of predictions, by protocol, subset and task, and the stages of grounding."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-
-from rich.console import Group, RenderableType
-from rich.table import Table
-from rich.text import Text
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain, zip_longest
+from pathlib import Path
 
 from eval.matching import check_mask
-from eval.protocols import BOX, EES, MASK, SMNER, TASKS, Protocol, Task, protocol_named, said_visible  # noqa: F401
-from eval.stages import Found, align, by_id, entailment_figures, find_in_post, precision_recall_f1, region_figures  # noqa: F401
-from rivegs_mllm.types import TYPES, Entity, Prediction, Sample, UserError
+from eval.protocols import BOX, EES, GMNER, MASK, MNER, SMNER, STRICT, TASKS, Judged, Post, Task, protocol_named
+from eval.protocols import said_visible as said_visible
+from eval.stages import Decisions, Found, Regions, align, by_id, found_by, precision_recall_f1
+from eval.tables import format_scores as format_scores
+from eval.tally import Sorts, Tally, check_subset, in_order, post_names
+from rivegs_mllm.records import stream_predictions, stream_samples
+from rivegs_mllm.types import TYPES, Box, Prediction, Sample, UserError
 
-Post = tuple[Sample, tuple[Entity, ...]]
-"""A gold post and what was predicted for it."""
+Pair = tuple[Sample, Prediction | None]
+
+SWEEP = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
+"""The IoU thresholds from 0.5 to 0.95."""
 
 
-def evaluate(gold: Sequence[Sample], predictions: Sequence[Prediction], protocols: Sequence[str] = ("strict",)) -> dict:
+def evaluate(
+    gold: Sequence[Sample],
+    predictions: Sequence[Prediction],
+    protocols: Sequence[str] = ("strict",),
+    iou: float = 0.5,
+    candidates: Mapping[str, Sequence[Box]] | None = None,
+) -> dict:
     """The scores, as `rivegs evaluate --json` writes them.
 
     ``{protocol: {subset: {task: {"correct", "predicted", "gold", "precision", "recall", "f1"}}}}``, fractions in
-    [0, 1], 0 where there is nothing to divide by. Subset "all", then the posts' own ("seen"), then "type:PER" and
-    so on, over the gold and the predicted entities of that type alone. SMNER and EES are there when both the gold
-    and the predictions have masks. Beside the protocols stand "posts", "stages", "missing_predictions" and
-    "unreadable_answers"; docs/evaluation.md describes them.
+    [0, 1], 0 where there is nothing to divide by; `eval.tally.count_post` has the subsets. SMNER and EES are there
+    when both the gold and the predictions have masks. Beside the protocols stand "posts", "stages" and what was
+    missing or odd; docs/evaluation.md describes them. ``candidates`` are a detector's boxes by post, for ``hindex``.
 
-    Raises UserError for an unknown protocol, an id that is not in the gold or comes twice, and a broken mask.
+    Raises UserError for an unknown protocol, a threshold outside (0, 1], an id that is not in the gold or comes twice,
+    a box that is not finite, and a broken mask.
     """
-    chosen = [protocol_named(name) for name in protocols]
     answers = by_id(gold, predictions)
-    posts = [(sample, answers[sample.id].entities if sample.id in answers else ()) for sample in gold]
-    tasks = _tasks(posts)
-    subsets = _subsets(posts)
-    if SMNER in tasks:
-        _check_masks(posts)
-    return {
-        **{protocol.name: _scores(posts, protocol, tasks, subsets) for protocol in chosen},
-        "posts": len(posts),
-        "stages": _stages(posts, subsets, SMNER in tasks),
-        "missing_predictions": _counted(sample.id for sample in gold if sample.id not in answers),
-        "unreadable_answers": _counted(prediction.id for prediction in predictions if prediction.errors),
-    }
+    scorer = Scorer(protocols, tasks_of(gold, predictions), iou, candidates)
+    for sample in gold:
+        scorer.add(sample, answers.get(sample.id))
+    return scorer.result()
 
 
-def format_scores(result: dict) -> RenderableType:
-    """The result of `evaluate` as tables for the terminal: percent with two decimals."""
-    parts: list[RenderableType] = [_table(name, result[name]) for name in result if name not in _BESIDE]
-    parts.append(_stage_table(result["stages"]))
-    for key, words in (("missing_predictions", "without a prediction"), ("unreadable_answers", "not wholly readable")):
-        found = result[key]
-        if found["count"]:
-            shown = ", ".join(found["ids"][:10]) + (", ..." if found["count"] > 10 else "")
-            parts.append(Text(f"{found['count']} of {result['posts']} posts {words}: {shown}"))
-    return Group(*parts)
+def evaluate_files(
+    gold: Path,
+    predictions: Path,
+    protocols: Sequence[str] = ("strict",),
+    iou: float = 0.5,
+    candidates: Mapping[str, Sequence[Box]] | None = None,
+) -> dict:
+    """`evaluate` of two JSONL files, of which only the lines whose partner has not come yet are in memory.
 
-
-_BESIDE = ("posts", "stages", "missing_predictions", "unreadable_answers")
-
-
-def _tasks(posts: Sequence[Post]) -> tuple[Task, ...]:
-    in_gold = any(entity.masks for sample, _ in posts for entity in sample.entities)
-    in_predictions = any(entity.masks for _, entities in posts for entity in entities)
-    return TASKS if in_gold and in_predictions else tuple(task for task in TASKS if task not in (SMNER, EES))
-
-
-def _subsets(posts: Sequence[Post]) -> list[str]:
-    """Their names in the order in which they are reported."""
-    own = {sample.subset for sample, _ in posts} - {""}
-    for name in own:
-        if name == "all" or name.startswith("type:"):
-            raise UserError(f"gold: posts are marked as subset {name!r}, a name that the scores use themselves")
-    types = {entity.type for sample, entities in posts for entity in (*sample.entities, *entities)}
-    ordered = [name for name in TYPES if name in types] + sorted(types.difference(TYPES))
-    return ["all", *sorted(own), *(f"type:{name}" for name in ordered)]
-
-
-def _check_masks(posts: Sequence[Post]) -> None:
-    for sample, predicted in posts:
-        size = (sample.size[1], sample.size[0]) if sample.size else None
-        for entities, whose in ((sample.entities, "gold"), (predicted, "predicted")):
-            for entity in entities:
-                for mask in entity.masks:
-                    size = size or mask.size
-                    where = f"post {sample.id!r}, {whose} entity {entity.text!r}"
-                    area = check_mask(mask, size, where)
-                    if area == 0 and whose == "gold":
-                        raise UserError(f"{where}: the mask has no area")
-
-
-def _groups(posts: Sequence[Post]) -> Iterator[tuple[list[str], Sequence[Entity], Sequence[Entity]]]:
-    """The names of the subsets that count them, gold entities, predicted entities of one post.
-
-    A post of one type comes once, under all its subsets; posts without any entity do not come.
+    Raises RecordError for a line that is no record, and UserError as `evaluate` does.
     """
-    for sample, predicted in posts:
-        names = ["all", sample.subset] if sample.subset else ["all"]
-        golds = sample.entities
-        types = {entity.type for entity in golds} | {entity.type for entity in predicted}
-        if len(types) == 1:
-            yield [*names, f"type:{types.pop()}"], golds, predicted
-            continue
-        if types:
-            yield names, golds, predicted
-        for name in types:
-            yield [f"type:{name}"], [e for e in golds if e.type == name], [e for e in predicted if e.type == name]
+    scorer = Scorer(protocols, TASKS, iou, candidates)
+    for sample, prediction in _side_by_side(stream_samples(gold), stream_predictions(predictions)):
+        scorer.add(sample, prediction)
+    return scorer.result()
 
 
-def _scores(posts: Sequence[Post], protocol: Protocol, tasks: Sequence[Task], subsets: Sequence[str]) -> dict:
-    counts = {name: {task.name: [0, 0, 0] for task in tasks} for name in subsets}
-    for names, golds, predicted in _groups(posts):
+def iou_sweep(
+    gold: Sequence[Sample],
+    predictions: Sequence[Prediction],
+    protocols: Sequence[str] = ("strict",),
+    thresholds: Sequence[float] = SWEEP,
+    candidates: Mapping[str, Sequence[Box]] | None = None,
+) -> dict:
+    """GMNER, and SMNER where there are masks, by IoU threshold (RiVEG, Fig. 9).
+
+    ``{protocol: {task: {"0.50": {"correct", "predicted", "gold", "precision", "recall", "f1"}}}}`` over all posts.
+    """
+    posts = join(gold, predictions, candidates)
+    tasks = [task for task in tasks_of(gold, predictions) if task in (GMNER, SMNER)]
+    result: dict = {}
+    for protocol in map(protocol_named, protocols):
+        result[protocol.name] = {}
         for task in tasks:
-            correct = len(protocol.correct(golds, predicted, task)) if golds and predicted else 0
-            for name in names:
-                count = counts[name][task.name]
-                count[0] += correct
-                count[1] += len(predicted)
-                count[2] += len(golds)
-    return {
-        name: {task: precision_recall_f1(*count) for task, count in by_task.items()} for name, by_task in counts.items()
-    }
+            judged = [protocol.judge(post, (task,))[0] for post in posts]
+            said, golds = sum(len(one.said) for one in judged), sum(len(one.golds) for one in judged)
+            result[protocol.name][task.name] = {
+                f"{iou:.2f}": precision_recall_f1(sum(len(protocol.pairs(one, iou)) for one in judged), said, golds)
+                for iou in thresholds
+            }
+    return result
 
 
-def _stages(posts: Sequence[Post], subsets: Sequence[str], masked: bool) -> dict:
-    """Visibility, boxes and masks of the entities whose mention and type are right, so that a stage is judged alone."""
-    found: dict[str, list[Found]] = {name: [] for name in subsets}
-    for sample, predicted in posts:
-        own = (sample.subset,) if sample.subset else ()
-        for pair in find_in_post(sample, predicted):
-            for name in ("all", f"type:{pair.gold.type}", *own):
-                found[name].append(pair)
-    kinds = {"grounding": BOX, "segmentation": MASK} if masked else {"grounding": BOX}
-    return {
-        name: {
-            "entailment": entailment_figures(pairs),
-            **{stage: region_figures(pairs, kind, 0.5) for stage, kind in kinds.items()},
+def join(
+    gold: Sequence[Sample],
+    predictions: Sequence[Prediction],
+    candidates: Mapping[str, Sequence[Box]] | None = None,
+) -> list[Post]:
+    """Every gold post with what was said of it. Raises UserError for ids that do not fit and for broken regions."""
+    answers = by_id(gold, predictions)
+    posts = [_post(sample, answers.get(sample.id), candidates) for sample in gold]
+    for post in posts:
+        check_regions(post)
+    return posts
+
+
+def tasks_of(gold: Iterable[Sample], predictions: Iterable[Prediction]) -> tuple[Task, ...]:
+    """All tasks where both sides have a mask anywhere, else those without masks."""
+    in_gold = any(entity.masks for sample in gold for entity in sample.entities)
+    in_predictions = any(entity.masks for prediction in predictions for entity in prediction.entities)
+    return TASKS if in_gold and in_predictions else _WITHOUT_MASKS
+
+
+def check_regions(post: Post) -> tuple[bool, bool]:
+    """Whether a predicted box of the post has no area, and whether one reaches outside the picture.
+
+    Raises UserError for coordinates that are not finite, gold masks without area, and masks that are broken or not
+    of the picture's size.
+    """
+    size = post.sample.size
+    where = f"post {post.sample.id!r}"
+    for entity in post.sample.entities:
+        for box in entity.boxes:
+            _check_finite(box, f"{where}, gold entity {entity.text!r}")
+    flat = outside = False
+    for entity in post.said:
+        for box in entity.boxes:
+            _check_finite(box, f"{where}, predicted entity {entity.text!r}")
+            flat |= box.xmax <= box.xmin or box.ymax <= box.ymin
+            outside |= min(box.xmin, box.ymin) < 0 or (size is not None and (box.xmax > size[0] or box.ymax > size[1]))
+    _check_masks(post, where)
+    return flat, outside
+
+
+class Scorer:
+    """Adds up posts as they come; what it holds does not grow with them, but for the ids that it lists."""
+
+    def __init__(
+        self,
+        protocols: Sequence[str],
+        tasks: Sequence[Task],
+        iou: float = 0.5,
+        candidates: Mapping[str, Sequence[Box]] | None = None,
+    ):
+        if not 0 < iou <= 1:
+            raise UserError(f"IoU threshold {iou}: it must be above 0 and at most 1")
+        self.tasks = tasks
+        self.candidates = candidates
+        self.tallies = [Tally(protocol_named(name), tasks, iou) for name in protocols]
+        self.stages = StagesBySubset()
+        self.posts = 0
+        self.masked = [False, False]
+        self.types: set[str] = set(TYPES)
+        self.strange: dict[str, list[str]] = {}
+        self.ids: dict[str, list[str]] = {key: [] for key in _LISTED}
+
+    def add(self, sample: Sample, prediction: Prediction | None) -> None:
+        """Counts a post in."""
+        if sample.subset:
+            check_subset(sample.subset)
+        post = _post(sample, prediction, self.candidates)
+        self.posts += 1
+        self._note(post, prediction)
+        sorts = Sorts(post)
+        strictly = STRICT.judge(post, self.tasks)
+        for tally in self.tallies:
+            judged = strictly if tally.protocol is STRICT else tally.protocol.judge(post, self.tasks)
+            tally.add(post, judged, sorts)
+        self.stages.add(post, strictly[self.tasks.index(MNER)], sorts)
+
+    def result(self) -> dict:
+        """What `evaluate` gives."""
+        masked = all(self.masked)
+        tasks = self.tasks if masked else [task for task in self.tasks if task in _WITHOUT_MASKS]
+        kept = {task.name for task in tasks}
+        scores = {tally.protocol.name: tally.scores() for tally in self.tallies}
+        for by_task in chain.from_iterable(subsets.values() for subsets in scores.values()):
+            for name in by_task.keys() - kept:
+                del by_task[name]
+        unknown = {name: ids for name, ids in self.strange.items() if name not in self.types}
+        self.ids["unknown_types"] = sorted(set(chain.from_iterable(unknown.values())))
+        return {
+            **scores,
+            "posts": self.posts,
+            "stages": self.stages.figures(chain(*scores.values()), masked),
+            **{key: {"count": len(ids), "ids": ids} for key, ids in self.ids.items()},
         }
-        for name, pairs in found.items()
-    }
+
+    def _note(self, post: Post, prediction: Prediction | None) -> None:
+        """What is missing or odd in the post."""
+        flat, outside = check_regions(post)
+        noted = (prediction is None, bool(prediction and prediction.errors), flat, outside)
+        for key, found in zip(_LISTED, noted, strict=True):
+            if found:
+                self.ids[key].append(post.sample.id)
+        for entity in post.sample.entities:
+            self.types.add(entity.type)
+            self.masked[0] |= bool(entity.masks)
+        for entity in post.said:
+            self.masked[1] |= bool(entity.masks)
+            if entity.type not in self.types:
+                self.strange.setdefault(entity.type, []).append(post.sample.id)
 
 
-def _counted(ids: Iterable[str]) -> dict:
-    found = list(ids)
-    return {"count": len(found), "ids": found}
+class StagesBySubset:
+    """Adds up the stages behind the spans, for every subset."""
+
+    def __init__(self) -> None:
+        self.cells: dict[tuple[str, ...], _Stages] = {("all",): _Stages()}
+
+    def add(self, post: Post, named: Judged, sorts: Sorts) -> None:
+        """Counts a post in. ``named`` are its entities as judged by mention and type."""
+        names = post_names(post.sample)
+        pairs = [(gold, place) for gold, place, _ in named.edges]
+        golds, said = {gold for gold, _ in pairs}, {place for _, place in pairs}
+        if not len(golds) == len(said) == len(pairs):
+            pairs = align(post.sample.entities, post.said)
+        for pair in found_by(post.sample, post.said, pairs):
+            key = (*names, *sorts.of(pair.gold))
+            if key not in self.cells:
+                self.cells[key] = _Stages()
+            self.cells[key].add(pair)
+
+    def figures(self, names: Iterable[str], masked: bool) -> dict:
+        """``{subset: {"entailment", "grounding"}}`` of the subsets of those names and of those that were met; with
+        "segmentation" where ``masked``."""
+        subsets = {name: _Stages() for name in names}
+        for names, cell in self.cells.items():
+            for name in names:
+                subsets.setdefault(name, _Stages()).merge(cell)
+        return {name: subsets[name].figures(masked) for name in in_order(subsets)}
 
 
-def _table(protocol: str, subsets: dict) -> Table:
-    table = Table(title=f"Scores, protocol {protocol}", title_justify="left")
-    for heading in ("subset", "task"):
-        table.add_column(heading)
-    for heading in ("P", "R", "F1", "correct", "predicted", "gold"):
-        table.add_column(heading, justify="right")
-    for subset, by_task in subsets.items():
-        label = Text(subset)
-        for task, row in by_task.items():
-            percents = [f"{100 * row[key]:.2f}" for key in ("precision", "recall", "f1")]
-            counts = [str(row[key]) for key in ("correct", "predicted", "gold")]
-            table.add_row(label, task, *percents, *counts)
-            label = Text("")
-        table.add_section()
-    return table
+class _Stages:
+    def __init__(self) -> None:
+        self.entailment, self.grounding, self.segmentation = Decisions(), Regions(BOX), Regions(MASK)
+
+    def add(self, pair: Found) -> None:
+        self.entailment.add(pair)
+        self.grounding.add(pair)
+        self.segmentation.add(pair)
+
+    def merge(self, other: _Stages) -> None:
+        self.entailment.merge(other.entailment)
+        self.grounding.merge(other.grounding)
+        self.segmentation.merge(other.segmentation)
+
+    def figures(self, masked: bool) -> dict:
+        figures = {"entailment": self.entailment.figures(), "grounding": self.grounding.figures()}
+        return {**figures, "segmentation": self.segmentation.figures()} if masked else figures
 
 
-def _stage_table(stages: dict) -> Table:
-    table = Table(title="Stages, of the entities named rightly", title_justify="left")
-    table.add_column("subset")
-    for heading in ("visibility right", "of", "boxes IoU > 0.5", "mean IoU", "of"):
-        table.add_column(heading, justify="right")
-    for subset, row in stages.items():
-        seen, boxed = row["entailment"], row["grounding"]
-        table.add_row(
-            Text(subset),
-            *(f"{100 * seen['accuracy']:.2f}", str(seen["total"])),
-            *(f"{100 * boxed['precision']:.2f}", f"{100 * boxed['mean_iou']:.2f}", str(boxed["total"])),
-        )
-    return table
+_LISTED = ("missing_predictions", "unreadable_answers", "boxes_without_area", "boxes_outside")
+_WITHOUT_MASKS = tuple(task for task in TASKS if task not in (SMNER, EES))
+
+
+def _post(sample: Sample, prediction: Prediction | None, candidates: Mapping[str, Sequence[Box]] | None) -> Post:
+    if candidates is None:
+        return Post(sample, prediction.entities if prediction else ())
+    if sample.id not in candidates:
+        raise UserError(f"candidates: nothing for the post {sample.id!r}; give [] for a picture without any")
+    return Post(sample, prediction.entities if prediction else (), tuple(candidates[sample.id]))
+
+
+def _side_by_side(samples: Iterator[Sample], predictions: Iterator[Prediction]) -> Iterator[Pair]:
+    """Each sample with its prediction as soon as both have been read, in the end the samples without one."""
+    unanswered: dict[str, Sample] = {}
+    early: dict[str, Prediction] = {}
+    for sample, prediction in zip_longest(samples, predictions):
+        if sample is not None:
+            unanswered[sample.id] = sample
+        if prediction is not None:
+            early[prediction.id] = prediction
+        for key in {one.id for one in (sample, prediction) if one is not None}:
+            if key in unanswered and key in early:
+                yield unanswered.pop(key), early.pop(key)
+    if early:
+        raise UserError(f"predictions: the id {next(iter(early))!r} is not in the gold; is it another split?")
+    for sample in unanswered.values():
+        yield sample, None
+
+
+def _check_finite(box: Box, where: str) -> None:
+    if not all(map(math.isfinite, (box.xmin, box.ymin, box.xmax, box.ymax))):
+        raise UserError(f"{where}: the box {box} has a coordinate that is no finite number")
+
+
+def _check_masks(post: Post, where: str) -> None:
+    size = (post.sample.size[1], post.sample.size[0]) if post.sample.size else None
+    for entities, whose in ((post.sample.entities, "gold"), (post.said, "predicted")):
+        for entity in entities:
+            for mask in entity.masks:
+                size = size or mask.size
+                here = f"{where}, {whose} entity {entity.text!r}"
+                if check_mask(mask, size, here) == 0 and whose == "gold":
+                    raise UserError(f"{here}: the mask has no area")

@@ -6,6 +6,7 @@ entities whose mention and type are right (`align`); how many gold entities that
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -32,9 +33,9 @@ def stage_scores(samples: Sequence[Sample], predictions: Sequence[Prediction], i
     masked = any(pair.gold.masks for pair in found)
     return {
         "span": span_scores(samples, predictions),
-        "entailment": entailment_figures(found),
-        "grounding": region_figures(found, BOX, iou),
-        "segmentation": region_figures(found, MASK, iou) if masked else None,
+        "entailment": figures_of(Decisions(), found),
+        "grounding": figures_of(Regions(BOX, iou), found),
+        "segmentation": figures_of(Regions(MASK, iou), found) if masked else None,
     }
 
 
@@ -44,7 +45,7 @@ def entailment_scores(samples: Sequence[Sample], predictions: Sequence[Predictio
     ``confusion`` is ``{gold: {said: count}}`` over "visible" and "invisible". A prediction without a decision says
     visible when it has a box. Gold without a decision or a box is left out.
     """
-    return entailment_figures(find(samples, predictions))
+    return figures_of(Decisions(), find(samples, predictions))
 
 
 def grounding_scores(samples: Sequence[Sample], predictions: Sequence[Prediction], iou: float = 0.5) -> dict:
@@ -54,12 +55,12 @@ def grounding_scores(samples: Sequence[Sample], predictions: Sequence[Prediction
     an IoU of 0. Counts: ``correct``, ``total``, ``said_invisible`` (left out: there was nothing to ground) and
     ``unmatched`` (left out: the mention or its type was not found).
     """
-    return region_figures(find(samples, predictions), BOX, iou)
+    return figures_of(Regions(BOX, iou), find(samples, predictions))
 
 
 def segmentation_scores(samples: Sequence[Sample], predictions: Sequence[Prediction], iou: float = 0.5) -> dict:
     """As `grounding_scores`, with masks and their pixel IoU: ``mean_iou`` is the mIoU. Masks must have been checked."""
-    return region_figures(find(samples, predictions), MASK, iou)
+    return figures_of(Regions(MASK, iou), find(samples, predictions))
 
 
 def span_scores(samples: Sequence[Sample], predictions: Sequence[Prediction]) -> dict:
@@ -116,7 +117,12 @@ def find(samples: Sequence[Sample], predictions: Sequence[Prediction]) -> list[F
 
 def find_in_post(sample: Sample, said: Sequence[Entity]) -> list[Found]:
     """`find` for one post."""
-    partner = dict(align(sample.entities, said)) if sample.entities and said else {}
+    return found_by(sample, said, align(sample.entities, said) if sample.entities and said else ())
+
+
+def found_by(sample: Sample, said: Sequence[Entity], pairs: Iterable[Pair]) -> list[Found]:
+    """Every gold entity with the predicted one that ``pairs`` gives it."""
+    partner = dict(pairs)
     return [
         Found(sample, gold, said[partner[index]] if index in partner else None)
         for index, gold in enumerate(sample.entities)
@@ -136,52 +142,90 @@ def align(golds: Sequence[Entity], predicted: Sequence[Entity], tasks: Sequence[
     return pairs
 
 
-def entailment_figures(found: Iterable[Found]) -> dict:
-    """`entailment_scores` of what has been found."""
-    confusion = {gold: dict.fromkeys(_WORDS.values(), 0) for gold in _WORDS.values()}
-    unmatched = 0
-    for pair in found:
+class Decisions:
+    """Adds up visibility decisions. Gold without a decision or a box, where nothing can be compared, is left out."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[tuple[bool, bool]] = Counter()
+        self.unmatched = 0
+
+    def add(self, pair: Found) -> None:
+        """Counts an entity in."""
         if pair.gold.visible is None and not pair.gold.boxes:
-            continue
+            return
         if pair.said is None:
-            unmatched += 1
+            self.unmatched += 1
         else:
-            confusion[_WORDS[said_visible(pair.gold)]][_WORDS[said_visible(pair.said)]] += 1
-    correct = sum(confusion[word][word] for word in _WORDS.values())
-    total = sum(sum(row.values()) for row in confusion.values())
-    return {
-        "correct": correct,
-        "total": total,
-        "accuracy": share(correct, total),
-        "confusion": confusion,
-        "unmatched": unmatched,
-    }
+            self.counts[said_visible(pair.gold), said_visible(pair.said)] += 1
+
+    def merge(self, other: Decisions) -> None:
+        """Adds what another one has added up."""
+        self.counts += other.counts
+        self.unmatched += other.unmatched
+
+    def figures(self) -> dict:
+        """As `entailment_scores` gives them."""
+        words = {True: "visible", False: "invisible"}
+        correct, total = self.counts[True, True] + self.counts[False, False], self.counts.total()
+        return {
+            "correct": correct,
+            "total": total,
+            "accuracy": share(correct, total),
+            "confusion": {words[a]: {words[b]: self.counts[a, b] for b in words} for a in words},
+            "unmatched": self.unmatched,
+        }
 
 
-def region_figures(found: Iterable[Found], kind: RegionKind, iou: float) -> dict:
-    """`grounding_scores` or `segmentation_scores` of what has been found."""
-    reached: list[float] = []
-    said_invisible = unmatched = 0
-    for pair in found:
-        wanted = kind.of(pair.gold)
+class Regions:
+    """Adds up how well the regions of a kind are found."""
+
+    def __init__(self, kind: RegionKind, iou: float = 0.5):
+        self.kind = kind
+        self.iou = iou
+        self.correct = self.total = self.said_invisible = self.unmatched = 0
+        self.reached = 0.0
+
+    def add(self, pair: Found) -> None:
+        """Counts an entity in, where its gold has a region."""
+        wanted = self.kind.of(pair.gold)
         if not wanted:
-            continue
+            return
         if pair.said is None:
-            unmatched += 1
+            self.unmatched += 1
         elif pair.said.visible is False:
-            said_invisible += 1
+            self.said_invisible += 1
         else:
-            given = kind.of(pair.said)
-            reached.append(kind.best_iou(given[0], wanted) if given else 0.0)
-    correct = sum(value > iou for value in reached)
-    return {
-        "correct": correct,
-        "total": len(reached),
-        "precision": share(correct, len(reached)),
-        "mean_iou": share(sum(reached), len(reached)),
-        "said_invisible": said_invisible,
-        "unmatched": unmatched,
-    }
+            given = self.kind.of(pair.said)
+            value = self.kind.best_iou(given[0], wanted) if given else 0.0
+            self.total += 1
+            self.reached += value
+            self.correct += value > self.iou
+
+    def merge(self, other: Regions) -> None:
+        """Adds what another one has added up."""
+        self.correct += other.correct
+        self.total += other.total
+        self.reached += other.reached
+        self.said_invisible += other.said_invisible
+        self.unmatched += other.unmatched
+
+    def figures(self) -> dict:
+        """As `grounding_scores` gives them."""
+        return {
+            "correct": self.correct,
+            "total": self.total,
+            "precision": share(self.correct, self.total),
+            "mean_iou": share(self.reached, self.total),
+            "said_invisible": self.said_invisible,
+            "unmatched": self.unmatched,
+        }
+
+
+def figures_of(tally: Decisions | Regions, found: Iterable[Found]) -> dict:
+    """The figures once all of ``found`` have been counted in."""
+    for pair in found:
+        tally.add(pair)
+    return tally.figures()
 
 
 def by_id(gold: Iterable[Sample], predictions: Iterable[Prediction]) -> dict[str, Prediction]:
@@ -216,9 +260,6 @@ def precision_recall_f1(correct: int, predicted: int, gold: int) -> dict:
 def share(part: float, whole: float) -> float:
     """``part / whole``, 0 where there is no whole."""
     return part / whole if whole else 0.0
-
-
-_WORDS = {True: "visible", False: "invisible"}
 
 
 def _first_hit(wanted: Sequence[Box], ranked: Sequence[Box], iou: float) -> float:

@@ -39,6 +39,16 @@ def read_predictions(path: Path | str) -> list[Prediction]:
     return list(_read(Path(path), prediction_from_json))
 
 
+def stream_samples(path: Path | str) -> Iterator[Sample]:
+    """As `read_samples`, one by one, for files that do not fit into memory."""
+    return _read(Path(path), sample_from_json)
+
+
+def stream_predictions(path: Path | str) -> Iterator[Prediction]:
+    """As `read_predictions`, one by one."""
+    return _read(Path(path), prediction_from_json)
+
+
 def read_split(folder: Path | str, split: str) -> list[Sample]:
     """The samples of ``folder/<split>.jsonl``. Raises RecordError when the folder has no such split."""
     path = Path(folder) / f"{split}.jsonl"
