@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from PIL import (
     ExifTags,
@@ -44,10 +45,11 @@ class PictureError(UserError):
     """A picture that is missing, damaged, too large or none. The message names the file."""
 
 
-def open_picture(path: Path | str) -> Image.Image:
+def open_picture(path: Path | str | BinaryIO) -> Image.Image:
     """The picture, decoded, in mode RGB, upright (EXIF orientation applied), in the size ``picture_size`` says.
 
-    Transparent parts are laid on white. Raises PictureError.
+    Transparent parts are laid on white. A picture that is no file of its own comes as its bytes, in an open file.
+    Raises PictureError.
     """
     with _open(path) as image:
         orientation = _orientation(image)
@@ -55,7 +57,12 @@ def open_picture(path: Path | str) -> Image.Image:
             rgb = _to_rgb(image)
         except _DAMAGE as error:
             raise PictureError(f"{path}: damaged or truncated picture ({error}); fetch it again") from None
-    return rgb.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else rgb
+    return upright(rgb, orientation)
+
+
+def upright(image: Image.Image, orientation: int) -> Image.Image:
+    """A picture as stored, turned as its EXIF orientation says: the pixels' counterpart of ``upright_box``."""
+    return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +137,7 @@ class PictureIndex:
                 self._paths[stem] = path
 
 
-def _open(path: Path | str) -> Image.Image:
+def _open(path: Path | str | BinaryIO) -> Image.Image:
     """The picture with only its header read."""
     try:
         image = Image.open(path, formats=_FORMATS)

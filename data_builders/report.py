@@ -39,6 +39,7 @@ class Counts:
     entities: int
     visible: int
     boxes: int
+    masks: int
     several_boxes: int
     posts_without_entity: int
     repeated_mentions: int
@@ -79,6 +80,7 @@ def count_split(samples: Sequence[Sample]) -> Counts:
         entities=len(entities),
         visible=sum(entity.visible is True for entity in entities),
         boxes=sum(len(entity.boxes) for entity in entities),
+        masks=sum(len(entity.masks) for entity in entities),
         several_boxes=sum(len(entity.boxes) > 1 for entity in entities),
         posts_without_entity=sum(not sample.entities for sample in samples),
         repeated_mentions=len(entities) - mentions,
