@@ -72,10 +72,16 @@ def _add_build(verbs) -> None:
     sets = build.add_subparsers(title="datasets", required=True, metavar="DATASET")
     gmner = _verb(sets, "twitter-gmner", "Twitter-GMNER v1 or v2.0 from its published files", _build_twitter_gmner)
     gmner.add_argument("--raw", type=Path, required=True, help="Twitter10000_v2.0 or Twitter10000, or its parent")
-    gmner.add_argument("--images", type=Path, nargs="+", default=[], help="folders of pictures, found by their id")
-    gmner.add_argument("--out", type=Path, required=True, help="the dataset folder to write")
-    gmner.add_argument("--without-images", action="store_true", help="text and boxes alone, sizes from the XML")
-    gmner.add_argument("--knowledge", type=Path, help="folder of RiVEG's knowledge files {train,dev,test}.txt")
+    _add_published(gmner)
+    for name in ("twitter-2015", "twitter-2017"):
+        mner = _verb(sets, name, f"{name.title()}, text and pictures without boxes, from its CoNLL files", _build_mner)
+        mner.add_argument("--raw", type=Path, required=True, help="folder of train.txt, dev.txt or valid.txt, test.txt")
+        _add_published(mner)
+        mner.set_defaults(name=name)
+    smner = _verb(sets, "twitter-smner", "Twitter-SMNER: masks on the built Twitter-GMNER", _build_twitter_smner)
+    smner.add_argument("--gmner", type=Path, required=True, help="the folder that `build twitter-gmner` wrote")
+    smner.add_argument("--masks", type=Path, required=True, help="folder of the published labelme files, <id>.json")
+    smner.add_argument("--out", type=Path, required=True, help="the dataset folder to write")
     emblems = _verb(sets, "emblems", "the made benchmark, which needs no download", _build_emblems)
     emblems.add_argument("--out", type=Path, required=True, help="the dataset folder to write")
     emblems.add_argument("--seed", type=int, default=0, help="the same seed gives the same files (default 0)")
@@ -87,6 +93,15 @@ def _add_build(verbs) -> None:
         ("unseen", 24, "names that only test posts hold"),
     ):
         emblems.add_argument(f"--{name}", type=int, default=default, help=f"{what} (default {default})")
+
+
+def _add_published(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--images", type=Path, nargs="+", default=[], help="folders of pictures, found by their id")
+    parser.add_argument("--out", type=Path, required=True, help="the dataset folder to write")
+    parser.add_argument(
+        "--without-images", action="store_true", help="no pictures; sizes from the XML, if there is any"
+    )
+    parser.add_argument("--knowledge", type=Path, help="folder of RiVEG's knowledge files {train,dev,test}.txt")
 
 
 def _add_audit(verbs) -> None:
@@ -148,9 +163,22 @@ def _build_twitter_gmner(args: argparse.Namespace, _: list[str]) -> None:
     from data_builders.report import format_report
     from data_builders.twitter_gmner import build_twitter_gmner
 
-    if not args.images and not args.without_images:
-        raise UserError("name the folders of pictures with --images, or say --without-images")
     print(format_report(build_twitter_gmner(args.raw, args.images, args.out, args.without_images, args.knowledge)))
+
+
+def _build_mner(args: argparse.Namespace, _: list[str]) -> None:
+    from data_builders.mner import build_mner
+    from data_builders.report import format_report
+
+    report = build_mner(args.name, args.raw, args.images, args.out, args.without_images, args.knowledge)
+    print(format_report(report))
+
+
+def _build_twitter_smner(args: argparse.Namespace, _: list[str]) -> None:
+    from data_builders.report import format_report
+    from data_builders.twitter_smner import build_twitter_smner
+
+    print(format_report(build_twitter_smner(args.gmner, args.masks, args.out)))
 
 
 def _build_emblems(args: argparse.Namespace, _: list[str]) -> None:
