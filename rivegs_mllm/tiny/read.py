@@ -182,13 +182,13 @@ class Lessons(IterableDataset):
                 yield from rows[number * self.batch_size : (number + 1) * self.batch_size]
 
     def draw(self, rng: random.Random) -> Lesson:
-        """One lesson: a tenth each are text to repeat and capitals to list, the rest scenes."""
+        """One lesson: a fifth are text to repeat and capitals to list, the rest scenes."""
         kind = rng.random()
-        if kind < 0.1:
+        if kind < 0.14:
             return repeat(rng)
-        if kind < 0.2:
+        if kind < 0.22:
             return capitals(rng)
-        return (describe if kind < 0.45 else judge if kind < 0.7 else find)(rng, self.contract)
+        return (describe if kind < 0.46 else judge if kind < 0.72 else find)(rng, self.contract)
 
     def encode(self, lesson: Lesson) -> Tensors:
         """A lesson as the trainer's collator takes it; what is given of the answer stands behind the prompt."""
