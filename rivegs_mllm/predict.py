@@ -7,23 +7,12 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TextColumn,
-    TimeRemainingColumn,
-)
-from rich.text import Text
-
 from rivegs_mllm.contract import FILE_NAME
 from rivegs_mllm.generate import Generator, batches
 from rivegs_mllm.modeling import load_adapter, load_base
 from rivegs_mllm.recipe import Recipe
-from rivegs_mllm.records import read_predictions, to_line
+from rivegs_mllm.records import to_line
+from rivegs_mllm.resume import progress, taken_up
 from rivegs_mllm.types import Prediction, Sample, UserError
 
 
@@ -37,24 +26,24 @@ def predict(
     run goes on behind the last whole line. Raises UserError where that file is of another run.
     """
     partial = out.with_name(f"{out.name}.partial")
-    done = _taken_up(partial, samples, _run_name(recipe, samples, adapter))
+    done = _begun(partial, samples, _run_name(recipe, samples, adapter))
     system = load_base(recipe) if adapter is None else load_adapter(adapter, recipe)
     system.model.eval()
     generator = Generator(system, folder, recipe.predict.max_new_tokens)
-    with partial.open("ab") as file, _progress() as progress:
-        task = progress.add_task("answers", total=len(samples), completed=len(done))
+    with partial.open("ab") as file, progress() as bars:
+        task = bars.add_task("answers", total=len(samples), completed=len(done))
         for some in batches(samples[len(done) :], recipe.predict.batch_size):
             answers = generator.answer(some)
             file.writelines(to_line(answer) for answer in answers)
             file.flush()
             done += answers
-            progress.advance(task, len(answers))
+            bars.advance(task, len(answers))
     partial.replace(out)
     _run_file(partial).unlink()
     return done
 
 
-def _taken_up(partial: Path, samples: Sequence[Sample], name: str) -> list[Prediction]:
+def _begun(partial: Path, samples: Sequence[Sample], name: str) -> list[Prediction]:
     """The predictions that an earlier try left, its last line taken back where it was cut off."""
     run = _run_file(partial)
     if not (partial.exists() and run.exists()):
@@ -64,12 +53,7 @@ def _taken_up(partial: Path, samples: Sequence[Sample], name: str) -> list[Predi
         return []
     if run.read_text() != name:
         raise UserError(f"{partial} was begun by another run (other model, settings or posts); delete it and {run}")
-    with partial.open("r+b") as file:
-        file.truncate(file.read().rfind(b"\n") + 1)
-    done = read_predictions(partial)
-    if [prediction.id for prediction in done] != [sample.id for sample in samples[: len(done)]]:
-        raise UserError(f"{partial} does not hold these posts in this order; delete it and {run}")
-    return done
+    return taken_up(partial, samples, f"delete it and {run}")
 
 
 def _run_file(partial: Path) -> Path:
@@ -85,15 +69,3 @@ def _run_name(recipe: Recipe, samples: Sequence[Sample], adapter: Path | None) -
         weights = [(file.name, hashlib.sha256(file.read_bytes()).hexdigest()) for file in files if file.exists()]
     parts = (posts, weights, recipe.model.base, recipe.model.revision, recipe.answer.__dict__, recipe.predict.__dict__)
     return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()
-
-
-class _Rate(ProgressColumn):
-    """Answers a second."""
-
-    def render(self, task: Task) -> Text:
-        return Text(f"{task.speed:.1f}/s" if task.speed else "")
-
-
-def _progress() -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
-    return Progress(*columns, console=Console(stderr=True))

@@ -52,7 +52,7 @@ def mllm_stage(recipe: Path, adapter: Path | None, slot: str, folder: Path) -> S
 
 
 def mllm_needs(recipe: Path, slot: str) -> tuple[str, ...]:
-    """The slots whose segments stand before the slot's own in the model's answers: they are forced, so must be filled."""
+    """The slots of the segments before the slot's own in the model's answers: they are forced, so must be filled."""
     before = _before(tuple(read_recipe(recipe).answer.segments), slot)
     return tuple(name for name, segment in SEGMENT_OF.items() if segment in before)
 

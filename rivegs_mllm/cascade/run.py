@@ -1,0 +1,168 @@
+"""The cascade: its recipe, and its run over all posts.
+
+Samples are shown to a stage without their gold, but for the stages that stand in for a perfect one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import draccus
+import yaml
+
+from rivegs_mllm.cascade.entailment import Entailment
+from rivegs_mllm.cascade.expansion import Expander
+from rivegs_mllm.cascade.grounding import Grounder
+from rivegs_mllm.cascade.knowledge import Knowledge
+from rivegs_mllm.cascade.segmentation import Segmenter
+from rivegs_mllm.cascade.stage import NEEDS, SLOTS, Dependent, Needy, StageError, StageRecipe
+from rivegs_mllm.cascade.steps import StageReport, Step, run_steps
+from rivegs_mllm.cascade.tagging import Tagger
+from rivegs_mllm.types import TYPES, Prediction, Sample, UserError
+
+_REGISTRIES = dict(zip(SLOTS, (Knowledge, Tagger, Expander, Entailment, Grounder, Segmenter), strict=True))
+
+_CURES = {
+    "knowledge": "`type: none` goes without",
+    "tagger": "such as `type: mllm`",
+    "expander": "`type: none` goes without",
+    "entailment": "`type: always` takes every entity for visible",
+    "grounder": "such as `type: mllm`",
+}
+
+
+@dataclass
+class CascadeRecipe:
+    """One stage a slot, null to skip the slot. ``types`` is what a tagger may name, ``batch_size`` in posts."""
+
+    knowledge: Knowledge | None = None
+    tagger: Tagger | None = None
+    expander: Expander | None = None
+    entailment: Entailment | None = None
+    grounder: Grounder | None = None
+    segmenter: Segmenter | None = None
+    types: list[str] = field(default_factory=lambda: list(TYPES))
+    batch_size: int = 8
+
+    def stages(self) -> dict[str, StageRecipe]:
+        """The stages that are there, by slot, in the order in which they are run."""
+        slots = (self.knowledge, self.tagger, self.expander, self.entailment, self.grounder, self.segmenter)
+        return {slot: choice for slot, choice in zip(SLOTS, slots, strict=True) if choice is not None}
+
+
+def is_cascade(path: Path | str) -> bool:
+    """Whether the recipe is one of a cascade: it names a slot at its top. Raises UserError where it cannot be read."""
+    return not _content(path).keys().isdisjoint(SLOTS)
+
+
+def read_cascade(path: Path | str, overrides: Sequence[str] = ()) -> CascadeRecipe:
+    """The recipe in a YAML file, with overrides such as ``--grounder.type=gold`` or ``--expander=null``.
+
+    Another type for a slot lets its settings go. Raises UserError that names the file and the key for a key that is
+    unknown or a value that does not fit.
+    """
+    content = _content(path)
+    for override in overrides:
+        _override(content, override)
+    for slot, registry in _REGISTRIES.items():
+        chosen = content.get(slot)
+        if isinstance(chosen, dict) and chosen.get("type") not in registry.get_known_choices():
+            known = ", ".join(sorted(registry.get_known_choices()))
+            raise UserError(f"{path}: {slot}.type: {chosen.get('type')!r} is none of {known}")
+    try:
+        recipe = draccus.decode(CascadeRecipe, content)
+    except (draccus.utils.DraccusException, TypeError, ValueError) as error:
+        inner = isinstance(error.__cause__, draccus.utils.DraccusException)  # it names the key below the slot
+        raise UserError(f"{path}: {error.__cause__ if inner else error}") from None
+    if not recipe.stages():
+        raise UserError(f"{path}: no slot has a stage; the slots are {', '.join(SLOTS)}")
+    return recipe
+
+
+def _content(path: Path | str) -> dict:
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: no such recipe ({error.strerror})") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not YAML: {error}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: not a recipe: it has no keys")
+    return content
+
+
+def _override(content: dict, override: str) -> None:
+    """Puts the value of ``--a.b=value`` in its place. draccus's own overrides do not reach below a slot."""
+    key, equals, value = override.removeprefix("--").partition("=")
+    if not (override.startswith("--") and equals):
+        raise UserError(f"{override}: an override is written --key=value")
+    *above, last = key.split(".")
+    for name in above:
+        if not isinstance(content.get(name), dict):
+            content[name] = {}
+        content = content[name]
+    parsed = yaml.safe_load(value)
+    if last == "type" and content.get("type") != parsed:
+        content.clear()
+    content[last] = parsed
+
+
+def check_needs(recipe: CascadeRecipe) -> None:
+    """Raises StageError for a stage that needs a field which no stage before it fills."""
+    stages = recipe.stages()
+    for slot, choice in stages.items():
+        further = tuple(choice.needs()) if isinstance(choice, Needy) else ()
+        for need in (*NEEDS[slot], *further):
+            if need not in stages:
+                raise StageError(
+                    f"{slot} ({type_of(choice)}): needs what the slot '{need}' fills, but that is null; "
+                    f"give it a stage ({_CURES[need]}), or choose another type for {slot}"
+                )
+
+
+def type_of(choice: StageRecipe) -> str:
+    """The ``type:`` that a stage is chosen by."""
+    return choice.get_choice_name(type(choice))
+
+
+def run_cascade(
+    recipe: CascadeRecipe, samples: Sequence[Sample], folder: Path, out: Path
+) -> tuple[list[Prediction], list[StageReport]]:
+    """The predictions for all samples, in order, and what each stage cost, also saved as ``out/stages.json``.
+
+    ``folder`` is what pictures are relative to, ``out`` the work folder. Raises StageError where a slot needs a field
+    that nobody fills, before anything is run, and where a stage breaks the contract; UserError where ``out`` holds
+    another run.
+    """
+    check_needs(recipe)
+    steps = [
+        Step(slot, type_of(choice), lambda choice=choice: choice.load(folder), choice.SEES_GOLD)
+        for slot, choice in recipe.stages().items()
+    ]
+    settings = draccus.encode(recipe)
+    del settings["batch_size"]
+    return run_steps(steps, samples, out, recipe.batch_size, {**settings, "files": _stamps(recipe)}, recipe.types)
+
+
+def _stamps(recipe: CascadeRecipe) -> dict[str, list]:
+    """Size and time of change of the files that the stages' answers depend on, by path."""
+    stamps = {}
+    for choice in recipe.stages().values():
+        further = choice.files() if isinstance(choice, Dependent) else ()
+        for path in (*_paths(choice), *further):
+            if path.exists():
+                files = [path] if path.is_file() else sorted(own for own in path.rglob("*") if own.is_file())
+                stamps[str(path)] = [[str(own), own.stat().st_size, own.stat().st_mtime_ns] for own in files]
+    return stamps
+
+
+def _paths(value: object) -> Iterator[Path]:
+    """The paths among the settings of a stage."""
+    if isinstance(value, Path):
+        yield value
+    elif dataclasses.is_dataclass(value):
+        for own in dataclasses.fields(value):
+            yield from _paths(getattr(value, own.name))
