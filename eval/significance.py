@@ -1,0 +1,165 @@
+"""Whether a difference is real: a paired bootstrap over posts, on the counts of each post.
+
+Posts are drawn with replacement, the same draws for every system (Berg-Kirkpatrick et al., 2012), and precision, recall
+and F1 are computed anew from the summed counts. Several seeds of one system are drawn beside the posts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from eval.protocols import Task, protocol_named
+from eval.scores import join, tasks_of
+from eval.tally import per_post
+from rivegs_mllm.types import Prediction, Sample, UserError
+
+DRAWS = 2000
+LEVEL = 0.95
+_BLOCK = 50
+
+
+def f1_intervals(
+    gold: Sequence[Sample],
+    predictions: Sequence[Prediction],
+    protocol: str = "strict",
+    draws: int = DRAWS,
+    seed: int = 0,
+    iou: float = 0.5,
+) -> dict:
+    """The interval that holds 95 % of the drawn F1: ``{subset: {task: {"f1", "low", "high"}}}``, percentiles.
+
+    Raises UserError as `eval.scores.evaluate` does, and for a gold without posts.
+    """
+    _check(gold)
+    tasks = tasks_of(gold, predictions)
+    by_subset = per_post(protocol_named(protocol), join(gold, predictions), tasks, iou)
+    names = list(by_subset)
+    counts = np.stack([by_subset[name] for name in names])  # subsets, posts, tasks, 3
+    drawn = f1_of(resampled(counts, draws, seed))
+    low, high = interval(drawn)
+    whole = f1_of(counts.sum(1))
+    return {
+        name: {
+            task.name: {"f1": float(whole[i, j]), "low": float(low[i, j]), "high": float(high[i, j])}
+            for j, task in enumerate(tasks)
+        }
+        for i, name in enumerate(names)
+    }
+
+
+def compare(
+    gold: Sequence[Sample],
+    first: Sequence[Sequence[Prediction]],
+    second: Sequence[Sequence[Prediction]],
+    protocol: str = "strict",
+    draws: int = DRAWS,
+    seed: int = 0,
+    iou: float = 0.5,
+) -> dict:
+    """System B, ``second``, against system A, ``first``, over all posts; each is one run or several seeds of it.
+
+    ``{task: {"a", "b", "difference", "low", "high", "p", "verdict"}}``. ``a`` and ``b`` are ``{"f1": mean over the
+    seeds, "deviation", "runs": F1 of each}``, ``deviation`` the sample's, None of one run. ``difference`` is b - a in
+    F1, ``low`` to ``high`` its interval of 95 %, ``p`` two-sided: how often a difference at least as far from the
+    observed one as that is from 0 comes by the draw of posts, and of seeds where a side has several. ``verdict`` is
+    "B is better", "A is better" or "no difference shown". Raises UserError where a side has no run.
+    """
+    _check(gold)
+    if not first or not second:
+        raise UserError("compare: each of the two systems needs at least one file of predictions")
+    tasks = _common_tasks(gold, (*first, *second))
+    sides = [
+        np.stack([per_post(protocol_named(protocol), join(gold, run), tasks, iou)["all"] for run in runs])
+        for runs in (first, second)
+    ]
+    runs = [f1_of(side.sum(1)) for side in sides]
+    observed = runs[1].mean(0) - runs[0].mean(0)
+    drawn = _differences(sides, draws, seed)
+    low, high = interval(drawn)
+    p = p_value(drawn, observed)
+    return {
+        task.name: {
+            "a": _side(runs[0][:, j]),
+            "b": _side(runs[1][:, j]),
+            "difference": float(observed[j]),
+            "low": float(low[j]),
+            "high": float(high[j]),
+            "p": float(p[j]),
+            "verdict": verdict(float(observed[j]), float(p[j])),
+        }
+        for j, task in enumerate(tasks)
+    }
+
+
+def verdict(difference: float, p: float) -> str:
+    """Which system is better, in words, at the level of 95 %."""
+    if p >= 1 - LEVEL:
+        return "no difference shown"
+    return "B is better" if difference > 0 else "A is better"
+
+
+def resampled(counts: np.ndarray, draws: int, seed: int) -> np.ndarray:
+    """Sums over posts drawn with replacement: (..., posts, tasks, 3) to (draws, ..., tasks, 3), in blocks of draws."""
+    posts = counts.shape[-3]
+    rows = np.moveaxis(counts, -3, 0).reshape(posts, -1).astype(np.float64)
+    sums = [weights @ rows for weights in _weights(posts, draws, seed)]
+    shape = (draws, *counts.shape[:-3], *counts.shape[-2:])
+    return np.concatenate(sums).reshape(shape)
+
+
+def f1_of(counts: np.ndarray) -> np.ndarray:
+    """F1 of (..., 3) counts correct, predicted, gold; 0 where there is nothing to divide by."""
+    whole = counts[..., 1] + counts[..., 2]
+    return np.divide(2 * counts[..., 0], whole, out=np.zeros(whole.shape), where=whole > 0)
+
+
+def interval(drawn: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The percentiles between which 95 % of the draws lie, along the first axis."""
+    low, high = np.quantile(drawn, ((1 - LEVEL) / 2, (1 + LEVEL) / 2), axis=0)
+    return low, high
+
+
+def p_value(drawn: np.ndarray, observed: np.ndarray) -> np.ndarray:
+    """Two-sided: the share of draws, shifted to a mean difference of 0, as far from 0 as the observed difference."""
+    far = np.abs(drawn - observed) >= np.abs(observed) - 1e-12
+    return (far.sum(0) + 1) / (len(drawn) + 1)
+
+
+def _differences(sides: Sequence[np.ndarray], draws: int, seed: int) -> np.ndarray:
+    """Mean F1 of the second side less that of the first, (draws, tasks): the same posts for both sides."""
+    rng = np.random.default_rng((seed, 1))
+    means = []
+    for side in sides:
+        f1 = f1_of(resampled(side, draws, seed))  # draws, runs, tasks
+        runs = f1.shape[1]
+        taken = rng.integers(runs, size=(draws, runs))
+        means.append(np.take_along_axis(f1, taken[:, :, None], axis=1).mean(1))
+    return means[1] - means[0]
+
+
+def _weights(posts: int, draws: int, seed: int) -> Iterator[np.ndarray]:
+    """How often each post is drawn, in blocks of (draws, posts), so that memory does not grow with the draws."""
+    rng = np.random.default_rng((seed, 0))
+    for start in range(0, draws, _BLOCK):
+        block = min(_BLOCK, draws - start)
+        taken = rng.integers(posts, size=(block, posts))
+        taken += np.arange(block)[:, None] * posts
+        yield np.bincount(taken.ravel(), minlength=block * posts).reshape(block, posts).astype(np.float64)
+
+
+def _common_tasks(gold: Sequence[Sample], runs: Sequence[Sequence[Prediction]]) -> tuple[Task, ...]:
+    """The tasks that every run can be scored in."""
+    each = [tasks_of(gold, run) for run in runs]
+    return min(each, key=len)
+
+
+def _check(gold: Sequence[Sample]) -> None:
+    if not gold:
+        raise UserError("gold: there is no post to draw")
+
+
+def _side(f1: np.ndarray) -> dict:
+    deviation = float(f1.std(ddof=1)) if len(f1) > 1 else None
+    return {"f1": float(f1.mean()), "deviation": deviation, "runs": [float(value) for value in f1]}

@@ -1,0 +1,139 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from eval.scores import evaluate
+from eval.significance import compare, f1_intervals, f1_of, interval, resampled
+from rivegs_mllm.types import Box, Entity, Prediction, Sample, UserError
+
+SQUARE, FAR = Box(0, 0, 10, 10), Box(50, 50, 60, 60)
+
+
+def made(count: int, share_right: float, seed: int) -> tuple[list[Sample], list[Prediction]]:
+    """Posts of one or two entities, each of which is predicted rightly with the probability given."""
+    rng = np.random.default_rng(seed)
+    gold, answers = [], []
+    for index in range(count):
+        entities = tuple(
+            Entity("ab"[place], "PER", (place, place + 1), visible=True, boxes=(SQUARE,))
+            for place in range(rng.integers(1, 3))
+        )
+        said = tuple(e if rng.random() < share_right else replace(e, boxes=(FAR,)) for e in entities)
+        gold.append(Sample(str(index), ("a", "b"), entities=entities, subset=("seen", "unseen")[index % 2]))
+        answers.append(Prediction(str(index), entities=said))
+    return gold, answers
+
+
+def worse(answers, share: float, seed: int = 1) -> list[Prediction]:
+    """The same with that share of entities spoilt."""
+    rng = np.random.default_rng(seed)
+    return [
+        replace(a, entities=tuple(replace(e, boxes=(FAR,)) if rng.random() < share else e for e in a.entities))
+        for a in answers
+    ]
+
+
+def test_two_copies_of_one_system():
+    gold, answers = made(100, 0.7, 0)
+    row = compare(gold, [answers], [list(answers)], draws=200)["GMNER"]
+    assert (row["difference"], row["low"], row["high"], row["p"]) == (0, 0, 0, 1)
+    assert row["verdict"] == "no difference shown"
+
+
+def test_a_clear_difference_and_which_side_it_is_on():
+    gold, answers = made(300, 0.9, 0)
+    spoilt = worse(answers, 0.3)
+    rows = compare(gold, [spoilt], [answers], draws=500)
+    row = rows["GMNER"]
+    assert row["verdict"] == "B is better"
+    assert row["p"] < 0.01
+    assert 0 < row["low"] < row["difference"] < row["high"]
+    assert row["difference"] == pytest.approx(row["b"]["f1"] - row["a"]["f1"])
+    assert row["b"]["f1"] == evaluate(gold, answers)["strict"]["all"]["GMNER"]["f1"]
+    assert rows["MNER"]["verdict"] == "no difference shown"  # the names are the same
+    assert compare(gold, [answers], [spoilt], draws=500)["GMNER"]["verdict"] == "A is better"
+
+
+def test_a_difference_of_one_post_may_be_chance():
+    gold, answers = made(100, 0.7, 0)
+    other = [replace(answers[0], entities=()), *answers[1:]]
+    row = compare(gold, [answers], [other], draws=500)["GMNER"]
+    assert row["p"] > 0.05
+    assert row["verdict"] == "no difference shown"
+
+
+def test_several_seeds():
+    gold, best = made(200, 0.9, 0)
+    first = [worse(best, 0.2, seed) for seed in range(3)]
+    second = [worse(best, 0.02, seed) for seed in range(3, 5)]
+    row = compare(gold, first, second, draws=500)["GMNER"]
+    scores = [evaluate(gold, run)["strict"]["all"]["GMNER"]["f1"] for run in first]
+    assert row["a"]["runs"] == scores
+    assert row["a"]["f1"] == pytest.approx(np.mean(scores))
+    assert row["a"]["deviation"] == pytest.approx(np.std(scores, ddof=1))
+    assert row["verdict"] == "B is better"
+    assert compare(gold, [first[0]], second, draws=50)["GMNER"]["a"]["deviation"] is None
+    # Seeds are drawn too: two that differ much widen the interval beyond that of one.
+    apart = compare(gold, [best], [best, worse(best, 0.5)], draws=500)["GMNER"]
+    assert apart["low"] < -0.3
+    assert apart["high"] == pytest.approx(0, abs=0.02)
+
+
+def test_the_same_seed_gives_the_same_figures():
+    gold, answers = made(50, 0.7, 0)
+    assert f1_intervals(gold, answers, draws=120) == f1_intervals(gold, answers, draws=120)
+    assert f1_intervals(gold, answers, draws=120) != f1_intervals(gold, answers, draws=120, seed=1)
+
+
+def test_intervals_of_every_subset_hold_its_f1():
+    gold, answers = made(200, 0.7, 0)
+    scores = evaluate(gold, answers)["strict"]
+    intervals = f1_intervals(gold, answers, draws=300)
+    assert list(intervals) == list(scores)
+    for name, by_task in intervals.items():
+        for task, row in by_task.items():
+            assert row["f1"] == pytest.approx(scores[name][task]["f1"])
+            assert row["low"] <= row["f1"] <= row["high"]
+    assert intervals["all"]["MNER"] == {"f1": 1, "low": 1, "high": 1}  # every name is right in every draw
+
+
+def test_draws_are_of_whole_posts():
+    counts = np.array([[[1, 2, 3]], [[10, 20, 30]]])  # two posts, one task
+    drawn = resampled(counts, 400, 0)
+    assert drawn.shape == (400, 1, 3)
+    assert {tuple(row[0]) for row in drawn} == {(2, 4, 6), (11, 22, 33), (20, 40, 60)}
+    assert 150 < sum(row[0, 0] == 11 for row in drawn) < 250  # one draw in two
+
+
+def test_intervals_cover_what_a_simulation_says():
+    # 300 times a file of 150 posts, right with 0.7 each: F1 is 2 x 0.7 / (1 + 1) = 0.7 where as many are said.
+    rng = np.random.default_rng(0)
+    covered = 0
+    for trial in range(300):
+        gold = rng.integers(0, 4, 150)
+        correct = rng.binomial(gold, 0.7)
+        counts = np.stack([correct, gold, gold], 1)[:, None]
+        low, high = interval(f1_of(resampled(counts, 400, trial)))
+        covered += low[0] <= 0.7 <= high[0]
+    assert 0.91 <= covered / 300 <= 0.98
+
+
+def test_equal_systems_are_called_different_about_as_often_as_stated():
+    # Two systems that are right equally often, but on other posts: at most about one in twenty may be called different.
+    called = 0
+    for trial in range(60):
+        gold, best = made(80, 1, trial)
+        row = compare(gold, [worse(best, 0.3, 2 * trial)], [worse(best, 0.3, 2 * trial + 1)], draws=200, seed=trial)
+        called += row["GMNER"]["verdict"] != "no difference shown"
+    assert called <= 8
+
+
+def test_mistakes_are_named():
+    gold, answers = made(5, 0.7, 0)
+    with pytest.raises(UserError, match="at least one"):
+        compare(gold, [], [answers])
+    with pytest.raises(UserError, match="no post"):
+        f1_intervals([], [])
+    with pytest.raises(UserError, match="'0' comes twice"):
+        compare(gold, [answers], [[answers[0], answers[0]]])
