@@ -80,7 +80,7 @@ class GroundingStage:
         for place, text, found in zip(places, texts, self.locate(image, texts), strict=True):
             boxes = inside(found.boxes, image.size, self.where, sample.id)
             entities[place] = dataclasses.replace(entities[place], boxes=boxes)
-            notes += [f"{text!r}: {note}" for note in found.notes]
+            notes += [f"{text!r}: {note}" for note in (*found.notes, *(() if boxes else ("no box",)))]
         errors = (*draft.errors, *(f"{self.where}: {note}" for note in notes))
         return dataclasses.replace(draft, entities=tuple(entities), errors=errors)
 
@@ -98,9 +98,9 @@ def inside(boxes: Sequence[Box], size: tuple[int, int], where: str, sample: str)
         near = all(abs(new - old) <= OVERHANG for new, old in zip(edges, given, strict=True))
         if not (near and edges[0] < edges[2] and edges[1] < edges[3]):
             raise StageError(
-                f"{where}: gave the box {list(given)} for post {sample!r}, whose picture is {width} x {height}; boxes "
-                "are xmin, ymin, xmax, ymax in pixels of the original picture, upright: scale them to it, and drop "
-                "those without area"
+                f"{where}: the box {list(given)} of post {sample!r} has no area or is outside its picture of "
+                f"{width} x {height}; boxes are xmin, ymin, xmax, ymax in pixels of the original picture, upright: "
+                "let the grounder scale them to it"
             )
         moved.append(Box(*edges))
     return tuple(moved)

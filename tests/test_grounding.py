@@ -1,0 +1,273 @@
+"""Grounders: the gold ones, the small one trained here, what all have in common, and bad input."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from cascade_suite import StageSuite, drafted
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from eval.stages import grounding_scores
+from rivegs_mllm.cascade.grounding import Found, GoldGrounder, GroundingStage, MllmGrounder, gold_twin, inside
+from rivegs_mllm.cascade.grounding_cells import CellsGrounder, CellsTraining, cells_inside, collate
+from rivegs_mllm.cascade.late_interaction import Cells, Eyes, LateInteraction, pad_pairs
+from rivegs_mllm.cascade.stage import StageError
+from rivegs_mllm.cascade.training import StageData, StageTraining, train_stage
+from rivegs_mllm.recipe import parse_recipe
+from rivegs_mllm.records import read_split
+from rivegs_mllm.types import TYPES, Box, Entity, Prediction, Sample, UserError
+
+TRAIN = """\
+data:
+  folder: {data}
+stage:
+  type: {kind}
+  {settings}
+train:
+  output_dir: {out}
+  use_cpu: true
+  max_steps: {steps}
+  per_device_train_batch_size: 8
+  learning_rate: 2.0e-3
+  eval_strategy: steps
+  eval_steps: {steps}
+  save_steps: {steps}
+  metric_for_best_model: eval_precision
+  load_best_model_at_end: true
+  disable_tqdm: true
+  report_to: none
+"""
+
+
+def train(folder: Path, data: Path, kind: str, settings: str, steps: int) -> Path:
+    """Trains a stage as ``rivegs train`` does."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "recipe.yaml"
+    path.write_text(TRAIN.format(data=data, kind=kind, settings=settings, out=folder / "run", steps=steps))
+    return train_stage(parse_recipe(StageTraining, path, ()))
+
+
+@pytest.fixture(scope="module")
+def cells(tmp_path_factory, emblems, base) -> Path:
+    """A grounder over an untrained tower."""
+    return train(tmp_path_factory.mktemp("cells"), emblems, "cells", f"base: {base}", 3)
+
+
+class TestGold(StageSuite):
+    slot = "grounder"
+
+    @pytest.fixture(scope="class")
+    def choice(self):
+        return GoldGrounder()
+
+    def test_it_is_perfect(self, cases, answers):
+        scores = grounding_scores(cases.samples, answers)
+        assert scores["precision"] == scores["mean_iou"] == 1
+        assert scores["total"] > 2
+
+    def test_what_is_not_gold_gets_no_box(self, stage, cases):
+        draft = dataclasses.replace(cases.drafts[0], entities=(Entity("Nobody", "PER", (0, 99), visible=True),))
+        assert stage(cases.samples[:1], [draft]) == [draft]
+
+
+class TestCells(StageSuite):
+    slot = "grounder"
+
+    @pytest.fixture(scope="class")
+    def choice(self, cells):
+        return CellsGrounder(cells)
+
+    def test_needs_the_expressions_it_was_trained_with(self, cells):
+        assert CellsGrounder(cells).needs() == ("expander",)
+        assert CellsGrounder(cells, refer=["mention", "type"]).needs() == ()
+
+
+def sample(name: str = "a.png", size=(40, 20), **known) -> Sample:
+    return Sample("post", ("Ann", "sees", "Bob"), name, size, **known)
+
+
+def stage_of(locate, folder: Path, refer=("mention", "type", "expression")) -> GroundingStage:
+    return GroundingStage("under test", locate, refer, folder, 0)
+
+
+ENTITIES = (
+    Entity("Ann", "PER", (0, 1), "a woman", visible=True),
+    Entity("Bob", "PER", (2, 3), "a man", visible=False),
+    Entity("Bob", "PER", (2, 3), "", visible=None),
+)
+
+
+def test_one_look_at_the_picture_for_all_that_may_be_visible(tmp_path):
+    """Turned by its EXIF orientation, with the parts of the expression that were asked for."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (20, 40)).save(tmp_path / "a.png", exif=exif)
+    looks = []
+
+    def locate(image, texts):
+        looks.append((image.size, list(texts)))
+        return [Found((Box(0, 0, 40, 20),)) for _ in texts]
+
+    draft = Prediction("post", entities=ENTITIES)
+    (answer,) = stage_of(locate, tmp_path)([sample()], [draft])
+    assert looks == [((40, 20), ["Ann (PER) - a woman", "Bob (PER)"])]
+    assert [len(entity.boxes) for entity in answer.entities] == [1, 0, 1]
+    stage_of(locate, tmp_path, ["expression"])([sample()], [draft])
+    assert looks[1][1] == ["a woman", "Bob"], "without an expression the mention is looked for"
+
+
+def test_what_is_missing_is_said(tmp_path):
+    Image.new("RGB", (40, 20)).save(tmp_path / "a.png")
+    stage = stage_of(lambda image, texts: [Found((), ("cut",)) for _ in texts], tmp_path, ["expression"])
+    (answer,) = stage([sample()], [Prediction("post", entities=ENTITIES, errors=("before",))])
+    assert answer.errors[0] == "before"
+    assert [error for error in answer.errors if "no box" in error and error.startswith("grounder (under test)")]
+    assert any("'Bob' has no expression" in error for error in answer.errors)
+    assert any("cut" in error for error in answer.errors)
+    (answer,) = stage([sample("none.png")], [Prediction("post", entities=ENTITIES)])
+    assert "none.png" in answer.errors[0]
+    assert answer.entities == ENTITIES
+
+
+@pytest.mark.parametrize("box", [Box(0, 0, 41.5, 20), Box(-2, 0, 5, 5), Box(5, 5, 5, 9), Box(100, 5, 120, 9)])
+def test_a_box_outside_the_picture_is_an_error(tmp_path, box):
+    Image.new("RGB", (40, 20)).save(tmp_path / "a.png")
+    stage = stage_of(lambda image, texts: [Found((box,)) for _ in texts], tmp_path)
+    with pytest.raises(StageError, match=r"grounder \(under test\).*'post'.*40 x 20.*scale") as error:
+        stage([sample()], [Prediction("post", entities=ENTITIES)])
+    assert str(list(dataclasses.astuple(box))) in str(error.value)
+
+
+@given(st.tuples(*[st.floats(-1, 1)] * 4))
+def test_rounding_is_moved_back(off):
+    (box,) = inside([Box(off[0], off[1], 40 + off[2], 20 + off[3])], (40, 20), "grounder", "post")
+    assert 0 <= box.xmin < box.xmax <= 40
+    assert 0 <= box.ymin < box.ymax <= 20
+
+
+def test_gold_twin_goes_by_the_span_where_both_have_one():
+    post = sample(entities=(Entity("Bob", "PER", (0, 1)), Entity("Bob", "PER", (2, 3), "right")))
+    assert gold_twin(post, Entity("Bob", "ORG", (2, 3))).expression == "right"
+    assert gold_twin(post, Entity("Bob", "PER")) == post.entities[0]
+    assert gold_twin(post, Entity("Eve", "PER")) is None
+
+
+@pytest.mark.parametrize("refer", [[], ["name"], ["mention", "typ"]])
+def test_parts_that_are_none(refer):
+    with pytest.raises(UserError, match=r"refer.*mention, type, expression"):
+        CellsTraining("tiny", refer=refer)
+
+
+def test_mllm_names_a_recipe_that_is_not_there(tmp_path):
+    with pytest.raises(UserError, match=r"none\.yaml"):
+        MllmGrounder(tmp_path / "none.yaml").load(tmp_path)
+
+
+def test_a_folder_that_is_no_grounder(tmp_path, cells):
+    with pytest.raises(StageError, match=r"grounder \(cells\).*rivegs train"):
+        CellsGrounder(tmp_path).load(tmp_path)
+    with pytest.raises(StageError, match=r"grounder \(cells\).*trained on the types PER"):
+        CellsGrounder(cells, types=["PER"]).load(tmp_path)
+
+
+def test_nothing_visible_to_learn_from(emblems):
+    blank = Sample("post", ("a",), "a.png", (4, 4), (Entity("a", "PER", (0, 1), visible=False),))
+    with pytest.raises(UserError, match="no entity is visible"):
+        CellsTraining("tiny").prepare(StageData([blank], [], emblems, TYPES, 0))
+
+
+# The small grounder
+
+
+def test_which_cells_are_in_a_box():
+    cells = Cells(torch.zeros(6, 4), rows=2, columns=3)
+    assert cells_inside(cells, torch.tensor([0.0, 0.0, 0.5, 1.0])).tolist() == [True, False, False] * 2
+    assert cells_inside(cells, torch.tensor([0.4, 0.0, 1.0, 0.5])).tolist() == [False, True, True] + [False] * 3
+    tiny = cells_inside(cells, torch.tensor([0.9, 0.9, 0.95, 0.95]))
+    assert tiny.tolist() == [False] * 5 + [True], "a box between the centres has the nearest cell"
+
+
+def test_pictures_do_not_depend_on_their_neighbours(base):
+    eyes = Eyes.of_base(str(base))
+    images = [Image.effect_noise(size, 90).convert("RGB") for size in ((120, 90), (90, 200), (60, 60))]
+    together = eyes.look(images)
+    for image, cells in zip(images, together, strict=True):
+        (alone,) = eyes.look([image])
+        assert (alone.rows, alone.columns) == (cells.rows, cells.columns)
+        assert cells.rows * cells.columns == len(cells.tokens)
+        torch.testing.assert_close(alone.tokens, cells.tokens, rtol=1e-3, atol=1e-3)
+
+
+def test_padding_counts_for_nothing():
+    torch.manual_seed(0)
+    model = LateInteraction(50, 8, width=32, layers=1).eval()
+    cells = [Cells(torch.randn(count, 8), 1, count) for count in (4, 7)]
+    texts = [torch.tensor([3, 4]), torch.tensor([5, 6, 7, 8, 9])]
+    both = model(**pad_pairs(cells, texts))
+    for place in range(2):
+        alone = model(**pad_pairs(cells[place : place + 1], texts[place : place + 1]))[0]
+        torch.testing.assert_close(both[place, : len(alone)], alone)
+        assert (both[place, len(alone) :] < -1000).all()
+    pairs = model.all_pairs(**pad_pairs(cells, texts))
+    torch.testing.assert_close(pairs.diagonal(dim1=0, dim2=1).T, both)
+
+
+def test_a_text_that_is_too_long():
+    model = LateInteraction(5, 8, width=32, layers=1)
+    pairs = pad_pairs([Cells(torch.randn(1, 8), 1, 1)], [torch.ones(513, dtype=torch.long)])
+    with pytest.raises(UserError, match=r"513.*512"):
+        model(**pairs)
+
+
+def test_pictures_that_show_the_same_are_no_rivals(emblems, base):
+    samples = read_split(emblems, "train")
+    trainable = CellsTraining(str(base)).prepare(StageData(samples, [], emblems, TYPES, 0))
+    rows = [variants[0] for variants in trainable.train.variants]
+    rivals = collate(rows)["rivals"]
+    views = [(post, entity) for post in samples for entity in post.entities if entity.visible]
+    assert len(views) == len(rows)
+    assert rivals.any()
+    for one, (_, entity) in enumerate(views):
+        for other, (post, _) in enumerate(views):
+            told = {own.text.lower() for own in post.entities} | {own.expression for own in post.entities}
+            assert rivals[one, other] == (not {entity.text.lower(), entity.expression} & told)
+
+
+def test_every_other_time_the_mention_is_left_out(emblems, base):
+    samples = read_split(emblems, "train")
+    prepared = CellsTraining(str(base)).prepare(StageData(samples, [], emblems, TYPES, 0)).train
+    assert {len(variants) for variants in prepared.variants} == {2}
+    named = CellsTraining(str(base), unnamed=False).prepare(StageData(samples, [], emblems, TYPES, 0)).train
+    assert {len(variants) for variants in named.variants} == {1}
+
+
+def test_it_learns_what_the_text_speaks_of(tmp_path):
+    """Two squares side by side, over and over: the colour that is named is found, wherever it stands."""
+    from rivegs_mllm.records import write_records
+
+    colours = {"red": (200, 0, 0), "blue": (0, 0, 200), "green": (0, 160, 0)}
+    rng = np.random.default_rng(0)
+    posts = []
+    for number in range(60):
+        chosen = rng.permutation(list(colours))[:2]
+        image, entities = Image.new("RGB", (112, 56), "white"), []
+        for place, colour in enumerate(chosen):
+            left = 8 + 56 * place
+            image.paste(colours[colour], (left, 8, left + 40, 48))
+            box = Box(left, 8, left + 40, 48)
+            entities.append(Entity(f"x{place}", "OTHER", (place, place + 1), f"a {colour} square", True, boxes=(box,)))
+        (tmp_path / "images").mkdir(exist_ok=True)
+        image.save(tmp_path / "images" / f"{number}.png")
+        posts.append(Sample(str(number), ("x0", "x1"), f"images/{number}.png", (112, 56), tuple(entities)))
+    write_records(tmp_path / "train.jsonl", posts[:48])
+    write_records(tmp_path / "dev.jsonl", posts[48:])
+    run = train(tmp_path / "run", tmp_path, "cells", "base: tiny\n  refer: [expression]", 80)
+    stage = CellsGrounder(run).load(tmp_path)
+    drafts = [drafted("grounder", post) for post in posts[48:]]
+    assert grounding_scores(posts[48:], stage(posts[48:], drafts))["precision"] > 0.9
