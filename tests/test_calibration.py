@@ -1,5 +1,6 @@
 import json
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -95,7 +96,7 @@ def test_the_threshold_is_the_best_of_all_tried():
         return evaluate(gold, decided)["strict"]["all"]["GMNER"]["f1"]
 
     scores = sorted(row[1] for row in rows)
-    tried = [0.0, *((a + b) / 2 for a, b in zip(scores[:-1], scores[1:], strict=True)), 1.0]
+    tried = [0.0, *((a + b) / 2 for a, b in pairwise(scores)), 1.0]
     assert f1(best_threshold(gold, answers)) == max(map(f1, tried))
 
 
