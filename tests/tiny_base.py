@@ -98,8 +98,10 @@ def without_picture(sample: Sample) -> Sample:
     return dataclasses.replace(sample, image="", size=None, entities=entities)
 
 
-def save_learned(folder: Path, base: Path, data: Path) -> None:
+def save_learned(folder: Path, base: Path, data: Path, *overrides: str) -> None:
     """A base that has learned to answer four posts, well enough that its answers have the lines they should.
+
+    ``overrides`` are its recipe's, ``LEARNED`` where none are given.
 
     ``folder/base`` is the base, ``folder/data`` a dataset that has the four posts as dev, the second without picture,
     and twelve others to train on, every third without picture.
@@ -113,7 +115,7 @@ def save_learned(folder: Path, base: Path, data: Path) -> None:
     write_records(folder / "data" / "dev.jsonl", dev)
     (folder / "data" / "images").symlink_to(data / "images")
 
-    recipe = make_recipe(folder, base, data, LEARNED)
+    recipe = make_recipe(folder, base, data, *(overrides or [LEARNED]))
     torch.manual_seed(0)
     system = load_base(recipe)
     encoder = Encoder(system.processor)

@@ -1,0 +1,217 @@
+"""The end-to-end model in the slots of the cascade: alone it says what it says end to end, beside others it goes on."""
+
+import dataclasses
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from cascade_suite import Cases, StageSuite, assert_same, drafted
+from tiny_base import save_learned, write_recipe
+
+from rivegs_mllm.cascade.expansion import MllmExpander, NoExpander
+from rivegs_mllm.cascade.grounding import MllmGrounder
+from rivegs_mllm.cascade.knowledge import MllmKnowledge, NoKnowledge
+from rivegs_mllm.cascade.mllm import mllm_needs, mllm_stage
+from rivegs_mllm.cascade.run import CascadeRecipe, check_needs, read_cascade, run_cascade
+from rivegs_mllm.cascade.stage import SLOTS, StageError
+from rivegs_mllm.cascade.tagging import MllmTagger
+from rivegs_mllm.modeling import add_adapter, load_base, save_beside_weights
+from rivegs_mllm.predict import predict
+from rivegs_mllm.recipe import read_recipe
+from rivegs_mllm.records import read_split
+from rivegs_mllm.types import Box, Entity, Prediction, Sample, UserError
+
+LONG = ["predict:\n  batch_size: 6\n  max_new_tokens: 8", "predict:\n  batch_size: 6\n  max_new_tokens: 200"]
+
+
+class Trained(NamedTuple):
+    """A recipe with its adapter beside it, and the posts it has learned to answer, the second without picture."""
+
+    recipe: Path
+    data: Path
+    samples: list[Sample]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, base, emblems) -> Trained:
+    """A model that writes all five segments."""
+    folder = tmp_path_factory.mktemp("all_segments")
+    save_learned(folder, base, emblems, "--max_length=512")
+    path = write_recipe(folder, folder / "base", folder / "data")
+    path.write_text(path.read_text().replace(*LONG))
+    recipe = read_recipe(path)
+    system = add_adapter(load_base(recipe), recipe)
+    out = Path(recipe.train.output_dir)
+    system.model.save_pretrained(out)
+    save_beside_weights(system, out)
+    return Trained(path, folder / "data", read_split(folder / "data", "dev"))
+
+
+@pytest.fixture(scope="module")
+def end_to_end(trained, tmp_path_factory) -> list[Prediction]:
+    recipe = read_recipe(trained.recipe)
+    out = tmp_path_factory.mktemp("end_to_end") / "predictions.jsonl"
+    return predict(recipe, trained.samples, trained.data, out, Path(recipe.train.output_dir))
+
+
+class MllmSuite(StageSuite):
+    @pytest.fixture(scope="class")
+    def cases(self, trained) -> Cases:
+        return Cases(trained.samples, [drafted(self.slot, sample) for sample in trained.samples], trained.data)
+
+
+class TestMllmKnowledge(MllmSuite):
+    slot = "knowledge"
+
+    @pytest.fixture(scope="class")
+    def choice(self, trained):
+        return MllmKnowledge(trained.recipe)
+
+
+class TestMllmTagger(MllmSuite):
+    slot = "tagger"
+
+    @pytest.fixture(scope="class")
+    def choice(self, trained):
+        return MllmTagger(trained.recipe)
+
+
+class TestMllmExpander(MllmSuite):
+    slot = "expander"
+
+    @pytest.fixture(scope="class")
+    def choice(self, trained):
+        return MllmExpander(trained.recipe)
+
+
+class TestMllmGrounder(MllmSuite):
+    slot = "grounder"
+
+    @pytest.fixture(scope="class")
+    def choice(self, trained):
+        return MllmGrounder(trained.recipe)
+
+
+@pytest.fixture
+def alone(trained, tmp_path) -> CascadeRecipe:
+    """The model in every slot whose field it writes."""
+    path = tmp_path / "alone.yaml"
+    path.write_text("".join(f"{slot}:\n  type: mllm\n  recipe: {trained.recipe}\n" for slot in SLOTS[:-1]))
+    return read_cascade(path)
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_alone_in_the_cascade_it_says_what_it_says_end_to_end(trained, alone, end_to_end, tmp_path, batch_size):
+    recipe = dataclasses.replace(alone, batch_size=batch_size)
+    predictions, reports = run_cascade(recipe, trained.samples, trained.data, tmp_path)
+    assert_same(predictions, end_to_end)
+    assert sum(len(entity.boxes) for answer in end_to_end for entity in answer.entities) > 1
+    assert all(answer.knowledge and answer.raw for answer in end_to_end)
+    assert len({report.parameters for report in reports}) == 1
+
+
+def test_one_loaded_model_serves_all_slots(trained):
+    first = mllm_stage(trained.recipe, None, "tagger", trained.data)
+    second = mllm_stage(trained.recipe, trained.recipe.parent / "run", "grounder", trained.data)
+    assert first.generator is second.generator
+
+
+@pytest.mark.parametrize(
+    ("slot", "own", "following"),
+    [("knowledge", "knowledge", "entity"), ("tagger", "entity", "expression"), ("expander", "expression", "visible")],
+)
+def test_a_stage_writes_no_more_than_its_own_segment(trained, end_to_end, monkeypatch, slot, own, following):
+    stage = mllm_stage(trained.recipe, None, slot, trained.data)
+    generate, written = stage.generator._generate, []
+    monkeypatch.setattr(stage.generator, "_generate", lambda *given: written.append(generate(*given)) or written[-1])
+    sample, answer = trained.samples[0], end_to_end[0]
+    plain = tuple(Entity(entity.text, entity.type, entity.span) for entity in answer.entities)
+    [filled] = stage([sample], [Prediction(sample.id, answer.knowledge, plain if slot == "expander" else ())])
+    decoded = stage.generator.encoder.tokenizer.decode(written[0][0])
+    assert answer.raw.startswith(filled.raw)
+    assert filled.raw.splitlines()[-1].startswith(own)
+    assert decoded.splitlines()[-1] == following
+
+
+def test_it_goes_on_from_what_others_filled_in(trained, tmp_path):
+    """Mentions that it would not have named itself get its expressions, in the order of the draft."""
+    sample = trained.samples[0]
+    mentions = tuple(Entity(token, "PER", (place, place + 1)) for place, token in enumerate(sample.tokens[:3]))
+    draft = Prediction(sample.id, "", mentions[::-1], raw="something else", errors=("before",))
+    [answer] = mllm_stage(trained.recipe, None, "expander", trained.data)([sample], [draft])
+    assert [entity.text for entity in answer.entities] == [entity.text for entity in mentions[::-1]]
+    assert answer.errors[0] == "before"
+    lines = [line for line in answer.raw.splitlines() if line.startswith("entity")]
+    assert lines == [f"entity {number}: {entity.text} (PER)" for number, entity in enumerate(mentions, 1)]
+
+
+def test_nothing_is_generated_where_there_is_nothing_to_fill(trained):
+    hidden = [
+        Prediction(sample.id, "", tuple(Entity(e.text, e.type, e.span, "x", False) for e in sample.entities))
+        for sample in trained.samples
+    ]
+    assert mllm_stage(trained.recipe, None, "grounder", trained.data)(trained.samples, hidden) == hidden
+    empty = [Prediction(sample.id) for sample in trained.samples]
+    assert mllm_stage(trained.recipe, None, "expander", trained.data)(trained.samples, empty) == empty
+
+
+def test_an_entity_that_nobody_could_decide_on_gets_no_box(trained):
+    sample = next(sample for sample in trained.samples if any(entity.boxes for entity in sample.entities))
+    entities = drafted("grounder", sample).entities
+    undecided = tuple(dataclasses.replace(e, visible=None if not e.visible else True) for e in entities)
+    [answer] = mllm_stage(trained.recipe, None, "grounder", trained.data)(
+        [sample], [Prediction(sample.id, entities=undecided)]
+    )
+    for entity, before in zip(answer.entities, undecided, strict=True):
+        assert entity.visible == before.visible
+        assert bool(entity.visible) or not entity.boxes
+
+
+def test_what_its_answers_cannot_say_is_an_error_that_names_the_post(trained):
+    sample = trained.samples[0]
+    draft = Prediction(sample.id, entities=(Entity(sample.tokens[0], "MISC", (0, 1)),))
+    with pytest.raises(StageError, match=rf"expander \(mllm\): post '{sample.id}'.*'MISC' is not one of"):
+        mllm_stage(trained.recipe, None, "expander", trained.data)([sample], [draft])
+
+
+def test_a_slot_that_it_does_not_write_is_an_error(trained, tmp_path):
+    short = tmp_path / "short.yaml"
+    short.write_text(trained.recipe.read_text().replace("  bins: 64", "  bins: 64\n  segments: [entities, boxes]"))
+    with pytest.raises(StageError, match=r"expander \(mllm\): the model's answers have no segment 'expressions'"):
+        mllm_needs(short, "expander")
+    with pytest.raises(StageError, match="writes no segmenter field"):
+        mllm_needs(short, "segmenter")
+    assert mllm_needs(short, "tagger") == ()
+    assert mllm_needs(trained.recipe, "grounder") == ("knowledge", "tagger", "expander", "entailment")
+
+
+def test_the_segments_before_its_own_must_be_filled(trained):
+    with pytest.raises(StageError, match=r"tagger \(mllm\): needs what the slot 'knowledge' fills.*`type: none`"):
+        check_needs(CascadeRecipe(tagger=MllmTagger(trained.recipe)))
+    check_needs(CascadeRecipe(NoKnowledge(), MllmTagger(trained.recipe), NoExpander()))
+
+
+def test_without_expressions_it_still_decides(trained, alone, tmp_path):
+    """`none` fills the segment with nothing, which the model reads as its own empty lines."""
+    recipe = dataclasses.replace(alone, knowledge=NoKnowledge(), expander=NoExpander())
+    predictions, _ = run_cascade(recipe, trained.samples, trained.data, tmp_path)
+    for prediction in predictions:
+        assert prediction.knowledge == ""
+        assert all(entity.expression == "" and entity.visible is not None for entity in prediction.entities)
+
+
+def test_a_work_folder_is_refused_when_the_adapter_was_trained_again(trained, tmp_path):
+    recipe = CascadeRecipe(MllmKnowledge(trained.recipe))
+    run_cascade(recipe, trained.samples, trained.data, tmp_path)
+    weights = trained.recipe.parent / "run" / "adapter_model.safetensors"
+    weights.touch()
+    with pytest.raises(UserError, match="files differ"):
+        run_cascade(recipe, trained.samples, trained.data, tmp_path)
+
+
+def test_boxes_lie_in_the_picture(end_to_end, trained):
+    for sample, answer in zip(trained.samples, end_to_end, strict=True):
+        for box in (box for entity in answer.entities for box in entity.boxes):
+            assert isinstance(box, Box)
+            assert 0 <= box.xmin < box.xmax <= sample.size[0]
+            assert 0 <= box.ymin < box.ymax <= sample.size[1]
