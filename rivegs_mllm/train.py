@@ -6,13 +6,16 @@ the last whole checkpoint there.
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import yaml
 from accelerate import PartialState
 from accelerate.utils import gather_object
+from rich.console import Console
 from rich.progress import track
 from safetensors import SafetensorError
 from transformers import Trainer, set_seed
@@ -21,15 +24,17 @@ from transformers.trainer import TRAINING_ARGS_NAME
 
 from data_builders.pictures import picture_size
 from eval.scores import evaluate
+from rivegs_mllm.cascade.training import StageTraining, train_stage
 from rivegs_mllm.contract import FILE_NAME
 from rivegs_mllm.dataset import AnswerDataset, Collator, Encoder, check_lengths
 from rivegs_mllm.epochs import NewEpoch, like_lengths
 from rivegs_mllm.generate import Generator, batches
 from rivegs_mllm.loss import answer_loss
 from rivegs_mllm.modeling import System, add_adapter, load_base, save_beside_weights
-from rivegs_mllm.recipe import Recipe, read_recipe
+from rivegs_mllm.recipe import Recipe, parse_recipe
 from rivegs_mllm.records import read_split
 from rivegs_mllm.runs import STEPS, take_up, write_metrics
+from rivegs_mllm.seeds import format_seeds, train_seeds
 from rivegs_mllm.types import Sample, UserError
 
 
@@ -184,10 +189,38 @@ def check_pictures(samples: Sequence[Sample], folder: Path) -> None:
         )
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Command line: a recipe and overrides. Returns the exit code."""
+def start(path: Path | str, overrides: Sequence[str] = ()) -> Path:
+    """Trains what a recipe says, the end-to-end model or, where it has a ``stage``, that one; returns the folder."""
+    recipe = _read(path, overrides)
+    return train_stage(recipe) if isinstance(recipe, StageTraining) else train(recipe)
+
+
+def _read(path: Path | str, overrides: Sequence[str]) -> Recipe | StageTraining:
     try:
-        folder = train(read_recipe(arguments[0], arguments[1:]))
+        content = yaml.safe_load(Path(path).read_bytes())
+    except (OSError, yaml.YAMLError):
+        content = None  # parse_recipe says what is wrong with it
+    of_a_stage = isinstance(content, dict) and "stage" in content
+    return parse_recipe(StageTraining if of_a_stage else Recipe, path, overrides)
+
+
+def start_seeds(path: Path | str, overrides: Sequence[str], seeds: Sequence[int]) -> Path:
+    """Trains a recipe with each seed, prints mean and deviation, and returns the folder of all."""
+    out = Path(_read(path, overrides).train.output_dir)
+    result = train_seeds(lambda own: start(path, [*overrides, *own]), out, seeds)
+    if PartialState().is_main_process:
+        Console().print(format_seeds(result))
+    return out
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Command line: a recipe, overrides, and perhaps ``--seeds 0 1 2``. Returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m rivegs_mllm.train", description=__doc__, allow_abbrev=False)
+    parser.add_argument("recipe", type=Path)
+    parser.add_argument("--seeds", type=int, nargs="+", help="train with each, into output_dir/seed-N")
+    known, overrides = parser.parse_known_args(arguments)
+    try:
+        folder = start_seeds(known.recipe, overrides, known.seeds) if known.seeds else start(known.recipe, overrides)
     except (UserError, OSError, SafetensorError) as error:
         if PartialState().is_main_process:
             print(f"error: {error}", file=sys.stderr)
@@ -198,7 +231,4 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    if not sys.argv[1:] or sys.argv[1] in ("-h", "--help"):
-        print(__doc__)
-        sys.exit(0 if sys.argv[1:] else 2)
     sys.exit(main(sys.argv[1:]))

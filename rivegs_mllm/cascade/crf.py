@@ -175,16 +175,15 @@ class CrfStage:
     def __call__(self, samples: Sequence[Sample], drafts: Sequence[Prediction]) -> list[Prediction]:
         if not samples:
             return []
-        if self.reads_knowledge and not any(draft.knowledge for draft in drafts):
-            raise StageError(
-                f"{STAGE}: was trained with knowledge, but no draft has any, from sample {samples[0].id} on; put a "
-                "knowledge stage before it, or use a tagger that was trained with `knowledge: none`"
-            )
         knowledge = [draft.knowledge if self.reads_knowledge else "" for draft in drafts]
         return [
-            dataclasses.replace(draft, entities=found, errors=draft.errors + notes)
+            dataclasses.replace(draft, entities=found, errors=draft.errors + self._without(draft) + notes)
             for draft, (found, notes) in zip(drafts, self.reader.tag(samples, knowledge), strict=True)
         ]
+
+    def _without(self, draft: Prediction) -> tuple[str, ...]:
+        missed = self.reads_knowledge and not draft.knowledge
+        return (f"{STAGE}: was trained with knowledge, but the draft has none",) if missed else ()
 
 
 def load_reader(folder: Path, types: Sequence[str], batch_size: int) -> tuple[Reader, bool]:
@@ -280,13 +279,14 @@ class CrfTraining(TrainableStage):
             texts = [(sample.tokens, text) for text in self._texts(sample)]
             texts += [rename(*text, mentions, words, rng) for text in texts for _ in range(self.renamings)]
             read = [encoder.windows(sample.id, *text) for text in texts]
-            unfit += [f"  {sample.id}: {note}" for _, notes in read for note in notes]
+            notes = dict.fromkeys(note for _, own in read for note in own)
+            unfit += [f"  {sample.id}: " + "; ".join(notes)] if notes else []
             alike = [windows for windows, _ in read if len(windows) == len(read[0][0])]
             for own in zip(*alike, strict=True):
                 rows.append([{"window": part, "tags": tags[part.start :][: len(part.first)]} for part in own])
         if unfit:
             shown = "\n".join(unfit[:10])
-            print(f"{len(unfit)} texts did not fit into {encoder.max_length} tokens, such as\n{shown}")
+            print(f"{len(unfit)} of {len(data.train)} posts do not fit into {encoder.max_length} tokens:\n{shown}")
         return rows
 
 

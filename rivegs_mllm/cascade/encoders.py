@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -21,6 +22,7 @@ from rivegs_mllm.types import UserError
 
 TINY = "tiny"
 _PACKAGE = "package:"
+_COMMON = 10
 _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 
 
@@ -92,12 +94,11 @@ def _tiny(corpus: Iterable[str]) -> tuple[PreTrainedModel, PreTrainedTokenizerFa
 
 
 def tiny_tokenizer(corpus: Iterable[str]) -> PreTrainedTokenizerFast:
-    """A cased WordPiece tokenizer of few pieces, so that an unknown name has the pieces of known ones."""
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]", max_input_chars_per_word=100))
+    """A cased WordPiece tokenizer that spells names, known and unknown ones alike, by pairs of characters."""
+    vocabulary = {piece: index for index, piece in enumerate([*_SPECIAL, *_pieces(corpus)])}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=100))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=False)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    trainer = trainers.WordPieceTrainer(vocab_size=600, special_tokens=list(_SPECIAL), show_progress=False)
-    tokenizer.train_from_iterator(corpus, trainer)
     start, end = tokenizer.token_to_id("[CLS]"), tokenizer.token_to_id("[SEP]")
     tokenizer.post_processor = processors.BertProcessing(("[SEP]", end), ("[CLS]", start))
     return PreTrainedTokenizerFast(
@@ -109,3 +110,20 @@ def tiny_tokenizer(corpus: Iterable[str]) -> PreTrainedTokenizerFast:
         model_max_length=256,
         model_input_names=["input_ids", "token_type_ids", "attention_mask"],
     )
+
+
+def _pieces(corpus: Iterable[str]) -> list[str]:
+    """All characters, the common pairs of characters, and the common words in lower case, sorted.
+
+    Counted here, since the trainers of tokenizers number such pieces otherwise each time, and a run that is taken up
+    again must read as it did.
+    """
+    split = pre_tokenizers.BertPreTokenizer()
+    words = Counter(word for text in corpus for word, _ in split.pre_tokenize_str(text))
+    single, common = set(), Counter()
+    for word, count in words.items():
+        single |= {word[0], *(f"##{letter}" for letter in word)}
+        common.update({f"{'##' if start else ''}{word[start : start + 2]}": count for start in range(0, len(word), 2)})
+        if word.islower():
+            common[word] += count
+    return sorted(single | {piece for piece, count in common.items() if count >= _COMMON})

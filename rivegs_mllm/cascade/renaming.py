@@ -40,7 +40,7 @@ def _is_name(word: str) -> bool:
 
 def _made_up(words: Sequence[str], rng: random.Random) -> str:
     head, tail = rng.choice(words), rng.choice(words)
-    return head[: (len(head) + 1) // 2] + tail[len(tail) // 2 :]
+    return head[: (len(head) + 1) // 2] + tail[(len(tail) + 1) // 2 :]
 
 
 def _in_case(old: str, new: str) -> str:
