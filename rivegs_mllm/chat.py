@@ -11,7 +11,7 @@ import asyncio
 import hashlib
 import random
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
@@ -242,12 +242,16 @@ class ReplayTeacher:
 
 
 async def ask(
-    teacher: Teacher, turns: Turns, patience: Patience, may_try: Callable[[], bool] = lambda: True
+    teacher: Teacher,
+    turns: Turns,
+    patience: Patience,
+    may_try: Callable[[], bool] = lambda: True,
+    pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> Answer | None:
     """The answer to a question after as many tries as ``patience`` allows; the last one's where none succeeds.
 
     ``may_try`` is called before each try; where it says no, nothing more is sent and None is given back, or the
-    answer of the try before. Raises TeacherError.
+    answer of the try before. ``pause`` waits between two tries, for the seconds it is given. Raises TeacherError.
     """
     last: Answer | None = None
     tries = 0
@@ -261,6 +265,7 @@ async def ask(
         return last
 
     retrying = AsyncRetrying(
+        sleep=pause,
         stop=stop_after_attempt(patience.attempts) | stop_before_delay(patience.seconds),
         wait=lambda state: _wait(patience, state),
         retry=retry_if_result(lambda answer: answer is not None and answer.again),

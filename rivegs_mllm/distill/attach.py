@@ -1,0 +1,73 @@
+"""A store's answers as the fields of samples, for training and for the replay stages."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from rivegs_mllm.distill.store import Row, read_store
+from rivegs_mllm.types import Sample
+
+
+@dataclass(frozen=True)
+class Attached:
+    """Samples with a store's texts. ``without`` lists the posts (or "post: mention") that the store has no text for.
+
+    ``faulty`` counts the answers that were left out because the checks found faults in them.
+    """
+
+    samples: list[Sample]
+    without: list[str]
+    faulty: int
+
+
+def attach_knowledge(
+    samples: Sequence[Sample], store: Path, clean: bool = True, teachers: Collection[str] | None = None
+) -> Attached:
+    """Each post's knowledge becomes the store's texts about it, one a teacher: training draws one of them an epoch.
+
+    ``clean`` leaves out answers with faults, ``teachers`` takes those of these names alone. A post that the store has
+    nothing for keeps what it has. Raises StoreError.
+    """
+    answers = read_store(store, "knowledge")
+    faulty = 0
+    attached, without = [], []
+    for sample in samples:
+        rows, left_out = _usable(answers.get((sample.id, ""), ()), clean, teachers)
+        faulty += left_out
+        if rows:
+            sample = replace(sample, knowledge=tuple(row.text for row in rows))
+        else:
+            without.append(sample.id)
+        attached.append(sample)
+    return Attached(attached, without, faulty)
+
+
+def attach_expressions(
+    samples: Sequence[Sample], store: Path, clean: bool = True, teachers: Collection[str] | None = None
+) -> Attached:
+    """Each entity's expression becomes the store's answer about its mention, the first teacher's by name.
+
+    An entity that the store has nothing for keeps what it has. Raises StoreError.
+    """
+    answers = read_store(store, "expression")
+    faulty = 0
+    attached, without = [], []
+    for sample in samples:
+        entities = []
+        for entity in sample.entities:
+            rows, left_out = _usable(answers.get((sample.id, entity.text), ()), clean, teachers)
+            faulty += left_out
+            if not rows:
+                without.append(f"{sample.id}: {entity.text}")
+            entities.append(replace(entity, expression=rows[0].text) if rows else entity)
+        attached.append(replace(sample, entities=tuple(entities)))
+    return Attached(attached, without, faulty)
+
+
+def _usable(rows: Sequence[Row], clean: bool, teachers: Collection[str] | None) -> tuple[list[Row], int]:
+    """The rows that may be used, and how many were left out for their faults."""
+    asked = [row for row in rows if teachers is None or row.teacher in teachers]
+    usable = [row for row in asked if not (clean and row.faults)]
+    return usable, len(asked) - len(usable)

@@ -1,0 +1,70 @@
+"""What a recipe of ``rivegs distill`` can say."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rivegs_mllm.chat import Chat, Patience, Sampling
+from rivegs_mllm.distill.tasks import Task
+from rivegs_mllm.types import UserError
+from rivegs_mllm.yaml_recipe import decode, read_yaml
+
+
+@dataclass
+class DistillData:
+    """A dataset folder, which of its splits, and how many posts of each from its start; null for all."""
+
+    folder: Path
+    splits: list[str] = field(default_factory=lambda: ["train"])
+    posts: int | None = None
+
+
+@dataclass
+class Prices:
+    """What a million tokens cost, in any currency; 0 for a teacher of one's own."""
+
+    prompt: float = 0.0
+    completion: float = 0.0
+
+
+@dataclass
+class Limits:
+    """How hard the teacher is pressed, and when a run stops by itself."""
+
+    in_flight: int = 16
+    """How many questions are open at a time."""
+    patience: Patience = field(default_factory=Patience)
+    failures_in_a_row: int = 50
+    """So many questions that failed one after the other stop the run: something is wrong with the teacher."""
+    max_requests: int | None = None
+    """Requests that this run may send, those that are tried again among them."""
+    max_cost: float | None = None
+    """What the store may have cost in all its runs together; a run stops before it could be passed."""
+
+
+@dataclass
+class DistillRecipe:
+    """A teacher is asked about every post of a dataset, and its answers are kept in a store."""
+
+    data: DistillData
+    store: Path
+    task: Task
+    teacher: Chat
+    sampling: Sampling = field(default_factory=Sampling)
+    limits: Limits = field(default_factory=Limits)
+    prices: Prices = field(default_factory=Prices)
+    licence: str = ""
+    """What is known of the right to use the teacher's answers, for the dataset card."""
+
+    def __post_init__(self) -> None:
+        if self.limits.in_flight < 1 or self.limits.patience.attempts < 1:
+            raise UserError("limits: in_flight and patience.attempts are at least 1")
+        if self.limits.max_cost is not None and not (self.prices.prompt or self.prices.completion):
+            raise UserError("limits.max_cost: nothing costs anything; say prices.prompt and prices.completion")
+
+
+def read_distill(path: Path | str, overrides: Sequence[str] = ()) -> DistillRecipe:
+    """The recipe in a YAML file. Raises UserError that names file and key."""
+    return decode(DistillRecipe, read_yaml(path, overrides), path)

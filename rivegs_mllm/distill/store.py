@@ -1,0 +1,329 @@
+"""The store: every answer that a teacher gave, in a folder of Parquet shards that only grow.
+
+    manifest.json              which shards there are, and how large
+    shard-000000.parquet ...   rows, never changed once they have this name
+    journal-000003.jsonl       the rows since the last shard, one a line, written as they come
+    lock                       held while a run writes
+
+A row is in the journal before anything else happens to it, so a process that is killed loses none. When the journal is
+long enough, and when a run ends, it becomes the shard of its number: written under another name, renamed, listed, and
+only then is the journal removed.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, fields
+from datetime import datetime, timezone
+from pathlib import Path
+
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rivegs_mllm.types import UserError
+
+VERSION = 1
+MANIFEST = "manifest.json"
+ROWS_A_SHARD = 20_000
+ANSWERED, FAILED = "answered", "failed"
+
+_SYNC_SECONDS = 1.0
+
+SCHEMA = pa.schema(
+    [
+        ("sample", pa.string()),
+        ("kind", pa.string()),
+        ("mention", pa.string()),
+        ("key", pa.string()),
+        ("question", pa.string()),
+        ("teacher", pa.string()),
+        ("revision", pa.string()),
+        ("text", pa.string()),
+        ("fields", pa.string()),
+        ("faults", pa.list_(pa.string())),
+        ("status", pa.string()),
+        ("error", pa.string()),
+        ("finish_reason", pa.string()),
+        ("prompt_tokens", pa.int64()),
+        ("completion_tokens", pa.int64()),
+        ("cost", pa.float64()),
+        ("latency", pa.float64()),
+        ("tries", pa.int32()),
+        ("time", pa.timestamp("ms", tz="UTC")),
+    ]
+)
+
+
+class StoreError(UserError):
+    """A store that cannot be read or written. The message names the file and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """An answer to the question about ``mention`` ("" where the question is about the whole post) of post ``sample``.
+
+    ``key`` is the SHA-256 of teacher, sampling and question, ``question`` that of the question alone. ``fields`` is
+    what was read from the text, as JSON; ``faults`` what the checks found wrong with it. ``status`` is "answered" or
+    "failed", then ``error`` says why. ``cost`` is in the currency of the recipe's prices. ``tries`` is how many
+    requests it took, 0 where the answer was taken over from another post with the same question: such a row has no
+    tokens and no cost, so that sums are what was paid.
+    """
+
+    sample: str
+    kind: str
+    key: str
+    question: str
+    teacher: str
+    mention: str = ""
+    revision: str = ""
+    text: str = ""
+    fields: str = "{}"
+    faults: tuple[str, ...] = ()
+    status: str = ANSWERED
+    error: str = ""
+    finish_reason: str = ""
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    cost: float = 0.0
+    latency: float = 0.0
+    tries: int = 1
+    time: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="milliseconds"))
+
+    @property
+    def place(self) -> tuple[str, str, str, str]:
+        """What it is the answer for; a later row of the same place takes its stead."""
+        return self.kind, self.sample, self.mention, self.teacher
+
+
+class Store:
+    """A store that is written to, by one process at a time. ``with Store(folder) as store: store.append(row)``."""
+
+    def __init__(self, folder: Path, rows_a_shard: int = ROWS_A_SHARD):
+        """Opens or makes it, and mends what a killed process left. Raises StoreError where another run writes."""
+        self.folder = folder
+        self.rows_a_shard = self._seal_at = rows_a_shard
+        folder.mkdir(parents=True, exist_ok=True)
+        self._lock = (folder / "lock").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._lock.close()
+            raise StoreError(f"{folder}: another run writes to this store; wait for it, or use another") from None
+        self._journal: int | None = None
+        self._synced = 0.0
+        try:
+            _check_manifest(folder)
+            for partial in folder.glob("*.partial"):
+                partial.unlink()
+            self._take_up()
+        except BaseException:
+            self._lock.close()
+            raise
+
+    def append(self, row: Row) -> None:
+        """Keeps a row. When this returns, no kill of the process can lose it. Raises OSError, the store still whole."""
+        line = orjson.dumps(asdict(row), option=orjson.OPT_APPEND_NEWLINE)
+        try:
+            written = 0
+            while written < len(line):
+                written += os.write(self._journal, line[written:])
+        except OSError:
+            os.ftruncate(self._journal, self._size)
+            raise
+        self._size += len(line)
+        self._rows.append(row)
+        if time.monotonic() - self._synced > _SYNC_SECONDS:  # against a loss of power
+            os.fsync(self._journal)
+            self._synced = time.monotonic()
+        if len(self._rows) >= self._seal_at:
+            self._seal()
+
+    def close(self) -> None:
+        """Makes the journal a shard and lets go of the lock."""
+        try:
+            if self._rows:
+                self._seal()
+        finally:
+            self._close_journal()
+            self._lock.close()
+        if self._size == 0:
+            self._journal_path.unlink(missing_ok=True)
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+    @property
+    def _journal_path(self) -> Path:
+        return self.folder / f"journal-{self._number:06}.jsonl"
+
+    def _take_up(self) -> None:
+        """Lists shards that were renamed and not listed yet, and goes on with the journal of the next number."""
+        shards = _shards(self.folder)
+        _write_manifest(self.folder)
+        self._number = 1 + max((_number(path) for path in shards), default=-1)
+        for path in self.folder.glob("journal-*.jsonl"):
+            if _number(path) < self._number:  # its shard is there
+                path.unlink()
+        self._rows = _taken(self._journal_path)
+        self._open_journal()
+
+    def _open_journal(self) -> None:
+        self._journal = os.open(self._journal_path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        data = self._journal_path.read_bytes()
+        self._size = data.rfind(b"\n") + 1
+        if self._size < len(data):
+            os.ftruncate(self._journal, self._size)  # a line that was cut off
+
+    def _close_journal(self) -> None:
+        if self._journal is not None:
+            os.close(self._journal)
+            self._journal = None
+
+    def _seal(self) -> None:
+        """The journal as a shard. Where the disk is too full for one, the rows stay in the journal, just as safe."""
+        shard = self.folder / f"shard-{self._number:06}.parquet"
+        partial = shard.with_name(f"{shard.name}.partial")
+        try:
+            pq.write_table(to_table(self._rows), partial, compression="zstd")
+            with partial.open("rb") as file:
+                os.fsync(file.fileno())
+            partial.replace(shard)
+            _write_manifest(self.folder)
+        except OSError:
+            partial.unlink(missing_ok=True)
+            self._seal_at += self.rows_a_shard
+            return
+        self._close_journal()
+        self._journal_path.unlink()
+        self._number += 1
+        self._rows = []
+        self._seal_at = self.rows_a_shard
+        self._open_journal()
+
+
+def to_table(rows: list[Row]) -> pa.Table:
+    """Rows as an Arrow table of SCHEMA."""
+    values = {name: [getattr(row, name) for row in rows] for name in SCHEMA.names}
+    values["time"] = [datetime.fromisoformat(value) for value in values["time"]]
+    values["faults"] = [list(value) for value in values["faults"]]
+    return pa.table(values, schema=SCHEMA)
+
+
+def read_rows(folder: Path) -> Iterator[Row]:
+    """Every row in the order in which it was written, also of a store that a run is writing to. Raises StoreError."""
+    _check_manifest(folder)
+    journals = {_number(path): _taken(path) for path in folder.glob("journal-*.jsonl")}
+    shards = _shards(folder)  # after the journals, lest one becomes a shard unseen
+    if not (journals or shards or (folder / MANIFEST).is_file()):
+        raise StoreError(f"{folder}: holds no store (no {MANIFEST}); make one with `rivegs distill`")
+    for path in shards:
+        try:
+            with pq.ParquetFile(path) as file:
+                for some in file.iter_batches():
+                    yield from map(_row, some.to_pylist())
+        except (pa.ArrowException, KeyError, TypeError, OSError) as error:
+            raise StoreError(
+                f"{path}: cannot be read as a shard of a store ({error}); restore it from a copy"
+            ) from None
+    sealed = {_number(path) for path in shards}
+    for number in sorted(journals.keys() - sealed):
+        yield from journals[number]
+
+
+def read_store(folder: Path, kind: str, clean: bool = False) -> dict[tuple[str, str], list[Row]]:
+    """The answers of a kind by (sample id, mention), one a teacher in the order of their names.
+
+    Of a teacher that was asked several times about the same, the last answer counts; failed questions are left out,
+    and with ``clean`` the answers in which the checks found faults. Raises StoreError.
+    """
+    latest = {row.place: row for row in read_rows(folder) if row.kind == kind}
+    found: dict[tuple[str, str], list[Row]] = {}
+    for place in sorted(latest):
+        row = latest[place]
+        if row.status == ANSWERED and not (clean and row.faults):
+            found.setdefault((row.sample, row.mention), []).append(row)
+    return found
+
+
+def answers_by_question(folder: Path, teacher: str | None = None) -> dict[str, str]:
+    """Question digest to the first answer, of ``teacher`` or, where None, of anybody. Raises StoreError."""
+    answers: dict[str, str] = {}
+    for row in read_rows(folder):
+        if row.status == ANSWERED and teacher in (None, row.teacher):
+            answers.setdefault(row.question, row.text)
+    return answers
+
+
+def _row(values: dict) -> Row:
+    values["faults"] = tuple(values["faults"])
+    values["time"] = values["time"].isoformat(timespec="milliseconds")
+    return Row(**values)
+
+
+def _taken(journal: Path) -> list[Row]:
+    """A journal's rows, none where it is gone. A last line without its line feed was cut off or is being written."""
+    names = {item.name for item in fields(Row)}
+    try:
+        lines = journal.read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return []
+    rows = []
+    for number, line in enumerate(lines[:-1], 1):
+        try:
+            values = orjson.loads(line)
+            if values.keys() != names:
+                raise ValueError("other fields than a row has")
+            rows.append(Row(**{**values, "faults": tuple(values["faults"])}))
+        except (ValueError, AttributeError, TypeError) as error:
+            raise StoreError(f"{journal}:{number}: no row of a store ({error}); remove that line") from None
+    return rows
+
+
+def _shards(folder: Path) -> list[Path]:
+    return sorted(folder.glob("shard-*.parquet"))
+
+
+def _number(path: Path) -> int:
+    return int(path.stem.rpartition("-")[2])
+
+
+def _check_manifest(folder: Path) -> None:
+    """Raises StoreError where a listed shard is missing or of another size, or the store is of another version."""
+    path = folder / MANIFEST
+    if not path.is_file():
+        return
+    try:
+        manifest = orjson.loads(path.read_bytes())
+        version, shards = manifest["version"], {shard["file"]: shard["bytes"] for shard in manifest["shards"]}
+    except (ValueError, KeyError, TypeError) as error:
+        raise StoreError(f"{path}: damaged ({error}); delete it, and it is made anew from the shards") from None
+    if version != VERSION:
+        raise StoreError(f"{path}: version {version!r}; this release reads version {VERSION}")
+    for name, size in shards.items():
+        shard = folder / name
+        found = shard.stat().st_size if shard.is_file() else None
+        if found != size:
+            state = "is missing" if found is None else f"has {found:,} bytes instead of {size:,}"
+            raise StoreError(
+                f"{shard} {state}; restore it, or delete {MANIFEST} to go on without it and ask its questions again"
+            )
+
+
+def _write_manifest(folder: Path) -> None:
+    listed = []
+    for path in _shards(folder):
+        try:
+            rows = pq.read_metadata(path).num_rows
+        except (pa.ArrowException, OSError) as error:
+            raise StoreError(f"{path}: cannot be read as a shard of a store ({error}); restore it") from None
+        listed.append({"file": path.name, "rows": rows, "bytes": path.stat().st_size})
+    partial = folder / f"{MANIFEST}.partial"
+    partial.write_bytes(orjson.dumps({"version": VERSION, "shards": listed}, option=orjson.OPT_INDENT_2))
+    partial.replace(folder / MANIFEST)

@@ -1,0 +1,59 @@
+"""YAML recipes whose parts are chosen by ``type:``, with overrides such as ``--teacher.model=other``.
+
+draccus's own overrides do not reach below a choice, so they are laid into the YAML before it is decoded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import draccus
+import yaml
+
+from rivegs_mllm.types import UserError
+
+Recipe = TypeVar("Recipe")
+
+
+def read_yaml(path: Path | str, overrides: Sequence[str] = ()) -> dict:
+    """What a recipe says, overrides laid over it. Raises UserError naming the file."""
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: no such recipe ({error.strerror})") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not YAML: {error}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: not a recipe: it has no keys")
+    for override in overrides:
+        _lay_over(content, override)
+    return content
+
+
+def decode(kind: type[Recipe], content: dict, path: Path | str) -> Recipe:
+    """The recipe as its dataclass. Raises UserError naming file and key for an unknown key or a value that is wrong."""
+    try:
+        return draccus.decode(kind, content)
+    except (draccus.utils.DraccusException, TypeError, ValueError) as error:
+        cause = f": {error.__cause__}" if error.__cause__ else ""
+        raise UserError(f"{path}: {error}{cause}") from None
+
+
+def _lay_over(content: dict, override: str) -> None:
+    key, equals, value = override.removeprefix("--").partition("=")
+    if not (override.startswith("--") and equals and key):
+        raise UserError(f"{override}: an override is written --key=value")
+    *above, last = key.split(".")
+    for name in above:
+        if not isinstance(content.get(name), dict):
+            content[name] = {}
+        content = content[name]
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise UserError(f"{override}: not YAML: {error}") from None
+    if last == "type" and content.get("type") != parsed:
+        content.clear()  # another type does not know the settings of this one
+    content[last] = parsed
