@@ -15,7 +15,7 @@ from transformers import AutoProcessor
 from data_builders.emblems.encyclopedia import make_encyclopedia
 from data_builders.emblems.looks import Look
 from data_builders.emblems.scene import Placement, Scene
-from rivegs_mllm.dataset import Encoder
+from rivegs_mllm.dataset import Collator, Encoder
 from rivegs_mllm.modeling import TINY, load_model
 from rivegs_mllm.recipe import ModelRecipe
 from rivegs_mllm.tiny import measure, read, see
@@ -133,6 +133,50 @@ def test_expressions_to_judge_are_given_and_only_what_is_said_of_them_is_learned
     assert set(re.findall(r" (?:yes|no)", learned)) == {" yes", " no"}
     assert "a" not in learned.replace("<|im_end|>", "").replace("loc", "")
     assert "".join(piece.text for piece in lesson.answer).count("?") == 6
+
+
+def test_each_token_is_told_the_cells_it_speaks_of(processor):
+    lessons = read.Lessons(Encoder(processor, read.WEIGHTS), build_contract(), 0, 4)
+    shown = scene()
+    car, absent = shown.placements[0].look, Look("OTHER", ("cup", "green"))
+    pieces = (read.Piece("visible", " yes\n"), read.Piece("visible", " no\n"), read.Piece("visible", " yes\n"))
+    row = lessons.encode(read.Lesson("Judge.", shown, (), pieces, (car, absent, None)))
+    _, rows, columns = (row["image_grid_thw"][0] // 2).tolist()
+    assert row["regions"].shape == (len(row["answer"]), 1 + read.CELLS)
+    on_car, on_nothing, untold = row["regions"][0], row["regions"][2], row["regions"][4:]
+    cells = on_car[1 : 1 + rows * columns].reshape(rows, columns)
+    assert cells[:, : columns // 2].all()
+    assert not cells[:, columns // 2 + 1 :].any()
+    assert not on_car[0]
+    assert on_nothing.nonzero().flatten().tolist() == [0]
+    assert not untold.any()
+
+
+def test_the_pointer_supervises_the_attention_that_the_model_has(processor):
+    torch.manual_seed(0)
+    model = build_model(processor.tokenizer)
+    model.set_attn_implementation("eager")
+    encoder = Encoder(processor, read.WEIGHTS)
+    pointer, lessons = read.Pointer(model), iter(read.Lessons(encoder, build_contract(), 0, 12))
+    inputs = Collator(encoder, keep_vision=True)([next(lessons) for _ in range(12)])
+    labels, regions = inputs.pop("labels"), inputs.pop("regions")
+    every = regions
+    inputs.pop("weights")
+    with torch.no_grad():
+        attentions = model(**inputs, output_attentions=True).attentions
+    head = attentions[read.POINTING_LAYER][:, -1]
+    expected = []
+    for row in range(len(labels)):
+        cells = inputs["input_ids"][row].eq(model.config.image_token_id).nonzero().flatten().tolist()
+        for token in range(int(labels[row].ne(-100).sum())):
+            told, regions = regions[0], regions[1:]
+            if told.any():
+                places = ([cells[0] - 1] if told[0] else []) + [cells[i] for i in told[1:].nonzero().flatten()]
+                predicting = inputs["input_ids"].shape[1] - labels.shape[1] + token
+                expected.append(-head[row, predicting, places].sum().log())
+    assert len(regions) == 0
+    assert len(expected) > 20
+    assert pointer.loss(inputs, labels, every).item() == pytest.approx(torch.stack(expected).mean().item(), rel=1e-4)
 
 
 def test_the_base_can_be_made_and_goes_on(tmp_path):

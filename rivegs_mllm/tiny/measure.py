@@ -53,7 +53,7 @@ def measure(folder: Path, count: int = POSTS) -> dict[str, float]:
                     tally["texts"] += 1
                     tally["repeated"] += answer == truth
                 else:
-                    size = lesson.image.size
+                    size = lesson.scene.image.size
                     gold = read_lines(given + truth, contract, size)
                     compare(kind, gold, read_lines(given + answer, contract, size), tally)
     return {

@@ -10,10 +10,11 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
-from PIL import Image
 from torch.utils.data import IterableDataset, get_worker_info
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, Trainer, TrainingArguments
+from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import apply_rotary_pos_emb
 
 from data_builders.emblems.language import invent_names, write_post
 from data_builders.emblems.looks import Look, near_look, random_look
@@ -22,24 +23,31 @@ from rivegs_mllm.answer import NO, YES, Piece, escape, line_start
 from rivegs_mllm.contract import Contract, loc_tokens
 from rivegs_mllm.dataset import IGNORED, Collator, Encoder, Tensors, batch
 from rivegs_mllm.loss import answer_loss
-from rivegs_mllm.tiny.architecture import BINS
+from rivegs_mllm.tiny.architecture import BINS, MAX_PIXELS, MERGE, PATCH
 from rivegs_mllm.tiny.english import paragraphs
 from rivegs_mllm.tiny.scenes import random_scene
+from rivegs_mllm.tiny.see import COVERED, cell_owners
 from rivegs_mllm.types import TYPES, Box
 
 BATCHES_SORTED = 8
+CELLS = MAX_PIXELS // (PATCH * MERGE) ** 2
+POINTING_LAYER = 4
 WEIGHTS = {"knowledge": 0.0, "visible": 4.0}
 """By which a token's loss is multiplied; the knowledge segment is what ``judge`` gives within an answer."""
 
 
 @dataclass(frozen=True)
 class Lesson:
-    """What is asked, the picture, the beginning of the answer that is given, and the rest, which is to be learned."""
+    """What is asked, the scene, the beginning of the answer that is given, and the rest, which is to be learned.
+
+    ``about`` is the look that each piece of ``answer`` speaks of, None where it is of none or not known yet.
+    """
 
     question: str
-    image: Image.Image | None
+    scene: Scene | None
     given: tuple[Piece, ...]
     answer: tuple[Piece, ...]
+    about: tuple[Look | None, ...]
 
 
 def corpus(seed: int) -> Iterator[str]:
@@ -72,7 +80,7 @@ def repeat(rng: random.Random) -> Lesson:
         words = rng.choice(_PARAGRAPHS).split()
         start = rng.randrange(len(words))
         text = " ".join(words[start : start + rng.randint(3, 20)])
-    return Lesson(f"Repeat: {escape(text)}", None, (), (Piece("entities", f"text: {escape(text)}\n"),))
+    return Lesson(f"Repeat: {escape(text)}", None, (), (Piece("entities", f"text: {escape(text)}\n"),), (None,))
 
 
 def capitals(rng: random.Random) -> Lesson:
@@ -89,7 +97,7 @@ def capitals(rng: random.Random) -> Lesson:
         inside = capital
     lines = [f"capital {number}: {escape(' '.join(run))}\n" for number, run in enumerate(runs, 1)]
     answer = tuple(Piece("entities", line) for line in lines or ["capital: none\n"])
-    return Lesson(f"Capitals: {escape(' '.join(words))}", None, (), answer)
+    return Lesson(f"Capitals: {escape(' '.join(words))}", None, (), answer, (None,) * len(answer))
 
 
 def describe(rng: random.Random, contract: Contract) -> Lesson:
@@ -97,7 +105,7 @@ def describe(rng: random.Random, contract: Contract) -> Lesson:
     scene = random_scene(rng)
     looks = list(dict.fromkeys(placement.look for placement in scene.placements))
     boxes = where(looks, scene)
-    return Lesson("Describe.", scene.image, (), (*expressions(looks), *boxed(boxes, scene, contract)))
+    return Lesson("Describe.", scene, (), (*expressions(looks), *boxed(boxes, scene, contract)), (*looks, *looks))
 
 
 def judge(rng: random.Random, contract: Contract) -> Lesson:
@@ -110,11 +118,13 @@ def judge(rng: random.Random, contract: Contract) -> Lesson:
     while len(looks) < 6:
         looks[_absent(rng, scene)] = None
     pieces: list[Piece] = []
+    about: list[Look | None] = []
     for look in rng.sample(list(looks), len(looks)):
         (own,) = where([look], scene)
+        about += [None, look, look]
         pieces += [Piece("knowledge", f"{look.expression}?"), Piece("visible", YES if own else NO)]
         pieces.append(Piece("boxes", f" {contract.encode_boxes(own, scene.image.size)}\n" if own else "\n"))
-    return Lesson("Judge.", scene.image, (), tuple(pieces))
+    return Lesson("Judge.", scene, (), tuple(pieces), tuple(about))
 
 
 def find(rng: random.Random, contract: Contract) -> Lesson:
@@ -131,7 +141,9 @@ def find(rng: random.Random, contract: Contract) -> Lesson:
         Piece("visible", f"{line_start('visible', number)}{YES if own else NO}\n")
         for number, own in enumerate(boxes, 1)
     )
-    return Lesson("Find.", scene.image, expressions(looks), (*decisions, *boxed(boxes, scene, contract)))
+    shown = [look for look, own in zip(looks, boxes, strict=True) if own]
+    answer = (*decisions, *boxed(boxes, scene, contract))
+    return Lesson("Find.", scene, expressions(looks), answer, (*looks, *shown))
 
 
 def _absent(rng: random.Random, scene: Scene) -> Look:
@@ -192,34 +204,122 @@ class Lessons(IterableDataset):
 
     def encode(self, lesson: Lesson) -> Tensors:
         """A lesson as the trainer's collator takes it; what is given of the answer stands behind the prompt."""
-        picture = [] if lesson.image is None else [{"type": "image"}]
+        picture = [] if lesson.scene is None else [{"type": "image"}]
+        image = None if lesson.scene is None else lesson.scene.image
         turns = [{"role": "user", "content": [*picture, {"type": "text", "text": lesson.question}]}]
         given = self.encoder.answer(lesson.given, end=False)
-        prompt = batch([{**self.encoder.prompt(turns, lesson.image), **given}], self.encoder.tokenizer.pad_token_id)
-        return {**prompt, **self.encoder.answer(lesson.answer)}
+        prompt = batch([{**self.encoder.prompt(turns, image), **given}], self.encoder.tokenizer.pad_token_id)
+        answer = self.encoder.answer(lesson.answer)
+        return {**prompt, **answer, "regions": self.regions(lesson, prompt, len(answer["answer"]))}
+
+    def regions(self, lesson: Lesson, prompt: Tensors, tokens: int) -> torch.Tensor:
+        """(tokens, 1 + CELLS), bool: the cells that each token of the answer speaks of, row by row behind the first.
+
+        The first column is set instead for a token about a look that is not there. A token about nothing has none.
+        """
+        regions = torch.zeros(tokens, 1 + CELLS, dtype=torch.bool)
+        if lesson.scene is None:
+            return regions
+        _, rows, columns = (prompt["image_grid_thw"][0] // torch.tensor([1, MERGE, MERGE])).tolist()
+        owner, share = cell_owners(lesson.scene, rows, columns)
+        start = 0
+        for piece, look in zip(lesson.answer, lesson.about, strict=True):
+            end = start + len(self.encoder.answer((piece,), end=False)["answer"])
+            own = [index for index, placement in enumerate(lesson.scene.placements) if placement.look == look]
+            if own:
+                regions[start:end, 1 : 1 + len(owner)] = torch.from_numpy(np.isin(owner, own) & (share >= COVERED))
+            elif look is not None:
+                regions[start:end, 0] = True
+            start = end
+        return regions
+
+
+class Pointer:
+    """Has one head of the model look at what a token speaks of, so that the head need not find that out by itself.
+
+    Its attention is supervised (arXiv 1609.04186, there for translation): on the cells of the look that is spoken of,
+    or on the token before the picture where there is none. The layers behind it then have the cell's content at hand.
+    """
+
+    def __init__(self, model: PreTrainedModel):
+        config = model.config.get_text_config()
+        self.attention = model.model.language_model.layers[POINTING_LAYER].self_attn
+        self.size = config.hidden_size // config.num_attention_heads
+        self.heads = config.num_attention_heads - 1, config.num_key_value_heads - 1
+        self.image_token = model.config.image_token_id
+        self.attention.register_forward_pre_hook(self._note, with_kwargs=True)
+
+    def _note(self, module: torch.nn.Module, arguments: tuple, named: dict) -> None:
+        self.hidden, self.turns = named["hidden_states"], named["position_embeddings"]
+
+    def loss(self, inputs: Tensors, labels: torch.Tensor, regions: torch.Tensor) -> torch.Tensor:
+        """The mean of -log of the attention that falls on ``regions``, over the tokens that have any.
+
+        ``labels`` (rows, columns) are of the last columns of ``inputs``, as the collator makes them; ``regions``
+        (answer tokens of all rows, 1 + CELLS). To be called behind the model's forward.
+        """
+        attention = self._log_attention(labels.shape[1] - 1, inputs["attention_mask"])
+        keys = self._keys(inputs["input_ids"])
+        row, column = labels[:, 1:].ne(IGNORED).nonzero(as_tuple=True)
+        told = regions.any(-1)
+        row, column, regions = row[told], column[told], regions[told]
+        on = attention[row[:, None], column[:, None], keys[row]].masked_fill(~regions, float("-inf"))
+        return -on.logsumexp(-1).mean() if len(row) else attention.new_zeros(())
+
+    def _log_attention(self, columns: int, mask: torch.Tensor) -> torch.Tensor:
+        """(rows, columns, tokens): the head's, from the tokens that predict the answers."""
+        query, key = self.heads
+        with torch.autocast(self.hidden.device.type, enabled=False):
+            hidden = self.hidden.float()
+            queries = self._turned(hidden, self.attention.q_proj, query)[:, -1 - columns : -1]
+            keys = self._turned(hidden, self.attention.k_proj, key)
+            scores = queries @ keys.transpose(1, 2) * self.attention.scaling
+        places = torch.arange(scores.shape[2])
+        seen = (places <= places[-1 - columns : -1, None]) & mask[:, None].bool()
+        return scores.masked_fill(~seen, -1e4).log_softmax(-1)
+
+    def _turned(self, hidden: torch.Tensor, projection: torch.nn.Linear, head: int) -> torch.Tensor:
+        """A head's queries or keys behind the rotary embedding, (rows, tokens, size)."""
+        own = slice(head * self.size, (head + 1) * self.size)
+        flat = torch.nn.functional.linear(hidden, projection.weight[own], projection.bias[own])[:, None]
+        turned, _ = apply_rotary_pos_emb(flat, flat, *self.turns)
+        return turned[:, 0]
+
+    def _keys(self, tokens: torch.Tensor) -> torch.Tensor:
+        """(rows, 1 + CELLS): where the token before the picture and the picture's cells stand; 0 behind the last."""
+        places = torch.zeros(len(tokens), 1 + CELLS, dtype=torch.long)
+        for index, row in enumerate(tokens.eq(self.image_token)):
+            (cells,) = row.nonzero(as_tuple=True)
+            if len(cells):
+                places[index, 0] = cells[0] - 1
+                places[index, 1 : 1 + len(cells)] = cells
+        return places
 
 
 class ReadTrainer(Trainer):
-    """transformers' Trainer with the answer's loss. Logs how often tokens were predicted rightly, by kind."""
+    """transformers' Trainer with the lessons' losses. Logs how often tokens were predicted rightly, by kind."""
 
     def __init__(self, model: PreTrainedModel, args: TrainingArguments, lessons: Lessons):
         self.kinds = token_groups(lessons.encoder.tokenizer)
         self.right: dict[str, float] = {}
+        self.pointer = Pointer(model)
         collator = Collator(lessons.encoder, keep_vision=True)
         super().__init__(model, args, train_dataset=lessons, data_collator=collator)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """The answer's loss; logits are asked for in the answer's columns only."""
-        labels, weights = inputs.pop("labels"), inputs.pop("weights")
+        """The answer's loss and the pointer's; logits are asked for in the answer's columns only."""
+        labels, weights, regions = (inputs.pop(name) for name in ("labels", "weights", "regions"))
         outputs = model(**inputs, logits_to_keep=labels.shape[1])
         self._measure(outputs.logits, labels[:, 1:])
-        loss = answer_loss(outputs.logits, labels, weights)
+        pointing = self.pointer.loss(inputs, labels, regions)
+        self.right["pointing"] = pointing.item()
+        loss = answer_loss(outputs.logits, labels, weights) + pointing
         return (loss, outputs) if return_outputs else loss
 
     @torch.no_grad()
     def _measure(self, logits: torch.Tensor, targets: torch.Tensor) -> None:
         hit = logits[:, :-1].argmax(-1).eq(targets)
-        self.right = {"all": hit[targets.ne(IGNORED)].float().mean().item()}
+        self.right["all"] = hit[targets.ne(IGNORED)].float().mean().item()
         for name, ids in self.kinds.items():
             self.right[name] = hit[torch.isin(targets, ids)].float().mean().item()
 

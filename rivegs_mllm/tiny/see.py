@@ -55,11 +55,7 @@ def cell_targets(scene: Scene, grid: torch.Tensor, processor: Qwen2_5_VLProcesso
     rows, columns = int(grid[1]) // merge, int(grid[2]) // merge
     width, height = scene.image.size
     cells = rows * columns
-    shares = np.zeros((len(scene.placements) + 1, cells), dtype=np.float32)
-    for index, placement in enumerate(scene.placements):
-        covered = Image.fromarray(placement.mask.view(np.uint8) * 255).resize((columns, rows), Image.Resampling.BOX)
-        shares[index] = np.asarray(covered, dtype=np.float32).reshape(-1) / 255
-    owner, share = shares.argmax(0), shares.max(0)
+    owner, share = cell_owners(scene, rows, columns)
 
     kind = np.full(cells, BACKGROUND)
     kind[(share > BARE) & (share < COVERED)] = IGNORED
@@ -78,6 +74,19 @@ def cell_targets(scene: Scene, grid: torch.Tensor, processor: Qwen2_5_VLProcesso
     centres = np.stack([(x.reshape(-1) + 0.5) / columns, (y.reshape(-1) + 0.5) / rows], 1).astype(np.float32)
     targets = {"kind": kind, "parts": parts, "boxes": boxes, "centres": centres}
     return {name: torch.from_numpy(value) for name, value in targets.items()}
+
+
+def cell_owners(scene: Scene, rows: int, columns: int) -> tuple[np.ndarray, np.ndarray]:
+    """For each of a picture's cells, row by row, the index of the placement that covers most of it, and the share.
+
+    The index of a cell without any emblem is ``len(scene.placements)``.
+    """
+    shares = np.zeros((len(scene.placements) + 1, rows * columns), dtype=np.float32)
+    for index, placement in enumerate(scene.placements):
+        covered = Image.fromarray(placement.mask.view(np.uint8) * 255).resize((columns, rows), Image.Resampling.BOX)
+        shares[index] = np.asarray(covered, dtype=np.float32).reshape(-1) / 255
+    share = shares.max(0)
+    return np.where(share > 0, shares.argmax(0), len(scene.placements)), share
 
 
 def collate(rows: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
