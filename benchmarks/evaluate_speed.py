@@ -2,43 +2,67 @@
 
 Made posts with the statistics of Twitter-GMNER (1.7 entities a post, 40 % of them visible) and predictions that
 are right for about two entities in three. `looping` is the worst case for matching: no spans, mentions said again.
+`files` scores two files of as many posts as --file-posts says, and gives the memory that this took.
 """
 
 from __future__ import annotations
 
 import argparse
 import random
+import resource
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from eval.scores import evaluate
-from rivegs_mllm.records import read_predictions, read_samples, write_records
+from eval.attribution import error_budget
+from eval.protocols import PROTOCOLS
+from eval.scores import evaluate, evaluate_files, iou_sweep
+from eval.significance import compare, f1_intervals
+from rivegs_mllm.records import read_predictions, read_samples, to_line, write_records
 from rivegs_mllm.types import TYPES, Box, Entity, Prediction, Sample
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--posts", type=int, default=10_000)
-    parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--smoke", action="store_true", help="200 posts, twice")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--file-posts", type=int, default=1_000_000)
+    parser.add_argument("--smoke", action="store_true", help="200 posts, twice, and files of 2000")
+    parser.add_argument("--only-files", nargs=2, type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    posts, repeats = (200, 2) if args.smoke else (args.posts, args.repeats)
+    if args.only_files:
+        _score_files(*args.only_files)
+        return
+    posts, repeats, file_posts = (200, 2, 2000) if args.smoke else (args.posts, args.repeats, args.file_posts)
     rng = random.Random(1)
     gold = [_post(rng, index) for index in range(posts)]
     usual = [Prediction(sample.id, entities=_usual(rng, sample)) for sample in gold]
+    other = [Prediction(sample.id, entities=_usual(rng, sample)) for sample in gold]
     looping = [Prediction(sample.id, entities=_looping(sample)) for sample in gold]
+    print(f"{posts} posts, {repeats} repeats, seconds")
     with tempfile.TemporaryDirectory() as folder:
         gold_file, answer_file = Path(folder, "gold.jsonl"), Path(folder, "predictions.jsonl")
         write_records(gold_file, gold)
         write_records(answer_file, usual)
-        print(f"{posts} posts, {repeats} repeats, seconds")
         _report("read both files", repeats, lambda: (read_samples(gold_file), read_predictions(answer_file)))
     _report("evaluate", repeats, lambda: evaluate(gold, usual))
     _report("evaluate, looping", repeats, lambda: evaluate(gold, looping))
+    _report("all protocols", repeats, lambda: evaluate(gold, usual, tuple(PROTOCOLS)))
+    _report("sweep of IoU", repeats, lambda: iou_sweep(gold, usual))
+    _report("error budget", repeats, lambda: error_budget(gold, usual))
+    _report("intervals", repeats, lambda: f1_intervals(gold, usual))
+    _report("comparison", repeats, lambda: compare(gold, [usual], [other]))
+    with tempfile.TemporaryDirectory() as folder:
+        files = Path(folder, "gold.jsonl"), Path(folder, "predictions.jsonl")
+        _write_files(*files, gold, usual, file_posts)
+        # A process of its own, whose memory is that of scoring alone.
+        command = [sys.executable, "-m", "benchmarks.evaluate_speed", "--only-files", *map(str, files)]
+        subprocess.run(command, check=True)
 
 
 def _report(name: str, repeats: int, run: Callable[[], object]) -> None:
@@ -48,6 +72,27 @@ def _report(name: str, repeats: int, run: Callable[[], object]) -> None:
         run()
         seconds.append(time.perf_counter() - start)
     print(f"{name:20} median {statistics.median(seconds):.3f}  min {min(seconds):.3f}  max {max(seconds):.3f}")
+
+
+def _write_files(gold_file: Path, answer_file: Path, gold: list[Sample], said: list[Prediction], posts: int) -> None:
+    """The posts again and again under new ids."""
+    with gold_file.open("wb") as golds, answer_file.open("wb") as answers:
+        for index in range(posts):
+            sample, prediction = gold[index % len(gold)], said[index % len(gold)]
+            golds.write(to_line(replace(sample, id=str(index))))
+            answers.write(to_line(replace(prediction, id=str(index))))
+
+
+def _score_files(gold_file: Path, answer_file: Path) -> None:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    start = time.perf_counter()
+    result = evaluate_files(gold_file, answer_file)
+    seconds = time.perf_counter() - start
+    more = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) - before
+    entities = result["strict"]["all"]["MNER"]["predicted"]
+    print(
+        f"files of {result['posts']} posts, {entities} predicted entities: {seconds:.1f} s, {more / 1024:.0f} MB more"
+    )
 
 
 def _post(rng: random.Random, index: int) -> Sample:

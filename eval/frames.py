@@ -12,6 +12,8 @@ GRID = 28
 LEAST_PIXELS, MOST_PIXELS = 56 * 56, 1280 * GRID * GRID
 """The limits of Qwen2.5-VL's picture processor that E2E-GMNER's scripts leave as they are."""
 
+_FAR = 1e9  # huge coordinates stay numbers that can be rounded
+
 
 def resized(size: tuple[int, int]) -> tuple[int, int]:
     """The (width, height) to which E2E-GMNER resizes a picture of ``size``: multiples of 28, about as wide as high.
@@ -34,7 +36,8 @@ def in_resized_pixels(box: Box, size: tuple[int, int]) -> Box:
     """The box of a picture of ``size`` (width, height), in whole pixels of the resized picture."""
     width, height = resized(size)
     across, down = width / size[0], height / size[1]
-    return Box(round(box.xmin * across), round(box.ymin * down), round(box.xmax * across), round(box.ymax * down))
+    edges = ((box.xmin, across), (box.ymin, down), (box.xmax, across), (box.ymax, down))
+    return Box(*(round(min(max(edge * scale, -_FAR), _FAR)) for edge, scale in edges))
 
 
 def located(tokens: Sequence[str], entities: Sequence[Entity]) -> list[Entity]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import mmap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, zip_longest
 from pathlib import Path
@@ -57,7 +58,8 @@ def evaluate_files(
 
     Raises RecordError for a line that is no record, and UserError as `evaluate` does.
     """
-    scorer = Scorer(protocols, TASKS, iou, candidates)
+    tasks = TASKS if _has_masks(gold) and _has_masks(predictions) else _WITHOUT_MASKS
+    scorer = Scorer(protocols, tasks, iou, candidates)
     for sample, prediction in _side_by_side(stream_samples(gold), stream_predictions(predictions)):
         scorer.add(sample, prediction)
     return scorer.result()
@@ -235,8 +237,10 @@ class _Stages:
 
     def add(self, pair: Found) -> None:
         self.entailment.add(pair)
-        self.grounding.add(pair)
-        self.segmentation.add(pair)
+        if pair.gold.boxes:
+            self.grounding.add(pair)
+        if pair.gold.masks:
+            self.segmentation.add(pair)
 
     def merge(self, other: _Stages) -> None:
         self.entailment.merge(other.entailment)
@@ -258,6 +262,14 @@ def _post(sample: Sample, prediction: Prediction | None, candidates: Mapping[str
     if sample.id not in candidates:
         raise UserError(f"candidates: nothing for the post {sample.id!r}; give [] for a picture without any")
     return Post(sample, prediction.entities if prediction else (), tuple(candidates[sample.id]))
+
+
+def _has_masks(path: Path) -> bool:
+    """Whether the file has the field anywhere; a missing or empty file is left to its reader."""
+    if not path.is_file() or not path.stat().st_size:
+        return False
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return content.find(b'"masks"') >= 0
 
 
 def _side_by_side(samples: Iterator[Sample], predictions: Iterator[Prediction]) -> Iterator[Pair]:

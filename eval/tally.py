@@ -94,16 +94,19 @@ def count_post(protocol: Protocol, post: Post, iou: float, judged: Sequence[Judg
     own, so that the sorts of a kind add up to "all".
     """
     by_sort: dict[Sort, int] = defaultdict(int)
+    before = None
     for entered, (correct, predicted, gold) in zip(judged, _UNITS, strict=False):
         partner = {place: index for index, place in protocol.pairs(entered, iou)}
-        gold_sorts = [sorts.of(entity) for entity in entered.golds]
+        if before is None or entered.golds is not before.golds or entered.said is not before.said:
+            before = entered
+            gold_sorts, said_sorts = list(map(sorts.of, entered.golds)), list(map(sorts.of, entered.said))
         for sort in gold_sorts:
             by_sort[sort] += gold
-        for place, entity in enumerate(entered.said):
+        for place, sort in enumerate(said_sorts):
             if place in partner:
                 by_sort[gold_sorts[partner[place]]] += correct + predicted
             else:
-                by_sort[sorts.of(entity)] += predicted
+                by_sort[sort] += predicted
     return Counts(post_names(post.sample), sum(by_sort.values()), by_sort)
 
 

@@ -1,0 +1,131 @@
+"""Predictions that are odd or do not fit, in memory and in files; and that both ways of scoring agree."""
+
+import json
+import random
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from pycocotools import mask as coco
+
+from eval.protocols import PROTOCOLS
+from eval.scores import evaluate, evaluate_files
+from rivegs_mllm.records import write_records
+from rivegs_mllm.types import Box, Entity, Mask, Prediction, Sample, UserError
+
+SQUARE = Box(0, 0, 10, 10)
+GOLD = [
+    Sample(
+        str(index),
+        ("a", "b", "c"),
+        size=(100, 80),
+        entities=(
+            Entity("a", "PER", (0, 1), visible=True, boxes=(SQUARE,)),
+            Entity("b", "LOC", (1, 2), visible=False),
+        ),
+        subset=("seen", "unseen")[index % 2],
+    )
+    for index in range(6)
+]
+
+
+def predicted(*boxes: Box) -> list[Prediction]:
+    """The gold, with these boxes for the first post's first entity."""
+    first = replace(GOLD[0].entities[0], boxes=boxes)
+    return [
+        Prediction("0", entities=(first, GOLD[0].entities[1])),
+        *(Prediction(sample.id, entities=sample.entities) for sample in GOLD[1:]),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("box", "correct", "flat", "outside"),
+    [
+        (SQUARE, 12, 0, 0),
+        (Box(10, 10, 0, 0), 11, 1, 0),  # corners swapped
+        (Box(10, 0, 0, 10), 11, 1, 0),
+        (Box(5, 5, 5, 5), 11, 1, 0),
+        (Box(-1, -1, 10, 10), 12, 0, 1),  # IoU 100 / 121
+        (Box(-100, -100, -90, -90), 11, 0, 1),
+        (Box(0, 0, 100, 80), 11, 0, 0),
+        (Box(0, 0, 1.7e308, 1.7e308), 11, 0, 1),
+        (Box(-1e308, -1e308, 1e308, 1e308), 11, 0, 1),
+    ],
+)
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_odd_boxes_are_counted_as_they_are(box, correct, flat, outside, protocol):
+    result = evaluate(GOLD, predicted(box), [protocol])
+    assert result[protocol]["all"]["GMNER"]["correct"] == correct
+    assert result["boxes_without_area"] == {"count": flat, "ids": ["0"] * flat}
+    assert result["boxes_outside"] == {"count": outside, "ids": ["0"] * outside}
+    json.dumps(result, allow_nan=False)
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_box_that_is_not_finite_is_an_error(number, protocol):
+    with pytest.raises(UserError, match=r"post '0', predicted entity 'a'.*no finite number"):
+        evaluate(GOLD, predicted(Box(0, 0, number, 10)), [protocol])
+    broken = replace(GOLD[0], entities=(replace(GOLD[0].entities[0], boxes=(Box(number, 0, 1, 1),)),))
+    with pytest.raises(UserError, match="post '0', gold entity 'a'"):
+        evaluate([broken], [], [protocol])
+
+
+def test_unknown_types_are_listed_and_wrong():
+    answers = [Prediction("3", entities=(Entity("a", "ANIMAL", boxes=(SQUARE,)), Entity("b", "OTHER")))]
+    result = evaluate(GOLD, answers)
+    assert result["unknown_types"] == {"count": 1, "ids": ["3"]}  # OTHER is a type, though not in this gold
+    assert result["strict"]["all"]["EEG"]["correct"] == 2
+    assert result["strict"]["all"]["MNER"]["correct"] == 0
+    assert result["strict"]["type:ANIMAL"]["MNER"]["predicted"] == 1
+
+
+def shuffled_files(folder, gold, answers):
+    write_records(folder / "gold.jsonl", gold)
+    write_records(folder / "answers.jsonl", answers)
+    return folder / "gold.jsonl", folder / "answers.jsonl"
+
+
+def masked(samples):
+    pixels = np.zeros((80, 100), np.uint8, order="F")
+    pixels[:10, :10] = 1
+    mask = Mask((80, 100), coco.encode(pixels)["counts"].decode())
+    return [replace(s, entities=(replace(s.entities[0], masks=(mask,)), *s.entities[1:])) for s in samples]
+
+
+@pytest.mark.parametrize("with_masks", [False, True])
+@pytest.mark.parametrize("seed", range(3))
+def test_files_give_what_memory_gives(tmp_path, with_masks, seed):
+    rng = random.Random(seed)
+    gold = masked(GOLD) if with_masks else GOLD
+    answers = [
+        Prediction(s.id, entities=tuple(e for e in s.entities if rng.random() < 0.7), errors=("cut",) * (s.id == "2"))
+        for s in gold
+        if s.id != "4"
+    ]
+    rng.shuffle(answers)
+    result = evaluate_files(*shuffled_files(tmp_path, gold, answers), tuple(PROTOCOLS), 0.6)
+    expected = evaluate(gold, answers, tuple(PROTOCOLS), 0.6)
+    for found in (result, expected):
+        for key in ("unreadable_answers", "missing_predictions"):
+            found[key]["ids"].sort()
+    assert result == expected
+    assert ("SMNER" in result["strict"]["all"]) == with_masks
+    assert result["missing_predictions"]["ids"] == ["4"]
+    assert result["unreadable_answers"]["ids"] == ["2"]
+
+
+def test_mistakes_in_files_are_named(tmp_path):
+    gold, answers = shuffled_files(tmp_path, GOLD, [*predicted(SQUARE), Prediction("9")])
+    with pytest.raises(UserError, match="'9' is not in the gold"):
+        evaluate_files(gold, answers)
+    answers.write_text('{"id": "0"}\n{"id": "1"}\n{"id": "0"}\n')
+    with pytest.raises(UserError, match=r"answers\.jsonl:3.*came already on line 1"):
+        evaluate_files(gold, answers)
+    answers.write_text('{"id": "0", "entities": [{"text": "a", "type": "PER", "boxes": [[0, 0, NaN, 1]]}]}\n')
+    with pytest.raises(UserError, match=r"answers\.jsonl:1"):
+        evaluate_files(gold, answers)
+    with pytest.raises(UserError, match="no such file"):
+        evaluate_files(gold, tmp_path / "none.jsonl")
+    answers.write_text("")
+    assert evaluate_files(gold, answers)["missing_predictions"]["count"] == 6
