@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import random
-import resource
 import statistics
 import subprocess
 import sys
@@ -84,15 +83,22 @@ def _write_files(gold_file: Path, answer_file: Path, gold: list[Sample], said: l
 
 
 def _score_files(gold_file: Path, answer_file: Path) -> None:
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    start = time.perf_counter()
+    start, busy = time.perf_counter(), time.process_time()
     result = evaluate_files(gold_file, answer_file)
-    seconds = time.perf_counter() - start
-    more = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) - before
+    seconds, busy = time.perf_counter() - start, time.process_time() - busy
     entities = result["strict"]["all"]["MNER"]["predicted"]
     print(
-        f"files of {result['posts']} posts, {entities} predicted entities: {seconds:.1f} s, {more / 1024:.0f} MB more"
+        f"files of {result['posts']} posts, {entities} predicted entities: {seconds:.1f} s ({busy:.1f} s of CPU){_peak()}"
     )
+
+
+def _peak() -> str:
+    """The most memory that this process has held, where the system says so."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return ""
+    (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+    return f", at most {int(line.split()[1]) / 1024:.0f} MB"
 
 
 def _post(rng: random.Random, index: int) -> Sample:

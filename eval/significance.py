@@ -6,14 +6,14 @@ and F1 are computed anew from the summed counts. Several seeds of one system are
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
 from eval.protocols import Task, protocol_named
 from eval.scores import join, tasks_of
 from eval.tally import per_post
-from rivegs_mllm.types import Prediction, Sample, UserError
+from rivegs_mllm.types import Box, Prediction, Sample, UserError
 
 DRAWS = 2000
 LEVEL = 0.95
@@ -27,6 +27,7 @@ def f1_intervals(
     draws: int = DRAWS,
     seed: int = 0,
     iou: float = 0.5,
+    candidates: Mapping[str, Sequence[Box]] | None = None,
 ) -> dict:
     """The interval that holds 95 % of the drawn F1: ``{subset: {task: {"f1", "low", "high"}}}``, percentiles.
 
@@ -34,7 +35,7 @@ def f1_intervals(
     """
     _check(gold)
     tasks = tasks_of(gold, predictions)
-    by_subset = per_post(protocol_named(protocol), join(gold, predictions), tasks, iou)
+    by_subset = per_post(protocol_named(protocol), join(gold, predictions, candidates), tasks, iou)
     names = list(by_subset)
     counts = np.stack([by_subset[name] for name in names])  # subsets, posts, tasks, 3
     drawn = f1_of(resampled(counts, draws, seed))
@@ -57,6 +58,7 @@ def compare(
     draws: int = DRAWS,
     seed: int = 0,
     iou: float = 0.5,
+    candidates: Mapping[str, Sequence[Box]] | None = None,
 ) -> dict:
     """System B, ``second``, against system A, ``first``, over all posts; each is one run or several seeds of it.
 
@@ -71,7 +73,7 @@ def compare(
         raise UserError("compare: each of the two systems needs at least one file of predictions")
     tasks = _common_tasks(gold, (*first, *second))
     sides = [
-        np.stack([per_post(protocol_named(protocol), join(gold, run), tasks, iou)["all"] for run in runs])
+        np.stack([per_post(protocol_named(protocol), join(gold, run, candidates), tasks, iou)["all"] for run in runs])
         for runs in (first, second)
     ]
     runs = [f1_of(side.sum(1)) for side in sides]

@@ -6,6 +6,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from eval.attribution import VERDICTS
 from eval.protocols import PROTOCOLS
 
 _LISTED = {
@@ -18,9 +19,17 @@ _LISTED = {
 
 
 def format_scores(result: dict) -> RenderableType:
-    """The result of `eval.scores.evaluate`: scores by protocol, then stages, then what was odd."""
-    parts: list[RenderableType] = [_scores(name, result[name]) for name in result if name in PROTOCOLS]
+    """The result of `eval.scores.evaluate` or `eval.explain.explain`: scores by protocol first, last what was odd."""
+    intervals = result.get("intervals", {})
+    parts: list[RenderableType] = [
+        _scores(name, result[name], intervals.get(name)) for name in result if name in PROTOCOLS
+    ]
     parts.append(_stages(result["stages"]))
+    parts += [_budget(budget) for budget in result.get("error_budget", {}).values()]
+    if result.get("iou_sweep"):
+        parts.append(format_sweep(result["iou_sweep"]))
+    if result.get("calibration"):
+        parts.append(_calibration(result["calibration"]))
     for key, words in _LISTED.items():
         found = result[key]
         if found["count"]:
@@ -43,16 +52,39 @@ def format_sweep(sweep: dict) -> RenderableType:
     return table
 
 
-def _scores(protocol: str, subsets: dict) -> Table:
+def format_comparison(comparison: dict, names: tuple[str, str]) -> RenderableType:
+    """The result of `eval.explain.compare_systems` of two systems A and B of these names."""
+    table = Table(title=f"B ({names[1]}) against A ({names[0]}), F1", title_justify="left")
+    for heading in ("protocol", "task"):
+        table.add_column(heading)
+    for heading in ("A", "B", "B - A", "95 %", "p"):
+        table.add_column(heading, justify="right")
+    table.add_column("")
+    for protocol, by_task in comparison.items():
+        for task, row in by_task.items():
+            sides = [
+                _percent(side["f1"]) + ("" if side["deviation"] is None else f" ± {_percent(side['deviation'])}")
+                for side in (row["a"], row["b"])
+            ]
+            change = f"{100 * row['difference']:+.2f}"
+            between = f"{100 * row['low']:+.2f} to {100 * row['high']:+.2f}"
+            table.add_row(protocol, task, *sides, change, between, f"{row['p']:.3f}", row["verdict"])
+    return table
+
+
+def _scores(protocol: str, subsets: dict, intervals: dict | None) -> Table:
     table = Table(title=f"Scores, protocol {protocol}", title_justify="left")
     for heading in ("subset", "task"):
         table.add_column(heading)
-    for heading in ("P", "R", "F1", "correct", "predicted", "gold"):
+    for heading in ("P", "R", "F1", *(["95 %"] if intervals else []), "correct", "predicted", "gold"):
         table.add_column(heading, justify="right")
     for subset, by_task in subsets.items():
         label = Text(subset)
         for task, row in by_task.items():
             percents = [_percent(row[key]) for key in ("precision", "recall", "f1")]
+            if intervals:
+                held = intervals[subset][task]
+                percents.append(f"{_percent(held['low'])} to {_percent(held['high'])}")
             counts = [str(row[key]) for key in ("correct", "predicted", "gold")]
             table.add_row(label, task, *percents, *counts)
             label = Text("")
@@ -75,6 +107,37 @@ def _stages(stages: dict) -> Table:
         if masked:
             cells.append(_percent(row["segmentation"]["mean_iou"]))
         table.add_row(Text(subset), *cells)
+    return table
+
+
+def _budget(budget: dict) -> Table:
+    title = f"Where {budget['task']} is lost: F1 {_percent(budget['f1'])}, and with one thing mended"
+    table = Table(title=title, title_justify="left")
+    table.add_column("verdict")
+    for heading in ("predicted", "gold", "F1", "gain"):
+        table.add_column(heading, justify="right")
+    for name, words in VERDICTS.items():
+        counts = [str(budget[side].get(name, "")) for side in ("predicted", "gold")]
+        mended = budget["mended"].get(name)
+        gained = [_percent(mended["f1"]), f"{100 * mended['gain']:+.2f}"] if mended else ["", ""]
+        table.add_row(words, *counts, *gained)
+    table.add_section()
+    for stage, row in budget["replaced"].items():
+        estimated = f" ({row['estimated']} estimated)" if row["estimated"] else ""
+        gain = f"{100 * (row['f1'] - budget['f1']):+.2f}"
+        table.add_row(f"{stage} as in the gold{estimated}", "", "", _percent(row["f1"]), gain)
+    return table
+
+
+def _calibration(curve: dict) -> Table:
+    title = f"visible_score of {curve['total']} entities: expected calibration error {_percent(curve['ece'])}"
+    table = Table(title=title, title_justify="left")
+    for heading in ("score", "entities", "mean score", "visible"):
+        table.add_column(heading, justify="right")
+    for row in curve["bins"]:
+        if row["count"]:
+            between = f"{row['low']:.1f} to {row['high']:.1f}"
+            table.add_row(between, str(row["count"]), _percent(row["score"]), _percent(row["visible"]))
     return table
 
 
