@@ -87,9 +87,8 @@ def _score_files(gold_file: Path, answer_file: Path) -> None:
     result = evaluate_files(gold_file, answer_file)
     seconds, busy = time.perf_counter() - start, time.process_time() - busy
     entities = result["strict"]["all"]["MNER"]["predicted"]
-    print(
-        f"files of {result['posts']} posts, {entities} predicted entities: {seconds:.1f} s ({busy:.1f} s of CPU){_peak()}"
-    )
+    took = f"{seconds:.1f} s ({busy:.1f} s of CPU){_peak()}"
+    print(f"files of {result['posts']} posts, {entities} predicted entities: {took}")
 
 
 def _peak() -> str:
