@@ -9,7 +9,7 @@ from eval.attribution import error_budget
 from eval.calibration import reliability
 from eval.protocols import GMNER, SMNER
 from eval.scores import evaluate, iou_sweep, tasks_of
-from eval.significance import compare, f1_intervals
+from eval.significance import compare, f1_intervals, seeds
 from rivegs_mllm.types import Box, Prediction, Sample, UserError
 
 
@@ -38,6 +38,37 @@ def explain(
         "iou_sweep": iou_sweep(gold, predictions, protocols, candidates=candidates),
         "calibration": curve if curve["total"] else None,
     }
+
+
+def evaluate_systems(
+    gold: Sequence[Sample],
+    systems: Sequence[Sequence[Sequence[Prediction]]],
+    protocols: Sequence[str] = ("strict",),
+    iou: float = 0.5,
+    candidates: Mapping[str, Sequence[Box]] | None = None,
+    explained: bool = False,
+) -> dict:
+    """What `rivegs evaluate --json` writes of one system or two, each a list of runs, its seeds.
+
+    The scores of the first system's first run, with ``explained`` as `explain` gives them; "against", the same of the
+    second system; "comparison" of the two as `compare_systems` gives it; and where a system has several runs "seeds",
+    ``{protocol: {task: {"f1": mean, "deviation", "runs"}}}``. Raises UserError for more than two systems.
+    """
+    if not 1 <= len(systems) <= 2:
+        raise UserError(
+            f"evaluate: one system or two, not {len(systems)}; a folder of .jsonl files is one with its seeds"
+        )
+    score = explain if explained else evaluate
+    results = []
+    for runs in systems:
+        result = score(gold, runs[0], protocols, iou, candidates)
+        if len(runs) > 1:
+            result["seeds"] = {name: seeds(gold, runs, name, iou, candidates) for name in protocols}
+        results.append(result)
+    if len(systems) == 1:
+        return results[0]
+    comparison = compare_systems(gold, *systems, protocols, iou, candidates)
+    return {**results[0], "against": results[1], "comparison": comparison}
 
 
 def compare_systems(

@@ -72,10 +72,7 @@ def compare(
     if not first or not second:
         raise UserError("compare: each of the two systems needs at least one file of predictions")
     tasks = _common_tasks(gold, (*first, *second))
-    sides = [
-        np.stack([per_post(protocol_named(protocol), join(gold, run, candidates), tasks, iou)["all"] for run in runs])
-        for runs in (first, second)
-    ]
+    sides = [_whole(gold, runs, tasks, protocol, iou, candidates) for runs in (first, second)]
     runs = [f1_of(side.sum(1)) for side in sides]
     observed = runs[1].mean(0) - runs[0].mean(0)
     drawn = _differences(sides, draws, seed)
@@ -93,6 +90,19 @@ def compare(
         }
         for j, task in enumerate(tasks)
     }
+
+
+def seeds(
+    gold: Sequence[Sample],
+    runs: Sequence[Sequence[Prediction]],
+    protocol: str = "strict",
+    iou: float = 0.5,
+    candidates: Mapping[str, Sequence[Box]] | None = None,
+) -> dict:
+    """Several runs of one system: ``{task: {"f1": mean, "deviation": the sample's, "runs": F1 of each}}``."""
+    tasks = _common_tasks(gold, runs)
+    f1 = f1_of(_whole(gold, runs, tasks, protocol, iou, candidates).sum(1))
+    return {task.name: _side(f1[:, j]) for j, task in enumerate(tasks)}
 
 
 def verdict(difference: float, p: float) -> str:
@@ -149,6 +159,19 @@ def _weights(posts: int, draws: int, seed: int) -> Iterator[np.ndarray]:
         taken = rng.integers(posts, size=(block, posts))
         taken += np.arange(block)[:, None] * posts
         yield np.bincount(taken.ravel(), minlength=block * posts).reshape(block, posts).astype(np.float64)
+
+
+def _whole(
+    gold: Sequence[Sample],
+    runs: Sequence[Sequence[Prediction]],
+    tasks: Sequence[Task],
+    protocol: str,
+    iou: float,
+    candidates: Mapping[str, Sequence[Box]] | None,
+) -> np.ndarray:
+    """The counts of all posts, (runs, posts, tasks, 3)."""
+    chosen = protocol_named(protocol)
+    return np.stack([per_post(chosen, join(gold, run, candidates), tasks, iou)["all"] for run in runs])
 
 
 def _common_tasks(gold: Sequence[Sample], runs: Sequence[Sequence[Prediction]]) -> tuple[Task, ...]:

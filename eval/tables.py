@@ -24,6 +24,8 @@ def format_scores(result: dict) -> RenderableType:
     parts: list[RenderableType] = [
         _scores(name, result[name], intervals.get(name)) for name in result if name in PROTOCOLS
     ]
+    if result.get("seeds"):
+        parts.append(_seeds(result["seeds"]))
     parts.append(_stages(result["stages"]))
     parts += [_budget(budget) for budget in result.get("error_budget", {}).values()]
     if result.get("iou_sweep"):
@@ -62,10 +64,7 @@ def format_comparison(comparison: dict, names: tuple[str, str]) -> RenderableTyp
     table.add_column("")
     for protocol, by_task in comparison.items():
         for task, row in by_task.items():
-            sides = [
-                _percent(side["f1"]) + ("" if side["deviation"] is None else f" ± {_percent(side['deviation'])}")
-                for side in (row["a"], row["b"])
-            ]
+            sides = map(_mean, (row["a"], row["b"]))
             change = f"{100 * row['difference']:+.2f}"
             between = f"{100 * row['low']:+.2f} to {100 * row['high']:+.2f}"
             table.add_row(protocol, task, *sides, change, between, f"{row['p']:.3f}", row["verdict"])
@@ -108,6 +107,22 @@ def _stages(stages: dict) -> Table:
             cells.append(_percent(row["segmentation"]["mean_iou"]))
         table.add_row(Text(subset), *cells)
     return table
+
+
+def _seeds(seeds: dict) -> Table:
+    table = Table(title="F1 over seeds; all else is of the first", title_justify="left")
+    for heading in ("protocol", "task"):
+        table.add_column(heading)
+    for heading in ("mean", "each"):
+        table.add_column(heading, justify="right")
+    for protocol, by_task in seeds.items():
+        for task, row in by_task.items():
+            table.add_row(protocol, task, _mean(row), ", ".join(map(_percent, row["runs"])))
+    return table
+
+
+def _mean(side: dict) -> str:
+    return _percent(side["f1"]) + ("" if side["deviation"] is None else f" ± {_percent(side['deviation'])}")
 
 
 def _budget(budget: dict) -> Table:

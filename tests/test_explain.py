@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from eval.candidates import read_candidates
-from eval.explain import compare_systems, explain, run_files
+from eval.explain import compare_systems, evaluate_systems, explain, run_files
 from eval.protocols import PROTOCOLS
 from eval.scores import evaluate
 from eval.tables import format_comparison, format_scores
@@ -65,6 +65,20 @@ def test_two_systems_compared():
     seeds = text(format_comparison(compare_systems(GOLD, [WORSE, RIGHT], [RIGHT]), ("old", "new")))
     assert "87.50 ± 17.68" in seeds
     json.dumps(comparison, allow_nan=False)
+
+
+def test_systems_in_one_json():
+    alone = evaluate_systems(GOLD, [[RIGHT]])
+    assert alone == evaluate(GOLD, RIGHT)
+    both = evaluate_systems(GOLD, [[WORSE, RIGHT], [RIGHT]], explained=True)
+    assert both["strict"] == evaluate(GOLD, WORSE)["strict"]
+    assert both["against"]["strict"] == evaluate(GOLD, RIGHT)["strict"]
+    assert both["comparison"]["strict"]["GMNER"]["a"] == both["seeds"]["strict"]["GMNER"]
+    assert both["seeds"]["strict"]["GMNER"]["runs"] == [0.75, 1]
+    assert "87.50 ± 17.68" in text(format_scores(both))
+    json.dumps(both, allow_nan=False)
+    with pytest.raises(UserError, match="not 3"):
+        evaluate_systems(GOLD, [[RIGHT]] * 3)
 
 
 def test_a_folder_is_the_seeds_of_a_system(tmp_path):
