@@ -60,8 +60,9 @@ def calibrate(
 ) -> tuple[Calibration, dict]:
     """Temperature and threshold fitted on dev, and what they change there.
 
-    The second is ``{"posts", "entities", "ece": [before, after], "gmner_f1": [before, after]}``. Where no threshold
-    is better than the decisions as they are, it is 0.5. Raises UserError when no entity has a score to fit on, or when
+    The second is ``{"posts", "entities", "ece": [before, after], "gmner_f1": [before, after]}``. Where the
+    temperature does not lower the calibration error it is 1; where no threshold is better than the decisions as they
+    are it is 0.5. Raises UserError when no entity has a score to fit on, or when
     all of them are visible, or none is.
     """
     scores, visible = scores_of(samples, predictions)
@@ -72,6 +73,8 @@ def calibrate(
             "what is visible?"
         )
     warm = Calibration(fit_temperature(scores, visible))
+    if _ece(samples, predictions, warm) >= _ece(samples, predictions, Calibration()):
+        warm = Calibration()
     fitted = replace(warm, threshold=best_threshold(samples, [_scored(p, warm) for p in predictions], iou))
     after = [fitted.apply(prediction) for prediction in predictions]
     if _gmner_f1(samples, after, iou) < _gmner_f1(samples, predictions, iou):
@@ -211,6 +214,10 @@ def _scored(prediction: Prediction, calibration: Calibration) -> Prediction:
             for entity in prediction.entities
         ),
     )
+
+
+def _ece(samples: Sequence[Sample], predictions: Sequence[Prediction], calibration: Calibration) -> float:
+    return reliability(samples, [_scored(prediction, calibration) for prediction in predictions])["ece"]
 
 
 def _gmner_f1(samples: Sequence[Sample], predictions: Sequence[Prediction], iou: float) -> float:

@@ -42,33 +42,32 @@ def format_scores(result: dict) -> RenderableType:
 
 def format_sweep(sweep: dict) -> RenderableType:
     """The result of `eval.scores.iou_sweep`: F1 by IoU threshold."""
-    table = Table(title="F1 by IoU threshold", title_justify="left")
-    table.add_column("protocol")
-    table.add_column("task")
-    thresholds = list(next(iter(next(iter(sweep.values())).values())))
-    for threshold in thresholds:
-        table.add_column(threshold, justify="right")
+    tables: list[RenderableType] = []
     for protocol, by_task in sweep.items():
-        for task, by_iou in by_task.items():
-            table.add_row(protocol, task, *(_percent(by_iou[threshold]["f1"]) for threshold in thresholds))
-    return table
+        table = Table()
+        for heading in ("IoU", *by_task):
+            table.add_column(heading, justify="right")
+        for threshold in next(iter(by_task.values())):
+            table.add_row(threshold, *(_percent(by_iou[threshold]["f1"]) for by_iou in by_task.values()))
+        tables += [Text(f"F1 by IoU threshold, protocol {protocol}"), table]
+    return Group(*tables)
 
 
 def format_comparison(comparison: dict, names: tuple[str, str]) -> RenderableType:
     """The result of `eval.explain.compare_systems` of two systems A and B of these names."""
-    table = Table(title=f"B ({names[1]}) against A ({names[0]}), F1", title_justify="left")
-    for heading in ("protocol", "task"):
-        table.add_column(heading)
-    for heading in ("A", "B", "B - A", "95 %", "p"):
-        table.add_column(heading, justify="right")
-    table.add_column("")
+    tables: list[RenderableType] = [Text(f"A: {names[0]}\nB: {names[1]}")]
     for protocol, by_task in comparison.items():
+        table = Table(title=f"F1 of B against A, protocol {protocol}", title_justify="left")
+        table.add_column("task")
+        for heading in ("A", "B", "B - A", "95 %", "p"):
+            table.add_column(heading, justify="right")
+        table.add_column("")
         for task, row in by_task.items():
-            sides = map(_mean, (row["a"], row["b"]))
             change = f"{100 * row['difference']:+.2f}"
             between = f"{100 * row['low']:+.2f} to {100 * row['high']:+.2f}"
-            table.add_row(protocol, task, *sides, change, between, f"{row['p']:.3f}", row["verdict"])
-    return table
+            table.add_row(task, _mean(row["a"]), _mean(row["b"]), change, between, f"{row['p']:.4f}", row["verdict"])
+        tables.append(table)
+    return Group(*tables)
 
 
 def _scores(protocol: str, subsets: dict, intervals: dict | None) -> Table:
@@ -144,16 +143,16 @@ def _budget(budget: dict) -> Table:
     return table
 
 
-def _calibration(curve: dict) -> Table:
+def _calibration(curve: dict) -> RenderableType:
     title = f"visible_score of {curve['total']} entities: expected calibration error {_percent(curve['ece'])}"
-    table = Table(title=title, title_justify="left")
+    table = Table()
     for heading in ("score", "entities", "mean score", "visible"):
         table.add_column(heading, justify="right")
     for row in curve["bins"]:
         if row["count"]:
             between = f"{row['low']:.1f} to {row['high']:.1f}"
             table.add_row(between, str(row["count"]), _percent(row["score"]), _percent(row["visible"]))
-    return table
+    return Group(Text(title), table)
 
 
 def _percent(fraction: float) -> str:

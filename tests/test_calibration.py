@@ -114,6 +114,14 @@ def test_calibrating_lowers_the_error_and_never_the_score():
     assert figures["entities"] == figures["posts"] == 600
 
 
+def test_a_temperature_that_does_not_help_is_not_taken():
+    # Well calibrated but for one score of almost 1 that is wrong: likelihood alone would cool all of them down.
+    rows = [(True, 0.9, (SQUARE,))] * 90 + [(False, 0.9, ())] * 10 + [(False, 0.1, ())] * 90 + [(True, 0.1, ())] * 10
+    calibration, figures = calibrate(*posts([*rows, (False, 1.0, ())]))
+    assert calibration.temperature == 1
+    assert figures["ece"][1] == pytest.approx(figures["ece"][0], abs=1e-6)
+
+
 def test_a_decision_that_comes_too_late_is_not_made():
     calibration = Calibration(threshold=0.2)
     said = Entity("a", "PER", visible=False, visible_score=0.3)

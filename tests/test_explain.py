@@ -60,7 +60,7 @@ def test_two_systems_compared():
     comparison = compare_systems(GOLD, [WORSE], [RIGHT], ("strict", "riveg"))
     assert comparison["riveg"]["GMNER"]["verdict"] == "B is better"
     shown = text(format_comparison(comparison, ("old", "new")))
-    for words in ("B (new) against A (old)", "+25.00", "B is better", "no difference shown"):
+    for words in ("A: old", "B: new", "B against A, protocol riveg", "+25.00", "B is better", "no difference shown"):
         assert words in shown
     seeds = text(format_comparison(compare_systems(GOLD, [WORSE, RIGHT], [RIGHT]), ("old", "new")))
     assert "87.50 ± 17.68" in seeds
