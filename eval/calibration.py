@@ -170,8 +170,18 @@ def best_threshold(samples: Sequence[Sample], predictions: Sequence[Prediction],
 
 
 def write_calibration(folder: Path, calibration: Calibration, figures: dict) -> Path:
-    """Writes `FILE_NAME` into the folder of a run or an adapter, whole or not at all."""
+    """Writes `FILE_NAME` into the folder of a run or an adapter, whole or not at all.
+
+    Raises UserError where there is one: predictions that were made with it are calibrated already.
+    """
     path = folder / FILE_NAME
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; name the trained adapter's")
+    if path.exists():
+        raise UserError(
+            f"{path} is there already, and predictions made with it are calibrated; to fit anew delete it and predict "
+            "dev again"
+        )
     partial = path.with_name(f"{FILE_NAME}.partial")
     partial.write_text(
         json.dumps({"version": VERSION, **asdict(calibration), "fitted_on": figures}, indent=1) + "\n", encoding="utf-8"

@@ -147,6 +147,10 @@ def test_the_file(tmp_path):
     assert path.name == FILE_NAME
     assert read_calibration(tmp_path) == Calibration(1.7, 0.4)
     assert [file.name for file in tmp_path.iterdir()] == [FILE_NAME]
+    with pytest.raises(UserError, match="delete it"):
+        write_calibration(tmp_path, Calibration(), {})
+    with pytest.raises(UserError, match="no such folder"):
+        write_calibration(tmp_path / "none", Calibration(), {})
     raw = json.loads(path.read_text())
     for broken in ("{", "[]", "{}", json.dumps({**raw, "version": 9}), json.dumps({**raw, "temperature": 0})):
         path.write_text(broken)
