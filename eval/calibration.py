@@ -55,6 +55,9 @@ class Calibration:
         return replace(entity, visible=visible, visible_score=self.probability(entity.visible_score))
 
 
+UNCALIBRATED = Calibration()
+
+
 def calibrate(
     samples: Sequence[Sample], predictions: Sequence[Prediction], iou: float = 0.5
 ) -> tuple[Calibration, dict]:
