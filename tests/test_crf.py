@@ -28,7 +28,7 @@ KNOWLEDGE = "Ann Lee is a chess champion. Barcelona is a city."
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return tiny_tokenizer([" ".join(POST), KNOWLEDGE, "a b c d e f g h"])
+    return tiny_tokenizer([" ".join(POST), " ".join(POST).upper(), KNOWLEDGE, "a b c d e f g h"])
 
 
 def encoder(tokenizer, max_length: int, empty_words: str = "error") -> WordEncoder:
@@ -130,6 +130,18 @@ def test_places_are_of_the_text_s_words(tokenizer):
     assert [spelled(tokenizer, ids[a:b]) for a, b in itertools.pairwise(edges)] == list(POST)
     assert spelled(tokenizer, ids[edges[-1] :]) == "[SEP]" + KNOWLEDGE.replace(" ", "") + "[SEP]"
     assert sum(window.inputs["token_type_ids"]) == len(ids) - edges[-1] - 1
+
+
+def test_shared_words_are_marked_in_order(tokenizer):
+    """Ann, Lee and chess are in both, Barcelona too but beyond the three that can be marked."""
+    read = WordEncoder(tokenizer, 200, "error", "tagger (crf)", marks=3)
+    [window], _ = read.windows("1", tuple(word.upper() for word in POST), KNOWLEDGE)
+    ids, types = window.inputs["input_ids"], window.inputs["token_type_ids"]
+    assert [types[place] for place in window.first] == [2, 3, 0, 4, 0, 0, 0]
+    for mark, word in ((2, "ANNAnn"), (3, "LEELee"), (4, "CHESSchess")):
+        assert spelled(tokenizer, [own for own, kind in zip(ids, types, strict=True) if kind == mark]) == word
+    [plain], _ = encoder(tokenizer, 200).windows("1", POST, KNOWLEDGE)
+    assert set(plain.inputs["token_type_ids"]) == {0, 1}
 
 
 def test_knowledge_is_cut_first(tokenizer):

@@ -20,7 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from data_builders.views import OUTSIDE, bio_tags
 from eval.scores import evaluate
-from rivegs_mllm.cascade.encoders import bare_encoder, load_encoder, load_tokenizer
+from rivegs_mllm.cascade.encoders import bare_encoder, load_encoder, load_tokenizer, marks
 from rivegs_mllm.cascade.renaming import name_words, rename
 from rivegs_mllm.cascade.saved import Card, read_card
 from rivegs_mllm.cascade.stage import StageError
@@ -196,7 +196,9 @@ def load_reader(folder: Path, types: Sequence[str], batch_size: int) -> tuple[Re
     except (RuntimeError, OSError, SafetensorError) as error:
         raise StageError(f"{STAGE}: {folder / WEIGHTS}: {error}; train the stage again") from None
     model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
-    encoder = WordEncoder(load_tokenizer(folder), settings["max_length"], settings["empty_words"], STAGE)
+    encoder = WordEncoder(
+        load_tokenizer(folder), settings["max_length"], settings["empty_words"], STAGE, marks(model.encoder)
+    )
     return Reader(model, encoder, card.types, batch_size), _reads_knowledge(card)
 
 
@@ -239,7 +241,7 @@ class CrfTraining(TrainableStage):
         if self.knowledge != NO_KNOWLEDGE and not any(sample.knowledge for sample in data.train):
             raise UserError(f"{data.folder}: no post has knowledge; say `stage.knowledge: none`, or build it with some")
         model, tokenizer = load_encoder(self.encoder, self.revision, self._corpus(data.train))
-        encoder = WordEncoder(tokenizer, self.max_length, self.empty_words, STAGE)
+        encoder = WordEncoder(tokenizer, self.max_length, self.empty_words, STAGE, marks(model))
         tagger = WordTagger(model, data.types, self.dropout)
         rows = Variants(self._rows(data, encoder), "copies" if self.knowledge == "copies" else "draw", data.seed)
         reader = Reader(tagger, encoder, data.types, batch_size=64)

