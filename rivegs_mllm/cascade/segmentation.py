@@ -101,7 +101,7 @@ class BoxSegmenter(Segmenter):
 
     def load(self, folder: Path) -> Stage:
         """The stage."""
-        return BoxStage("box", folder)
+        return BoxStage("box", folder, gold=False)
 
 
 @Segmenter.register_subclass("gold")
@@ -113,17 +113,18 @@ class GoldSegmenter(Segmenter):
 
     def load(self, folder: Path) -> Stage:
         """The stage."""
-        return BoxStage("gold", folder)
+        return BoxStage("gold", folder, gold=True)
 
 
 class BoxStage:
-    """Fills each box; entities whose gold is shown, and whose box is right, get its masks instead."""
+    """Fills each box; with ``gold``, entities whose box is right get the masks of their gold instead."""
 
     parameters = 0
 
-    def __init__(self, kind: str, folder: Path):
+    def __init__(self, kind: str, folder: Path, gold: bool):
         self.where = f"segmenter ({kind})"
         self.folder = folder
+        self.gold = gold
 
     def __call__(self, samples: Sequence[Sample], drafts: Sequence[Prediction]) -> list[Prediction]:
         return [self._fill(sample, draft) for sample, draft in zip(samples, drafts, strict=True)]
@@ -135,7 +136,8 @@ class BoxStage:
         entities = []
         for entity in draft.entities:
             boxes = inside(entity.boxes, size, self.where, sample.id)
-            masks = _gold_masks(sample, entity) or tuple(encode(filled(box, size)) for box in boxes)
+            masks = _gold_masks(sample, entity) if self.gold else ()
+            masks = masks or tuple(encode(filled(box, size)) for box in boxes)
             entities.append(dataclasses.replace(entity, masks=masks))
         return dataclasses.replace(draft, entities=tuple(entities))
 
