@@ -6,6 +6,7 @@ import dataclasses
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from transformers import (
@@ -23,6 +24,8 @@ from rivegs_mllm.contract import SEGMENTS, Contract
 from rivegs_mllm.dataset import Encoder, Tensors, batch, blank_row, encode_prompt, with_picture
 from rivegs_mllm.modeling import System, check_decision_tokens
 from rivegs_mllm.types import Prediction, Sample, UserError
+
+Item = TypeVar("Item")
 
 _BEFORE_DECISION = re.compile(r"visible ([0-9]+):$")
 
@@ -214,7 +217,7 @@ def _size(sample: Sample) -> tuple[int, int] | None:
     return sample.size if sample.image else None
 
 
-def batches(samples: Sequence[Sample], size: int) -> Iterator[Sequence[Sample]]:
-    """The samples, ``size`` at a time."""
-    for start in range(0, len(samples), size):
-        yield samples[start : start + size]
+def batches(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
+    """The items, ``size`` at a time."""
+    for start in range(0, len(items), size):
+        yield items[start : start + size]

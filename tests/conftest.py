@@ -38,3 +38,11 @@ def learned(tmp_path_factory: pytest.TempPathFactory, base: Path, emblems: Path)
     folder = tmp_path_factory.mktemp("learned")
     save_learned(folder, base, emblems)
     return folder
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory, base: Path, emblems: Path):
+    """A trained model that writes all five segments, a ``tiny_base.Trained``. Not to be written to."""
+    from tiny_base import save_trained
+
+    return save_trained(tmp_path_factory.mktemp("trained"), base, emblems)

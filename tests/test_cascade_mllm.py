@@ -1,12 +1,11 @@
 """The end-to-end model in the slots of the cascade: alone it says what it says end to end, beside others it goes on."""
 
 import dataclasses
+import shutil
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 from cascade_suite import Cases, StageSuite, assert_same, drafted
-from tiny_base import save_learned, write_recipe
 
 from rivegs_mllm.cascade.expansion import MllmExpander, NoExpander
 from rivegs_mllm.cascade.grounding import MllmGrounder
@@ -15,36 +14,9 @@ from rivegs_mllm.cascade.mllm import mllm_needs, mllm_stage
 from rivegs_mllm.cascade.run import CascadeRecipe, check_needs, read_cascade, run_cascade
 from rivegs_mllm.cascade.stage import SLOTS, StageError
 from rivegs_mllm.cascade.tagging import MllmTagger
-from rivegs_mllm.modeling import add_adapter, load_base, save_beside_weights
 from rivegs_mllm.predict import predict
 from rivegs_mllm.recipe import read_recipe
-from rivegs_mllm.records import read_split
-from rivegs_mllm.types import Box, Entity, Prediction, Sample, UserError
-
-LONG = ["predict:\n  batch_size: 6\n  max_new_tokens: 8", "predict:\n  batch_size: 6\n  max_new_tokens: 200"]
-
-
-class Trained(NamedTuple):
-    """A recipe with its adapter beside it, and the posts it has learned to answer, the second without picture."""
-
-    recipe: Path
-    data: Path
-    samples: list[Sample]
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory, base, emblems) -> Trained:
-    """A model that writes all five segments."""
-    folder = tmp_path_factory.mktemp("all_segments")
-    save_learned(folder, base, emblems, "--max_length=512")
-    path = write_recipe(folder, folder / "base", folder / "data")
-    path.write_text(path.read_text().replace(*LONG))
-    recipe = read_recipe(path)
-    system = add_adapter(load_base(recipe), recipe)
-    out = Path(recipe.train.output_dir)
-    system.model.save_pretrained(out)
-    save_beside_weights(system, out)
-    return Trained(path, folder / "data", read_split(folder / "data", "dev"))
+from rivegs_mllm.types import Box, Entity, Prediction, UserError
 
 
 @pytest.fixture(scope="module")
@@ -201,12 +173,12 @@ def test_without_expressions_it_still_decides(trained, alone, tmp_path):
 
 
 def test_a_work_folder_is_refused_when_the_adapter_was_trained_again(trained, tmp_path):
-    recipe = CascadeRecipe(MllmKnowledge(trained.recipe))
-    run_cascade(recipe, trained.samples, trained.data, tmp_path)
-    weights = trained.recipe.parent / "run" / "adapter_model.safetensors"
-    weights.touch()
+    adapter = Path(shutil.copytree(trained.recipe.parent / "run", tmp_path / "run"))
+    recipe = CascadeRecipe(MllmKnowledge(trained.recipe, adapter))
+    run_cascade(recipe, trained.samples, trained.data, tmp_path / "work")
+    (adapter / "adapter_model.safetensors").touch()
     with pytest.raises(UserError, match="files differ"):
-        run_cascade(recipe, trained.samples, trained.data, tmp_path)
+        run_cascade(recipe, trained.samples, trained.data, tmp_path / "work")
 
 
 def test_boxes_lie_in_the_picture(end_to_end, trained):

@@ -8,7 +8,7 @@ import pytest
 from rivegs_mllm.cascade.expansion import GoldExpander, NoExpander
 from rivegs_mllm.cascade.grounding import GoldGrounder
 from rivegs_mllm.cascade.knowledge import ReplayKnowledge
-from rivegs_mllm.cascade.run import CascadeRecipe, check_needs, is_cascade, read_cascade, run_cascade
+from rivegs_mllm.cascade.run import CascadeRecipe, check_needs, is_cascade, predict_cascade, read_cascade, run_cascade
 from rivegs_mllm.cascade.stage import StageError
 from rivegs_mllm.cascade.steps import Step, run_steps
 from rivegs_mllm.cascade.tagging import GoldTagger
@@ -145,6 +145,13 @@ def test_drafts_of_every_stage_are_on_disk(samples, emblems, tmp_path):
     ]
     assert json.loads((tmp_path / "stages.json").read_text()) == [dataclasses.asdict(report) for report in reports]
     assert run_cascade(recipe, samples, emblems, tmp_path) == (predictions, reports)
+
+
+def test_predictions_lie_beside_the_drafts(samples, emblems, tmp_path):
+    out = tmp_path / "predictions.jsonl"
+    predictions, _ = predict_cascade(CascadeRecipe(tagger=GoldTagger()), samples, emblems, out)
+    assert read_predictions(out) == predictions
+    assert read_predictions(tmp_path / "predictions.jsonl.stages" / "1-tagger.jsonl") == predictions
 
 
 def test_a_run_that_was_killed_goes_on_where_it_was(samples, tmp_path):

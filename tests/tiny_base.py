@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from transformers import Qwen2_5_VLForConditionalGeneration
@@ -12,7 +13,7 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 from rivegs_mllm.answer import render
 from rivegs_mllm.dataset import AnswerDataset, Collator, Encoder
 from rivegs_mllm.loss import answer_loss
-from rivegs_mllm.modeling import load_base
+from rivegs_mllm.modeling import add_adapter, load_base, save_beside_weights
 from rivegs_mllm.recipe import Recipe, read_recipe
 from rivegs_mllm.records import read_split, write_records
 from rivegs_mllm.tiny.architecture import build_contract, build_model, build_processor, train_tokenizer
@@ -132,3 +133,24 @@ def save_learned(folder: Path, base: Path, data: Path, *overrides: str) -> None:
     assert loss.item() < 0.3
     system.model.save_pretrained(folder / "base")
     system.processor.save_pretrained(folder / "base")
+
+
+class Trained(NamedTuple):
+    """A recipe with its adapter in the run's folder, and posts that it can answer, the second without picture."""
+
+    recipe: Path
+    data: Path
+    samples: list[Sample]
+
+
+def save_trained(folder: Path, base: Path, data: Path) -> Trained:
+    """A model that writes all five segments, as ``save_learned`` makes it, with an adapter that changes nothing."""
+    save_learned(folder, base, data, "--max_length=512")
+    path = write_recipe(folder, folder / "base", folder / "data")
+    path.write_text(path.read_text().replace("max_new_tokens: 8", "max_new_tokens: 200"))
+    recipe = read_recipe(path)
+    system = add_adapter(load_base(recipe), recipe)
+    out = Path(recipe.train.output_dir)
+    system.model.save_pretrained(out)
+    save_beside_weights(system, out)
+    return Trained(path, folder / "data", read_split(folder / "data", "dev"))

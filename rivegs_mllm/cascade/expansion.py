@@ -6,7 +6,7 @@ An expander fills ``expression``. Those of RiVEG come from an LLM that is asked 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -14,9 +14,10 @@ from typing import ClassVar
 import draccus
 
 from eval.protocols import same_span_or_text
-from rivegs_mllm.cascade.encyclopedia import Encyclopedia, read_encyclopedia
+from rivegs_mllm.cascade.encyclopedia import read_encyclopedia
 from rivegs_mllm.cascade.mllm import mllm_files, mllm_needs, mllm_stage
 from rivegs_mllm.cascade.stage import Stage, StageError
+from rivegs_mllm.distill.store import read_store
 from rivegs_mllm.types import Entity, Prediction, Sample
 
 
@@ -75,8 +76,10 @@ def with_expressions(draft: Prediction, expressions: Sequence[str]) -> Predictio
 @Expander.register_subclass("replay")
 @dataclass
 class ReplayExpander(Expander):
-    """Expressions that were written before: ``source`` is an encyclopedia (``.jsonl``), looked up by the mention.
+    """Expressions that were written before.
 
+    ``source`` is a store of ``rivegs distill`` (a folder), looked up by post and mention, of which answers with faults
+    are left out and the first teacher's by name is taken; or an encyclopedia (``.jsonl``), looked up by the mention.
     ``otherwise`` is the expression of a mention that is not in it; where it is null, such a mention is an error.
     """
 
@@ -86,14 +89,31 @@ class ReplayExpander(Expander):
 
     def load(self, folder: Path) -> Stage:
         """The stage. Raises UserError where the source cannot be read."""
-        return ExpressionReplay(read_encyclopedia(self.source), self)
+        return ExpressionReplay(_lookup(self.source), self)
+
+
+Lookup = Callable[[str, str], str | None]
+"""From a post's id and a mention to its expression, None where there is none."""
+
+
+def _lookup(source: Path) -> Lookup:
+    if source.is_dir():
+        answers = read_store(source, "expression", clean=True)
+        return lambda post, mention: answers[post, mention][0].text if (post, mention) in answers else None
+    encyclopedia = read_encyclopedia(source)
+
+    def look_up(post: str, mention: str) -> str | None:
+        entry = encyclopedia.find(mention)
+        return None if entry is None else entry.expression
+
+    return look_up
 
 
 class ExpressionReplay:
-    """Fills ``expression`` from an encyclopedia. ``errors`` lists the mentions that are not in it."""
+    """Fills ``expression`` by looking it up. ``errors`` lists the mentions that are not there."""
 
-    def __init__(self, encyclopedia: Encyclopedia, settings: ReplayExpander):
-        self.encyclopedia = encyclopedia
+    def __init__(self, look_up: Lookup, settings: ReplayExpander):
+        self.look_up = look_up
         self.settings = settings
 
     def __call__(self, samples: Sequence[Sample], drafts: Sequence[Prediction]) -> list[Prediction]:
@@ -102,10 +122,11 @@ class ExpressionReplay:
     def _filled(self, draft: Prediction) -> Prediction:
         expressions, unknown = [], []
         for entity in draft.entities:
-            entry = self.encyclopedia.find(entity.text)
-            expressions.append(entry.expression if entry else self._otherwise(draft, entity))
-            if entry is None:
+            found = self.look_up(draft.id, entity.text)
+            if found is None:
+                found = self._otherwise(draft, entity)
                 unknown.append(f"expander (replay): {entity.text!r} is not in {self.settings.source}")
+            expressions.append(found)
         return dataclasses.replace(with_expressions(draft, expressions), errors=(*draft.errors, *unknown))
 
     def _otherwise(self, draft: Prediction, entity: Entity) -> str:

@@ -18,6 +18,7 @@ from data_builders.conll import read_knowledge_posts
 from rivegs_mllm.cascade.encyclopedia import read_encyclopedia
 from rivegs_mllm.cascade.mllm import mllm_files, mllm_needs, mllm_stage
 from rivegs_mllm.cascade.stage import Stage, StageError
+from rivegs_mllm.distill.store import read_store
 from rivegs_mllm.types import Prediction, Sample, UserError
 
 Texts = Callable[[Sample], Sequence[str]]
@@ -49,8 +50,9 @@ def _none(samples: Sequence[Sample], drafts: Sequence[Prediction]) -> list[Predi
 class ReplayKnowledge(Knowledge):
     """Texts that were written before.
 
-    ``source``: null for those in the samples themselves; an encyclopedia (``.jsonl``), looked up by the names in the
-    post; a file in RiVEG's CoNLL form (``.txt``), looked up by the post's words. ``teacher`` is the place, from 0, of
+    ``source``: null for those in the samples themselves; a store of ``rivegs distill`` (a folder), of which answers
+    with faults are left out; an encyclopedia (``.jsonl``), looked up by the names in the post; a file in RiVEG's CoNLL
+    form (``.txt``), looked up by the post's words. ``teacher`` is the place, from 0, of
     the text among those of the post, null to draw one by ``seed`` and the post's id. ``otherwise`` is the text of a
     post of which nothing is known; where it is null, such a post is an error.
     """
@@ -106,13 +108,17 @@ def _texts(source: Path | None) -> Texts:
     """How to look up a post. Raises UserError for a source that is no file of a known form."""
     if source is None:
         return lambda sample: sample.knowledge
+    if source.is_dir():
+        answers = read_store(source, "knowledge", clean=True)
+        return lambda sample: [row.text for row in answers.get((sample.id, ""), ())]
     if source.suffix == ".jsonl":
         return _encyclopedia_texts(source)
     if source.suffix == ".txt":
         posts = dict(reversed(read_knowledge_posts(source)))  # of posts with the same words the first one's
         return lambda sample: (posts[sample.tokens],) if sample.tokens in posts else ()
     raise UserError(
-        f"knowledge (replay): source: {source} is neither an encyclopedia (.jsonl) nor knowledge in CoNLL form (.txt)"
+        f"knowledge (replay): source: {source} is no store (a folder), no encyclopedia (.jsonl) and no knowledge in "
+        "CoNLL form (.txt)"
     )
 
 

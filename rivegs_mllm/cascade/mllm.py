@@ -1,4 +1,4 @@
-"""The fine-tuned end-to-end model as a stage, in every slot whose field it writes.
+"""The fine-tuned end-to-end model as a stage, in every slot whose field it writes, or in all at once.
 
 What the slots before have filled is forced into its answer, as the segments before its own; it writes its own segment
 and stops. A cascade of this stage alone says what `rivegs predict` says with the end-to-end recipe. Where the answer
@@ -15,7 +15,7 @@ from weakref import WeakValueDictionary
 from rivegs_mllm.answer import text_order
 from rivegs_mllm.cascade.stage import Stage, StageError
 from rivegs_mllm.contract import FILE_NAME
-from rivegs_mllm.generate import Generator
+from rivegs_mllm.generate import Generator, batches
 from rivegs_mllm.modeling import load_adapter
 from rivegs_mllm.recipe import read_recipe
 from rivegs_mllm.types import Entity, Prediction, Sample, UserError
@@ -40,15 +40,24 @@ def mllm_stage(recipe: Path, adapter: Path | None, slot: str, folder: Path) -> S
     what pictures are relative to. Raises UserError where they do not load, StageError where the model does not write
     the slot's segment.
     """
-    weights = trained_folder(recipe, adapter)
+    return MllmStage(*_load(recipe, adapter, folder), slot)
+
+
+def whole_stage(recipe: Path, adapter: Path | None, folder: Path) -> Stage:
+    """The end-to-end model in all slots at once, which is how `rivegs predict` asks it. Arguments as above."""
+    return WholeMllm(*_load(recipe, adapter, folder))
+
+
+def _load(recipe: Path, adapter: Path | None, folder: Path) -> tuple[Generator, int]:
+    """The generator, and how many posts it answers at a time."""
+    weights, settings = trained_folder(recipe, adapter), read_recipe(recipe)
     key = (recipe.resolve(), weights.resolve(), folder.resolve())
     generator = _generators.get(key)
     if generator is None:
-        settings = read_recipe(recipe)
         system = load_adapter(weights, settings)
         system.model.eval()
         generator = _generators[key] = Generator(system, folder, settings.predict.max_new_tokens)
-    return MllmStage(generator, slot)
+    return generator, settings.predict.batch_size
 
 
 def mllm_needs(recipe: Path, slot: str) -> tuple[str, ...]:
@@ -71,31 +80,33 @@ def trained_folder(recipe: Path, adapter: Path | None) -> Path:
 class MllmStage:
     """A loaded end-to-end model in one slot. ``parameters`` counts base and adapter."""
 
-    def __init__(self, generator: Generator, slot: str):
+    def __init__(self, generator: Generator, batch_size: int, slot: str):
         before = _before(generator.system.contract.segments, slot)
         self.generator = generator
+        self.batch_size = batch_size
         self.slot = slot
         self.segment = SEGMENT_OF[slot]
         self.until = before[-1] if before else None
-        self.parameters = sum(parameter.numel() for parameter in generator.system.model.parameters())
+        self.parameters = _parameters(generator)
 
     def __call__(self, samples: Sequence[Sample], drafts: Sequence[Prediction]) -> list[Prediction]:
         filled = list(drafts)
         open_ = [place for place, draft in enumerate(drafts) if self._has_work(samples[place], draft)]
-        if not open_:
-            return filled
-        forced = [self._as_forced(drafts[place]) for place in open_] if self.until else None
-        posts = [samples[place] for place in open_]
+        for some in batches(open_, self.batch_size):
+            answers = self._answers([samples[place] for place in some], [drafts[place] for place in some])
+            for place, answer in zip(some, answers, strict=True):
+                filled[place] = self._filled(drafts[place], answer)
+        return filled
+
+    def _answers(self, samples: Sequence[Sample], drafts: Sequence[Prediction]) -> list[Prediction]:
+        forced = [self._as_forced(draft) for draft in drafts] if self.until else None
         try:
-            answers = self.generator.answer(posts, forced, self.until, self.segment)
+            return self.generator.answer(samples, forced, self.until, self.segment)
         except UserError as error:
             raise StageError(
                 f"{self.slot} (mllm): {error}; the model can go on only from what its own answers can say: "
                 "let the stages before use its types and fields, or train it on theirs"
             ) from None
-        for place, answer in zip(open_, answers, strict=True):
-            filled[place] = self._filled(drafts[place], answer)
-        return filled
 
     def _has_work(self, sample: Sample, draft: Prediction) -> bool:
         if self.slot in ("knowledge", "tagger"):
@@ -131,6 +142,22 @@ class MllmStage:
             values = {field: getattr(answered, field) for field in fields}
             entities[place] = dataclasses.replace(entities[place], **values)
         return tuple(entities)
+
+
+class WholeMllm:
+    """A loaded end-to-end model that fills all fields."""
+
+    def __init__(self, generator: Generator, batch_size: int):
+        self.generator = generator
+        self.batch_size = batch_size
+        self.parameters = _parameters(generator)
+
+    def __call__(self, samples: Sequence[Sample], drafts: Sequence[Prediction]) -> list[Prediction]:
+        return [answer for some in batches(samples, self.batch_size) for answer in self.generator.answer(some)]
+
+
+def _parameters(generator: Generator) -> int:
+    return sum(parameter.numel() for parameter in generator.system.model.parameters())
 
 
 def _before(segments: tuple[str, ...], slot: str) -> tuple[str, ...]:

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import draccus
-import yaml
 
 from rivegs_mllm.cascade.entailment import Entailment
 from rivegs_mllm.cascade.expansion import Expander
@@ -19,9 +18,11 @@ from rivegs_mllm.cascade.grounding import Grounder
 from rivegs_mllm.cascade.knowledge import Knowledge
 from rivegs_mllm.cascade.segmentation import Segmenter
 from rivegs_mllm.cascade.stage import NEEDS, SLOTS, Dependent, Needy, StageError, StageRecipe
-from rivegs_mllm.cascade.steps import StageReport, Step, run_steps
+from rivegs_mllm.cascade.steps import StageReport, Step, run_steps, stamps
 from rivegs_mllm.cascade.tagging import Tagger
+from rivegs_mllm.records import write_records
 from rivegs_mllm.types import TYPES, Prediction, Sample, UserError
+from rivegs_mllm.yaml_recipe import decode, read_yaml
 
 _REGISTRIES = dict(zip(SLOTS, (Knowledge, Tagger, Expander, Entailment, Grounder, Segmenter), strict=True))
 
@@ -36,7 +37,11 @@ _CURES = {
 
 @dataclass
 class CascadeRecipe:
-    """One stage a slot, null to skip the slot. ``types`` is what a tagger may name, ``batch_size`` in posts."""
+    """One stage a slot, null to skip the slot. ``types`` is what a tagger may name.
+
+    ``batch_size`` is how many posts a stage is given before its drafts are written to disk; a stage with a model has a
+    batch size of its own.
+    """
 
     knowledge: Knowledge | None = None
     tagger: Tagger | None = None
@@ -45,7 +50,7 @@ class CascadeRecipe:
     grounder: Grounder | None = None
     segmenter: Segmenter | None = None
     types: list[str] = field(default_factory=lambda: list(TYPES))
-    batch_size: int = 8
+    batch_size: int = 64
 
     def stages(self) -> dict[str, StageRecipe]:
         """The stages that are there, by slot, in the order in which they are run."""
@@ -55,7 +60,7 @@ class CascadeRecipe:
 
 def is_cascade(path: Path | str) -> bool:
     """Whether the recipe is one of a cascade: it names a slot at its top. Raises UserError where it cannot be read."""
-    return not _content(path).keys().isdisjoint(SLOTS)
+    return not read_yaml(path).keys().isdisjoint(SLOTS)
 
 
 def read_cascade(path: Path | str, overrides: Sequence[str] = ()) -> CascadeRecipe:
@@ -64,50 +69,16 @@ def read_cascade(path: Path | str, overrides: Sequence[str] = ()) -> CascadeReci
     Another type for a slot lets its settings go. Raises UserError that names the file and the key for a key that is
     unknown or a value that does not fit.
     """
-    content = _content(path)
-    for override in overrides:
-        _override(content, override)
+    content = read_yaml(path, overrides)
     for slot, registry in _REGISTRIES.items():
         chosen = content.get(slot)
         if isinstance(chosen, dict) and chosen.get("type") not in registry.get_known_choices():
             known = ", ".join(sorted(registry.get_known_choices()))
             raise UserError(f"{path}: {slot}.type: {chosen.get('type')!r} is none of {known}")
-    try:
-        recipe = draccus.decode(CascadeRecipe, content)
-    except (draccus.utils.DraccusException, TypeError, ValueError) as error:
-        inner = isinstance(error.__cause__, draccus.utils.DraccusException)  # it names the key below the slot
-        raise UserError(f"{path}: {error.__cause__ if inner else error}") from None
+    recipe = decode(CascadeRecipe, content, path)
     if not recipe.stages():
         raise UserError(f"{path}: no slot has a stage; the slots are {', '.join(SLOTS)}")
     return recipe
-
-
-def _content(path: Path | str) -> dict:
-    try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: no such recipe ({error.strerror})") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not YAML: {error}") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: not a recipe: it has no keys")
-    return content
-
-
-def _override(content: dict, override: str) -> None:
-    """Puts the value of ``--a.b=value`` in its place. draccus's own overrides do not reach below a slot."""
-    key, equals, value = override.removeprefix("--").partition("=")
-    if not (override.startswith("--") and equals):
-        raise UserError(f"{override}: an override is written --key=value")
-    *above, last = key.split(".")
-    for name in above:
-        if not isinstance(content.get(name), dict):
-            content[name] = {}
-        content = content[name]
-    parsed = yaml.safe_load(value)
-    if last == "type" and content.get("type") != parsed:
-        content.clear()
-    content[last] = parsed
 
 
 def check_needs(recipe: CascadeRecipe) -> None:
@@ -144,25 +115,35 @@ def run_cascade(
     ]
     settings = draccus.encode(recipe)
     del settings["batch_size"]
-    return run_steps(steps, samples, out, recipe.batch_size, {**settings, "files": _stamps(recipe)}, recipe.types)
+    return run_steps(
+        steps, samples, out, recipe.batch_size, {**settings, "files": stamps(_files(recipe))}, recipe.types
+    )
 
 
-def _stamps(recipe: CascadeRecipe) -> dict[str, list]:
-    """Size and time of change of the files that the stages' answers depend on, by path."""
-    stamps = {}
+def predict_cascade(
+    recipe: CascadeRecipe, samples: Sequence[Sample], folder: Path, out: Path
+) -> tuple[list[Prediction], list[StageReport]]:
+    """As ``run_cascade``, the predictions written to ``out``, the work folder beside it as ``<out>.stages``."""
+    predictions, reports = run_cascade(recipe, samples, folder, out.with_name(f"{out.name}.stages"))
+    write_records(out, predictions)
+    return predictions, reports
+
+
+def _files(recipe: CascadeRecipe) -> Iterator[Path]:
+    """The files and folders that the stages' answers depend on."""
     for choice in recipe.stages().values():
-        further = choice.files() if isinstance(choice, Dependent) else ()
-        for path in (*_paths(choice), *further):
-            if path.exists():
-                files = [path] if path.is_file() else sorted(own for own in path.rglob("*") if own.is_file())
-                stamps[str(path)] = [[str(own), own.stat().st_size, own.stat().st_mtime_ns] for own in files]
-    return stamps
+        yield from _paths(choice)
+        if isinstance(choice, Dependent):
+            yield from choice.files()
 
 
 def _paths(value: object) -> Iterator[Path]:
     """The paths among the settings of a stage."""
     if isinstance(value, Path):
         yield value
+    elif isinstance(value, (list, tuple)):
+        for own in value:
+            yield from _paths(own)
     elif dataclasses.is_dataclass(value):
         for own in dataclasses.fields(value):
             yield from _paths(getattr(value, own.name))

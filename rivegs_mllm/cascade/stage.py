@@ -16,6 +16,9 @@ from rivegs_mllm.types import Entity, Prediction, Sample, UserError
 SLOTS = ("knowledge", "tagger", "expander", "entailment", "grounder", "segmenter")
 """The slots in the order in which they are run."""
 
+WHOLE = "answer"
+"""In place of a slot: a system that fills all fields at once."""
+
 Stage = Callable[[Sequence[Sample], Sequence[Prediction]], list[Prediction]]
 
 
@@ -91,6 +94,8 @@ def check_stage(
     for sample, old, new in zip(samples, before, after, strict=True):
         if new.id != sample.id:
             raise StageError(f"{where}: gave a draft of post {new.id!r} in the place of post {sample.id!r}")
+        if slot == WHOLE:
+            continue
         if slot != "knowledge" and new.knowledge != old.knowledge:
             raise StageError(f"{where}: changed the knowledge of post {sample.id!r}, which is not its own field")
         if slot not in ("tagger", "knowledge") and len(new.entities) != len(old.entities):

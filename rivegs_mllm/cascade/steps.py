@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -184,3 +184,13 @@ def _digest(samples: Sequence[Sample]) -> str:
     for sample in samples:
         digest.update(to_line(sample))
     return digest.hexdigest()
+
+
+def stamps(paths: Iterable[Path]) -> dict[str, list]:
+    """Size and time of change of the files at or below each path, by path: what tells a changed file."""
+    found = {}
+    for path in paths:
+        if path.exists():
+            files = [path] if path.is_file() else sorted(own for own in path.rglob("*") if own.is_file())
+            found[str(path)] = [[str(own), own.stat().st_size, own.stat().st_mtime_ns] for own in files]
+    return found
