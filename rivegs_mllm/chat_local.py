@@ -37,9 +37,14 @@ class HFTeacher:
             self.processor = AutoProcessor.from_pretrained(**source) if sees else AutoTokenizer.from_pretrained(**files)
             kind = AutoModelForImageTextToText if sees else AutoModelForCausalLM
             place = "auto" if chat.device == "auto" and torch.cuda.is_available() else None
-            self.model = kind.from_pretrained(**files, dtype=chat.dtype, device_map=place)
+            weights = {} if chat.gguf_file else {"use_safetensors": True}
+            self.model, info = kind.from_pretrained(
+                **files, **weights, dtype=chat.dtype, device_map=place, output_loading_info=True
+            )
         except (OSError, ValueError, ImportError) as error:
             raise UserError(f"teacher.model: {chat.model}: {error}") from None
+        if info["missing_keys"]:
+            raise UserError(f"teacher.model: {chat.model} lacks weights, such as {sorted(info['missing_keys'])[0]}")
         if chat.device != "auto":
             self.model.to(chat.device)
         self.model.eval()
@@ -133,7 +138,7 @@ class HFTeacher:
             prompt_tokens=prompt_tokens,
             completion_tokens=len(kept),
             latency=seconds,
-            model=self.chat.model,
+            model=self.chat.identity["model"],
         )
 
 
@@ -205,7 +210,7 @@ class VLLMTeacher:
             prompt_tokens=len(final.prompt_token_ids or ()),
             completion_tokens=len(completion.token_ids),
             latency=time.perf_counter() - start,
-            model=self.chat.model,
+            model=self.chat.identity["model"],
         )
 
     async def close(self) -> None:

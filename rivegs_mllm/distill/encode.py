@@ -86,8 +86,9 @@ def encode_by_mllm(recipe: Path, adapter: Path, contents: Sequence[Content]) -> 
 
 
 def _load(kind, settings: TextFeatures | ImageFeatures):
+    weights = {"use_safetensors": True} if kind is AutoModel else {}
     try:
-        loaded = kind.from_pretrained(settings.model, revision=settings.revision, trust_remote_code=False)
+        loaded = kind.from_pretrained(settings.model, revision=settings.revision, trust_remote_code=False, **weights)
     except (OSError, ValueError) as error:
         raise UserError(f"features: {settings.model}: {error}") from None
     if isinstance(loaded, torch.nn.Module):

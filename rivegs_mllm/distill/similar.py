@@ -40,10 +40,9 @@ def _top(similarity: np.ndarray, count: int) -> np.ndarray:
     rows = np.arange(len(similarity))[:, None]
     if count == similarity.shape[1]:
         return np.argsort(-similarity, axis=1, kind="stable")
-    bound = np.partition(similarity, -count, axis=1)[:, -count][:, None]
-    tied = (similarity >= bound).sum(1)
     best = np.argpartition(similarity, -count, axis=1)[:, -count:]
     best.sort(axis=1)
+    tied = (similarity >= similarity[rows, best].min(1, keepdims=True)).sum(1)
     order = np.argsort(-similarity[rows, best], axis=1, kind="stable")
     best = best[rows, order]
     for row in np.flatnonzero(tied > count):  # which of the equal ones argpartition takes is left to chance

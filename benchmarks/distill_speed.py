@@ -1,0 +1,87 @@
+"""Requests a second of a distillation, and its own time a request, against a local server that answers at once.
+
+``python benchmarks/distill_speed.py [--smoke]``. The server runs in a process of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from rivegs_mllm.chat import OpenAIChat, Sampling
+from rivegs_mllm.distill.recipe import DistillData, DistillRecipe, Limits
+from rivegs_mllm.distill.store import read_rows
+from rivegs_mllm.distill.tasks import Examples, KnowledgeTask
+from rivegs_mllm.distill.teach import distill
+from rivegs_mllm.records import write_records
+from rivegs_mllm.types import Sample
+
+SERVER = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from chat_server import ChatServer, completion
+reply = completion("Named entities: Bonn (location)")
+with ChatServer(lambda *_: reply, keep=False) as server:
+    print(server.url, flush=True)
+    sys.stdin.read()
+"""
+
+
+def main(posts: int) -> None:
+    """Prints a line for 1, 16 and 256 questions in flight, and the seconds of a start where all is answered."""
+    tests = Path(__file__).parents[1] / "tests"
+    arguments = [sys.executable, "-c", SERVER, str(tests)]
+    with subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
+        url = server.stdout.readline().strip()
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            samples = [Sample(f"post-{index}", ("Rain", "in", "Bonn", str(index))) for index in range(posts)]
+            write_records(folder / "train.jsonl", samples)
+            for in_flight in (1, 16, 256):
+                measure(folder, url, in_flight, posts)
+            start = time.perf_counter()
+            measure_nothing(folder, url, posts)
+            print(f"started again with {posts:,} answers there: {time.perf_counter() - start:.2f} s")
+        server.stdin.close()
+
+
+def measure(folder: Path, url: str, in_flight: int, posts: int) -> None:
+    """Prints the rate of one run into a store of its own, and the processor time of this process a request."""
+    wall, own = time.perf_counter(), time.process_time()
+    with contextlib.redirect_stderr(io.StringIO()):
+        report = distill(recipe(folder, url, in_flight))
+    seconds, processor = time.perf_counter() - wall, time.process_time() - own
+    kept = sum(1 for _ in read_rows(folder / f"store-{in_flight}"))
+    assert report.answered == report.requests == kept == posts
+    rate, each = posts / seconds, 1000 * processor / posts
+    print(f"{in_flight:4} in flight: {rate:6.0f} requests a second, {each:.2f} ms of this process's own time each")
+
+
+def measure_nothing(folder: Path, url: str, posts: int) -> None:
+    """A run that finds everything answered."""
+    report = distill(recipe(folder, url, 256))
+    assert (report.requests, report.done_before) == (0, posts)
+
+
+def recipe(folder: Path, url: str, in_flight: int) -> DistillRecipe:
+    """Knowledge without examples about all posts."""
+    return DistillRecipe(
+        data=DistillData(folder),
+        store=folder / f"store-{in_flight}",
+        task=KnowledgeTask(Examples(choose="none")),
+        teacher=OpenAIChat("made", url, key_env=None),
+        sampling=Sampling(max_tokens=64),
+        limits=Limits(in_flight=in_flight),
+    )
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--smoke", action="store_true", help="few posts")
+    main(200 if parser.parse_args().smoke else 4000)
