@@ -93,7 +93,7 @@ def test_dataset_folder_that_can_be_trained_on(tmp_path):
 def test_rows_of_a_real_cascade(tmp_path, trained):
     recipe = tmp_path / "cascade.yaml"
     mllm = f"{{type: mllm, recipe: {trained.recipe}, adapter: {trained.recipe.parent / 'run'}}}"
-    slots = {slot: mllm for slot in ("knowledge", "tagger", "expander", "entailment", "grounder")}
+    slots = dict.fromkeys(("knowledge", "tagger", "expander", "entailment", "grounder"), mllm)
     recipe.write_text("".join(f"{slot}: {choice}\n" for slot, choice in slots.items()))
     rows = RowsRecipe(
         DistillData(trained.data, ["dev"]), tmp_path / "rows", cascade=recipe, min_confidence=0.5, boxes=False
