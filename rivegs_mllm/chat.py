@@ -131,7 +131,10 @@ class OpenAIChat(Chat):
 
     def open(self, sampling: Sampling) -> Teacher:
         """A client. Raises UserError where the key is not in the environment."""
-        from rivegs_mllm.chat_openai import OpenAITeacher
+        try:
+            from rivegs_mllm.chat_openai import OpenAITeacher
+        except ImportError as error:
+            raise UserError(f"teacher.type openai: {error}; pip install 'rivegs-mllm[distill]'") from None
 
         return OpenAITeacher(self, sampling)
 

@@ -3,7 +3,7 @@
 import json
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pandas
@@ -13,16 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rivegs_mllm.distill.attach import attach_expressions, attach_knowledge
+from rivegs_mllm.distill.shards import SCHEMA, write_shard
 from rivegs_mllm.distill.store import (
     FAILED,
-    SCHEMA,
     Row,
     Store,
     StoreError,
     answers_by_question,
     read_rows,
     read_store,
-    to_table,
 )
 from rivegs_mllm.types import Entity, Sample
 
@@ -188,7 +187,7 @@ def test_full_disk_keeps_what_was_written_and_the_store_whole(tmp_path):
 
 
 def test_shard_has_the_schema_that_is_documented(tmp_path):
-    pq.write_table(to_table([row()]), tmp_path / "one.parquet")
+    write_shard(tmp_path / "one.parquet", [asdict(row())])
     assert pq.read_schema(tmp_path / "one.parquet").names == SCHEMA.names
     documented = (ROOT / "docs" / "distilling.md").read_text(encoding="utf-8")
     for name in SCHEMA.names:

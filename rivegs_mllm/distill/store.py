@@ -19,10 +19,9 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime, timezone
 from pathlib import Path
+from types import ModuleType
 
 import orjson
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from rivegs_mllm.types import UserError
 
@@ -32,30 +31,6 @@ ROWS_A_SHARD = 20_000
 ANSWERED, FAILED = "answered", "failed"
 
 _SYNC_SECONDS = 1.0
-
-SCHEMA = pa.schema(
-    [
-        ("sample", pa.string()),
-        ("kind", pa.string()),
-        ("mention", pa.string()),
-        ("key", pa.string()),
-        ("question", pa.string()),
-        ("teacher", pa.string()),
-        ("revision", pa.string()),
-        ("text", pa.string()),
-        ("fields", pa.string()),
-        ("faults", pa.list_(pa.string())),
-        ("status", pa.string()),
-        ("error", pa.string()),
-        ("finish_reason", pa.string()),
-        ("prompt_tokens", pa.int64()),
-        ("completion_tokens", pa.int64()),
-        ("cost", pa.float64()),
-        ("latency", pa.float64()),
-        ("tries", pa.int32()),
-        ("time", pa.timestamp("ms", tz="UTC")),
-    ]
-)
 
 
 class StoreError(UserError):
@@ -106,6 +81,7 @@ class Store:
         """Opens or makes it, and mends what a killed process left. Raises StoreError where another run writes."""
         self.folder = folder
         self.rows_a_shard = self._seal_at = rows_a_shard
+        _parquet()  # lest the answers are there and cannot be kept
         folder.mkdir(parents=True, exist_ok=True)
         self._lock = (folder / "lock").open("w")
         try:
@@ -191,9 +167,7 @@ class Store:
         shard = self.folder / f"shard-{self._number:06}.parquet"
         partial = shard.with_name(f"{shard.name}.partial")
         try:
-            pq.write_table(to_table(self._rows), partial, compression="zstd")
-            with partial.open("rb") as file:
-                os.fsync(file.fileno())
+            _parquet().write_shard(partial, map(asdict, self._rows))
             partial.replace(shard)
             _write_manifest(self.folder)
         except OSError:
@@ -208,14 +182,6 @@ class Store:
         self._open_journal()
 
 
-def to_table(rows: list[Row]) -> pa.Table:
-    """Rows as an Arrow table of SCHEMA."""
-    values = {name: [getattr(row, name) for row in rows] for name in SCHEMA.names}
-    values["time"] = [datetime.fromisoformat(value) for value in values["time"]]
-    values["faults"] = [list(value) for value in values["faults"]]
-    return pa.table(values, schema=SCHEMA)
-
-
 def read_rows(folder: Path) -> Iterator[Row]:
     """Every row in the order in which it was written, also of a store that a run is writing to. Raises StoreError."""
     _check_manifest(folder)
@@ -224,11 +190,10 @@ def read_rows(folder: Path) -> Iterator[Row]:
     if not (journals or shards or (folder / MANIFEST).is_file()):
         raise StoreError(f"{folder}: holds no store (no {MANIFEST}); make one with `rivegs distill`")
     for path in shards:
+        rows = _parquet().read_shard(path)
         try:
-            with pq.ParquetFile(path) as file:
-                for some in file.iter_batches():
-                    yield from map(_row, some.to_pylist())
-        except (pa.ArrowException, KeyError, TypeError, OSError) as error:
+            yield from map(_row, rows)
+        except (ValueError, KeyError, TypeError, OSError) as error:
             raise StoreError(
                 f"{path}: cannot be read as a shard of a store ({error}); restore it from a copy"
             ) from None
@@ -261,9 +226,17 @@ def answers_by_question(folder: Path, teacher: str | None = None) -> dict[str, s
     return answers
 
 
+def _parquet() -> ModuleType:
+    """What reads and writes shards: imported where it is needed, since those who have no store need no pyarrow."""
+    try:
+        from rivegs_mllm.distill import shards
+    except ImportError as error:
+        raise StoreError(f"stores need pyarrow ({error}); pip install 'rivegs-mllm[distill]'") from None
+    return shards
+
+
 def _row(values: dict) -> Row:
     values["faults"] = tuple(values["faults"])
-    values["time"] = values["time"].isoformat(timespec="milliseconds")
     return Row(**values)
 
 
@@ -317,11 +290,12 @@ def _check_manifest(folder: Path) -> None:
 
 
 def _write_manifest(folder: Path) -> None:
+    parquet = _parquet()
     listed = []
     for path in _shards(folder):
         try:
-            rows = pq.read_metadata(path).num_rows
-        except (pa.ArrowException, OSError) as error:
+            rows = parquet.count_rows(path)
+        except (ValueError, OSError) as error:
             raise StoreError(f"{path}: cannot be read as a shard of a store ({error}); restore it") from None
         listed.append({"file": path.name, "rows": rows, "bytes": path.stat().st_size})
     partial = folder / f"{MANIFEST}.partial"
