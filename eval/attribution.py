@@ -18,6 +18,7 @@ from eval.protocols import (
     GMNER,
     MASK,
     MNER,
+    SPAN,
     STRICT,
     Task,
     boxes_of,
@@ -51,7 +52,6 @@ VERDICTS = {
 TOUCHES = 0.1
 """A box with at least this IoU lies on its object, although not well enough."""
 
-_SAME_MENTION = Task("mention", typed=False, region=None)
 _GOLD_ALONE = ("unreadable", "missed")
 _SAID_ALONE = ("invented", "duplicate")
 
@@ -95,7 +95,7 @@ def verdicts_of(sample: Sample, prediction: Prediction | None, task: Task = GMNE
     settle(open_pairs(GMNER))
     settle(open_pairs(MNER))
     settle(open_pairs(EES if task.region is MASK else EEG), "type_wrong")
-    settle(open_pairs(_SAME_MENTION), "type_wrong")
+    settle(open_pairs(SPAN), "type_wrong")
     if None in gold_verdicts and None in said_verdicts:
         for pair, name in _overlapping(sample, said, gold_verdicts, said_verdicts):
             settle([pair], name)
@@ -187,7 +187,7 @@ def replaced_stages(
         n_said += len(said)
         n_gold += len(sample.entities)
         untyped = EES if kind is MASK else EEG
-        found += len(STRICT.correct(sample.entities, said, _SAME_MENTION))
+        found += len(STRICT.correct(sample.entities, said, SPAN))
         found_right += len(STRICT.correct(sample.entities, said, untyped, iou))
         for index, place in _named(sample.entities, said, task, iou):
             gold, entity = sample.entities[index], said[place]

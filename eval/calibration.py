@@ -13,7 +13,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from scipy.optimize import minimize_scalar
 
 from eval.protocols import GMNER, STRICT, boxes_of, said_visible
 from eval.scores import join
@@ -137,6 +136,8 @@ def scores_of(samples: Sequence[Sample], predictions: Sequence[Prediction]) -> t
 
 def fit_temperature(scores: np.ndarray, visible: np.ndarray) -> float:
     """The temperature in [0.05, 20] that makes the gold decisions most likely."""
+    from scipy.optimize import minimize_scalar  # here, since scores alone do not need it, and it takes long to load
+
     clipped = np.clip(scores, _EDGE, 1 - _EDGE)
     logits = np.log(clipped / (1 - clipped))
 
@@ -172,11 +173,9 @@ def best_threshold(samples: Sequence[Sample], predictions: Sequence[Prediction],
     return float(best[np.abs(best - 0.5).argmin()])
 
 
-def write_calibration(folder: Path, calibration: Calibration, figures: dict) -> Path:
-    """Writes `FILE_NAME` into the folder of a run or an adapter, whole or not at all.
-
-    Raises UserError where there is one: predictions that were made with it are calibrated already.
-    """
+def check_free(folder: Path) -> Path:
+    """Where `write_calibration` would write. Raises UserError where the folder is none or has a calibration already:
+    predictions that were made with it are calibrated."""
     path = folder / FILE_NAME
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; name the trained adapter's")
@@ -185,6 +184,12 @@ def write_calibration(folder: Path, calibration: Calibration, figures: dict) -> 
             f"{path} is there already, and predictions made with it are calibrated; to fit anew delete it and predict "
             "dev again"
         )
+    return path
+
+
+def write_calibration(folder: Path, calibration: Calibration, figures: dict) -> Path:
+    """Writes `FILE_NAME` into the folder of a run or an adapter, whole or not at all. Raises as `check_free`."""
+    path = check_free(folder)
     partial = path.with_name(f"{FILE_NAME}.partial")
     partial.write_text(
         json.dumps({"version": VERSION, **asdict(calibration), "fitted_on": figures}, indent=1) + "\n", encoding="utf-8"

@@ -42,33 +42,43 @@ def explain(
 
 def evaluate_systems(
     gold: Sequence[Sample],
-    systems: Sequence[Sequence[Sequence[Prediction]]],
+    systems: Mapping[str, Sequence[Sequence[Prediction]]],
     protocols: Sequence[str] = ("strict",),
     iou: float = 0.5,
     candidates: Mapping[str, Sequence[Box]] | None = None,
     explained: bool = False,
+    swept: bool = False,
 ) -> dict:
-    """What `rivegs evaluate --json` writes of one system or two, each a list of runs, its seeds.
+    """What `rivegs evaluate --json` writes of systems, each by its name a list of runs, its seeds.
 
-    The scores of the first system's first run, with ``explained`` as `explain` gives them; "against", the same of the
-    second system; "comparison" of the two as `compare_systems` gives it; and where a system has several runs "seeds",
-    ``{protocol: {task: {"f1": mean, "deviation", "runs"}}}``. Raises UserError for more than two systems.
+    The scores of the first system's first run, with ``explained`` as `explain` gives them, with ``swept`` only its
+    "iou_sweep" beside them; and where it has several runs "seeds", ``{protocol: {task: {"f1": mean, "deviation",
+    "runs"}}}``. Where there are other systems, "system",
+    the first one's name, "against", the same of each other one by its name, and "comparison", by its name what
+    `compare_systems` says of it against the first. Raises UserError for a system without a run.
     """
-    if not 1 <= len(systems) <= 2:
-        raise UserError(
-            f"evaluate: one system or two, not {len(systems)}; a folder of .jsonl files is one with its seeds"
-        )
     score = explain if explained else evaluate
-    results = []
-    for runs in systems:
-        result = score(gold, runs[0], protocols, iou, candidates)
+    results = {}
+    for name, runs in systems.items():
+        if not runs:
+            raise UserError(f"evaluate: the system {name!r} has no predictions")
+        results[name] = score(gold, runs[0], protocols, iou, candidates)
+        if swept and not explained:
+            results[name]["iou_sweep"] = iou_sweep(gold, runs[0], protocols, candidates=candidates)
         if len(runs) > 1:
-            result["seeds"] = {name: seeds(gold, runs, name, iou, candidates) for name in protocols}
-        results.append(result)
-    if len(systems) == 1:
-        return results[0]
-    comparison = compare_systems(gold, *systems, protocols, iou, candidates)
-    return {**results[0], "against": results[1], "comparison": comparison}
+            results[name]["seeds"] = {one: seeds(gold, runs, one, iou, candidates) for one in protocols}
+    first, *others = systems
+    if not others:
+        return results[first]
+    comparison = {
+        name: compare_systems(gold, systems[first], systems[name], protocols, iou, candidates) for name in others
+    }
+    return {
+        **results[first],
+        "system": first,
+        "against": {name: results[name] for name in others},
+        "comparison": comparison,
+    }
 
 
 def compare_systems(

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 from pycocotools import mask as coco
-from scipy.optimize import linear_sum_assignment
 
 from rivegs_mllm.types import Box, Mask, UserError
 
@@ -58,6 +57,8 @@ def maximum_matching(edges: Sequence[Pair]) -> list[Pair]:
     predicted = {index for _, index in edges}
     if len(taken) == min(len(golds), len(predicted)):
         return taken
+    from scipy.optimize import linear_sum_assignment  # a fifth of a second that few files need
+
     allowed = np.zeros((max(golds) + 1, max(predicted) + 1))
     allowed[tuple(zip(*edges, strict=True))] = 1
     rows, columns = linear_sum_assignment(allowed, maximize=True)

@@ -58,6 +58,8 @@ EEG = Task("EEG", False, BOX)
 SMNER = Task("SMNER", True, MASK)
 EES = Task("EES", False, MASK)
 TASKS = (MNER, GMNER, EEG, SMNER, EES)
+SPAN = Task("span", False, None)
+"""The mention alone."""
 
 
 NO_REGION = math.inf

@@ -9,7 +9,7 @@ from itertools import chain, zip_longest
 from pathlib import Path
 
 from eval.matching import check_mask
-from eval.protocols import BOX, EES, GMNER, MASK, MNER, SMNER, STRICT, TASKS, Judged, Post, Task, protocol_named
+from eval.protocols import BOX, EES, GMNER, MASK, MNER, SMNER, SPAN, STRICT, TASKS, Judged, Post, Task, protocol_named
 from eval.protocols import said_visible as said_visible
 from eval.stages import Decisions, Found, Regions, align, by_id, found_by, precision_recall_f1
 from eval.tables import format_scores as format_scores
@@ -162,11 +162,11 @@ class Scorer:
         self.posts += 1
         self._note(post, prediction)
         sorts = Sorts(post)
-        strictly = STRICT.judge(post, self.tasks)
+        *strictly, spans = STRICT.judge(post, (*self.tasks, SPAN))
         for tally in self.tallies:
             judged = strictly if tally.protocol is STRICT else tally.protocol.judge(post, self.tasks)
             tally.add(post, judged, sorts)
-        self.stages.add(post, strictly[self.tasks.index(MNER)], sorts)
+        self.stages.add(post, strictly[self.tasks.index(MNER)], spans, sorts)
 
     def result(self) -> dict:
         """What `evaluate` gives."""
@@ -203,14 +203,18 @@ class Scorer:
 
 
 class StagesBySubset:
-    """Adds up the stages behind the spans, for every subset."""
+    """Adds up the stages: those behind the spans for every subset, the spans for those of whole posts."""
 
     def __init__(self) -> None:
         self.cells: dict[tuple[str, ...], _Stages] = {("all",): _Stages()}
+        self.spans: dict[tuple[str, ...], list[int]] = {("all",): [0, 0, 0]}
 
-    def add(self, post: Post, named: Judged, sorts: Sorts) -> None:
-        """Counts a post in. ``named`` are its entities as judged by mention and type."""
+    def add(self, post: Post, named: Judged, spans: Judged, sorts: Sorts) -> None:
+        """Counts a post in. ``named`` are its entities as judged by mention and type, ``spans`` by mention."""
         names = post_names(post.sample)
+        counts = self.spans.setdefault(names, [0, 0, 0])
+        for place, count in enumerate((len(STRICT.pairs(spans)), len(post.said), len(post.sample.entities))):
+            counts[place] += count
         pairs = [(gold, place) for gold, place, _ in named.edges]
         golds, said = {gold for gold, _ in pairs}, {place for _, place in pairs}
         if not len(golds) == len(said) == len(pairs):
@@ -223,12 +227,19 @@ class StagesBySubset:
 
     def figures(self, names: Iterable[str], masked: bool) -> dict:
         """``{subset: {"entailment", "grounding"}}`` of the subsets of those names and of those that were met; with
-        "segmentation" where ``masked``."""
+        "segmentation" where ``masked``, and with "span" where the subset is of whole posts."""
         subsets = {name: _Stages() for name in names}
         for names, cell in self.cells.items():
             for name in names:
                 subsets.setdefault(name, _Stages()).merge(cell)
-        return {name: subsets[name].figures(masked) for name in in_order(subsets)}
+        spans: dict[str, list[int]] = {}
+        for names, counts in self.spans.items():
+            for name in names:
+                spans[name] = [sum(pair) for pair in zip(spans.get(name, (0, 0, 0)), counts, strict=True)]
+        return {
+            name: {**({"span": precision_recall_f1(*spans[name])} if name in spans else {}), **cell.figures(masked)}
+            for name, cell in ((name, subsets[name]) for name in in_order(subsets))
+        }
 
 
 class _Stages:

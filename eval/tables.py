@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from eval.attribution import VERDICTS
 from eval.protocols import PROTOCOLS
+from eval.tally import KINDS
 
 _LISTED = {
     "missing_predictions": "posts without a prediction",
@@ -18,15 +22,23 @@ _LISTED = {
 }
 
 
-def format_scores(result: dict) -> RenderableType:
-    """The result of `eval.scores.evaluate` or `eval.explain.explain`: scores by protocol first, last what was odd."""
+def format_scores(result: dict, subsets: bool = False, stages: bool = False) -> RenderableType:
+    """The result of `eval.scores.evaluate` or `eval.explain.explain`: scores by protocol first, last what was odd.
+
+    Of the subsets those that the posts are marked as are shown, with ``subsets`` all of them; the stages with
+    ``stages``; intervals, budget, sweep and calibration where they are in the result.
+    """
     intervals = result.get("intervals", {})
-    parts: list[RenderableType] = [
-        _scores(name, result[name], intervals.get(name)) for name in result if name in PROTOCOLS
-    ]
+    shown = [name for name in result["stages"] if subsets or not name.startswith(KINDS)]
+    parts: list[RenderableType] = []
+    for protocol in PROTOCOLS:
+        if protocol in result:
+            by_subset = {name: result[protocol][name] for name in shown if name in result[protocol]}
+            parts.append(_scores(protocol, by_subset, intervals.get(protocol)))
     if result.get("seeds"):
         parts.append(_seeds(result["seeds"]))
-    parts.append(_stages(result["stages"]))
+    if stages:
+        parts += [_stages({name: result["stages"][name] for name in shown}), _confusion(result["stages"]["all"])]
     parts += [_budget(budget) for budget in result.get("error_budget", {}).values()]
     if result.get("iou_sweep"):
         parts.append(format_sweep(result["iou_sweep"]))
@@ -35,8 +47,8 @@ def format_scores(result: dict) -> RenderableType:
     for key, words in _LISTED.items():
         found = result[key]
         if found["count"]:
-            shown = ", ".join(found["ids"][:10]) + (", ..." if found["count"] > 10 else "")
-            parts.append(Text(f"{found['count']} of {result['posts']} {words}: {shown}"))
+            ids = ", ".join(found["ids"][:10]) + (", ..." if found["count"] > 10 else "")
+            parts.append(Text(f"{found['count']} of {result['posts']} {words}: {ids}"))
     return Group(*parts)
 
 
@@ -44,12 +56,11 @@ def format_sweep(sweep: dict) -> RenderableType:
     """The result of `eval.scores.iou_sweep`: F1 by IoU threshold."""
     tables: list[RenderableType] = []
     for protocol, by_task in sweep.items():
-        table = Table()
-        for heading in ("IoU", *by_task):
-            table.add_column(heading, justify="right")
-        for threshold in next(iter(by_task.values())):
-            table.add_row(threshold, *(_percent(by_iou[threshold]["f1"]) for by_iou in by_task.values()))
-        tables += [Text(f"F1 by IoU threshold, protocol {protocol}"), table]
+        thresholds = list(next(iter(by_task.values())))
+        table = _table(f"F1 by IoU threshold, protocol {protocol}", ["task"], thresholds)
+        for task, by_iou in by_task.items():
+            table.add_row(task, *(_percent(by_iou[threshold]["f1"]) for threshold in thresholds))
+        tables.append(table)
     return Group(*tables)
 
 
@@ -57,10 +68,7 @@ def format_comparison(comparison: dict, names: tuple[str, str]) -> RenderableTyp
     """The result of `eval.explain.compare_systems` of two systems A and B of these names."""
     tables: list[RenderableType] = [Text(f"A: {names[0]}\nB: {names[1]}")]
     for protocol, by_task in comparison.items():
-        table = Table(title=f"F1 of B against A, protocol {protocol}", title_justify="left")
-        table.add_column("task")
-        for heading in ("A", "B", "B - A", "95 %", "p"):
-            table.add_column(heading, justify="right")
+        table = _table(f"F1 of B against A, protocol {protocol}", ["task"], ["A", "B", "B - A", "95 %", "p"])
         table.add_column("")
         for task, row in by_task.items():
             change = f"{100 * row['difference']:+.2f}"
@@ -70,50 +78,64 @@ def format_comparison(comparison: dict, names: tuple[str, str]) -> RenderableTyp
     return Group(*tables)
 
 
+def format_proposals(proposals: dict) -> RenderableType:
+    """The result of `eval.stages.proposal_scores`."""
+    shares = ", ".join(f"{_percent(row['precision'])} in the first {top}" for top, row in proposals["top"].items())
+    return Text(f"Candidates: of {proposals['total']} gold entities with boxes one is found for {shares} (Top-N-Prec)")
+
+
 def _scores(protocol: str, subsets: dict, intervals: dict | None) -> Table:
-    table = Table(title=f"Scores, protocol {protocol}", title_justify="left")
-    for heading in ("subset", "task"):
-        table.add_column(heading)
-    for heading in ("P", "R", "F1", *(["95 %"] if intervals else []), "correct", "predicted", "gold"):
-        table.add_column(heading, justify="right")
+    """With intervals in the place of the counts. Subsets that hold nothing are left out, and by type EEG and EES, which
+    are GMNER and SMNER there."""
+    more = ["95 %"] if intervals else ["correct", "predicted", "gold"]
+    table = _table(f"Scores, protocol {protocol}", ["subset", "task"], ["P", "R", "F1", *more])
     for subset, by_task in subsets.items():
         label = Text(subset)
         for task, row in by_task.items():
-            percents = [_percent(row[key]) for key in ("precision", "recall", "f1")]
+            if not (row["predicted"] or row["gold"]) or (subset.startswith("type:") and task in ("EEG", "EES")):
+                continue
+            cells = [_percent(row[key]) for key in ("precision", "recall", "f1")]
             if intervals:
                 held = intervals[subset][task]
-                percents.append(f"{_percent(held['low'])} to {_percent(held['high'])}")
-            counts = [str(row[key]) for key in ("correct", "predicted", "gold")]
-            table.add_row(label, task, *percents, *counts)
+                cells.append(f"{_percent(held['low'])} to {_percent(held['high'])}")
+            else:
+                cells += [str(row[key]) for key in ("correct", "predicted", "gold")]
+            table.add_row(label, task, *cells)
             label = Text("")
         table.add_section()
     return table
 
 
 def _stages(stages: dict) -> Table:
-    table = Table(title="Stages, of the entities named rightly", title_justify="left")
-    table.add_column("subset")
-    for heading in ("visibility right", "of", "boxes IoU > 0.5", "mean IoU", "of"):
-        table.add_column(heading, justify="right")
+    headings = ["span F1", "visibility", "of", "Prec@0.5", "mIoU", "of"]
     masked = "segmentation" in stages["all"]
     if masked:
-        table.add_column("mask mIoU", justify="right")
+        headings.append("mask mIoU")
+    title = "Stages: spans without type, then visibility and regions of entities named rightly"
+    table = _table(title, ["subset"], headings)
     for subset, row in stages.items():
         seen, boxed = row["entailment"], row["grounding"]
-        cells = [_percent(seen["accuracy"]), str(seen["total"])]
+        cells = [_percent(row["span"]["f1"]) if "span" in row else ""]
+        cells += [_percent(seen["accuracy"]), str(seen["total"])]
         cells += [_percent(boxed["precision"]), _percent(boxed["mean_iou"]), str(boxed["total"])]
         if masked:
             cells.append(_percent(row["segmentation"]["mean_iou"]))
-        table.add_row(Text(subset), *cells)
+        if seen["total"] or boxed["total"]:
+            table.add_row(Text(subset), *cells)
     return table
 
 
+def _confusion(stages: dict) -> RenderableType:
+    confusion, span = stages["entailment"]["confusion"], stages["span"]
+    table = _table("Visibility, of entities named rightly", ["gold"], [f"said {said}" for said in confusion])
+    for gold, row in confusion.items():
+        table.add_row(gold, *map(str, row.values()))
+    figures = f"P {_percent(span['precision'])}, R {_percent(span['recall'])}, F1 {_percent(span['f1'])}"
+    return Group(table, Text(f"Spans without type: {figures}"))
+
+
 def _seeds(seeds: dict) -> Table:
-    table = Table(title="F1 over seeds; all else is of the first", title_justify="left")
-    for heading in ("protocol", "task"):
-        table.add_column(heading)
-    for heading in ("mean", "each"):
-        table.add_column(heading, justify="right")
+    table = _table("F1 over seeds; all else is of the first", ["protocol", "task"], ["mean", "each"])
     for protocol, by_task in seeds.items():
         for task, row in by_task.items():
             table.add_row(protocol, task, _mean(row), ", ".join(map(_percent, row["runs"])))
@@ -125,16 +147,16 @@ def _mean(side: dict) -> str:
 
 
 def _budget(budget: dict) -> Table:
+    """The verdicts that were given; their counts add up to the last row of the first part."""
     title = f"Where {budget['task']} is lost: F1 {_percent(budget['f1'])}, and with one thing mended"
-    table = Table(title=title, title_justify="left")
-    table.add_column("verdict")
-    for heading in ("predicted", "gold", "F1", "gain"):
-        table.add_column(heading, justify="right")
+    table = _table(title, ["verdict"], ["predicted", "gold", "F1", "gain"])
+    sides = (budget["predicted"], budget["gold"])
     for name, words in VERDICTS.items():
-        counts = [str(budget[side].get(name, "")) for side in ("predicted", "gold")]
-        mended = budget["mended"].get(name)
-        gained = [_percent(mended["f1"]), f"{100 * mended['gain']:+.2f}"] if mended else ["", ""]
-        table.add_row(words, *counts, *gained)
+        if any(side.get(name) for side in sides):
+            mended = budget["mended"].get(name)
+            gained = [_percent(mended["f1"]), f"{100 * mended['gain']:+.2f}"] if mended else ["", ""]
+            table.add_row(words, *(str(side.get(name, "")) for side in sides), *gained)
+    table.add_row("all", *(str(sum(side.values())) for side in sides), "", "")
     table.add_section()
     for stage, row in budget["replaced"].items():
         estimated = f" ({row['estimated']} estimated)" if row["estimated"] else ""
@@ -143,16 +165,25 @@ def _budget(budget: dict) -> Table:
     return table
 
 
-def _calibration(curve: dict) -> RenderableType:
+def _calibration(curve: dict) -> Table:
     title = f"visible_score of {curve['total']} entities: expected calibration error {_percent(curve['ece'])}"
-    table = Table()
-    for heading in ("score", "entities", "mean score", "visible"):
-        table.add_column(heading, justify="right")
+    table = _table(title, ["score"], ["entities", "mean score", "visible"])
     for row in curve["bins"]:
         if row["count"]:
             between = f"{row['low']:.1f} to {row['high']:.1f}"
             table.add_row(between, str(row["count"]), _percent(row["score"]), _percent(row["visible"]))
-    return Group(Text(title), table)
+    return table
+
+
+def _table(title: str, words: Sequence[str], figures: Sequence[str]) -> Table:
+    """A table of light lines, 80 columns wide at most for what is usual. Columns of words first, then of figures."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False, title_justify="left", title_style="bold")
+    table.title = f"\n{title}"
+    for heading in words:
+        table.add_column(heading)
+    for heading in figures:
+        table.add_column(heading, justify="right", no_wrap=True)
+    return table
 
 
 def _percent(fraction: float) -> str:

@@ -20,7 +20,9 @@ Sort = tuple[str, str, str]
 
 _BITS = 40
 _UNITS = [[1 << _BITS * (3 * column + figure) for figure in range(3)] for column in range(len(TASKS))]
-_KINDS = ("type:", "entities:", "box:", "mention:")
+KINDS = ("type:", "entities:", "box:", "mention:")
+"""How the names of subsets begin that the scores make themselves."""
+
 _TYPED = {EEG: GMNER, EES: SMNER}
 
 
@@ -132,7 +134,7 @@ def in_order(names: Iterable[str]) -> list[str]:
     """Subsets as they are reported: "all", the posts' own, then the sorts, kind by kind."""
 
     def place(name: str) -> tuple:
-        kind = next((index for index, prefix in enumerate(_KINDS, 2) if name.startswith(prefix)), 1)
+        kind = next((index for index, prefix in enumerate(KINDS, 2) if name.startswith(prefix)), 1)
         return (0 if name == "all" else kind), _PLACES.get(name, len(_PLACES)), name
 
     return sorted(names, key=place)
@@ -140,7 +142,7 @@ def in_order(names: Iterable[str]) -> list[str]:
 
 def check_subset(name: str) -> None:
     """Raises UserError for a name that the scores use themselves."""
-    if name == "all" or name.startswith(_KINDS):
+    if name == "all" or name.startswith(KINDS):
         raise UserError(f"gold: posts are marked as subset {name!r}, a name that the scores use themselves")
 
 

@@ -8,7 +8,7 @@ from rich.console import Console
 from eval.candidates import read_candidates
 from eval.explain import compare_systems, evaluate_systems, explain, run_files
 from eval.protocols import PROTOCOLS
-from eval.scores import evaluate
+from eval.scores import evaluate, iou_sweep
 from eval.tables import format_comparison, format_scores
 from rivegs_mllm.types import Box, Entity, Prediction, Sample, UserError
 
@@ -68,17 +68,21 @@ def test_two_systems_compared():
 
 
 def test_systems_in_one_json():
-    alone = evaluate_systems(GOLD, [[RIGHT]])
-    assert alone == evaluate(GOLD, RIGHT)
-    both = evaluate_systems(GOLD, [[WORSE, RIGHT], [RIGHT]], explained=True)
+    assert evaluate_systems(GOLD, {"new": [RIGHT]}) == evaluate(GOLD, RIGHT)
+    swept = evaluate_systems(GOLD, {"new": [RIGHT]}, swept=True)
+    assert swept == {**evaluate(GOLD, RIGHT), "iou_sweep": iou_sweep(GOLD, RIGHT)}
+    both = evaluate_systems(GOLD, {"old": [WORSE, RIGHT], "new": [RIGHT], "same": [RIGHT]}, explained=True)
     assert both["strict"] == evaluate(GOLD, WORSE)["strict"]
-    assert both["against"]["strict"] == evaluate(GOLD, RIGHT)["strict"]
-    assert both["comparison"]["strict"]["GMNER"]["a"] == both["seeds"]["strict"]["GMNER"]
+    assert both["system"] == "old"
+    assert both["against"]["new"]["strict"] == evaluate(GOLD, RIGHT)["strict"]
+    assert both["against"]["new"] == both["against"]["same"]
+    assert both["comparison"]["new"]["strict"]["GMNER"]["a"] == both["seeds"]["strict"]["GMNER"]
+    assert both["comparison"]["new"] == compare_systems(GOLD, [WORSE, RIGHT], [RIGHT])
     assert both["seeds"]["strict"]["GMNER"]["runs"] == [0.75, 1]
     assert "87.50 ± 17.68" in text(format_scores(both))
     json.dumps(both, allow_nan=False)
-    with pytest.raises(UserError, match="not 3"):
-        evaluate_systems(GOLD, [[RIGHT]] * 3)
+    with pytest.raises(UserError, match="'new' has no predictions"):
+        evaluate_systems(GOLD, {"old": [RIGHT], "new": []})
 
 
 def test_a_folder_is_the_seeds_of_a_system(tmp_path):

@@ -365,7 +365,7 @@ def test_the_table_has_percents_with_two_decimals_and_takes_names_as_they_are():
     gold = [Sample("1", TOKENS, entities=(said(), said("b"), said("c", "[red]X")), subset="[bold]")]
     result = evaluate(gold, [Prediction("1", entities=(said(), said("b")))])
     console = Console(width=120, record=True, file=io.StringIO())
-    console.print(format_scores(result))
+    console.print(format_scores(result, subsets=True))
     text = console.export_text()
     assert "66.67" in text  # recall 2 / 3
     assert "80.00" in text  # F1 of P 1, R 2 / 3
