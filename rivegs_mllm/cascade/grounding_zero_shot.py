@@ -72,7 +72,9 @@ class Detector(nn.Module):
         self.family = FAMILIES[model.config.model_type]
         text = model.config if self.family.phrases else model.config.text_config
         self.most_words = text.max_text_len if self.family.phrases else text.max_position_embeddings
-        self.register_state_dict_post_hook(_once_each)
+        self.ties = _ties(self)
+        self.register_state_dict_post_hook(_drop_ties)
+        self.register_load_state_dict_pre_hook(_add_ties)
 
     def forward(self, rows: Sequence[Mapping]) -> dict[str, torch.Tensor]:
         """The mean loss of rows that each are the tensors of one picture and text, and the ``box`` to be found.
@@ -149,14 +151,21 @@ class Detector(nn.Module):
         return torch.tensor([max(size)] * 4 if self.family.squared else size * 2, dtype=torch.float32)
 
 
-def _once_each(module: nn.Module, state: dict, prefix: str, _: dict) -> None:
-    """Leaves tied weights in the state under their first name only: safetensors refuses them under two."""
-    seen = set()
-    for name in [name for name in state if name.startswith(prefix)]:
-        place = (state[name].data_ptr(), state[name].shape)
-        if place in seen and state[name].numel():
-            del state[name]
-        seen.add(place)
+def _ties(module: nn.Module) -> dict[str, str]:
+    """The further names of weights that have several, each with their first: safetensors takes every weight once."""
+    first: dict[int, str] = {}
+    named = module.named_parameters(remove_duplicate=False)
+    return {name: known for name, value in named if (known := first.setdefault(id(value), name)) != name}
+
+
+def _drop_ties(detector: Detector, state: dict, prefix: str, _: dict) -> None:
+    for name in detector.ties:
+        del state[prefix + name]
+
+
+def _add_ties(detector: Detector, state: dict, prefix: str, *_: object) -> None:
+    for name, first in detector.ties.items():
+        state[prefix + name] = state[prefix + first]
 
 
 def load_detector(name: str, revision: str | None) -> Detector:
