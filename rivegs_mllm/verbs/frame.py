@@ -1,0 +1,23 @@
+"""What the verbs' parsers share."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+
+def verb(verbs, name: str, help: str, run: Callable, overrides: bool = False) -> argparse.ArgumentParser:
+    """A verb's parser. ``run(args, rest)`` does the verb's work and returns its exit code, None for 0.
+
+    ``rest`` is what the parser does not know: overrides of a recipe, a mistake where ``overrides`` is not set.
+    """
+    parser = verbs.add_parser(name, help=help, description=f"{help[0].upper()}{help[1:]}.")
+    parser.set_defaults(run=run, takes_overrides=overrides)
+    return parser
+
+
+def add_gold(parser: argparse.ArgumentParser, split: str = "test") -> None:
+    """The options that name the gold: a dataset folder with its split, or a file."""
+    parser.add_argument("gold", metavar="GOLD", type=Path, help="a dataset folder, or a JSONL file of samples")
+    parser.add_argument("--split", default=split, help=f"which split of the folder (default {split})")
