@@ -107,12 +107,15 @@ def test_lessons_say_where_things_are():
 
 def test_what_is_given_of_an_answer_is_not_learned(processor):
     contract = build_contract()
-    lessons = read.Lessons(Encoder(processor), contract, 0, 4)
+    lessons = read.Lessons(Encoder(processor, read.WEIGHTS), contract, 0, 4)
     lesson = read.find(random.Random(1), contract)
     row = lessons.encode(lesson)
-    given, learned = processor.tokenizer.decode(row["input_ids"][0]), processor.tokenizer.decode(row["answer"])
-    assert given.endswith("".join(piece.text for piece in lesson.given))
+    given, learned = (
+        processor.tokenizer.decode(row["answer"][weights]) for weights in (row["weights"] == 0, row["weights"] > 0)
+    )
+    assert given == "".join(piece.text for piece in lesson.given)
     assert learned == "".join(piece.text for piece in lesson.answer) + processor.tokenizer.eos_token
+    assert not processor.tokenizer.decode(lessons.prompt(lesson)["input_ids"][0]).endswith(given)
 
 
 def test_the_untrained_model_repeats_a_random_sequence(processor):

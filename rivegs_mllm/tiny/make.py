@@ -48,7 +48,7 @@ def make(recipe: BaseRecipe) -> None:
     model = build_model(tokenizer)
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(tokenizer)} tokens", flush=True)
 
-    seer = see.Seer(model.model.visual, model.config.text_config.hidden_size)
+    seer = see.Seer(model.model.visual, model.get_input_embeddings().weight)
     run_stage(see.SeeTrainer(seer, recipe.see, see.Scenes(processor, recipe.seed)))
 
     Path(recipe.read.output_dir).mkdir(parents=True, exist_ok=True)

@@ -19,6 +19,7 @@ from rich.progress import track
 from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
 
 from eval.matching import best_box_iou
+from rivegs_mllm.answer import Piece
 from rivegs_mllm.dataset import Encoder, Tensors, batch
 from rivegs_mllm.tiny import read
 from rivegs_mllm.tiny.architecture import build_contract
@@ -45,7 +46,7 @@ def measure(folder: Path, count: int = POSTS) -> dict[str, float]:
         drawn = [draw() for _ in range(count)]
         for start in track(range(0, count, BATCH), kind, transient=True):
             some = drawn[start : start + BATCH]
-            answers = generate(model, encoder, [lessons.encode(lesson) for lesson in some])
+            answers = generate(model, encoder, [(lessons.prompt(lesson), lesson.given) for lesson in some])
             for lesson, answer in zip(some, answers, strict=True):
                 given = "".join(piece.text for piece in lesson.given)
                 truth = "".join(piece.text for piece in lesson.answer)
@@ -66,11 +67,11 @@ def measure(folder: Path, count: int = POSTS) -> dict[str, float]:
 
 
 @torch.inference_mode()
-def generate(model: torch.nn.Module, encoder: Encoder, rows: Sequence[Tensors]) -> list[str]:
-    """The model's answers to encoded lessons, whose own answers are taken off first."""
+def generate(model: torch.nn.Module, encoder: Encoder, rows: Sequence[tuple[Tensors, Sequence[Piece]]]) -> list[str]:
+    """How the model goes on behind prompts and the pieces of the answers that are given."""
     tokenizer = encoder.tokenizer
-    prompts = [{**row, "answer": row["answer"][:0]} for row in rows]
-    inputs = batch(prompts, tokenizer.pad_token_id)
+    begun = [batch([{**prompt, **encoder.answer(given, end=False)}], tokenizer.pad_token_id) for prompt, given in rows]
+    inputs = batch([{**row, **encoder.answer((), end=False)} for row in begun], tokenizer.pad_token_id)
     whole = model.generate(**inputs, max_new_tokens=256, do_sample=False)
     return tokenizer.batch_decode(whole[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
 

@@ -21,7 +21,7 @@ from data_builders.emblems.looks import Look, near_look, random_look
 from data_builders.emblems.scene import Scene
 from rivegs_mllm.answer import NO, YES, Piece, escape, line_start
 from rivegs_mllm.contract import Contract, loc_tokens
-from rivegs_mllm.dataset import IGNORED, Collator, Encoder, Tensors, batch
+from rivegs_mllm.dataset import IGNORED, Collator, Encoder, Tensors
 from rivegs_mllm.loss import answer_loss
 from rivegs_mllm.tiny.architecture import BINS, MAX_PIXELS, MERGE, PATCH
 from rivegs_mllm.tiny.english import paragraphs
@@ -40,7 +40,7 @@ WEIGHTS = {"knowledge": 0.0, "visible": 4.0}
 class Lesson:
     """What is asked, the scene, the beginning of the answer that is given, and the rest, which is to be learned.
 
-    ``about`` is the look that each piece of ``answer`` speaks of, None where it is of none or not known yet.
+    ``about`` is the look that each piece of both speaks of, None where it is of none or not known yet.
     """
 
     question: str
@@ -143,7 +143,7 @@ def find(rng: random.Random, contract: Contract) -> Lesson:
     )
     shown = [look for look, own in zip(looks, boxes, strict=True) if own]
     answer = (*decisions, *boxed(boxes, scene, contract))
-    return Lesson("Find.", scene, expressions(looks), answer, (*looks, *shown))
+    return Lesson("Find.", scene, expressions(looks), answer, (*looks, *looks, *shown))
 
 
 def _absent(rng: random.Random, scene: Scene) -> Look:
@@ -196,26 +196,30 @@ class Lessons(IterableDataset):
     def draw(self, rng: random.Random) -> Lesson:
         """One lesson: a fifth are text to repeat and capitals to list, the rest scenes."""
         kind = rng.random()
-        if kind < 0.14:
+        if kind < 0.12:
             return repeat(rng)
-        if kind < 0.22:
+        if kind < 0.20:
             return capitals(rng)
-        return (describe if kind < 0.46 else judge if kind < 0.72 else find)(rng, self.contract)
+        return (describe if kind < 0.42 else judge if kind < 0.66 else find)(rng, self.contract)
 
     def encode(self, lesson: Lesson) -> Tensors:
-        """A lesson as the trainer's collator takes it; what is given of the answer stands behind the prompt."""
+        """A lesson as the trainer's collator takes it; the tokens that are given have no weight."""
+        prompt = self.prompt(lesson)
+        answer = self.encoder.answer((*(Piece("knowledge", piece.text) for piece in lesson.given), *lesson.answer))
+        return {**prompt, **answer, "regions": self.regions(lesson, prompt, len(answer["answer"]))}
+
+    def prompt(self, lesson: Lesson) -> Tensors:
+        """What stands before the answer."""
         picture = [] if lesson.scene is None else [{"type": "image"}]
         image = None if lesson.scene is None else lesson.scene.image
         turns = [{"role": "user", "content": [*picture, {"type": "text", "text": lesson.question}]}]
-        given = self.encoder.answer(lesson.given, end=False)
-        prompt = batch([{**self.encoder.prompt(turns, image), **given}], self.encoder.tokenizer.pad_token_id)
-        answer = self.encoder.answer(lesson.answer)
-        return {**prompt, **answer, "regions": self.regions(lesson, prompt, len(answer["answer"]))}
+        return self.encoder.prompt(turns, image)
 
     def regions(self, lesson: Lesson, prompt: Tensors, tokens: int) -> torch.Tensor:
         """(tokens, 1 + CELLS), bool: the cells that each token of the answer speaks of, row by row behind the first.
 
-        The first column is set instead for a token about a look that is not there. A token about nothing has none.
+        The first column is set instead for a token about a look that is not there. A token about nothing has none, and
+        of a piece that is given only the last has any: by then all that it says has been read.
         """
         regions = torch.zeros(tokens, 1 + CELLS, dtype=torch.bool)
         if lesson.scene is None:
@@ -223,8 +227,9 @@ class Lessons(IterableDataset):
         _, rows, columns = (prompt["image_grid_thw"][0] // torch.tensor([1, MERGE, MERGE])).tolist()
         owner, share = cell_owners(lesson.scene, rows, columns)
         start = 0
-        for piece, look in zip(lesson.answer, lesson.about, strict=True):
+        for number, (piece, look) in enumerate(zip((*lesson.given, *lesson.answer), lesson.about, strict=True)):
             end = start + len(self.encoder.answer((piece,), end=False)["answer"])
+            start = end - 1 if number < len(lesson.given) else start
             own = [index for index, placement in enumerate(lesson.scene.placements) if placement.look == look]
             if own:
                 regions[start:end, 1 : 1 + len(owner)] = torch.from_numpy(np.isin(owner, own) & (share >= COVERED))

@@ -2,12 +2,15 @@
 
 A vision tower trained from scratch through a language model's loss alone gets one gradient a word. Here each
 28-pixel cell of each picture is supervised, with heads that are thrown away afterwards. What stays is a tower
-whose tokens already hold what the language model will have to read from them.
+whose tokens already hold what the language model will have to read from them: also, as sums of the very embeddings that
+the language model starts with, the words that describe the emblem. To describe is then to copy, and to compare a text
+with a cell a product of the two (as in CLIP, arXiv 2103.00020, here word by word and cell by cell).
 """
 
 from __future__ import annotations
 
 import random
+import re
 
 import numpy as np
 import torch
@@ -16,9 +19,9 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812
 from torch.utils.data import IterableDataset, get_worker_info
 from torchvision.ops import generalized_box_iou_loss
-from transformers import Qwen2_5_VLProcessor, Trainer, TrainingArguments
+from transformers import PreTrainedTokenizerFast, Qwen2_5_VLProcessor, Trainer, TrainingArguments
 
-from data_builders.emblems.looks import PARTS
+from data_builders.emblems.looks import PARTS, Look
 from data_builders.emblems.scene import Scene
 from rivegs_mllm.tiny.scenes import random_scene
 from rivegs_mllm.types import TYPES
@@ -26,6 +29,9 @@ from rivegs_mllm.types import TYPES
 SLOTS = tuple((kind, name, values) for kind in TYPES for name, values in PARTS[kind])
 BACKGROUND = len(TYPES)
 IGNORED = -100
+FUNCTION_WORDS = {"a", "an", "and", "hair", "shirt", "stripes", "with"}
+WORDS = 2.0  # weight of the loss of words
+LONGEST = 12  # tokens of the words of one look, at most
 COVERED, BARE = 0.3, 0.05  # a cell between the two is neither emblem nor background
 
 
@@ -49,7 +55,8 @@ def cell_targets(scene: Scene, grid: torch.Tensor, processor: Qwen2_5_VLProcesso
     """What each merged cell should say, row by row.
 
     ``kind`` (cells,) is the entity type, BACKGROUND or IGNORED; ``parts`` (cells, slots) the value of each part or
-    IGNORED; ``boxes`` (cells, 4) the visible box in [0, 1] of the picture; ``centres`` (cells, 2) where the cell is.
+    IGNORED; ``words`` (cells, LONGEST) the tokens of the words that describe it, padded with IGNORED; ``boxes``
+    (cells, 4) the visible box in [0, 1] of the picture; ``centres`` (cells, 2) where the cell is.
     """
     merge = processor.image_processor.merge_size
     rows, columns = int(grid[1]) // merge, int(grid[2]) // merge
@@ -60,6 +67,7 @@ def cell_targets(scene: Scene, grid: torch.Tensor, processor: Qwen2_5_VLProcesso
     kind = np.full(cells, BACKGROUND)
     kind[(share > BARE) & (share < COVERED)] = IGNORED
     parts = np.full((cells, len(SLOTS)), IGNORED)
+    words = np.full((cells, LONGEST), IGNORED)
     boxes = np.zeros((cells, 4), dtype=np.float32)
     for index, placement in enumerate(scene.placements):
         mine = (owner == index) & (share >= COVERED)
@@ -68,12 +76,20 @@ def cell_targets(scene: Scene, grid: torch.Tensor, processor: Qwen2_5_VLProcesso
         slots = [number for number, (slot_type, _, _) in enumerate(SLOTS) if slot_type == look.type]
         for slot, part in zip(slots, look.parts, strict=True):
             parts[mine, slot] = SLOTS[slot][2].index(part)
+        tokens = word_tokens(look, processor.tokenizer)
+        words[mine, : len(tokens)] = tokens
         box = placement.box
         boxes[mine] = (box.xmin / width, box.ymin / height, box.xmax / width, box.ymax / height)
     y, x = np.mgrid[0:rows, 0:columns]
     centres = np.stack([(x.reshape(-1) + 0.5) / columns, (y.reshape(-1) + 0.5) / rows], 1).astype(np.float32)
-    targets = {"kind": kind, "parts": parts, "boxes": boxes, "centres": centres}
+    targets = {"kind": kind, "parts": parts, "words": words, "boxes": boxes, "centres": centres}
     return {name: torch.from_numpy(value) for name, value in targets.items()}
+
+
+def word_tokens(look: Look, tokenizer: PreTrainedTokenizerFast) -> list[int]:
+    """The tokens of the words of a look's expression that tell it from others, as they stand within a text."""
+    words = [word for word in re.findall(r"[\w-]+", look.expression) if word not in FUNCTION_WORDS]
+    return tokenizer(" " + " ".join(words), add_special_tokens=False).input_ids
 
 
 def cell_owners(scene: Scene, rows: int, columns: int) -> tuple[np.ndarray, np.ndarray]:
@@ -95,11 +111,19 @@ def collate(rows: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
 
 
 class Seer(nn.Module):
-    """The vision tower with heads that read every cell: type, parts, box and the cell's own place."""
+    """The vision tower with heads that read every cell: type, parts, words, box and the cell's own place.
 
-    def __init__(self, visual: nn.Module, width: int):
+    ``embedding`` (tokens, width) is the language model's. Of a cell's token and of it only the dimensions count that
+    the embedding fills: the others belong to what heads write there (induction.py).
+    """
+
+    def __init__(self, visual: nn.Module, embedding: torch.Tensor):
         super().__init__()
+        width = embedding.shape[1]
         self.visual = visual
+        self.filled = int(embedding.detach().abs().sum(0).gt(0).sum())
+        self.register_buffer("embedding", F.normalize(embedding.detach()[:, : self.filled].float(), dim=-1))
+        self.sharpness = nn.Parameter(torch.tensor(2.5))
         self.norm = nn.LayerNorm(width)
         self.kind = nn.Linear(width, len(TYPES) + 1)
         self.parts = nn.ModuleList(nn.Linear(width, len(values)) for _, _, values in SLOTS)
@@ -107,8 +131,9 @@ class Seer(nn.Module):
         self.centres = nn.Linear(width, 2)
         self.right: dict[str, float] = {}
 
-    def forward(self, pixel_values, image_grid_thw, kind, parts, boxes, centres) -> dict[str, torch.Tensor]:
-        tokens = self.norm(self.visual(pixel_values, grid_thw=image_grid_thw).pooler_output).float()
+    def forward(self, pixel_values, image_grid_thw, kind, parts, words, boxes, centres) -> dict[str, torch.Tensor]:
+        raw = self.visual(pixel_values, grid_thw=image_grid_thw).pooler_output
+        tokens = self.norm(raw).float()
         on = kind.ge(0) & kind.ne(BACKGROUND)
         loss = F.cross_entropy(self.kind(tokens), kind, ignore_index=IGNORED)
         own = tokens[on]
@@ -117,11 +142,19 @@ class Seer(nn.Module):
             used = target.ne(IGNORED)
             # summed over the slots of one emblem, averaged over cells
             loss = loss + F.cross_entropy(head(own[used]), target[used], reduction="sum") / max(len(own), 1)
+        loss = loss + self._words(raw[on].float(), words[on])
         predicted = corners(self.boxes(own))
         loss = loss + 5 * F.l1_loss(predicted, boxes[on]) + 2 * generalized_box_iou_loss(predicted, boxes[on]).mean()
         loss = loss + F.mse_loss(self.centres(tokens), centres)
         self._measure(tokens, predicted, kind, parts, boxes, on)
         return {"loss": loss}
+
+    def _words(self, cells: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
+        """How unlike the cells are to the embeddings of their words: a mean negative log-likelihood, weighted."""
+        alike = F.normalize(cells[:, : self.filled], dim=-1) @ self.embedding.T
+        chances = (self.sharpness.exp() * alike).log_softmax(-1)
+        told = words.ne(IGNORED)
+        return -WORDS * chances.gather(1, words.clamp(min=0))[told].mean()
 
     @torch.no_grad()
     def _measure(self, tokens, predicted, kind, parts, boxes, on) -> None:
