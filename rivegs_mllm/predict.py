@@ -7,6 +7,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from eval.calibration import FILE_NAME as CALIBRATION
+from eval.calibration import read_calibration
 from rivegs_mllm.contract import FILE_NAME
 from rivegs_mllm.generate import Generator, batches
 from rivegs_mllm.modeling import load_adapter, load_base
@@ -22,9 +24,12 @@ def predict(
     """Answers every sample and writes one prediction a line to ``out``, in the order of the samples.
 
     ``folder`` is what the samples' pictures are relative to, ``adapter`` the trained folder, None for the base alone.
+    Where `rivegs calibrate` has left its file in ``adapter``, scores and visibility are calibrated by it.
     Answers are appended to ``out.partial`` as they come, and the file is renamed when it is whole; started again, the
-    run goes on behind the last whole line. Raises UserError where that file is of another run.
+    run goes on behind the last whole line. Raises UserError where that file is of another run, and for a calibration
+    that cannot be read.
     """
+    calibration = read_calibration(adapter) if adapter else None
     partial = out.with_name(f"{out.name}.partial")
     done = _begun(partial, samples, _run_name(recipe, samples, adapter))
     system = load_base(recipe) if adapter is None else load_adapter(adapter, recipe)
@@ -34,6 +39,8 @@ def predict(
         task = bars.add_task("answers", total=len(samples), completed=len(done))
         for some in batches(samples[len(done) :], recipe.predict.batch_size):
             answers = generator.answer(some)
+            if calibration:
+                answers = [calibration.apply(answer) for answer in answers]
             file.writelines(to_line(answer) for answer in answers)
             file.flush()
             done += answers
@@ -65,7 +72,7 @@ def _run_name(recipe: Recipe, samples: Sequence[Sample], adapter: Path | None) -
     posts = [(sample.id, sample.tokens, sample.image) for sample in samples]
     weights = None
     if adapter is not None:
-        files = [adapter / FILE_NAME, *sorted(adapter.glob("adapter_model*"))]
+        files = [adapter / FILE_NAME, adapter / CALIBRATION, *sorted(adapter.glob("adapter_model*"))]
         weights = [(file.name, hashlib.sha256(file.read_bytes()).hexdigest()) for file in files if file.exists()]
     parts = (posts, weights, recipe.model.base, recipe.model.revision, recipe.answer.__dict__, recipe.predict.__dict__)
     return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()
