@@ -6,8 +6,28 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from accelerate import PartialState
+
 from rivegs_mllm.distill.store import Row, read_store
-from rivegs_mllm.types import Sample
+from rivegs_mllm.records import read_split
+from rivegs_mllm.types import Sample, UserError
+
+_SHOWN = 5
+
+
+@dataclass
+class Distilled:
+    """Stores of ``rivegs distill`` whose texts posts are trained with, in place of those in the dataset.
+
+    ``knowledge``: every teacher's text about a post, of which each epoch draws one; ``expressions``: what a teacher
+    said of each gold mention. ``teachers`` are the names of those that count, null for all. ``clean`` leaves out
+    answers that the checks marked. A post or name that a store has nothing for keeps what the dataset has.
+    """
+
+    knowledge: Path | None = None
+    expressions: Path | None = None
+    teachers: list[str] | None = None
+    clean: bool = True
 
 
 @dataclass(frozen=True)
@@ -20,6 +40,37 @@ class Attached:
     samples: list[Sample]
     without: list[str]
     faulty: int
+
+    def told(self, what: str, store: Path) -> str:
+        """A line on what is lacking."""
+        first = f" ({', '.join(self.without[:_SHOWN])}{', ...' * (len(self.without) > _SHOWN)})" if self.without else ""
+        lacking = f"{len(self.without):,} have no {what} there{first}"
+        return f"{store}: {lacking}; {self.faulty:,} marked answers left out"
+
+
+def read_posts(folder: Path, split: str, distilled: Distilled | None) -> list[Sample]:
+    """A split with what the stores hold about it; how much they lack is told.
+
+    Raises RecordError and StoreError, and UserError where a store has nothing for any of the posts.
+    """
+    samples = read_split(folder, split)
+    if distilled is None:
+        return samples
+    if distilled.knowledge is None and distilled.expressions is None:
+        raise UserError("distilled: name a store in knowledge, in expressions, or in both")
+    for what, store, attach in (
+        ("knowledge", distilled.knowledge, attach_knowledge),
+        ("expressions", distilled.expressions, attach_expressions),
+    ):
+        if store is None:
+            continue
+        attached = attach(samples, store, distilled.clean, distilled.teachers)
+        if len(attached.without) == _wanted(what, samples) > 0:
+            raise UserError(f"{store}: holds no {what} that can be used about any post of {folder}, split {split}")
+        samples = attached.samples
+        if PartialState().is_main_process:
+            print(f"{split}: {attached.told(what, store)}")
+    return samples
 
 
 def attach_knowledge(
@@ -64,6 +115,11 @@ def attach_expressions(
             entities.append(replace(entity, expression=rows[0].text) if rows else entity)
         attached.append(replace(sample, entities=tuple(entities)))
     return Attached(attached, without, faulty)
+
+
+def _wanted(what: str, samples: Sequence[Sample]) -> int:
+    """How many texts a store could have."""
+    return len(samples) if what == "knowledge" else sum(len(sample.entities) for sample in samples)
 
 
 def _usable(rows: Sequence[Row], clean: bool, teachers: Collection[str] | None) -> tuple[list[Row], int]:
