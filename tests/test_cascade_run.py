@@ -212,8 +212,14 @@ def test_gold_is_shown_to_no_other_stage(samples, tmp_path):
 @pytest.mark.parametrize(
     ("breaks", "said"),
     [
-        (lambda samples, drafts: drafts[1:], r"tagger \(test\): gave 3 drafts for 4 posts"),
-        (lambda samples, drafts: drafts[::-1], "in the place of post"),
+        (
+            lambda samples, drafts: drafts[1:],
+            r"tagger \(test\): gave 3 drafts for 4 posts, none for 'test-00000'; a stage must give one a post",
+        ),
+        (
+            lambda samples, drafts: drafts[::-1],
+            r"tagger \(test\): gave a draft of post 'test-00003' in the place of post 'test-00000'; .* keep the order",
+        ),
         (
             lambda samples, drafts: [dataclasses.replace(draft, knowledge="x") for draft in drafts],
             "changed the knowledge of post 'test-00000'",

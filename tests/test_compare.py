@@ -1,10 +1,15 @@
 """Systems side by side: the ladder of perfect stages, an end-to-end model, one table."""
 
+import html.parser
+import io
 import json
+import os
 
 import pytest
+from rich.console import Console
 
-from rivegs_mllm.compare import as_markdown, as_tables, compare
+from rivegs_mllm.compare import as_tables, compare
+from rivegs_mllm.compare_tables import as_markdown
 from rivegs_mllm.records import read_predictions, read_split
 from rivegs_mllm.types import UserError
 
@@ -70,10 +75,54 @@ def test_what_is_saved_is_what_is_shown(compared, emblems):
     assert page == as_markdown(result)
     assert "| gold | all | 100.00 | 100.00 | 100.00 | 100.00 | 100.00 | 100.00 | 100.00 |" in page
     assert "| no_boxes | unseen |" in page
-    assert "| gold | grounder | gold |" in page
-    assert as_tables(result).renderables
+    assert "| system | tagger | expander | entailment | grounder | segmenter |" in page
+    assert "| no_boxes | gold 0.000 | gold 0.000 | gold 0.000 | - | - |" in page
     predictions = read_predictions(out / "gold.jsonl")
     assert [prediction.id for prediction in predictions] == [sample.id for sample in read_split(emblems, "test")]
+
+
+def test_the_terminal_s_tables_fit_80_columns(compared):
+    result, _ = compared
+    file = io.StringIO()
+    Console(file=file, width=80).print(as_tables(result))
+    lines = file.getvalue().splitlines()
+    assert max(map(len, lines)) <= 80
+    gold = [line for line in lines if line.startswith("│ gold ") and " all " in line]
+    assert [line.count("100.00") for line in gold] == [5, 5]
+
+
+class Page(html.parser.HTMLParser):
+    """The cells of a page's tables, row by row, and what it links to or loads."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.rows, self.links, self.inside = [], [], False
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        self.inside = tag in ("th", "td")
+        if tag == "tr":
+            self.rows.append([])
+        if self.inside:
+            self.rows[-1].append("")
+        self.links += [value for name, value in attrs if name in ("href", "src")]
+
+    def handle_endtag(self, tag):
+        self.inside = False
+
+    def handle_data(self, data):
+        if self.inside:
+            self.rows[-1][-1] += data.strip()
+
+
+def test_the_page_has_the_same_table_and_needs_no_other_file(compared):
+    _, out = compared
+    page = Page((out / "compare.html").read_text())
+    assert page.links == []
+    gold, seen = page.rows[1:3]
+    assert gold[:3] == ["gold", "all", "100.00"]
+    assert seen[:3] == ["", "seen", "100.00"]
+    assert ["no_boxes", "gold 0.000", "gold 0.000", "gold 0.000", "-", "-"] in page.rows
 
 
 def test_compared_again_nothing_is_run_again(compared, recipes, emblems):
@@ -118,3 +167,15 @@ def test_an_error_in_a_run_names_the_system(recipes, emblems, tmp_path):
     with pytest.raises(UserError, match=r"lost.yaml: .*none.jsonl: cannot be read"):
         compare([recipes[0], lost], emblems, "test", tmp_path / "out")
     assert (tmp_path / "out" / "gold.jsonl").exists()
+
+
+@pytest.mark.skipif("RIVEGS_DATA" not in os.environ, reason="RIVEGS_DATA names the folder with twitter_gmner")
+def test_perfect_stages_are_perfect_on_twitter_gmner(tmp_path):
+    from pathlib import Path
+
+    from data_builders.twitter_gmner import build_twitter_gmner
+
+    raw = Path(os.environ["RIVEGS_DATA"]) / "twitter_gmner" / "Twitter10000_v2.0"
+    build_twitter_gmner(raw, [], tmp_path / "data", True)
+    result = compare([Path("recipes/cascade/gold.yaml")], tmp_path / "data", "test", tmp_path / "out")
+    assert f1(result, "gold") == dict.fromkeys(("MNER", "GMNER", "EEG"), 1.0)

@@ -29,6 +29,9 @@ PARTS = ("mention", "type", "expression")
 OVERHANG = 1.0
 """By how many pixels rounding may move an edge outside the picture. It is then moved back."""
 
+NOBODYS = Box(0, 0, 1, 1)
+"""What the perfect grounder gives for an entity that is not in the picture."""
+
 
 class Grounder(draccus.PluginRegistry, discover_packages_path="rivegs_mllm.cascade"):
     """The settings of a grounder, chosen by ``type:``."""
@@ -148,7 +151,8 @@ def grounding_figures(stage: Stage, samples: Sequence[Sample]) -> dict[str, floa
 @Grounder.register_subclass("gold")
 @dataclass
 class GoldGrounder(Grounder):
-    """The gold boxes, for oracle ablations."""
+    """The gold boxes, for oracle ablations. It mends boxes alone: an entity that is said to be visible and is not gets
+    a box, as from any grounder that is asked, which is nobody's."""
 
     SEES_GOLD: ClassVar[bool] = True
 
@@ -163,7 +167,9 @@ def _gold(samples: Sequence[Sample], drafts: Sequence[Prediction]) -> list[Predi
         entities = []
         for entity in draft.entities:
             twin = None if entity.visible is False else gold_twin(sample, entity)
-            entities.append(entity if twin is None else dataclasses.replace(entity, boxes=twin.boxes))
+            if twin is not None:
+                entity = dataclasses.replace(entity, boxes=twin.boxes or (NOBODYS,) * bool(entity.visible))
+            entities.append(entity)
         filled.append(dataclasses.replace(draft, entities=tuple(entities)))
     return filled
 

@@ -90,10 +90,18 @@ def check_stage(
     """
     where = f"{slot} ({name})"
     if len(after) != len(samples):
-        raise StageError(f"{where}: gave {len(after)} drafts for {len(samples)} posts; a stage must give one a post")
+        given = {draft.id for draft in after}
+        without = next((f", none for {sample.id!r}" for sample in samples if sample.id not in given), "")
+        raise StageError(
+            f"{where}: gave {len(after)} drafts for {len(samples)} posts{without}; a stage must give one a post, "
+            "also where it finds nothing"
+        )
     for sample, old, new in zip(samples, before, after, strict=True):
         if new.id != sample.id:
-            raise StageError(f"{where}: gave a draft of post {new.id!r} in the place of post {sample.id!r}")
+            raise StageError(
+                f"{where}: gave a draft of post {new.id!r} in the place of post {sample.id!r}; "
+                "a stage must keep the order of the posts"
+            )
         if slot == WHOLE:
             continue
         if slot != "knowledge" and new.knowledge != old.knowledge:
