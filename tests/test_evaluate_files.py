@@ -6,8 +6,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pycocotools import mask as coco
 
+from eval.explain import explain
 from eval.protocols import PROTOCOLS
 from eval.scores import evaluate, evaluate_files
 from rivegs_mllm.records import write_records
@@ -129,3 +132,37 @@ def test_mistakes_in_files_are_named(tmp_path):
         evaluate_files(gold, tmp_path / "none.jsonl")
     answers.write_text("")
     assert evaluate_files(gold, answers)["missing_predictions"]["count"] == 6
+
+
+odd_entities = st.builds(
+    Entity,
+    text=st.sampled_from(("a", "b", "a b", "b c", "zzz", "a ", "a(b")),
+    type=st.sampled_from(("PER", "LOC", "X")),
+    span=st.sampled_from((None, (0, 1), (0, 2), (1, 2), (5, 9))),
+    visible=st.sampled_from((None, True, False)),
+    visible_score=st.sampled_from((None, 0, 0.4, 1)),
+    boxes=st.lists(
+        st.sampled_from(
+            (SQUARE, Box(10, 10, 0, 0), Box(-5, -5, 8, 8), Box(0, 0, 1e308, 1e308), Box(-1e308, 0, 1e308, 5), Box(5, 5, 5, 5))
+        ),
+        max_size=2,
+    ).map(tuple),
+)  # fmt: skip
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.dictionaries(st.sampled_from("012345"), st.lists(odd_entities, max_size=4).map(tuple)))
+def test_whatever_the_format_allows_is_counted(tmp_path_factory, said):
+    answers = [Prediction(name, entities=entities) for name, entities in said.items()]
+    result = evaluate_files(*shuffled_files(tmp_path_factory.mktemp("odd"), GOLD, answers), tuple(PROTOCOLS))
+    count = sum(map(len, said.values()))
+    for protocol in ("strict", "riveg", "e2e"):
+        for row in result[protocol]["all"].values():
+            assert (row["predicted"], row["gold"]) == (count, 12)
+            assert row["correct"] <= min(count, 12)
+    assert result["missing_predictions"]["count"] == 6 - len(said)
+    assert result["unknown_types"]["count"] == sum(any(e.type == "X" for e in entities) for entities in said.values())
+    explained = explain(GOLD, answers)
+    assert explained["strict"] == result["strict"]
+    assert sum(explained["error_budget"]["GMNER"]["predicted"].values()) == count
+    json.dumps(explained, allow_nan=False)

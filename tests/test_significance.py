@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from eval.scores import evaluate
-from eval.significance import compare, f1_intervals, f1_of, interval, resampled
+from eval.significance import compare, compared, f1_intervals, f1_of, interval, resampled
 from rivegs_mllm.types import Box, Entity, Prediction, Sample, UserError
 
 SQUARE, FAR = Box(0, 0, 10, 10), Box(50, 50, 60, 60)
@@ -127,6 +127,24 @@ def test_equal_systems_are_called_different_about_as_often_as_stated():
         row = compare(gold, [worse(best, 0.3, 2 * trial)], [worse(best, 0.3, 2 * trial + 1)], draws=200, seed=trial)
         called += row["GMNER"]["verdict"] != "no difference shown"
     assert called <= 8
+
+
+def test_seeds_of_equal_systems_are_called_different_no_more_often_than_stated():
+    # Three runs a side, each as good as its seed makes it (deviation 3 points), of systems that are equally good.
+    rng = np.random.default_rng(1)
+
+    def runs(gold: np.ndarray) -> np.ndarray:
+        correct = [rng.binomial(gold, np.clip(0.7 + rng.normal(0, 0.03), 0, 1)) for _ in range(3)]
+        return np.stack([np.stack([one, gold, gold], 1)[:, None] for one in correct])
+
+    called = covered = 0
+    for trial in range(150):
+        gold = rng.integers(0, 4, 200)
+        row = compared([runs(gold), runs(gold)], draws=200, seed=trial)
+        called += row["p"][0] < 0.05
+        covered += row["low"][0] <= 0 <= row["high"][0]
+    assert called <= 15
+    assert covered >= 135
 
 
 def test_mistakes_are_named():
