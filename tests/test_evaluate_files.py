@@ -143,7 +143,8 @@ odd_entities = st.builds(
     visible_score=st.sampled_from((None, 0, 0.4, 1)),
     boxes=st.lists(
         st.sampled_from(
-            (SQUARE, Box(10, 10, 0, 0), Box(-5, -5, 8, 8), Box(0, 0, 1e308, 1e308), Box(-1e308, 0, 1e308, 5), Box(5, 5, 5, 5))
+            (SQUARE, Box(10, 10, 0, 0), Box(-5, -5, 8, 8), Box(5, 5, 5, 5), Box(0, 0, 1e308, 1e308),
+             Box(-1e308, 0, 1e308, 5))
         ),
         max_size=2,
     ).map(tuple),
