@@ -16,6 +16,7 @@ from transformers import (
     AutoProcessor,
     AutoTokenizer,
     GenerationConfig,
+    ProcessorMixin,
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
@@ -181,7 +182,13 @@ class VLLMTeacher:
             stop=sampling.stop,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
-        self.processor = AutoProcessor.from_pretrained(chat.model, revision=chat.revision, trust_remote_code=False)
+        try:
+            self.processor = AutoProcessor.from_pretrained(chat.model, revision=chat.revision, trust_remote_code=False)
+        except (OSError, ValueError) as error:
+            raise UserError(f"teacher.model: {chat.model}: {error}") from None
+        self.sees = isinstance(self.processor, ProcessorMixin)
+        templated = self.processor.chat_template is not None and not self.sees
+        self.reading = {"add_special_tokens": False} if templated else None  # the template has written them already
         self.engine = None
         self.numbers = count()
 
@@ -195,11 +202,11 @@ class VLLMTeacher:
         paths = picture_paths(turns)
         try:
             pictures = [await asyncio.to_thread(shown_picture, path, self.chat.max_side) for path in paths]
-            sees = "tokenizer" in self.processor.__dict__
-            prompt = {"prompt": _rendered(self.processor, turns, sees)}
+            prompt = {"prompt": _rendered(self.processor, turns, self.sees)}
             if pictures:
                 prompt["multi_modal_data"] = {"image": pictures}
-            async for output in self.engine.generate(prompt, self.settings, str(next(self.numbers))):
+            number = str(next(self.numbers))
+            async for output in self.engine.generate(prompt, self.settings, number, tokenization_kwargs=self.reading):
                 final = output
         except (PictureError, ValueError) as error:
             return Answer(error=str(error), latency=time.perf_counter() - start)

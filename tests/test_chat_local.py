@@ -1,12 +1,22 @@
 """Models in this process: batches that change nothing, pictures, control tokens, and what is refused."""
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    Blip2Config,
+    Blip2ForConditionalGeneration,
+    Blip2Processor,
+    BlipImageProcessor,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
 from rivegs_mllm.chat import Asker, HFChat, Sampling, TeacherError
 from rivegs_mllm.chat_local import _rendered
+from rivegs_mllm.prompts import caption_messages
 from rivegs_mllm.tiny.architecture import train_tokenizer
 from rivegs_mllm.types import UserError
 
@@ -89,6 +99,44 @@ def test_model_that_sees_is_shown_pictures(base, tmp_path):
     assert made[0].prompt_tokens > made[2].prompt_tokens
     again = answers(str(base), [seen[0]], 1, max_tokens=4)[0]
     assert (again.text, again.prompt_tokens) == (made[0].text, made[0].prompt_tokens)
+
+
+@pytest.fixture(scope="module")
+def captioner(tmp_path_factory) -> str:
+    """BLIP-2 in small: it sees, has no chat template, and wants no question."""
+    folder = tmp_path_factory.mktemp("captioner")
+    trained = train_tokenizer(["rain in Bonn"] * 4)
+    special = {"eos_token": "<|im_end|>", "bos_token": "<|im_end|>", "pad_token": trained.pad_token}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=trained.backend_tokenizer, **special)
+    pictures = BlipImageProcessor(size={"height": 32, "width": 32})
+    processor = Blip2Processor(pictures, tokenizer, num_query_tokens=4)
+    processor.save_pretrained(folder)
+    ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    words = {**ids, "bos_token_id": tokenizer.bos_token_id, "vocab_size": len(processor.tokenizer)}
+    layers = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    torch.manual_seed(0)
+    config = Blip2Config(
+        vision_config={**layers, "intermediate_size": 32, "image_size": 32, "patch_size": 16, "initializer_range": 0.5},
+        qformer_config={**layers, "intermediate_size": 32, "encoder_hidden_size": 16},
+        text_config={"model_type": "opt", **layers, "ffn_dim": 32, "word_embed_proj_dim": 16, "init_std": 0.5, **words},
+        num_query_tokens=4,
+        image_token_index=processor.tokenizer.convert_tokens_to_ids("<image>"),
+    )
+    Blip2ForConditionalGeneration(config).save_pretrained(folder)
+    return str(folder)
+
+
+def test_captioner_without_a_chat_template_is_shown_pictures_alone(captioner, tmp_path):
+    noise = np.random.default_rng(0)
+    turns = []
+    for name in "abc":
+        Image.fromarray(noise.integers(0, 255, (32, 32, 3), dtype=np.uint8)).save(tmp_path / f"{name}.png")
+        turns += [caption_messages(tmp_path / f"{name}.png", "")]
+    together = answers(captioner, turns, 3, max_tokens=6)
+    alone = [answers(captioner, [question], 1, max_tokens=6)[0] for question in turns]
+    assert all(answer.text and not answer.error for answer in together)
+    assert [answer.text for answer in together] == [answer.text for answer in alone]
+    assert len({answer.text for answer in alone}) > 1, "what is said depends on the picture"
 
 
 def test_picture_for_a_model_that_sees_none(writer, tmp_path):
