@@ -1,55 +1,38 @@
-"""One HTML page that shows what a system gets right and wrong. It needs no other file and no network."""
+"""One HTML page that shows what one system or two get right and wrong. It needs no other file and no network.
+
+Its parts: `eval.page_posts` (the gallery's data), `eval.page_figures` (plots), and in the folder ``page`` its template,
+tables, style and script.
+"""
 
 from __future__ import annotations
 
+import base64
+import hashlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
-from eval.draw import Picture, PictureError, small_picture
-from eval.protocols import BOX, EEG, GMNER, MNER, STRICT, Task
-from eval.scores import align, evaluate, said_visible
-from rivegs_mllm.types import Box, Entity, Prediction, Sample
+from eval.attribution import CORRECT, VERDICTS
+from eval.explain import explain
+from eval.page_figures import calibration_curve, iou_curve, waterfall
+from eval.page_posts import Answers, Judged, judge, picture_of, post_as_json, with_picture
+from eval.protocols import GMNER, SMNER, Task
+from eval.scores import tasks_of
+from eval.significance import DRAWS, compare
+from rivegs_mllm.types import TYPES, Prediction, Sample, UserError
 
-SAME_MENTION = Task("mention", typed=False, region=None)
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """An entity as a line of the page: what was said of it and whether that is right (None: it is the gold)."""
-
-    entity: Entity
-    visible: bool
-    verdict: str = ""
-    right: bool | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What one system said about a post. ``hue`` is its colour on the page, in degrees."""
-
-    system: str
-    hue: int
-    lines: list[Line]
-    boxes: list[tuple[Box, str]]
-    raw: str
-    errors: tuple[str, ...]
-    right: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Card:
-    """A post of the gallery. ``words`` are (text, type) pieces of its text, type "" outside the gold mentions."""
-
-    sample: Sample
-    picture: Picture | None
-    problem: str
-    words: list[tuple[str, str]]
-    gold: list[Line]
-    gold_boxes: list[tuple[Box, str]]
-    answers: list[Answer]
+_PAGE = Path(__file__).parent / "page"
+_KINDS = ("entities:", "type:", "box:", "mention:")
+_ODD = {
+    "missing_predictions": "without a prediction",
+    "unreadable_answers": "answer not wholly readable",
+    "boxes_without_area": "a predicted box without area, which agrees with nothing",
+    "boxes_outside": "a predicted box that reaches outside the picture",
+    "unknown_types": "a predicted type that the gold does not have",
+}
 
 
 def write_report(
@@ -58,147 +41,153 @@ def write_report(
     predictions: Mapping[str, Sequence[Prediction]],
     image_root: Path,
     limit: int = 60,
-    title: str = "Grounded named entities",
 ) -> list[str]:
-    """Writes the page to ``out``: scores of every system of ``predictions`` (name -> its predictions), then pictures.
+    """Writes the page to ``out``, whole or not at all: scores with intervals, error budget, curves, and every post.
 
-    At most ``limit`` posts are shown, wrong and right ones in equal parts as far as there are, spread evenly over
-    the gold; which is which is decided by the last system. ``image_root`` is the folder that the samples' image
-    paths are relative to. Returns what is wrong with pictures that are missing or not of the size on record;
-    the page says so too. Raises UserError as `eval.scores.evaluate` does.
+    ``predictions`` are one system's or two systems', by name; of two, the second is compared with the first. At most
+    ``limit`` posts carry their picture, made small; ``image_root`` is the folder that the samples' image paths are
+    relative to. Returns what is wrong with pictures that are missing or not of the size on record; the page says so
+    too. Raises UserError for no system or more than two, without matplotlib, and as `eval.scores.evaluate` does.
     """
-    results = {name: evaluate(gold, answers) for name, answers in predictions.items()}
-    by_id = {name: {answer.id: answer for answer in answers} for name, answers in predictions.items()}
-    last = list(by_id.values())[-1] if by_id else {}
-    cards = [_card(sample, by_id, image_root) for sample in _choose(gold, last, limit)]
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    page = environment.get_template("report.html.jinja").render(
-        title=title,
+    if not 1 <= len(predictions) <= 2:
+        raise UserError(f"report: one system or two, not {len(predictions)}")
+    systems = list(predictions.values())
+    results = [explain(gold, said) for said in systems]
+    answers = {name: {answer.id: answer for answer in said} for name, said in predictions.items()}
+    tasks = [task for task in min((tasks_of(gold, said) for said in systems), key=len) if task in (GMNER, SMNER)]
+    judged = [judge(sample, answers, tasks) for sample in gold]
+    costs = [_costs(result, GMNER) for result in results]
+    posts, problems = _posts(gold, answers, judged, with_picture(gold, judged, costs, limit), image_root)
+    figures = _figures(results, list(predictions), tasks)
+    page = _render(
+        names=list(predictions),
         results=results,
-        hues={name: _hue(place) for place, name in enumerate(results)},
-        cards=cards,
-        posts=len(gold),
+        comparison=compare(gold, [systems[0]], [systems[1]]) if len(systems) == 2 else {},
+        tasks=[task.name for task in tasks],
+        moves=_moves([by_task[GMNER.name] for by_task in judged]) if len(systems) == 2 else {},
+        posts=posts,
+        problems=problems,
+        **figures,
+        data={
+            "systems": list(predictions),
+            "verdicts": VERDICTS,
+            "costs": {task.name: [_costs(result, task) for result in results] for task in tasks},
+            "types": _types(gold, systems),
+            "posts": posts,
+        },
     )
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(f"{out.name}.partial")
     partial.write_text(page, encoding="utf-8")
     partial.replace(out)
-    return [card.problem for card in cards if card.problem]
+    return problems
 
 
-def _choose(gold: Sequence[Sample], answers: Mapping[str, Prediction], limit: int) -> list[Sample]:
-    wrong, right, empty = [], [], []
-    for place, sample in enumerate(gold):
-        said = answers[sample.id].entities if sample.id in answers else ()
-        if not (sample.image and (sample.entities or said)):
-            empty.append(place)
-        else:
-            (right if _all_right(sample.entities, said) else wrong).append(place)
-    half = limit // 2
-    n_right = min(len(right), max(half, limit - len(wrong)))
-    n_wrong = min(len(wrong), limit - n_right)
-    chosen = _spread(right, n_right) + _spread(wrong, n_wrong) + _spread(empty, limit - n_right - n_wrong)
-    return [gold[place] for place in sorted(chosen)]
+def system_names(paths: Sequence[Path]) -> list[str]:
+    """A name for each file of predictions: its name without ending, with as many folders as tell them apart.
+
+    Raises UserError where a file comes twice.
+    """
+    parts = [path.resolve().with_suffix("").parts for path in paths]
+    if len(set(parts)) < len(parts):
+        raise UserError("report: the same file of predictions comes twice")
+    for length in range(1, max(map(len, parts), default=0) + 1):
+        names = ["/".join(part[-length:]) for part in parts]
+        if len(set(names)) == len(names):
+            return names
+    return []
 
 
-def _spread(places: Sequence[int], count: int) -> list[int]:
-    count = min(count, len(places))
-    return [places[index * len(places) // count] for index in range(count)]
+def _posts(
+    gold: Sequence[Sample], answers: Answers, judged: Sequence[Judged], pictured: set[str], root: Path
+) -> tuple[list[dict], list[str]]:
+    posts, problems = [], []
+    for sample, by_task in zip(gold, judged, strict=True):
+        picture, problem = picture_of(sample, root) if sample.id in pictured else (None, "")
+        posts.append(post_as_json(sample, answers, by_task, picture, problem))
+        if problem:
+            problems.append(problem)
+    return posts, problems
 
 
-def _all_right(golds: Sequence[Entity], said: Sequence[Entity]) -> bool:
-    return len(golds) == len(said) == len(STRICT.correct(golds, said, GMNER))
+def _figures(results: Sequence[Mapping], names: Sequence[str], tasks: Sequence[Task]) -> dict:
+    waterfalls = {}
+    for task in tasks:
+        budgets = [result["error_budget"][task.name] for result in results]
+        least = max(0, 10 * (int(10 * min(budget["f1"] for budget in budgets)) - 2))
+        waterfalls[task.name] = [waterfall(budget, place, least) for place, budget in enumerate(budgets)]
+    curves = [result["calibration"] for result in results]
+    sweeps = [
+        {task.name: result["iou_sweep"]["strict"][task.name] for task in tasks if task.name in result["error_budget"]}
+        for result in results
+    ]
+    return {
+        "waterfalls": waterfalls,
+        "iou": iou_curve(sweeps, names),
+        "calibration": calibration_curve(curves, names) if any(curves) else None,
+    }
 
 
-def _card(sample: Sample, by_id: Mapping[str, Mapping[str, Prediction]], image_root: Path) -> Card:
-    picture, problem = None, ""
-    if sample.image:
-        try:
-            picture = small_picture(image_root / sample.image)
-        except PictureError as error:
-            problem = f"post {sample.id}: {error}"
-    if picture and sample.size not in (None, (picture.width, picture.height)):
-        shown, noted = f"{picture.width} x {picture.height}", f"{sample.size[0]} x {sample.size[1]}"
-        problem = f"post {sample.id}: the picture has {shown} pixels, the record says {noted}"
-    nothing = Prediction(sample.id)
-    return Card(
-        sample=sample,
-        picture=picture,
-        problem=problem,
-        words=_words(sample),
-        gold=[Line(entity, said_visible(entity)) for entity in sample.entities],
-        gold_boxes=_labelled(sample.entities),
-        answers=[
-            _answer(name, place, sample.entities, answers.get(sample.id, nothing))
-            for place, (name, answers) in enumerate(by_id.items())
-        ],
+def _render(**values: object) -> str:
+    environment = Environment(
+        loader=FileSystemLoader(_PAGE),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "ensure_ascii": False}
+    style, *scripts = ((_PAGE / name).read_text(encoding="utf-8") for name in ("page.css", "post.js", "page.js"))
+    script = "".join(scripts)
+    policy = (
+        f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {_hash(script)}; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    results, posts = values["results"], values["posts"]
+    budget = results[0]["error_budget"]["GMNER"]["mended"]
+    return environment.get_template("page.html.jinja").render(
+        **values,
+        two=len(results) == 2,
+        masked="SMNER" in values["tasks"],
+        subsets=[name for name in results[0]["strict"] if name != "all" and not name.startswith(_KINDS)],
+        costliest=max(
+            (name for name in budget if budget[name]["gain"] > 0), key=lambda n: budget[n]["gain"], default=""
+        ),
+        pictured=sum(post["picture"] is not None for post in posts),
+        verdicts=VERDICTS,
+        odd=_ODD,
+        found=[key for key in _ODD if any(result[key]["count"] for result in results)] or values["problems"],
+        draws=DRAWS,
+        policy=policy,
+        style=Markup(style),
+        script=Markup(script),
     )
 
 
-def _answer(system: str, place: int, golds: Sequence[Entity], prediction: Prediction) -> Answer:
-    return Answer(
-        system=system,
-        hue=_hue(place),
-        lines=_lines(golds, prediction.entities),
-        boxes=_labelled(prediction.entities),
-        raw=prediction.raw,
-        errors=prediction.errors,
-        right=_all_right(golds, prediction.entities),
-    )
+def _hash(text: str) -> str:
+    """By what the page's security policy knows its own style and script."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
-def _hue(place: int) -> int:
-    return (28 + 257 * place) % 360
+def _costs(result: Mapping, task: Task) -> dict[str, float]:
+    return {name: row["gain"] for name, row in result["error_budget"][task.name]["mended"].items()}
 
 
-def _labelled(entities: Sequence[Entity]) -> list[tuple[Box, str]]:
-    return [(box, entity.text) for entity in entities for box in BOX.of(entity)]
+def _types(gold: Sequence[Sample], systems: Sequence[Sequence[Prediction]]) -> list[str]:
+    """The types that are met, those of Twitter-GMNER first."""
+    met = {entity.type for post in (*gold, *(one for said in systems for one in said)) for entity in post.entities}
+    return [name for name in TYPES if name in met] + sorted(met - set(TYPES))
 
 
-def _lines(golds: Sequence[Entity], said: Sequence[Entity]) -> list[Line]:
-    """The predicted entities in their order, each with its verdict, then the gold ones that were missed."""
-    pairs = align(golds, said, (GMNER, MNER, EEG, SAME_MENTION))
-    gold_of = {place: golds[index] for index, place in pairs}
-    missed = sorted(set(range(len(golds))) - {index for index, _ in pairs})
-    lines = [_judged(gold_of.get(place), entity) for place, entity in enumerate(said)]
-    return lines + [Line(golds[index], said_visible(golds[index]), "missed", False) for index in missed]
-
-
-def _judged(gold: Entity | None, entity: Entity) -> Line:
-    visible = said_visible(entity)
-    if gold is None:
-        return Line(entity, visible, "not in the gold", False)
-    if gold.type != entity.type:
-        return Line(entity, visible, f"type, gold is {gold.type}", False)
-    wanted, given = BOX.of(gold), BOX.of(entity)
-    if not wanted and not given:
-        return Line(entity, visible, "right", True)
-    if not given:
-        return Line(entity, visible, "in the picture, but not boxed", False)
-    if not wanted:
-        return Line(entity, visible, "not in the picture, but boxed", False)
-    iou, right = BOX.best_iou(given[0], wanted), bool(STRICT.correct([gold], [entity], GMNER))
-    return Line(entity, visible, f"{'right' if right else 'box off'}, IoU {iou:.2f}", right)
-
-
-def _words(sample: Sample) -> list[tuple[str, str]]:
-    """The text in pieces; a token of several gold mentions goes to the first of them."""
-    owner: list[Entity | None] = [None] * len(sample.tokens)
-    for entity in reversed(sample.entities):
-        if entity.span:
-            owner[slice(*entity.span)] = [entity] * (entity.span[1] - entity.span[0])
-    pieces: list[tuple[str, str]] = []
-    previous: Entity | None = None
-    for token, entity in zip(sample.tokens, owner, strict=True):
-        if pieces and entity is previous:
-            pieces[-1] = (f"{pieces[-1][0]} {token}", pieces[-1][1])
+def _moves(judged: Sequence[Sequence]) -> dict:
+    """What two systems make of the gold entities: ``{"counts": {(A's verdict, B's): count}, "tally", "rows",
+    "columns"}``."""
+    counts = Counter((first.name, second.name) for a, b in judged for first, second in zip(a.gold, b.gold, strict=True))
+    tally = Counter({"mended": 0, "broken": 0, "right": 0, "wrong": 0})
+    for (first, second), count in counts.items():
+        if second == CORRECT:
+            tally["right" if first == CORRECT else "mended"] += count
         else:
-            pieces.append((token, entity.type if entity else ""))
-        previous = entity
-    return pieces
+            tally["broken" if first == CORRECT else "wrong"] += count
+    rows, columns = ([name for name in VERDICTS if any(key[side] == name for key in counts)] for side in (0, 1))
+    return {"counts": counts, "tally": tally, "rows": rows, "columns": columns}

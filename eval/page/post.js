@@ -1,0 +1,205 @@
+"use strict";
+// What a post looks like. All that came with a post is set as text; nothing here makes markup from strings.
+const data = JSON.parse(document.getElementById("data").textContent);
+const $ = (id) => document.getElementById(id);
+const SIDES = ["a", "b"].slice(0, data.systems.length);
+const PER_PAGE = 12;
+const spaced = (verdict) => verdict.replaceAll("_", " ");
+const percent = (value) => (100 * value).toFixed(1);
+
+function make(name, properties = {}, ...children) {
+  const element = document.createElement(name);
+  for (const [key, value] of Object.entries(properties)) {
+    if (key in element) element[key] = value;
+    else element.setAttribute(key, value);
+  }
+  element.append(...children.filter((child) => child !== null));
+  return element;
+}
+
+function draw(name, attributes, ...children) {
+  const element = document.createElementNS("http://www.w3.org/2000/svg", name);
+  for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
+  element.append(...children);
+  return element;
+}
+
+// Rows of a post: each gold entity with what every system made of it, then what was said beside the gold.
+function rowsOf(post, task) {
+  const verdicts = post.verdicts[task];
+  const rows = post.gold.map((gold, index) => ({
+    gold,
+    said: verdicts.map((one, system) => {
+      const [verdict, partner] = one.gold[index];
+      return { verdict, entity: partner === null ? null : post.said[system].entities[partner] };
+    }),
+  }));
+  const alone = new Map();
+  verdicts.forEach((one, system) => one.said.forEach(([verdict, partner], place) => {
+    if (partner !== null) return;
+    const entity = post.said[system].entities[place];
+    let key = JSON.stringify([entity.text, entity.type, entity.span, verdict]);
+    while (alone.get(key)?.said[system]) key += "+";
+    if (!alone.has(key)) alone.set(key, { gold: null, said: verdicts.map(() => null) });
+    alone.get(key).said[system] = { verdict, entity };
+  }));
+  return [...rows, ...alone.values()];
+}
+
+const rowCache = new Map();
+function rows(post) {
+  const key = $("task").value;
+  if (!rowCache.has(key)) rowCache.set(key, new Map());
+  const known = rowCache.get(key);
+  if (!known.has(post)) known.set(post, rowsOf(post, key));
+  return known.get(post);
+}
+
+function changeOf(row) {
+  if (SIDES.length < 2 || !row.gold) return "";
+  const [a, b] = row.said.map((said) => said.verdict === "correct");
+  return a === b ? (a ? "right" : "wrong") : b ? "mended" : "broken";
+}
+
+// A post
+function card(post) {
+  const table = rows(post);
+  const title = make("h3", {}, make("span", { className: "id" }, post.id));
+  if (post.subset) title.append(make("span", { className: "faint" }, post.subset));
+  const words = make("div", {}, title, textLine(post));
+  if (post.problem) words.append(make("p", { className: "bad" }, post.problem));
+  post.said.forEach((said, system) => {
+    const about = said.missing ? ["no prediction"] : said.errors;
+    if (about.length) words.append(make("p", { className: "bad" }, label(system), " ", about.join("; ")));
+  });
+  words.append(table.length ? entityTable(table) : make("p", { className: "faint" }, "No entity, and none was said."), answers(post));
+  const picture = post.size ? pictureOf(post, table) : null;
+  const classes = `card post${picture ? "" : " blind"}`;
+  const article = make("article", { className: classes, tabIndex: 0, "aria-label": `post ${post.id}` }, picture, words);
+  for (const event of ["mouseover", "focusin"]) article.addEventListener(event, (e) => light(article, e.target.closest("tr[data-row]")));
+  for (const event of ["mouseleave", "focusout"]) article.addEventListener(event, () => light(article, null));
+  return article;
+}
+
+const label = (system) => make("span", { className: `badge ${SIDES[system]}` }, data.systems.length > 1 ? SIDES[system].toUpperCase() : "said");
+
+function light(article, row) {
+  for (const group of article.querySelectorAll("g[data-row]")) group.classList.toggle("dim", row !== null && group.dataset.row !== row.dataset.row);
+}
+
+function textLine(post) {
+  const owner = (entities) => {
+    const owners = new Array(post.tokens.length).fill(-1);
+    entities.forEach((entity, index) => {
+      if (entity.span) for (let at = entity.span[0]; at < entity.span[1]; at += 1) if (owners[at] === -1) owners[at] = index;
+    });
+    return owners;
+  };
+  const gold = owner(post.gold);
+  const said = post.said.map((one) => owner(one.entities));
+  const line = make("p", { className: "text", dir: "auto" });
+  const keys = post.tokens.map((_, at) => [gold[at], ...said.map((owners) => owners[at])].join());
+  for (let start = 0, end; start < post.tokens.length; start = end) {
+    for (end = start + 1; end < post.tokens.length && keys[end] === keys[start];) end += 1;
+    const text = post.tokens.slice(start, end).join(" ");
+    const classes = SIDES.filter((_, system) => said[system][start] >= 0).map((side) => `in-${side}`);
+    if (gold[start] >= 0) classes.push("named");
+    if (start) line.append(" ");
+    line.append(classes.length ? make("mark", { className: classes.join(" "), ...(gold[start] >= 0 ? { "data-type": post.gold[gold[start]].type } : {}) }, text) : make("span", {}, text));
+  }
+  return line;
+}
+
+function pictureOf(post, table) {
+  const [width, height] = post.size;
+  const scale = 1200 / Math.max(width, height);
+  const svg = draw("svg", { viewBox: `0 0 ${width} ${height}`, width: width * scale, height: height * scale, role: "img", "aria-label": `picture of post ${post.id}` });
+  if (post.picture) svg.append(draw("image", { href: post.picture, width, height }));
+  const names = [];
+  table.forEach((row, index) => {
+    const add = (entity, side, isNamed) => {
+      svg.append(regions(entity, side, index));
+      if (isNamed) names.push(nameTag(entity, side, index, post.size));
+    };
+    if (row.gold) add(row.gold, "gold", true);
+    row.said.forEach((said, system) => { if (said?.entity) add(said.entity, SIDES[system], said.verdict !== "correct"); });
+  });
+  svg.append(...names);
+  const button = make("button", { type: "button", className: "zoom", "aria-label": `Enlarge the picture of post ${post.id}`, "aria-expanded": "false" }, svg);
+  button.addEventListener("click", () => {
+    const wide = button.closest(".post").classList.toggle("wide");
+    button.setAttribute("aria-expanded", String(wide));
+  });
+  const note = post.picture ? null : make("p", { className: "faint" }, "without its picture, see --limit");
+  return make("div", {}, button, note);
+}
+
+function regions(entity, side, row) {
+  const shapes = [...entity.masks.map((d) => draw("path", { d })), ...entity.boxes.map(([x, y, width, height]) => draw("rect", { x, y, width, height }))];
+  return draw("g", { class: side, "data-row": row }, ...shapes);
+}
+
+// Names stand above all regions: the gold ones in the upper left corner, what is wrong in the lower left one.
+function nameTag(entity, side, row, [width, height]) {
+  const size = Math.max(width, height) / 28;
+  const tags = entity.boxes.map(([x, y, , h]) => {
+    const at = { gold: y + size * 1.05, a: y + h - size * 0.4, b: y + h - size * 1.5 }[side];
+    const place = { x: Math.max(x, 0) + size / 4, y: Math.min(Math.max(at, size), height - size * 0.3), "font-size": size };
+    return draw("text", place, side === "gold" || SIDES.length === 1 ? entity.text : `${side.toUpperCase()} ${entity.text}`);
+  });
+  return draw("g", { class: side, "data-row": row }, ...tags);
+}
+
+function entityTable(table) {
+  const heads = [make("th", { scope: "col" }, make("span", { className: "badge gold" }, "gold")), ...SIDES.map((_, system) => make("th", { scope: "col" }, label(system), " ", make("small", {}, data.systems[system])))];
+  const body = make("tbody", {}, ...table.map((row, index) => {
+    const change = changeOf(row);
+    const mark = change === "mended" || change === "broken" ? make("span", { className: `change ${change === "mended" ? "good" : "bad"}` }, `B ${change === "mended" ? "mends" : "breaks"}`) : null;
+    const gold = make("th", { scope: "row" }, ...(row.gold ? [...named(row.gold), ...(mark ? [mark] : []), shown(row.gold), expression(row.gold)] : [make("span", { className: "faint" }, "nothing")]));
+    return make("tr", { "data-row": index, tabIndex: 0 }, gold, ...row.said.map((said, system) => cell(said, row.gold, system)));
+  }));
+  return make("table", { className: "entities" }, make("thead", {}, make("tr", {}, ...heads)), body);
+}
+
+// What a system made of an entity; of what is as in the gold only the verdict and the probability are repeated.
+function cell(said, gold, system) {
+  if (!said) return make("td", {});
+  const { verdict, entity } = said;
+  const right = verdict === "correct";
+  const iou = entity && gold ? bestIou(entity, gold) : null;
+  const words = `${right ? "✓" : "✗"} ${spaced(verdict)}${iou === null ? "" : `, IoU ${iou.toFixed(2)}`}`;
+  const parts = [make("span", { className: `verdict ${right ? "good" : "bad"}`, title: data.verdicts[verdict] }, words)];
+  if (entity) {
+    if (!gold || entity.text !== gold.text || entity.type !== gold.type) parts.push(...named(entity));
+    parts.push(shown(entity));
+    if (entity.expression !== gold?.expression) parts.push(expression(entity));
+  }
+  const side = label(system);
+  side.classList.add("side");
+  return make("td", { "data-side": SIDES[system] }, side, make("div", {}, ...parts));
+}
+
+const named = (entity) => [make("bdi", {}, entity.text), " ", make("span", { className: "type", "data-type": entity.type }, entity.type)];
+const expression = (entity) => (entity.expression ? make("i", { dir: "auto" }, entity.expression) : null) ?? "";
+const shown = (entity) => make("div", { className: "faint" }, `${entity.visible ? "in the picture" : "not in the picture"}${entity.score === null ? "" : `, ${percent(entity.score)} %`}`);
+
+function bestIou(said, gold) {
+  if (!said.boxes.length || !gold.boxes.length) return null;
+  const [x, y, w, h] = said.boxes[0];
+  return Math.max(...gold.boxes.map(([gx, gy, gw, gh]) => {
+    const across = Math.min(x + w, gx + gw) - Math.max(x, gx);
+    const down = Math.min(y + h, gy + gh) - Math.max(y, gy);
+    return across > 0 && down > 0 ? (across * down) / (w * h + gw * gh - across * down) : 0;
+  }));
+}
+
+function answers(post) {
+  const list = make("dl", { className: "answers" });
+  const add = (what, text) => { if (text) list.append(make("dt", {}, ...what), make("dd", {}, make("pre", { dir: "auto" }, text))); };
+  add(["knowledge that came with the post"], post.knowledge.join("\n"));
+  post.said.forEach((said, system) => {
+    add([label(system), " knowledge"], said.knowledge);
+    add([label(system), " raw answer"], said.raw);
+  });
+  return list.children.length ? make("details", {}, make("summary", {}, "knowledge and raw answers"), list) : "";
+}
