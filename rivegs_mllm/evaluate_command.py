@@ -115,7 +115,7 @@ def _records(asked: Asked, files: Mapping[str, Sequence[Path]]) -> tuple[list[Sa
 
 
 def _rows(asked: Asked, files: Mapping[str, Sequence[Path]]) -> tuple[list[Sample], Systems]:
-    """The same from RiVEG's rows. Posts that only predictions have are those without an entity in the gold."""
+    """The same from RiVEG's rows. A post that has rows on one side alone has no entity on the other."""
     from data_builders.riveg_rows import read_riveg_gold, read_riveg_predictions, with_empty_posts
 
     places = [file for runs in files.values() for file in runs]
@@ -127,7 +127,13 @@ def _rows(asked: Asked, files: Mapping[str, Sequence[Path]]) -> tuple[list[Sampl
         systems[name] = [read_riveg_predictions(file, boxes[number + place]) for place, file in enumerate(runs)]
         number += len(runs)
     said = [prediction for runs in systems.values() for run in runs for prediction in run]
-    return with_empty_posts(read_riveg_gold(asked.gold), said), systems
+    gold = with_empty_posts(read_riveg_gold(asked.gold), said)
+    return gold, {name: [_with_silent_posts(gold, run) for run in runs] for name, runs in systems.items()}
+
+
+def _with_silent_posts(gold: Sequence[Sample], run: Sequence[Prediction]) -> list[Prediction]:
+    answered = {prediction.id for prediction in run}
+    return [*run, *(Prediction(sample.id) for sample in gold if sample.id not in answered)]
 
 
 def as_tables(result: dict, subsets: bool = False, stages: bool = False) -> Group:

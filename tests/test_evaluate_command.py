@@ -121,6 +121,17 @@ def test_riveg_rows_there_and_back(files, capsys):
     assert "Scores, protocol riveg" in capsys.readouterr().out
 
 
+def test_posts_that_have_rows_on_one_side_alone(files):
+    gold, said = files / "gold.txt", files / "said.txt"
+    gold.write_text("1.jpg###Ada(PER)###a woman###0###&[0, 0, 0, 0]\n")
+    said.write_text("Imageid:2.jpg#0a###Ada(PER)###Ada(PER)-a woman###0\n")
+    result = evaluate(Asked(gold, [said, said], format="riveg"))
+    assert result["posts"] == 2
+    assert result["missing_predictions"]["count"] == 0
+    row = result["riveg"]["all"]["MNER"]
+    assert (row["correct"], row["predicted"], row["gold"]) == (0, 1, 1)
+
+
 def test_boxes_of_rows_that_have_none(files):
     gold, said, boxes = files / "gold.txt", files / "said.txt", files / "boxes.json"
     gold.write_text("1.jpg###Ada(PER)###a woman###2###&[0.0, 0.0, 10.0, 10.0]\n")
