@@ -18,8 +18,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from data_builders.riveg import read_captions
 from data_builders.views import EntailmentRow, entailment_view
+from rivegs_mllm.cascade.captions import Captions
 from rivegs_mllm.cascade.encoders import bare_encoder, load_encoder, load_tokenizer
 from rivegs_mllm.cascade.entailment import (
     Decision,
@@ -29,6 +29,7 @@ from rivegs_mllm.cascade.entailment import (
     with_decisions,
     with_nothing_visible,
 )
+from rivegs_mllm.cascade.entailment_wordings import Wordings
 from rivegs_mllm.cascade.grounding import all_parts, check_parts, needed
 from rivegs_mllm.cascade.judging import best_device, device_of, outcome, shorten
 from rivegs_mllm.cascade.saved import Card, read_card
@@ -118,9 +119,9 @@ class CaptionReader:
 
 
 class CaptionStage:
-    """Fills ``visible`` and ``visible_score`` from ``captions`` by post. ``refer``: parts of the expression."""
+    """Fills ``visible`` and ``visible_score``. ``refer``: parts of the referring expression."""
 
-    def __init__(self, reader: CaptionReader, captions: Mapping[str, str], refer: Sequence[str], decision: Decision):
+    def __init__(self, reader: CaptionReader, captions: Captions, refer: Sequence[str], decision: Decision):
         self.reader = reader
         self.captions = captions
         self.refer = tuple(refer)
@@ -130,10 +131,13 @@ class CaptionStage:
     def __call__(self, samples: Sequence[Sample], drafts: Sequence[Prediction]) -> list[Prediction]:
         filled, judged = list(drafts), []
         for place, (sample, draft) in enumerate(zip(samples, drafts, strict=True)):
-            if draft.entities and not self.captions.get(sample.id):
+            if not draft.entities:
+                continue
+            caption = self.captions.of(sample)
+            if caption:
+                judged.append((place, *self._pairs(caption, draft)))
+            else:
                 filled[place] = with_nothing_visible(draft, f"{STAGE}: no caption of the post's picture")
-            elif draft.entities:
-                judged.append((place, *self._pairs(self.captions[sample.id], draft)))
         logits = iter(self.reader.logits([pair for _, pairs, _ in judged for pair in pairs]))
         for place, pairs, notes in judged:
             own = [next(logits) for _ in pairs]
@@ -152,8 +156,8 @@ class CaptionStage:
 class CaptionEntailment(Entailment):
     """A trained cross-encoder. ``checkpoint`` is the folder that ``rivegs train`` wrote, ``types`` what it must know.
 
-    ``captions`` are files as of ``data_builders.riveg.read_captions``, by post. ``refer`` is the parts of the
-    referring expression, null for those that it was trained with.
+    ``captions`` are what ``rivegs_mllm.cascade.captions.Captions`` reads: stores and files, the earlier first.
+    ``refer`` is the parts of the referring expression, null for those that it was trained with.
     """
 
     checkpoint: Path
@@ -181,23 +185,13 @@ class CaptionEntailment(Entailment):
         except (RuntimeError, OSError, ValueError, SafetensorError) as error:
             raise StageError(f"{STAGE}: {self.checkpoint} is damaged: {error}; train the stage again") from None
         reader = CaptionReader(model.to(best_device()).eval(), tokenizer, settings["max_length"])
-        return CaptionStage(reader, all_captions(self.captions), self._parts(), self.decision)
+        return CaptionStage(reader, Captions(self.captions), self._parts(), self.decision)
 
     def _card(self) -> Card:
         return read_card(self.checkpoint, STAGE, "caption", self.types)
 
     def _parts(self) -> Sequence[str]:
         return self.refer or self._card().settings["refer"]
-
-
-def all_captions(files: Sequence[Path]) -> dict[str, str]:
-    """The captions of all files, by post. Raises UserError where two files disagree about one."""
-    captions: dict[str, str] = {}
-    for path in files:
-        for post, caption in read_captions(path).items():
-            if captions.setdefault(post, caption) != caption:
-                raise UserError(f"{path}: another caption of {post} than in the files before; name one of them only")
-    return captions
 
 
 # Its training
@@ -208,29 +202,35 @@ def all_captions(files: Sequence[Path]) -> dict[str, str]:
 class CaptionTraining(TrainableStage):
     """How the cross-encoder is trained: one row an entity of a post with a caption.
 
-    ``encoder`` is what ``rivegs_mllm.cascade.encoders.load_encoder`` takes, ``captions`` files that hold those of all
-    splits. ``refer`` is the parts of the referring expression. ``head_rate`` is the learning rate of the linear layer,
-    null for that of the encoder.
+    ``encoder`` is what ``rivegs_mllm.cascade.encoders.load_encoder`` takes, ``captions`` what
+    ``rivegs_mllm.cascade.captions.Captions`` reads, those of all splits. ``refer`` is the parts of the referring
+    expression. ``head_rate`` is the learning rate of the linear layer, null for that of the encoder.
     """
 
     encoder: str
     captions: list[Path]
     revision: str | None = None
     refer: list[str] = field(default_factory=all_parts)
+    expressions: Wordings = field(default_factory=Wordings)
     max_length: int = 256
     head_rate: float | None = None
     dropout: float = 0.1
 
     def __post_init__(self) -> None:
         check_parts(self.refer)
+        self.expressions.check(self.refer)
 
     def prepare(self, data: StageData) -> Trainable:
         """The cross-encoder, its head untrained, and its rows."""
-        captions = all_captions(self.captions)
-        views = entailment_view(data.train)
-        encoder, tokenizer = load_encoder(self.encoder, self.revision, self._corpus(views, captions))
+        captions = Captions(self.captions)
+        said = {sample.id: captions.of(sample) for sample in data.train}
+        views = self._captioned(data, said)
+        entities = self.expressions.variants(views)
+        texts = [referred(own, self.refer)[0] for own in entities]
+        corpus = [*(text for own in texts for text in own), *said.values()]
+        encoder, tokenizer = load_encoder(self.encoder, self.revision, corpus)
         reader = CaptionReader(CrossEncoder(encoder, self.dropout), tokenizer, self.max_length)
-        rows = Variants([[pair] for pair in self._pairs(data, views, captions, reader)], "first", data.seed)
+        rows = Variants(_pairs(views, texts, said, reader), self.expressions.how, data.seed)
         stage = CaptionStage(reader, captions, self.refer, Decision())
 
         def collate(pairs: Sequence[Pair]) -> dict:
@@ -247,32 +247,34 @@ class CaptionTraining(TrainableStage):
             train=rows,
             lengths=rows.lengths(lambda pair: len(pair.inputs["input_ids"])),
             collate=collate,
-            evaluate=lambda samples: entailment_figures(stage, samples),
+            evaluate=lambda samples: entailment_figures(stage, self.expressions.first(samples)),
             save=save,
             rates={} if self.head_rate is None else {"head.": self.head_rate},
         )
 
-    def _pairs(
-        self, data: StageData, views: Sequence[EntailmentRow], captions: Mapping[str, str], reader: CaptionReader
-    ) -> list[Pair]:
-        """A pair an entity. Prints what is left out or cut."""
-        captioned = [view for view in views if captions.get(view.id)]
+    def _captioned(self, data: StageData, captions: Mapping[str, str]) -> list[EntailmentRow]:
+        """The entities of posts with a caption. Prints how many others there are."""
+        views = entailment_view(data.train)
+        captioned = [view for view in views if captions[view.id]]
         if len({view.visible for view in captioned}) < 2:
             raise UserError(
                 f"{data.folder}: of {len(captioned)} entities of posts with a caption all or none are visible, so "
-                "there is nothing to tell apart; `captions` must name the posts' ids, and the data have regions"
+                "there is nothing to tell apart; `captions` must know the posts' ids, and the data have regions"
             )
         if len(captioned) < len(views):
             print(f"{STAGE}: {len(views) - len(captioned)} of {len(views)} entities are of posts without caption")
-        texts, _ = referred([view.entity for view in captioned], self.refer)
-        read = [reader.pair(captions[view.id], text) for view, text in zip(captioned, texts, strict=True)]
-        cut = [note for _, note in read if note]
-        if cut:
-            print(f"{STAGE}: {len(cut)} of {len(read)} pairs do not fit, the first: {cut[0]}")
-        return [
-            dataclasses.replace(pair, visible=view.visible) for (pair, _), view in zip(read, captioned, strict=True)
-        ]
+        return captioned
 
-    def _corpus(self, views: Sequence[EntailmentRow], captions: Mapping[str, str]) -> list[str]:
-        texts, _ = referred([view.entity for view in views], self.refer)
-        return [*texts, *(captions.get(view.id, "") for view in views)]
+
+def _pairs(
+    views: Sequence[EntailmentRow], texts: Sequence[Sequence[str]], captions: Mapping[str, str], reader: CaptionReader
+) -> list[list[Pair]]:
+    """A pair for each text of an entity. Prints what is cut."""
+    read = [[reader.pair(captions[view.id], text) for text in own] for view, own in zip(views, texts, strict=True)]
+    cut = [note for own in read for _, note in own if note]
+    if cut:
+        print(f"{STAGE}: {len(cut)} of {sum(map(len, read))} pairs do not fit, the first: {cut[0]}")
+    return [
+        [dataclasses.replace(pair, visible=view.visible) for pair, _ in own]
+        for view, own in zip(views, read, strict=True)
+    ]

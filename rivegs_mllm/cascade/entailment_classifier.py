@@ -24,6 +24,7 @@ from rivegs_mllm.cascade.entailment import (
     with_decisions,
     with_nothing_visible,
 )
+from rivegs_mllm.cascade.entailment_wordings import Wordings
 from rivegs_mllm.cascade.grounding import all_parts, check_parts, needed
 from rivegs_mllm.cascade.judging import Batch, Judge, JudgeRecipe, fitting
 from rivegs_mllm.cascade.saved import Card, read_card
@@ -143,16 +144,18 @@ class ClassifierTraining(TrainableStage):
 
     model: JudgeRecipe
     refer: list[str] = field(default_factory=all_parts)
+    expressions: Wordings = field(default_factory=Wordings)
     unnamed: bool = False
 
     def __post_init__(self) -> None:
         check_parts(self.refer)
+        self.expressions.check(self.refer)
 
     def prepare(self, data: StageData) -> Trainable:
         """The classifier, its head untrained, and its rows: the gold entities of posts with a picture."""
         check_pictures([*data.train, *data.dev], data.folder)
         judge = self.model.build()
-        rows = Variants(self._rows(data, judge), "draw", data.seed)
+        rows = Variants(self._rows(data, judge), self.expressions.how, data.seed)
         seen = _looked_at(rows.variants, judge) if judge.looks_once else {}
         stage = ClassifierStage(judge, self.refer, Decision(), data.folder)
         return Trainable(
@@ -160,7 +163,7 @@ class ClassifierTraining(TrainableStage):
             train=rows,
             lengths=rows.lengths(lambda row: len(row.text)),
             collate=lambda batch: collate(batch, judge, seen),
-            evaluate=lambda samples: entailment_figures(stage, samples),
+            evaluate=lambda samples: entailment_figures(stage, self.expressions.first(samples)),
             save=judge.save,
         )
 
@@ -177,8 +180,8 @@ class ClassifierTraining(TrainableStage):
             )
         spoken = {sample.id: frozenset().union(*map(_names, sample.entities)) for sample in data.train}
         rows, cut = [], []
-        for view in shown:
-            texts, notes = fitting(judge, self._texts(view.entity))
+        for view, entities in zip(shown, self.expressions.variants(shown), strict=True):
+            texts, notes = fitting(judge, self._texts(entities))
             cut += notes
             image, names = data.folder / view.image, _names(view.entity)
             rows.append([Row(view.id, image, text, view.visible, names, spoken[view.id]) for text in texts])
@@ -186,11 +189,11 @@ class ClassifierTraining(TrainableStage):
             print(f"{STAGE}: {len(cut)} texts are too long, the first: {cut[0]}")
         return rows
 
-    def _texts(self, entity: Entity) -> list[str]:
+    def _texts(self, variants: Sequence[Entity]) -> list[str]:
         """The texts by which an entity is learned, at least one."""
         parts = [self.refer, [part for part in self.refer if part != "mention"]] if self.unnamed else [self.refer]
-        texts = dict.fromkeys(refer(entity, own) for own in parts)
-        return [text for text in texts if text] or [entity.text]
+        texts = dict.fromkeys(refer(entity, own) for entity in variants for own in parts)
+        return [text for text in texts if text] or [variants[0].text]
 
 
 def _looked_at(rows: Sequence[Sequence[Row]], judge: Judge) -> dict[Path, object]:
