@@ -2,12 +2,14 @@
 
 Made posts with the statistics of Twitter-GMNER (1.7 entities a post, 40 % of them visible) and predictions that
 are right for about two entities in three. `looping` is the worst case for matching: no spans, mentions said again.
-`files` scores two files of as many posts as --file-posts says, and gives the memory that this took.
+`rivegs evaluate` is the command with its start. `files` scores two files of as many posts as --file-posts says, and
+gives the memory that this took. CPU seconds are what counts on a machine that does other work too.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import random
 import statistics
 import subprocess
@@ -43,11 +45,13 @@ def main() -> None:
     usual = [Prediction(sample.id, entities=_usual(rng, sample)) for sample in gold]
     other = [Prediction(sample.id, entities=_usual(rng, sample)) for sample in gold]
     looping = [Prediction(sample.id, entities=_looping(sample)) for sample in gold]
-    print(f"{posts} posts, {repeats} repeats, seconds")
+    print(f"{posts} posts, {repeats} repeats, seconds of CPU (and by the clock), medians")
     with tempfile.TemporaryDirectory() as folder:
         gold_file, answer_file = Path(folder, "gold.jsonl"), Path(folder, "predictions.jsonl")
         write_records(gold_file, gold)
         write_records(answer_file, usual)
+        command = [sys.executable, "-m", "rivegs_mllm.cli", "evaluate", str(gold_file), str(answer_file)]
+        _report("rivegs evaluate", repeats, lambda: subprocess.run(command, check=True, stdout=subprocess.DEVNULL))
         _report("read both files", repeats, lambda: (read_samples(gold_file), read_predictions(answer_file)))
     _report("evaluate", repeats, lambda: evaluate(gold, usual))
     _report("evaluate, looping", repeats, lambda: evaluate(gold, looping))
@@ -65,12 +69,19 @@ def main() -> None:
 
 
 def _report(name: str, repeats: int, run: Callable[[], object]) -> None:
-    seconds = []
+    clock, busy = [], []
     for _ in range(repeats):
-        start = time.perf_counter()
+        start, before = time.perf_counter(), _busy()
         run()
-        seconds.append(time.perf_counter() - start)
-    print(f"{name:20} median {statistics.median(seconds):.3f}  min {min(seconds):.3f}  max {max(seconds):.3f}")
+        clock.append(time.perf_counter() - start)
+        busy.append(_busy() - before)
+    print(f"{name:20} {statistics.median(busy):.3f} ({statistics.median(clock):.3f})", flush=True)
+
+
+def _busy() -> float:
+    """Seconds of CPU that this process and those it has started and waited for have used."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
 
 
 def _write_files(gold_file: Path, answer_file: Path, gold: list[Sample], said: list[Prediction], posts: int) -> None:
