@@ -114,7 +114,7 @@ class OpenAITeacher:
         where = f"{self.chat.base_url} ({self.chat.model}) answers {status}: {said}"
         if status == 401:
             raise TeacherError(f"{where}\nset {self.chat.key_env or 'teacher.key_env'} to a key that it knows")
-        if status in (404, 405):
+        if status in (404, 405) or error.code == "model_not_found":
             raise TeacherError(f"{where}\ncheck teacher.base_url (it mostly ends in /v1) and teacher.model")
         if status == 402 or error.code == "insufficient_quota":
             raise TeacherError(f"{where}\nthe account has no credit left; the same command goes on when it has")

@@ -385,8 +385,8 @@ def test_full_disk_stops_the_run_and_says_what_was_lost(tmp_path):
         done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True)
         asked = server.count
         assert done.returncode == 1
-        assert "the store cannot be written" in done.stdout
-        assert "OSError" in done.stderr
+        assert "store: cannot be written: " in done.stderr
+        assert "StoreError" in done.stderr
         kept = len(list(read_rows(tmp_path / "store")))
         assert 1 <= kept < 12
         assert asked - kept <= 4

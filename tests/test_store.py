@@ -219,3 +219,14 @@ def test_killed_writer_lets_go_of_the_lock(tmp_path):
         pass
     assert [one.sample for one in read_rows(tmp_path)] == ["post-5"]
     assert (tmp_path / "shard-000000.parquet").exists()
+
+
+def test_store_on_a_full_disk_says_so_at_the_start(tmp_path):
+    limited = (
+        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "sys.path.insert(0, 'tests'); from test_store import *;"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0)); Store(Path(sys.argv[1]))"
+    )
+    done = subprocess.run([sys.executable, "-c", limited, tmp_path / "store"], cwd=ROOT, capture_output=True, text=True)
+    assert "StoreError" in done.stderr
+    assert "store: cannot be written: " in done.stderr

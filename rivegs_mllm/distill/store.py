@@ -37,6 +37,11 @@ class StoreError(UserError):
     """A store that cannot be read or written. The message names the file and what to do."""
 
 
+def not_written(folder: Path, error: OSError) -> StoreError:
+    """What to say where the disk is full, or its like."""
+    return StoreError(f"{folder}: cannot be written: {error}; the same command goes on when it can")
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
     """An answer to the question about ``mention`` ("" where the question is about the whole post) of post ``sample``.
@@ -78,7 +83,7 @@ class Store:
     """A store that is written to, by one process at a time. ``with Store(folder) as store: store.append(row)``."""
 
     def __init__(self, folder: Path, rows_a_shard: int = ROWS_A_SHARD):
-        """Opens or makes it, and mends what a killed process left. Raises StoreError where another run writes."""
+        """Opens or makes it, and mends what a killed process left. Raises StoreError where it cannot."""
         self.folder = folder
         self.rows_a_shard = self._seal_at = rows_a_shard
         _parquet()  # lest the answers are there and cannot be kept
@@ -96,6 +101,9 @@ class Store:
             for partial in folder.glob("*.partial"):
                 partial.unlink()
             self._take_up()
+        except OSError as error:
+            self._lock.close()
+            raise not_written(folder, error) from None
         except BaseException:
             self._lock.close()
             raise

@@ -11,16 +11,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import orjson
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
-from rich.text import Text
 
 from rivegs_mllm.cascade.stage import blind
 from rivegs_mllm.chat import Answer, Teacher, TeacherError, ask
 from rivegs_mllm.distill.card import note_run, write_card
+from rivegs_mllm.distill.live import Live
 from rivegs_mllm.distill.plan import Item, Known, Plan, describe, make_plan, shown, what_is_known
 from rivegs_mllm.distill.recipe import DistillRecipe
-from rivegs_mllm.distill.store import ANSWERED, FAILED, Row, Store, read_rows
+from rivegs_mllm.distill.store import ANSWERED, FAILED, Row, Store, not_written, read_rows
 from rivegs_mllm.distill.tasks import ExpressionTask, Questions
 from rivegs_mllm.records import read_split
 from rivegs_mllm.types import Sample, UserError
@@ -58,7 +56,7 @@ class Report:
             lines.append(f"{self.lost:,} answers came and could not be written; their questions will be asked again")
         if self.failed or self.failed_before:
             lines.append("--retry-failed asks what failed once more")
-        if self.stopped:
+        if self.stopped and not self.error:
             lines.append(f"stopped: {self.stopped}; the same command goes on")
         return "\n".join(lines)
 
@@ -67,7 +65,7 @@ def distill(recipe: DistillRecipe, retry_failed: bool = False) -> Report:
     """Asks whatever the store has no answer to yet, and writes the dataset card.
 
     Raises UserError before anything is asked for data, examples or a teacher that cannot be had; TeacherError, after
-    all answers under way have been kept, where the teacher can answer nothing; OSError where the store cannot be
+    all answers under way have been kept, where the teacher can answer nothing; StoreError where the store cannot be
     written.
     """
     questions = prepare(recipe)
@@ -140,7 +138,7 @@ class _Run:
                 for item in self.plan.take_over:
                     self._take_over(rows[item.key], item)
         except OSError as error:
-            self._stop(f"the store cannot be written: {error}", error)
+            self._stop("the store cannot be written", not_written(self.recipe.store, error))
 
     async def all(self) -> None:
         """Asks everything, ``in_flight`` at a time, until it is done or stopped; what is under way is waited for."""
@@ -148,8 +146,7 @@ class _Run:
         for sign in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(sign, self._interrupted)
         try:
-            with self._progress() as self.progress:
-                self.bar = self.progress.add_task("answers", total=len(self.plan.ask), note="")
+            with Live(len(self.plan.ask)) as self.live:
                 workers = [self._work() for _ in range(min(self.recipe.limits.in_flight, len(self.plan.ask)))]
                 await asyncio.gather(*workers)
         finally:
@@ -186,7 +183,7 @@ class _Run:
             self.report.left -= 1
         except OSError as error:
             self.report.lost += 1
-            self._stop(f"the store cannot be written: {error}", error)
+            self._stop("the store cannot be written", not_written(self.recipe.store, error))
         self._show(answer)
         return None
 
@@ -268,21 +265,8 @@ class _Run:
         self.in_a_row = self.in_a_row + 1 if answer.error else 0
         if self.in_a_row >= self.recipe.limits.failures_in_a_row:
             self._stop(f"{self.in_a_row} questions in a row failed, the last with: {answer.error}")
-        note = f"cost {self.spent:,.2f}" if self.spent else ""
-        failed = f"{self.report.failed:,} failed" if self.report.failed else ""
-        self.progress.update(self.bar, advance=1, note=", ".join(part for part in (note, failed) if part))
+        self.live.advance(self.spent, self.report.failed)
 
     def _cost(self, prompt_tokens: int, completion_tokens: int) -> float:
         prices = self.recipe.prices
         return (prompt_tokens * prices.prompt + completion_tokens * prices.completion) / 1e6
-
-    def _progress(self) -> Progress:
-        columns = (BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
-        return Progress(TextColumn("{task.description}"), *columns, console=Console(stderr=True))
-
-
-class _Rate(ProgressColumn):
-    """Answers a second."""
-
-    def render(self, task: Task) -> Text:
-        return Text(f"{task.speed:.1f}/s" if task.speed else "")

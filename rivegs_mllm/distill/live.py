@@ -1,0 +1,57 @@
+"""How a run is going: a bar on a terminal; elsewhere, as in a batch job's log, a line now and then."""
+
+from __future__ import annotations
+
+import time
+from datetime import timedelta
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+SECONDS = 30.0
+"""Between two lines, at least."""
+
+
+class Live:
+    """``with Live(questions) as live``, and ``live.advance(...)`` with each answer."""
+
+    def __init__(self, total: int, console: Console | None = None):
+        self.total = total
+        self.console = console or Console(stderr=True, soft_wrap=True)
+        columns = (BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
+        self.progress = Progress(
+            TextColumn("{task.description}"), *columns, console=self.console, disable=not self.console.is_terminal
+        )
+        self.bar = self.progress.add_task("answers", total=total, note="")
+        self.done = 0
+        self.started = self.told = time.monotonic()
+
+    def __enter__(self) -> Live:
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.progress.stop()
+
+    def advance(self, cost: float, failed: int) -> None:
+        """One more answer. ``cost`` is what the store has cost so far, ``failed`` how many questions failed."""
+        self.done += 1
+        note = ", ".join(
+            part for part in (f"cost {cost:,.2f}" if cost else "", f"{failed:,} failed" if failed else "") if part
+        )
+        self.progress.update(self.bar, advance=1, note=note)
+        now = time.monotonic()
+        if not self.console.is_terminal and now - self.told >= SECONDS:
+            self.told = now
+            rate = self.done / (now - self.started)
+            left = timedelta(seconds=round((self.total - self.done) / rate))
+            told = f"{self.done:,} of {self.total:,} answers, {rate:.1f}/s, {left} left"
+            self.console.print(f"{told}, {note}" if note else told, highlight=False)
+
+
+class _Rate(ProgressColumn):
+    """Answers a second."""
+
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed:.1f}/s" if task.speed else "")
