@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from rich import box
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
@@ -13,17 +14,30 @@ from rich.text import Text
 from rivegs_mllm.cascade.stage import SLOTS, WHOLE
 
 TASKS = ("MNER", "GMNER", "EEG", "SMNER", "EES")
-STAGE_FIGURES = ("span F1", "visibility", "Prec@0.5", "box mIoU", "mask mIoU")
+STAGE_FIGURES = ("grounded", "span F1", "visibility", "Prec@0.5", "box mIoU", "mask mIoU")
 TOTALS = ("parameters", "s a post", "peak memory")
 SCORES_NOTE = (
-    "F1 and stages in percent, protocol strict. Visibility, Prec@0.5 and mIoU are of the entities whose mention and "
-    "type are right: each stage is judged alone."
+    "F1 and stages in percent, protocol strict. Grounded: the share of the visible entities that are named, found to "
+    "be visible and boxed rightly. Visibility, Prec@0.5 and mIoU are of the entities whose mention and type are right: "
+    "each stage is judged alone."
 )
 COSTS_NOTE = (
     "Seconds a post, without loading. Parameters of models that several stages share count once. "
     "Peak memory is that of the GPU, or of the process where there is none."
 )
 _NONE = "-"
+_SHORT = {
+    "knowledge": "knowl.",
+    "expander": "exp.",
+    "entailment": "entail.",
+    "grounder": "ground.",
+    "segmenter": "segm.",
+    "span F1": "span\nF1",
+    "visibility": "visi-\nbility",
+    "box mIoU": "box\nmIoU",
+    "mask mIoU": "mask\nmIoU",
+}
+"""Heads that a terminal of 80 columns has room for."""
 
 Row = tuple[str, ...]
 
@@ -41,16 +55,18 @@ def as_markdown(result: Mapping) -> str:
 def as_tables(result: Mapping) -> Group:
     """The comparison for a terminal of 80 columns: scores, stages, and costs apart."""
     heads, rows = one_table(result)
-    tasks, stages = 2 + len(TASKS), 2 + len(TASKS) + len(STAGE_FIGURES)
+    rows = [(name if subset == "all" else f"  {subset}", *cells) for name, subset, *cells in rows]
+    tasks, stages = 1 + len(TASKS), 1 + len(TASKS) + len(STAGE_FIGURES)
+    heads = (heads[0], *heads[2:])
     totals = [(row[0], *row[stages:]) for row in rows if any(row[stages:])]
-    stage_heads, stage_rows = stage_table(result)
+    slots, costs = stage_table(result, kinds=False)
     return Group(
         Text(_title(result)),
         _rich(heads[:tasks], [row[:tasks] for row in rows]),
-        _rich((*heads[:2], *heads[tasks:stages]), [(*row[:2], *row[tasks:stages]) for row in rows]),
+        _rich((heads[0], *heads[tasks:stages]), [(row[0], *row[tasks:stages]) for row in rows]),
         Text(SCORES_NOTE),
         _rich((heads[0], *heads[stages:]), totals),
-        _rich(stage_heads, stage_rows),
+        _rich(slots, costs),
         Text(COSTS_NOTE),
     )
 
@@ -93,6 +109,7 @@ def one_table(result: Mapping) -> tuple[Row, list[Row]]:
 def _stage_cells(stages: Mapping) -> list[str]:
     boxes, masks = stages["grounding"], stages["segmentation"]
     return [
+        _percent(grounded(stages)) if _visible(stages) else _NONE,
         _percent(stages["span"]["f1"]),
         _percent(stages["entailment"]["accuracy"]) if stages["entailment"]["total"] else _NONE,
         _percent(boxes["precision"]) if boxes["total"] else _NONE,
@@ -101,33 +118,45 @@ def _stage_cells(stages: Mapping) -> list[str]:
     ]
 
 
+def grounded(stages: Mapping) -> float:
+    """The share of the visible entities that are named, found to be visible and boxed rightly, 0 where there are none;
+    ``stages`` is what `eval.stages.stage_scores` gives."""
+    return stages["grounding"]["correct"] / max(1, _visible(stages))
+
+
+def _visible(stages: Mapping) -> int:
+    """How many entities of the gold have a box."""
+    return sum(stages["grounding"][part] for part in ("total", "said_invisible", "unmatched"))
+
+
 def _totals(total: Mapping) -> Row:
     peak = total["peak_memory"]
     memory = _NONE if peak is None else f"{peak / 1e9:.2f} GB"
     return f"{total['parameters'] / 1e6:,.1f} M", f"{total['seconds_a_post']:.3f}", memory
 
 
-def stage_table(result: Mapping) -> tuple[Row, list[Row]]:
-    """Heads, and a row a system: of each slot its stage's type and seconds a post. Slots that nobody fills are left
-    out."""
+def stage_table(result: Mapping, kinds: bool = True) -> tuple[Row, list[Row]]:
+    """Heads, and a row a system: of each slot its stage's type, with ``kinds``, and seconds a post. Slots that nobody
+    fills are left out."""
     systems = {name: {cost["slot"]: cost for cost in system["costs"]} for name, system in result["systems"].items()}
     slots = [slot for slot in (WHOLE, *SLOTS) if any(slot in costs for costs in systems.values())]
-    return ("system", *slots), [(name, *(_cost(costs.get(slot)) for slot in slots)) for name, costs in systems.items()]
+    rows = [(name, *(_cost(costs.get(slot), kinds) for slot in slots)) for name, costs in systems.items()]
+    return ("system", *slots), rows
 
 
-def _cost(cost: Mapping | None) -> str:
+def _cost(cost: Mapping | None, kinds: bool) -> str:
     if cost is None:
         return _NONE
-    return f"{cost['kind']} {cost['seconds'] / cost['posts'] if cost['posts'] else 0:.3f}"
+    seconds = f"{cost['seconds'] / cost['posts'] if cost['posts'] else 0:.3f}"
+    return f"{cost['kind']} {seconds}" if kinds else seconds
 
 
 def _bars(result: Mapping) -> list[tuple[str, list[tuple[str, float]]]]:
-    """By system the GMNER F1 of each subset, in percent; of all posts where there are no subsets."""
+    """By system what it grounds of each subset, in percent; of all posts where there are no subsets."""
     bars = []
     for name, system in result["systems"].items():
-        strict = system["scores"]["strict"]
         subsets = [subset for subset in system["stages"] if subset != "all"] or ["all"]
-        bars.append((name, [(subset, 100 * strict[subset]["GMNER"]["f1"]) for subset in subsets]))
+        bars.append((name, [(subset, 100 * grounded(system["stages"][subset])) for subset in subsets]))
     return bars
 
 
@@ -145,14 +174,10 @@ def _markdown(heads: Row, rows: Iterable[Row]) -> str:
 
 
 def _rich(heads: Sequence[str], rows: Iterable[Row]) -> Table:
-    table = Table()
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for place, head in enumerate(heads):
-        left = place == 0 or head in ("posts", WHOLE, *SLOTS)
-        table.add_column(head, justify="left" if left else "right", overflow="fold")
-    last = ""
-    for name, *cells in rows:
-        if last and name != last:
-            table.add_section()
-        table.add_row(Text("" if name == last else name), *map(Text, cells))
-        last = name
+        side = "right" if place else "left"
+        table.add_column(_SHORT.get(head, head), justify=side, no_wrap=not place, overflow="fold")
+    for cells in rows:
+        table.add_row(*map(Text, cells))
     return table

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from rivegs_mllm.compare import as_tables, compare
-from rivegs_mllm.compare_tables import as_markdown
+from rivegs_mllm.compare_tables import as_markdown, grounded
 from rivegs_mllm.records import read_predictions, read_split
 from rivegs_mllm.types import UserError
 
@@ -66,6 +66,8 @@ def test_a_stage_that_is_replaced_costs_its_own_tasks_alone(compared, emblems):
     assert blind["MNER"] == 1
     assert blind["GMNER"] == pytest.approx(hidden)  # right where there is nothing to find
     assert "SMNER" not in blind
+    shares = {name: grounded(system["stages"]["all"]) for name, system in result["systems"].items()}
+    assert shares == {"gold": 1, "no_expressions": 1, "all_visible": 1, "filled_boxes": 1, "no_boxes": 0}
 
 
 def test_what_is_saved_is_what_is_shown(compared, emblems):
@@ -85,10 +87,11 @@ def test_the_terminal_s_tables_fit_80_columns(compared):
     result, _ = compared
     file = io.StringIO()
     Console(file=file, width=80).print(as_tables(result))
-    lines = file.getvalue().splitlines()
+    lines = [line.strip() for line in file.getvalue().splitlines()]
     assert max(map(len, lines)) <= 80
-    gold = [line for line in lines if line.startswith("│ gold ") and " all " in line]
-    assert [line.count("100.00") for line in gold] == [5, 5]
+    gold = [line for line in lines if line.startswith("gold ")]
+    assert [line.count("100.00") for line in gold] == [5, 6, 0, 0]
+    assert [line.split()[-1] for line in lines if line.startswith("no_boxes ")][-1] == "-"
 
 
 class Page(html.parser.HTMLParser):
