@@ -13,6 +13,7 @@ import pytest
 from eval.calibration import read_calibration
 from eval.protocols import PROTOCOLS
 from eval.scores import evaluate as scores_of
+from rivegs_mllm.cli import main
 from rivegs_mllm.evaluate_command import Asked, calibrate, evaluate, export, system_files
 from rivegs_mllm.records import read_predictions, read_samples, write_records
 from rivegs_mllm.types import Box, Entity, Prediction, Sample, UserError
@@ -203,9 +204,29 @@ def test_mistakes_are_named(files):
     assert len(read_samples(files / "data" / "test.jsonl")) == len(read_predictions(files / "half.jsonl"))
 
 
+def test_the_command_line_passes_every_option_on(files, capsys):
+    gold, half, right = (str(files / name) for name in ("data", "half.jsonl", "right.jsonl"))
+    shown = ["--subsets", "--stages", "--sweep", "--json", str(files / "x.json")]
+    assert main(["evaluate", gold, half, right, "--split", "dev", "--iou", "0.6", "--protocol", "e2e", *shown]) == 0
+    written = json.loads((files / "x.json").read_text())
+    assert written["e2e"] == scores_of(GOLD, HALF, ["e2e"], 0.6)["e2e"]
+    assert written["comparison"]["right"]["e2e"]["GMNER"]["verdict"] == "B is better"
+    assert "box:small" in capsys.readouterr().out
+    assert main(["evaluate", gold, half, right, "--seeds", "--explain"]) == 0
+    assert "Where GMNER is lost" in capsys.readouterr().out
+    assert main(["export", gold, half, "--out", str(files / "out"), "--format", "riveg"]) == 0
+    rows = [str(files / "out" / "riveg" / name) for name in ("gold.txt", "half.txt")]
+    assert main(["evaluate", "--format", "riveg", *rows]) == 0
+    (files / "run").mkdir()
+    assert main(["calibrate", gold, half, "--adapter", str(files / "run")]) == 0
+    assert read_calibration(files / "run") is not None
+    assert main(["calibrate", gold, half, "--adapter", str(files / "run")]) == 2
+    assert "delete it" in capsys.readouterr().err
+
+
 def test_scoring_imports_nothing_heavy():
     code = (
-        "import sys, rivegs_mllm.evaluate_command\n"
+        "import sys, rivegs_mllm.cli, rivegs_mllm.evaluate_command\n"
         "print({'torch', 'transformers', 'scipy', 'jinja2', 'PIL', 'datasets'} & set(sys.modules))"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

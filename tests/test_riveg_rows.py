@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from data_builders.riveg_rows import (
@@ -192,6 +192,7 @@ entities = st.builds(
 ids = st.sampled_from(("7", "O_8", "17_06_9", "7#2", "a.jpg#b"))
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.dictionaries(ids, st.lists(entities, min_size=1, max_size=3).map(tuple)))
 def test_what_is_written_is_read_again(tmp_path_factory, posts):
     path = tmp_path_factory.mktemp("rows") / "rows.txt"
