@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich import box
 from rich.console import Group, RenderableType
@@ -44,12 +44,39 @@ def format_scores(result: dict, subsets: bool = False, stages: bool = False) -> 
         parts.append(format_sweep(result["iou_sweep"]))
     if result.get("calibration"):
         parts.append(_calibration(result["calibration"]))
+    return Group(*parts, *_odd(result))
+
+
+def format_side_by_side(systems: Mapping[str, dict]) -> RenderableType:
+    """F1 of several systems by name, each the result of `eval.scores.evaluate`, and what was odd in each."""
+    parts: list[RenderableType] = []
+    for protocol in PROTOCOLS:
+        results = [result[protocol] for result in systems.values() if protocol in result]
+        if results:
+            table = _table(f"F1, protocol {protocol}", ["subset", "task"], list(systems))
+            for subset in (name for name in results[0] if not name.startswith(KINDS)):
+                for place, task in enumerate(results[0][subset]):
+                    found = [result.get(subset, {}).get(task) for result in results]
+                    cells = [_percent(row["f1"]) if row else "" for row in found]
+                    table.add_row(Text("" if place else subset), task, *cells)
+                table.add_section()
+            parts.append(table)
+    for name, result in systems.items():
+        if "seeds" in result:
+            parts.append(Text(f"{name}: the first of its seeds; their means are compared below"))
+        parts += [Text(f"{name}: ").append(note) for note in _odd(result)]
+    return Group(*parts)
+
+
+def _odd(result: dict) -> list[Text]:
+    """A line for each sort of odd input."""
+    notes = []
     for key, words in _LISTED.items():
         found = result[key]
         if found["count"]:
             ids = ", ".join(found["ids"][:10]) + (", ..." if found["count"] > 10 else "")
-            parts.append(Text(f"{found['count']} of {result['posts']} {words}: {ids}"))
-    return Group(*parts)
+            notes.append(Text(f"{found['count']} of {result['posts']} {words}: {ids}"))
+    return notes
 
 
 def format_sweep(sweep: dict) -> RenderableType:

@@ -16,7 +16,7 @@ from eval.candidates import read_candidates
 from eval.explain import evaluate_systems, run_files
 from eval.scores import evaluate_files
 from eval.stages import proposal_scores
-from eval.tables import format_comparison, format_proposals, format_scores
+from eval.tables import format_comparison, format_proposals, format_scores, format_side_by_side
 from rivegs_mllm.records import read_predictions, read_samples
 from rivegs_mllm.types import Prediction, Sample, UserError
 
@@ -137,16 +137,18 @@ def _with_silent_posts(gold: Sequence[Sample], run: Sequence[Prediction]) -> lis
 
 
 def as_tables(result: dict, subsets: bool = False, stages: bool = False) -> Group:
-    """The figures of one system, or of each and how it stands against the first."""
-    if "against" in result:
+    """The figures of one system; of several side by side, more of each where more is asked, and how each stands
+    against the first."""
+    if "against" not in result:
+        parts = [format_scores(result, subsets, stages)]
+    else:
         systems = {result["system"]: result, **result["against"]}
-        parts = []
-        for name, figures in systems.items():
-            parts += [Rule(Text(name)), format_scores(figures, subsets, stages)]
+        parts = [format_side_by_side(systems)]
+        if subsets or stages or "iou_sweep" in result:
+            for name, figures in systems.items():
+                parts += [Rule(Text(name)), format_scores(figures, subsets, stages)]
         for name, comparison in result["comparison"].items():
             parts += [Rule(), format_comparison(comparison, (result["system"], name))]
-    else:
-        parts = [format_scores(result, subsets, stages)]
     if "proposals" in result:
         parts.append(format_proposals(result["proposals"]))
     return Group(*parts)

@@ -83,6 +83,21 @@ def test_several_systems_are_compared_with_the_first(files, capsys):
     shown = capsys.readouterr().out
     for words in ("A: half", "B: right", "+25.00", "B is better", "no difference", "87.50 ± 17.68"):
         assert words in shown
+    assert "seeds: the first of its seeds" in shown
+    assert "Scores, protocol" not in shown
+    assert [line.split() for line in shown.splitlines() if "GMNER" in line][:3] == [
+        ["GMNER", "75.00", "100.00", "100.00"],
+        ["GMNER", "50.00", "100.00", "100.00"],
+        ["GMNER", "100.00", "100.00", "100.00"],
+    ]
+    evaluate(Asked(files / "data", [files / "half.jsonl", files / "right.jsonl"], stages=True))
+    assert capsys.readouterr().out.count("Scores, protocol strict") == 2
+
+
+def test_what_is_odd_is_said_of_each_system(files, capsys):
+    write_records(files / "cut.jsonl", HALF[:30])
+    evaluate(Asked(files / "data", [files / "half.jsonl", files / "cut.jsonl"]))
+    assert "cut: 10 of 40 posts without a prediction" in capsys.readouterr().out
 
 
 def test_two_copies_differ_by_nothing_but_could_be_chance(files):
