@@ -96,7 +96,7 @@ def iou_curve(sweeps: Sequence[Mapping], names: Sequence[str]) -> Markup:
             words.append(f"{names[system]} {task} from {points[0]:.1f} to {points[-1]:.1f}")
     axes.set_xlabel("IoU that a region must reach", color=FAINT)
     axes.set_ylabel("F1", color=FAINT)
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, max(1.0, 1.08 * axes.dataLim.ymax))
     _legend(axes, "lower left")
     return _inline(figure, "iou", "F1 by IoU threshold: " + "; ".join(words))
 

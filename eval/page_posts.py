@@ -5,9 +5,9 @@ Everything that came with a post stays a string; the page's script sets it as te
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import zip_longest
+from itertools import islice, zip_longest
 from pathlib import Path
 
 from eval.attribution import CORRECT, VERDICTS, PostVerdicts, Verdict, verdicts_of
@@ -50,9 +50,9 @@ def with_picture(
             empty = not any(one.gold or one.said for one in first)
             groups[("",) if empty else tuple(map(worst, first, costs))].append(sample.id)
     rank = sorted(groups, key=lambda names: (-sum(map(_cost, costs, names)), names))
-    turns = zip_longest(*(_spread(groups[names], min(limit, len(groups[names]))) for names in rank))
-    taken = [name for turn in turns for name in turn if name is not None]
-    return set(taken[:limit])
+    turns = zip_longest(*([names] * len(groups[names]) for names in rank))
+    taken = Counter(islice((names for turn in turns for names in turn if names is not None), limit))
+    return {name for names, count in taken.items() for name in _spread(groups[names], count)}
 
 
 def post_as_json(sample: Sample, answers: Answers, judged: Judged, picture: Picture | None, problem: str) -> dict:

@@ -15,6 +15,8 @@ from eval.attribution import VERDICTS
 from eval.draw import PictureError, outline, small_picture
 from eval.explain import explain
 from eval.page_figures import calibration_curve, iou_curve, waterfall
+from eval.page_posts import judge, with_picture
+from eval.protocols import GMNER
 from eval.report import system_names, write_report
 from rivegs_mllm.types import Box, Entity, Mask, Prediction, Sample, UserError
 
@@ -89,8 +91,8 @@ def test_the_page_needs_nothing_else_and_allows_nothing_else(pictures):
 def test_scores_and_intervals_of_one_system(pictures):
     gold = [post(0, "seen"), post(1, "seen"), post(2, "unseen")]
     text = words(write(pictures, gold, {"tiny": list(map(right, gold[:2]))})[0])
-    assert "GMNER 80.00 0.0 to 100.0 100.00 66.67 2 2 3" in text
-    assert "unseen MNER 0.00 0.0 to 0.0" in text
+    assert "GMNER 80.00 0.0–100.0 100.00 66.67 2 2 3" in text
+    assert "unseen MNER 0.00 0.0–0.0" in text
     assert "without a prediction which 2 1" in text
     assert "Most is lost to missed : 20.00 points" in text
 
@@ -145,8 +147,10 @@ def test_the_pictured_posts_show_every_verdict(pictures):
     gold = [post(index) for index in range(8)]
     off = Prediction("7", entities=(replace(post(7).entities[0], boxes=(Box(10, 20, 60, 90),)),))
     said = [*map(right, gold[:5]), off]  # 0 to 4 right, 5 and 6 missed, 7 off
-    for limit, expected in ((0, []), (1, ["5"]), (2, ["5", "7"]), (3, ["0", "5", "7"]), (4, ["0", "5", "6", "7"])):
-        assert pictured(write(pictures, gold, {"tiny": said}, limit=limit)[0]) == expected
+    judged = [judge(sample, {"tiny": {one.id: one for one in said}}, [GMNER]) for sample in gold]
+    costs = [{"missed": 0.1, "box_off": 0.3}]
+    for limit, expected in ((0, ""), (1, "7"), (2, "57"), (3, "057"), (4, "0567"), (5, "02567")):
+        assert with_picture(gold, judged, costs, limit) == set(expected)
     page, _ = write(pictures, gold, {"tiny": said}, limit=99)
     assert pictured(page) == list("01234567")
     assert write(pictures, gold, {"tiny": said}, limit=99)[0] == page
@@ -208,6 +212,11 @@ def test_one_system_or_two(pictures, count):
         write(pictures, [post(0)], {str(place): [] for place in range(count)})
 
 
+def test_a_limit_below_nothing_is_refused(pictures):
+    with pytest.raises(UserError, match="0 or more"):
+        write(pictures, [post(0)], {"tiny": []}, limit=-1)
+
+
 def test_posts_without_anything_to_show(pictures):
     gold = [Sample("0", ("hi",)), replace(post(1), entities=())]
     page, problems = write(pictures, gold, {"tiny": [Prediction("0"), Prediction("1")]})
@@ -222,6 +231,17 @@ def test_systems_are_named_as_shortly_as_tells_them_apart():
     assert system_names([Path("test.jsonl")]) == ["test"]
     with pytest.raises(UserError, match="twice"):
         system_names([Path("a.jsonl"), Path("../" + Path.cwd().name + "/a.jsonl")])
+
+
+def scored(gold: list[Sample]) -> list[Prediction]:
+    return [Prediction(one.id, entities=(replace(one.entities[0], visible_score=0.7),)) for one in gold]
+
+
+def test_curves_have_their_numbers(pictures):
+    gold = [post(index) for index in range(4)]
+    text = words(write(pictures, gold, {"before": [], "after": scored(gold)})[0])
+    assert "0.90 0.00 100.00" in text  # IoU, F1 of A and of B
+    assert "B 4 0 30.00 0.0900" in text  # entities, without probability, calibration error, Brier
 
 
 def budget(**gains: float) -> dict:
@@ -242,7 +262,7 @@ def test_the_waterfall_adds_up_and_is_in_the_order_of_the_loss():
 
 def test_figures_are_plain_and_their_ids_do_not_meet(pictures):
     gold = [post(index) for index in range(4)]
-    said = [Prediction(s.id, entities=(replace(s.entities[0], visible_score=0.7),)) for s in gold]
+    said = scored(gold)
     result = explain(gold, said)
     figures = [
         *(waterfall(result["error_budget"]["GMNER"], system, 0) for system in (0, 1)),

@@ -115,7 +115,7 @@ def test_it_opens_and_shows_posts_with_pictures_first(opened):
     assert count(page) == "13 to 24 of 30 posts"
     assert page.locator(".post").count() == 12
     assert page.locator(".post image").count() == 2
-    assert "without its picture" in page.locator(".post").nth(5).inner_text()
+    assert "its picture is not in this page" in page.locator(".post").nth(5).inner_text()
     assert page.locator(".post rect").count() > 12  # boxes are drawn without a picture too
 
 
@@ -221,6 +221,12 @@ def test_a_row_lights_its_own_regions(opened):
     dim = post.locator("g.dim").evaluate_all("all => all.map(one => one.dataset.row)")
     assert set(dim) == {"0", "2"}
     page.mouse.move(0, 0)
+    assert post.locator("g.dim").count() == 0
+    post.focus()
+    page.keyboard.press("1")
+    dim = post.locator("g.dim").evaluate_all("all => all.map(one => one.dataset.row)")
+    assert set(dim) == {"1", "2"}
+    page.keyboard.press("1")
     assert post.locator("g.dim").count() == 0
 
 

@@ -136,12 +136,20 @@ const KEYS = {
   e: () => document.activeElement?.closest?.(".post")?.querySelector(".zoom")?.click(), "?": () => $("keys").showModal(),
 };
 
+// The entity in that row of the post that has the focus, lit or no longer.
+function lightRow(place) {
+  const post = document.activeElement?.closest?.(".post");
+  const row = post?.querySelectorAll("tr[data-row]")[place];
+  if (row) light(post, row.classList.contains("lit") ? null : row);
+}
+
 document.addEventListener("keydown", (event) => {
   const field = event.target.closest?.("input:not([type=checkbox]), select, dialog");
   if (event.key === "Escape" && field === $("search")) field.blur();
   if (field || event.ctrlKey || event.metaKey || event.altKey) return;
   const onPost = event.target.classList?.contains("post");
   const key = onPost && event.key === "ArrowDown" ? "j" : onPost && event.key === "ArrowUp" ? "k" : event.key;
+  if (/^[1-9]$/.test(key)) lightRow(Number(key) - 1);
   if (!Object.hasOwn(KEYS, key)) return;
   event.preventDefault();
   KEYS[key]();

@@ -76,14 +76,17 @@ function card(post) {
   const picture = post.size ? pictureOf(post, table) : null;
   const classes = `card post${picture ? "" : " blind"}`;
   const article = make("article", { className: classes, tabIndex: 0, "aria-label": `post ${post.id}` }, picture, words);
-  for (const event of ["mouseover", "focusin"]) article.addEventListener(event, (e) => light(article, e.target.closest("tr[data-row]")));
-  for (const event of ["mouseleave", "focusout"]) article.addEventListener(event, () => light(article, null));
+  article.addEventListener("mouseover", (event) => light(article, event.target.closest("tr[data-row]")));
+  article.addEventListener("mouseleave", () => light(article, null));
   return article;
 }
 
 const label = (system) => make("span", { className: `badge ${SIDES[system]}` }, data.systems.length > 1 ? SIDES[system].toUpperCase() : "said");
 
+// Of the post's regions only those of one row of its table, or all of them again.
 function light(article, row) {
+  for (const other of article.querySelectorAll("tr.lit")) other.classList.remove("lit");
+  row?.classList.add("lit");
   for (const group of article.querySelectorAll("g[data-row]")) group.classList.toggle("dim", row !== null && group.dataset.row !== row.dataset.row);
 }
 
@@ -122,7 +125,7 @@ function pictureOf(post, table) {
       if (isNamed) names.push(nameTag(entity, side, index, post.size));
     };
     if (row.gold) add(row.gold, "gold", true);
-    row.said.forEach((said, system) => { if (said?.entity) add(said.entity, SIDES[system], said.verdict !== "correct"); });
+    row.said.forEach((said, system) => { if (said?.entity) add(said.entity, SIDES[system], !(row.gold && bestIou(said.entity, row.gold) > 0.5)); });
   });
   svg.append(...names);
   const button = make("button", { type: "button", className: "zoom", "aria-label": `Enlarge the picture of post ${post.id}`, "aria-expanded": "false" }, svg);
@@ -130,7 +133,7 @@ function pictureOf(post, table) {
     const wide = button.closest(".post").classList.toggle("wide");
     button.setAttribute("aria-expanded", String(wide));
   });
-  const note = post.picture ? null : make("p", { className: "faint" }, "without its picture, see --limit");
+  const note = post.picture ? null : make("p", { className: "faint" }, "its picture is not in this page");
   return make("div", {}, button, note);
 }
 
@@ -139,7 +142,7 @@ function regions(entity, side, row) {
   return draw("g", { class: side, "data-row": row }, ...shapes);
 }
 
-// Names stand above all regions: the gold ones in the upper left corner, what is wrong in the lower left one.
+// Names stand above all regions: of gold boxes in the upper left corner, of boxes elsewhere in the lower left one.
 function nameTag(entity, side, row, [width, height]) {
   const size = Math.max(width, height) / 28;
   const tags = entity.boxes.map(([x, y, , h]) => {
@@ -155,8 +158,8 @@ function entityTable(table) {
   const body = make("tbody", {}, ...table.map((row, index) => {
     const change = changeOf(row);
     const mark = change === "mended" || change === "broken" ? make("span", { className: `change ${change === "mended" ? "good" : "bad"}` }, `B ${change === "mended" ? "mends" : "breaks"}`) : null;
-    const gold = make("th", { scope: "row" }, ...(row.gold ? [...named(row.gold), ...(mark ? [mark] : []), shown(row.gold), expression(row.gold)] : [make("span", { className: "faint" }, "nothing")]));
-    return make("tr", { "data-row": index, tabIndex: 0 }, gold, ...row.said.map((said, system) => cell(said, row.gold, system)));
+    const gold = make("th", { scope: "row" }, ...(row.gold ? [...named(row.gold), ...(mark ? [" ", mark] : []), shown(row.gold), expression(row.gold)] : [make("span", { className: "faint" }, "nothing")]));
+    return make("tr", { "data-row": index }, gold, ...row.said.map((said, system) => cell(said, row.gold, system)));
   }));
   return make("table", { className: "entities" }, make("thead", {}, make("tr", {}, ...heads)), body);
 }
@@ -181,7 +184,8 @@ function cell(said, gold, system) {
 
 const named = (entity) => [make("bdi", {}, entity.text), " ", make("span", { className: "type", "data-type": entity.type }, entity.type)];
 const expression = (entity) => (entity.expression ? make("i", { dir: "auto" }, entity.expression) : null) ?? "";
-const shown = (entity) => make("div", { className: "faint" }, `${entity.visible ? "in the picture" : "not in the picture"}${entity.score === null ? "" : `, ${percent(entity.score)} %`}`);
+const whether = (entity) => (!entity.visible ? "not in the picture" : entity.boxes.length ? "in the picture" : "in the picture, without a box");
+const shown = (entity) => make("div", { className: "faint" }, `${whether(entity)}${entity.score === null ? "" : `, ${percent(entity.score)} %`}`);
 
 function bestIou(said, gold) {
   if (!said.boxes.length || !gold.boxes.length) return null;
