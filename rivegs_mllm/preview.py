@@ -26,9 +26,9 @@ from rivegs_mllm.answer import in_text_order, parse
 from rivegs_mllm.augment import augmented
 from rivegs_mllm.contract import NATIVE_STEPS, Contract, ContractError
 from rivegs_mllm.dataset import IGNORED, AnswerDataset, Collator, Encoder, Tensors, check_lengths
+from rivegs_mllm.distill.attach import read_posts
 from rivegs_mllm.modeling import load_without_weights
 from rivegs_mllm.recipe import Recipe
-from rivegs_mllm.records import read_split
 from rivegs_mllm.types import Box, Entity, Prediction, Sample, UserError
 
 PROMPT, PICTURE, END = "prompt", "picture", "end"
@@ -110,7 +110,7 @@ def write_preview(recipe: Recipe, out: Path, count: int = 6) -> list[str]:
     """
     processor, contract = load_without_weights(recipe)
     folder = recipe.data.folder
-    samples = read_split(folder, recipe.data.train)
+    samples = read_posts(folder, recipe.data.train, recipe.distilled)
     if not samples:
         raise UserError(f"{folder}: the split '{recipe.data.train}' has no sample")
     encoder = Encoder(processor, recipe.answer.weights)

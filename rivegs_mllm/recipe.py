@@ -19,6 +19,7 @@ from transformers import TrainingArguments
 
 from rivegs_mllm.augment import Augmentation
 from rivegs_mllm.contract import SEGMENTS
+from rivegs_mllm.distill.attach import Distilled
 from rivegs_mllm.prompts import INSTRUCTION
 from rivegs_mllm.types import TYPES, UserError
 
@@ -84,6 +85,7 @@ class Recipe:
     train: TrainingArguments
     lora: LoraConfig
     answer: AnswerRecipe = field(default_factory=AnswerRecipe)
+    distilled: Distilled | None = None
     augment: Augmentation = field(default_factory=Augmentation)
     predict: PredictRecipe = field(default_factory=PredictRecipe)
     max_length: int = 2048

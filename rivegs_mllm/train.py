@@ -27,6 +27,7 @@ from eval.scores import evaluate
 from rivegs_mllm.cascade.training import StageTraining, train_stage
 from rivegs_mllm.contract import FILE_NAME
 from rivegs_mllm.dataset import AnswerDataset, Collator, Encoder, check_lengths
+from rivegs_mllm.distill.attach import read_posts
 from rivegs_mllm.epochs import NewEpoch, like_lengths
 from rivegs_mllm.generate import Generator, batches
 from rivegs_mllm.loss import answer_loss
@@ -62,7 +63,7 @@ def train(recipe: Recipe) -> Path:
 def make_trainer(recipe: Recipe) -> AnswerTrainer:
     """Everything loaded and checked, up to the first step."""
     folder = recipe.data.folder
-    samples = read_split(folder, recipe.data.train)
+    samples = read_posts(folder, recipe.data.train, recipe.distilled)
     dev = []
     if recipe.train.eval_strategy != "no":
         dev = read_split(folder, recipe.data.dev)[: recipe.data.dev_posts]
@@ -165,7 +166,8 @@ def _settings(recipe: Recipe) -> dict:
     lora = {key: value for key, value in recipe.lora.to_dict().items() if key != "trainable_token_indices"}
     parts = {name: dataclasses.asdict(getattr(recipe, name)) for name in ("data", "model", "answer", "augment")}
     steps = {name: getattr(recipe.train, name) for name in STEPS}
-    return {**parts, "lora": lora, "train": steps}
+    distilled = recipe.distilled and dataclasses.asdict(recipe.distilled)
+    return {**parts, "distilled": distilled, "lora": lora, "train": steps}
 
 
 def check_pictures(samples: Sequence[Sample], folder: Path) -> None:

@@ -21,9 +21,9 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.trainer import TRAINING_ARGS_NAME
 
 from rivegs_mllm.cascade.saved import FILE_NAME, Card, write_card
+from rivegs_mllm.distill.attach import Distilled, read_posts
 from rivegs_mllm.epochs import NewEpoch, like_lengths
 from rivegs_mllm.recipe import DataRecipe
-from rivegs_mllm.records import read_split
 from rivegs_mllm.runs import STEPS, take_up, write_metrics
 from rivegs_mllm.types import TYPES, Sample, UserError
 
@@ -81,6 +81,7 @@ class StageTraining:
     stage: TrainableStage
     train: TrainingArguments
     types: list[str] = field(default_factory=lambda: list(TYPES))
+    distilled: Distilled | None = None
 
 
 def train_stage(recipe: StageTraining) -> Path:
@@ -99,9 +100,11 @@ def train_stage(recipe: StageTraining) -> Path:
         raise UserError("stages are small and are not trained in shards: launch with ddp.yaml or zero2.yaml")
     set_seed(recipe.train.seed)
     folder, posts = recipe.data.folder, recipe.data
-    samples = read_split(folder, posts.train)
-    dev = [] if recipe.train.eval_strategy == "no" else read_split(folder, posts.dev)[: posts.dev_posts]
-    test = read_split(folder, posts.test) if posts.test else []
+    samples = read_posts(folder, posts.train, recipe.distilled)
+    dev = []
+    if recipe.train.eval_strategy != "no":
+        dev = read_posts(folder, posts.dev, recipe.distilled)[: posts.dev_posts]
+    test = read_posts(folder, posts.test, recipe.distilled) if posts.test else []
     check_types([*samples, *dev, *test], recipe.types)
     trainable = recipe.stage.prepare(StageData(samples, dev, folder, tuple(recipe.types), recipe.train.seed))
     trainer = StageTrainer(trainable, recipe.train, dev)
@@ -134,6 +137,7 @@ def _settings(recipe: StageTraining) -> dict:
         "types": card["types"],
         "stage": [card["kind"], card["settings"]],
         "train": steps,
+        "distilled": recipe.distilled and asdict(recipe.distilled),
     }
 
 
