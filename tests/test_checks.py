@@ -25,6 +25,11 @@ POST = Sample("p", ("RT", "@", "DrottM", ":", "Ted", "Cruz", "speaks", "in", "St
         ("1. Ted Cruz (person)\n2. St. Paul (location)", ["Ted Cruz", "St. Paul"]),
         ("Named entities: none\nIt is a greeting (person).", []),
         ("Named entities: There are no named entities.", []),
+        ("Named entities:1. None identified.Reasoning: It is about a good day.", []),
+        ("Named entities may not be present in this sentence. It is about 1. rain (weather).", []),
+        ("There is no named entity in it.", []),
+        ("None.", []),
+        ("Named entities: Nonesuch (group)", ["Nonesuch"]),
         ("I think this is nice (really).", None),
         ("", None),
     ],
@@ -49,6 +54,7 @@ def test_names_of_an_answer(text, names):
         (Answer("As an AI language model I cannot"), ["refusal", "names cannot be read"]),
         (Answer("Named entities: none", finish_reason="content_filter"), ["refusal"]),
         (Answer("Named entities: none\nI cannot see who it is."), []),
+        (Answer("None of this can be read."), ["names cannot be read"]),
     ],
 )
 def test_faults_of_knowledge(answer, faults):

@@ -22,6 +22,9 @@ FAULTS = (EMPTY, CUT_OFF, REFUSAL, LABELS, NO_LIST, NOT_IN_TEXT, LONG)
 LONGEST_EXPRESSION = 30
 """Words of a short answer."""
 
+_SHORT = 3
+"""Words of an answer that may say "none" without a list around it."""
+
 # As people write them, with the typographic apostrophe too.
 _REFUSAL = re.compile(
     r"^\W*(i'?m sorry|sorry,|i apologi[sz]e|i can(no|')?t|i am (not able|unable)|i'?m (not able|unable)|"
@@ -32,7 +35,11 @@ _REFUSAL = re.compile(
 # Tags of a sequence labeller. "Other" and "per" are words, so only capitals count, and OTHER only as a tag would stand.
 _TAG = re.compile(r"(?<![\w])(?:[BI]-(?:PER|LOC|ORG|OTHER|MISC)|PER|LOC|ORG|MISC)(?![\w])|\((?:OTHER)\)")
 _LIST = re.compile(r"named entit(?:y|ies)[^:\n]*:", re.IGNORECASE)
-_NONE = re.compile(r"\W*(none|no named entit|there are no)", re.IGNORECASE)
+_NONE = re.compile(r"\W*(?:\d\W+)?(none\b|no named entit|there are no)", re.IGNORECASE)
+_NONE_SAID = re.compile(
+    r"\W*(?:no named entit|there (?:are|is) no named entit|named entit(?:y|ies) (?:may|are|is|were|could) not\b)",
+    re.IGNORECASE,
+)
 _NAMED = re.compile(r"(?:^|[;,\n]|\d[.)])\s*(?:[-*•]\s*|\d+[.)]\s*)?([^;\n()]+?)\s*\(([^()\n]+)\)")
 
 
@@ -74,9 +81,11 @@ def named_entities(text: str) -> list[tuple[str, str]] | None:
 
     [] where the answer says that there are none, None where no list can be read.
     """
+    if _NONE_SAID.match(text):
+        return []
     start = _LIST.search(text)
     rest = text[start.end() :] if start else text
-    if start and _NONE.match(rest):
+    if _NONE.match(rest) and (start or len(text.split()) <= _SHORT):
         return []
     lines = [line.strip() for line in rest.strip().splitlines() if line.strip()]
     listing = list(itertools.takewhile(_ITEM.match, lines))
