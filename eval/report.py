@@ -151,6 +151,8 @@ def _render(**values: object) -> str:
         **values,
         two=len(results) == 2,
         masked="SMNER" in values["tasks"],
+        scored=list(max((result["strict"]["all"] for result in results), key=len)),
+        outlined=any(entity["masks"] for post in posts for entity in _entities(post)),
         subsets=[name for name in results[0]["strict"] if name != "all" and not name.startswith(_KINDS)],
         costliest=max(
             (name for name in budget if budget[name]["gain"] > 0), key=lambda n: budget[n]["gain"], default=""
@@ -164,6 +166,10 @@ def _render(**values: object) -> str:
         style=Markup(style),
         script=Markup(script),
     )
+
+
+def _entities(post: dict) -> list[dict]:
+    return [*post["gold"], *(entity for said in post["said"] for entity in said["entities"])]
 
 
 def _hash(text: str) -> str:

@@ -171,6 +171,11 @@ def test_masks_become_outlines_only_where_a_picture_is(pictures):
     both, either = (np.array(drawn) & np.array(image)).sum(), (np.array(drawn) | np.array(image)).sum()
     assert both / either > 0.96
     assert len(path) < 900
+    without = Prediction("0", entities=(replace(gold[0].entities[0], masks=()),))
+    mixed, _ = write(pictures, gold, {"boxes": [without], "masks": [right(gold[0])]})
+    assert list(data_of(mixed)["posts"][0]["verdicts"]) == ["GMNER"]
+    assert "SMNER 100.00 100.0–100.0" in words(mixed)  # the second's, and nothing to compare it with
+    assert 'id="show-masks"' in mixed
     bare = data_of(write(pictures, gold, {"tiny": [right(gold[0])]}, limit=0)[0])
     assert bare["posts"][0]["gold"][0]["masks"] == []
 
