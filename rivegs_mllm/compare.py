@@ -26,9 +26,6 @@ from rivegs_mllm.types import Prediction, Sample, UserError
 
 __all__ = ["as_tables", "compare"]
 
-BATCH = 64
-"""Posts that an end-to-end model answers before they are written to disk; its recipe says how many at a time."""
-
 
 def compare(recipes: Sequence[Path], folder: Path, split: str, out: Path) -> dict:
     """Runs each system on the posts of ``folder/<split>.jsonl`` and scores it.
@@ -81,7 +78,8 @@ def _run(
         return run_cascade(recipe, samples, folder, out)
     step = Step(WHOLE, "mllm", lambda: whole_stage(path, None, folder))
     parts = {name: dataclasses.asdict(getattr(recipe, name)) for name in ("model", "answer", "predict")}
-    return run_steps([step], samples, out, BATCH, {**parts, "files": stamps(mllm_files(path, None))}, ())
+    settings = {**parts, "files": stamps(mllm_files(path, None))}
+    return run_steps([step], samples, out, recipe.predict.batch_size, settings, ())
 
 
 def _figures(
