@@ -13,16 +13,7 @@ from cascade_suite import StageSuite
 from PIL import Image
 from segment_anything import sam_model_registry
 from test_grounding import TRAIN
-from transformers import (
-    Sam2Config,
-    Sam2ImageProcessor,
-    Sam2Model,
-    Sam2Processor,
-    SamConfig,
-    SamImageProcessor,
-    SamModel,
-    SamProcessor,
-)
+from tiny_segmenters import save_sam2, save_sam3, save_sam_of_transformers
 
 from eval.stages import segmentation_scores
 from rivegs_mllm.cascade.segmentation import BoxSegmenter, GoldSegmenter, SegmentingStage, decode, encode, filled
@@ -51,59 +42,6 @@ def save_toy(folder: Path, size: Size = SMALL) -> Path:
     torch.manual_seed(0)
     save_sam(build(size), size, folder)
     return folder / "sam.pth"
-
-
-def save_sam_of_transformers(folder: Path) -> Path:
-    config = SamConfig(
-        vision_config={
-            "hidden_size": 16,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 2,
-            "image_size": 64,
-            "patch_size": 16,
-            "output_channels": 16,
-            "num_pos_feats": 8,
-            "global_attn_indexes": [1],
-            "window_size": 2,
-            "mlp_dim": 32,
-        },
-        prompt_encoder_config={"hidden_size": 16, "image_size": 64, "patch_size": 16},
-        mask_decoder_config={"hidden_size": 16, "mlp_dim": 32, "iou_head_hidden_dim": 16},
-    )
-    torch.manual_seed(0)
-    SamModel(config).save_pretrained(folder)
-    images = SamImageProcessor(size={"longest_edge": 64}, pad_size={"height": 64, "width": 64})
-    SamProcessor(images).save_pretrained(folder)
-    return folder
-
-
-def save_sam2_of_transformers(folder: Path) -> Path:
-    config = Sam2Config(
-        vision_config={
-            "backbone_config": {
-                "model_type": "sam2_hiera_det_model",
-                "hidden_size": 8,
-                "num_attention_heads": 1,
-                "blocks_per_stage": [1, 1, 2, 1],
-                "embed_dim_per_stage": [8, 16, 32, 64],
-                "num_attention_heads_per_stage": [1, 2, 4, 8],
-                "window_size_per_stage": [4, 2, 2, 2],
-                "global_attention_blocks": [3],
-                "image_size": [64, 64],
-                "window_positional_embedding_background_size": [4, 4],
-            },
-            "backbone_channel_list": [64, 32, 16, 8],
-            "backbone_feature_sizes": [[16, 16], [8, 8], [4, 4]],
-            "fpn_hidden_size": 16,
-        },
-        prompt_encoder_config={"hidden_size": 16, "image_size": 64, "patch_size": 16},
-        mask_decoder_config={"hidden_size": 16, "mlp_dim": 32, "iou_head_hidden_dim": 16},
-    )
-    torch.manual_seed(0)
-    Sam2Model(config).save_pretrained(folder)
-    images = Sam2ImageProcessor(size={"height": 64, "width": 64}, mask_size={"height": 16, "width": 16})
-    Sam2Processor(images).save_pretrained(folder)
-    return folder
 
 
 class TestBox(StageSuite):
@@ -148,7 +86,15 @@ class TestSam2(StageSuite):
 
     @pytest.fixture(scope="class")
     def choice(self, tmp_path_factory):
-        return SamSegmenter(str(save_sam2_of_transformers(tmp_path_factory.mktemp("sam2"))))
+        return SamSegmenter(str(save_sam2(tmp_path_factory.mktemp("sam2"))))
+
+
+class TestSam3(StageSuite):
+    slot = "segmenter"
+
+    @pytest.fixture(scope="class")
+    def choice(self, tmp_path_factory):
+        return SamSegmenter(str(save_sam3(tmp_path_factory.mktemp("sam3"))))
 
 
 def picture(folder: Path, size=(60, 40)) -> Sample:
@@ -203,6 +149,18 @@ def test_the_package_s_encoder_runs_once_a_picture(tmp_path):
     (answer,) = stage([picture(tmp_path)], [draft((Box(0, 0, 10, 10),), (Box(20, 10, 60, 40),))])
     assert runs == [1]
     assert [mask.size for entity in answer.entities for mask in entity.masks] == [(40, 60)] * 2
+
+
+@pytest.mark.parametrize("save", [save_sam_of_transformers, save_sam2, save_sam3])
+def test_the_encoder_of_transformers_runs_once_a_picture(tmp_path, save):
+    stage = SamSegmenter(str(save(tmp_path))).load(tmp_path)
+    runs = []
+    stage.segment.model.vision_encoder.register_forward_hook(lambda *_: runs.append(1))
+    boxes = (Box(0, 0, 10, 10), Box(20, 10, 60, 40))
+    (answer,) = stage([picture(tmp_path)], [draft(boxes, boxes[1:])])
+    assert runs == [1]
+    assert [mask.size for entity in answer.entities for mask in entity.masks] == [(40, 60)] * 3
+    assert answer.entities[0].masks[1] == answer.entities[1].masks[0] != answer.entities[0].masks[0]
 
 
 @pytest.mark.parametrize("choice", [BoxSegmenter, GoldSegmenter])
@@ -284,6 +242,15 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path):
     torch.save({"model": torch.ones(1)}, tmp_path / "sam.pth")
     with pytest.raises(StageError, match="holds no model of segment-anything"):
         SegmentAnything(tmp_path / "sam.pth", "vit_b").load(tmp_path)
+
+
+def test_a_model_of_transformers_that_segments_nothing(tmp_path, base):
+    with pytest.raises(StageError, match=r"segmenter \(sam\).*is a qwen2_5_vl; known are sam, sam_hq, sam2"):
+        SamSegmenter(str(base)).load(tmp_path)
+    with pytest.raises(StageError, match="is no folder; give a hub id"):
+        SamSegmenter(str(tmp_path / "none")).load(tmp_path)
+    with pytest.raises(StageError, match="cannot be loaded"):
+        SamSegmenter("nobody/sam").load(tmp_path)
 
 
 def test_an_unknown_size():
