@@ -43,8 +43,6 @@ def waterfall(budget: Mapping, system: int, least: float) -> Markup:
 
     ``budget`` is as `eval.attribution.error_budget` gives it, ``least`` where the axis begins.
     """
-    from matplotlib.ticker import MaxNLocator
-
     gains = {name: 100 * row["gain"] for name, row in budget["mended"].items() if abs(row["gain"]) >= 0.00005}
     steps = sorted(gains.items(), key=lambda step: -step[1])
     now = 100 * budget["f1"]
@@ -65,7 +63,7 @@ def waterfall(budget: Mapping, system: int, least: float) -> Markup:
     axes.set_yticks(range(len(rows)), [name for name, *_ in rows], color=INK)
     axes.invert_yaxis()
     axes.set_xlim(least, 100 + (100 - least) / 7)
-    axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+    axes.locator_params(axis="x", nbins=5, steps=[1, 2, 5, 10])
     axes.tick_params(axis="y", length=0)
     axes.grid(False, axis="y")
     words = ", ".join(f"{name} {width:+.2f}" for name, width, *_ in rows[1:-1])

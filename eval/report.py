@@ -57,10 +57,10 @@ def write_report(
     results = [explain(gold, said) for said in systems]
     answers = {name: {answer.id: answer for answer in said} for name, said in predictions.items()}
     tasks = [task for task in min((tasks_of(gold, said) for said in systems), key=len) if task in (GMNER, SMNER)]
-    judged = [judge(sample, answers, tasks) for sample in gold]
-    costs = [_costs(result, GMNER) for result in results]
-    posts, problems = _posts(gold, answers, judged, with_picture(gold, judged, costs, limit), image_root)
     figures = _figures(results, list(predictions), tasks)
+    judged = [judge(sample, answers, tasks) for sample in gold]
+    pictured = with_picture(gold, judged, [_costs(result, GMNER) for result in results], limit)
+    posts, problems = _posts(gold, answers, judged, pictured, image_root)
     page = _render(
         names=list(predictions),
         results=results,
@@ -88,8 +88,11 @@ def write_report(
 def system_names(paths: Sequence[Path]) -> list[str]:
     """A name for each file of predictions: its name without ending, with as many folders as tell them apart.
 
-    Raises UserError where a file comes twice.
+    Raises UserError where a file comes twice, and for a folder.
     """
+    for path in paths:
+        if path.is_dir():
+            raise UserError(f"{path}: a folder; the page shows single runs, name a file of predictions in it")
     parts = [path.resolve().with_suffix("").parts for path in paths]
     if len(set(parts)) < len(parts):
         raise UserError("report: the same file of predictions comes twice")

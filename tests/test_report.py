@@ -2,6 +2,7 @@ import base64
 import io
 import json
 import re
+import sys
 from dataclasses import replace
 from html import unescape
 from pathlib import Path
@@ -236,6 +237,15 @@ def test_systems_are_named_as_shortly_as_tells_them_apart():
     assert system_names([Path("test.jsonl")]) == ["test"]
     with pytest.raises(UserError, match="twice"):
         system_names([Path("a.jsonl"), Path("../" + Path.cwd().name + "/a.jsonl")])
+    with pytest.raises(UserError, match="a folder"):
+        system_names([Path()])
+
+
+def test_without_matplotlib_it_is_said_what_to_install(pictures, monkeypatch):
+    for name in [name for name in sys.modules if name.partition(".")[0] in ("matplotlib", "contourpy")]:
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(UserError, match=r"rivegs-mllm\[report\]"):
+        write(pictures, [post(0)], {"tiny": []})
 
 
 def scored(gold: list[Sample]) -> list[Prediction]:
