@@ -142,7 +142,10 @@ class OpenAIChat(Chat):
 @Chat.register_subclass("hf")
 @dataclass
 class HFChat(Chat):
-    """A model in this process, through transformers: a language model or one that sees, a folder or a hub id."""
+    """A model in this process, through transformers: a language model or one that sees.
+
+    ``model`` is a folder, a hub id, or ``package:NAME/FOLDER``, a folder inside an installed package.
+    """
 
     model: str
     gguf_file: str | None = None

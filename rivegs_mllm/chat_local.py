@@ -22,6 +22,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 
 from data_builders.pictures import PictureError
 from rivegs_mllm.chat import Answer, HFChat, Sampling, TeacherError, Turns, VLLMChat, picture_paths, shown_picture
+from rivegs_mllm.located import located
 from rivegs_mllm.types import UserError
 
 
@@ -31,7 +32,11 @@ class HFTeacher:
     def __init__(self, chat: HFChat, sampling: Sampling):
         """Loads the model. Raises UserError where it cannot be had."""
         self.chat = chat
-        source = {"pretrained_model_name_or_path": chat.model, "revision": chat.revision, "trust_remote_code": False}
+        source = {
+            "pretrained_model_name_or_path": located(chat.model),
+            "revision": chat.revision,
+            "trust_remote_code": False,
+        }
         files = {**source, "gguf_file": chat.gguf_file} if chat.gguf_file else source
         try:
             sees = not chat.gguf_file and type(AutoConfig.from_pretrained(**source)) in _SEEING

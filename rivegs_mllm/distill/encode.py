@@ -15,6 +15,7 @@ from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 from data_builders.pictures import open_picture
 from rivegs_mllm.dataset import Encoder, batch
 from rivegs_mllm.distill.features import Content, ImageFeatures, TextFeatures, unit
+from rivegs_mllm.located import located
 from rivegs_mllm.modeling import load_adapter
 from rivegs_mllm.prompts import messages
 from rivegs_mllm.recipe import read_recipe
@@ -88,7 +89,9 @@ def encode_by_mllm(recipe: Path, adapter: Path, contents: Sequence[Content]) -> 
 def _load(kind, settings: TextFeatures | ImageFeatures):
     weights = {"use_safetensors": True} if kind is AutoModel else {}
     try:
-        loaded = kind.from_pretrained(settings.model, revision=settings.revision, trust_remote_code=False, **weights)
+        loaded = kind.from_pretrained(
+            located(settings.model), revision=settings.revision, trust_remote_code=False, **weights
+        )
     except (OSError, ValueError) as error:
         raise UserError(f"features: {settings.model}: {error}") from None
     if isinstance(loaded, torch.nn.Module):

@@ -33,7 +33,10 @@ class Features(draccus.ChoiceRegistry):
 @Features.register_subclass("text")
 @dataclass
 class TextFeatures(Features):
-    """Any sentence encoder: the mean of its last hidden states over the tokens. A folder or a hub id."""
+    """Any sentence encoder: the mean of its last hidden states over the tokens.
+
+    ``model`` is a folder, a hub id, or ``package:NAME/FOLDER``, a folder inside an installed package.
+    """
 
     model: str
     revision: str | None = None
