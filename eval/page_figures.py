@@ -62,7 +62,7 @@ def waterfall(budget: Mapping, system: int, least: float) -> Markup:
         axes.plot([left + width] * 2, [place, place + 1], color=FAINT, linewidth=0.6)
     axes.set_yticks(range(len(rows)), [name for name, *_ in rows], color=INK)
     axes.invert_yaxis()
-    axes.set_xlim(least, 100 + (100 - least) / 7)
+    axes.set_xlim(least, max(100, axes.dataLim.xmax) + (100 - least) / 7)
     axes.locator_params(axis="x", nbins=5, steps=[1, 2, 5, 10])
     axes.tick_params(axis="y", length=0)
     axes.grid(False, axis="y")
