@@ -9,16 +9,11 @@ from itertools import groupby
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 from pycocotools import mask as coco
 
+from data_builders.pictures import open_picture
 from rivegs_mllm.types import Mask
-
-_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")  # vector and document formats would start other programs
-
-
-class PictureError(Exception):
-    """A picture that cannot be shown; the message names the file and says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,15 +26,8 @@ class Picture:
 
 
 def small_picture(path: Path, max_side: int = 560) -> Picture:
-    """The picture at ``path``, EXIF orientation applied, its longer side at most ``max_side`` pixels.
-
-    Raises PictureError for a file that is missing, truncated, too large to be decoded safely or no picture.
-    """
-    try:
-        with Image.open(path, formats=_FORMATS) as opened:
-            upright = ImageOps.exif_transpose(opened).convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise PictureError(f"{path}: {error}") from error
+    """The picture at ``path``, upright, its longer side at most ``max_side`` pixels. Raises PictureError."""
+    upright = open_picture(path)
     width, height = upright.size
     upright.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()

@@ -10,8 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice, zip_longest
 from pathlib import Path
 
+from data_builders.pictures import PictureError
 from eval.attribution import CORRECT, VERDICTS, PostVerdicts, Verdict, verdicts_of
-from eval.draw import Picture, PictureError, outline, small_picture
+from eval.draw import Picture, outline, small_picture
 from eval.frames import located
 from eval.protocols import Task, boxes_of, masks_of, said_visible
 from rivegs_mllm.types import Entity, Prediction, Sample

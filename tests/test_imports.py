@@ -12,7 +12,7 @@ ALLOWED = {
     "rivegs_mllm/types.py": (),
     "rivegs_mllm/records.py": ("rivegs_mllm.types",),
     "data_builders": ("rivegs_mllm.types", "rivegs_mllm.records", "data_builders."),
-    "eval": ("rivegs_mllm.types", "rivegs_mllm.records", "eval."),
+    "eval": ("rivegs_mllm.types", "rivegs_mllm.records", "data_builders.pictures", "eval."),
 }
 OWN = ("rivegs_mllm", "data_builders", "eval")
 

@@ -80,11 +80,15 @@ def add_calibrate(verbs) -> None:
 
 
 def add_report(verbs) -> None:
-    report = verb(verbs, "report", "a page of pictures with gold and predicted boxes", _report)
+    report = verb(
+        verbs, "report", "one offline page: scores, where points are lost, and every post; of two what changes", _report
+    )
     add_gold(report)
-    report.add_argument("predictions", type=Path, nargs="+", help="one or two systems' predictions; named by file name")
+    report.add_argument(
+        "predictions", metavar="PREDICTIONS", type=Path, nargs="+", help="JSON lines, of one system or of two: A and B"
+    )
     report.add_argument("--out", type=Path, default=Path("report.html"), help="the page (default report.html)")
-    report.add_argument("--limit", type=int, default=60, help="how many posts it shows at most (default 60)")
+    report.add_argument("--limit", type=int, default=60, help="how many posts carry their picture (default 60)")
 
 
 def add_export(verbs) -> None:
@@ -117,11 +121,12 @@ def _calibrate(args: argparse.Namespace, _: list[str]) -> None:
 
 
 def _report(args: argparse.Namespace, _: list[str]) -> None:
-    from eval.report import write_report
+    from eval.report import system_names, write_report
     from rivegs_mllm.records import read_predictions
 
+    names = system_names(args.predictions)
     gold, root = _gold(args)
-    systems = {path.stem: read_predictions(path) for path in args.predictions}
+    systems = dict(zip(names, map(read_predictions, args.predictions), strict=True))
     for fault in write_report(args.out, gold, systems, root, args.limit):
         print(fault, file=sys.stderr)
     print(f"wrote {args.out}")
