@@ -33,7 +33,9 @@ import rivegs_mllm.distill.store as store
 from functools import partial
 import rivegs_mllm.distill.teach as teach
 teach.Store = partial(store.Store, rows_a_shard=17)  # so that kills hit the making of shards too
-wanted = replace(wanted, limits=replace(wanted.limits, in_flight={IN_FLIGHT}))
+patience = Patience(attempts=50, seconds=600, first_wait=0.01, last_wait=0.02)  # no question may fail for good
+wanted = replace(wanted, limits=replace(wanted.limits, in_flight={IN_FLIGHT}, patience=patience))
+wanted.teacher.timeout = 60.0
 sys.stderr = open(os.devnull, "w")
 for line in sys.stdin:
     child = os.fork()
@@ -45,7 +47,7 @@ for line in sys.stdin:
 """
 
 
-@pytest.mark.parametrize("kills", [4, pytest.param(40, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [4, pytest.param(40, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])])
 def test_killed_again_and_again(tmp_path, kills):
     rng = random.Random(kills)
     asked: Counter[str] = Counter()

@@ -17,7 +17,7 @@ import draccus
 import numpy as np
 import orjson
 
-from data_builders.riveg import read_captions
+from rivegs_mllm.cascade.captions import Captions
 from rivegs_mllm.cascade.stage import blind
 from rivegs_mllm.chat import Answer, Turns
 from rivegs_mllm.distill.checks import check_caption, check_expression, check_knowledge
@@ -92,7 +92,7 @@ class Examples:
     def _similar(self, samples, folder: Path, store: Path, examples: list[Example], own) -> np.ndarray:
         made = [Content(one.id, one.text, Path(one.image) if one.image else None) for one in examples]
         posts = contents_of(samples, folder)
-        how = draccus.encode(self.features)
+        how = [type(self.features).__name__, draccus.encode(self.features)]
         name = _digest([how, _stamps(made), _stamps(posts), self.count])
         kept = store / f"similar-{name}.npy"
         if kept.is_file():
@@ -198,18 +198,10 @@ class CaptionTask(Task):
 
 
 def captions_of(samples: Sequence[Sample], sources: Sequence[Path]) -> dict[str, str]:
-    """Captions by sample id, from stores and published files, the earlier first. Files name pictures, not posts."""
-    found: dict[str, str] = {}
-    for source in sources:
-        if source.is_dir():
-            texts = {sample: rows[0].text for (sample, _), rows in read_store(source, "caption").items()}
-        else:
-            texts = read_captions(source)
-        for sample in samples:
-            text = texts.get(sample.id) or texts.get(Path(sample.image).stem) or texts.get(sample.id.partition("#")[0])
-            if text:
-                found.setdefault(sample.id, text)
-    if sources and not found:
+    """Captions by sample id, "" where there is none. Raises UserError where the sources know none of the posts."""
+    captions = Captions(sources)
+    found = {sample.id: captions.of(sample) for sample in samples}
+    if sources and not any(found.values()):
         raise UserError(f"task.captions: {', '.join(map(str, sources))} have a caption of none of these posts")
     return found
 
