@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,15 @@ from cascade_suite import StageSuite, drafted
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from safetensors.torch import load_file
+from torch import nn
+from torch.nn import functional as F  # noqa: N812
+from transformers import AutoConfig, AutoModelForImageTextToText
 
 from eval.stages import grounding_scores
 from rivegs_mllm.cascade.grounding import Found, GoldGrounder, GroundingStage, MllmGrounder, gold_twin, inside
 from rivegs_mllm.cascade.grounding_cells import CellsGrounder, CellsTraining, cells_inside, collate
-from rivegs_mllm.cascade.late_interaction import Cells, Eyes, LateInteraction, pad_pairs
+from rivegs_mllm.cascade.late_interaction import Cells, Eyes, LateInteraction, WordMatch, pad_pairs
 from rivegs_mllm.cascade.stage import StageError
 from rivegs_mllm.cascade.training import StageData, StageTraining, train_stage
 from rivegs_mllm.recipe import parse_recipe
@@ -45,12 +50,27 @@ train:
 """
 
 
-def train(folder: Path, data: Path, kind: str, settings: str, steps: int) -> Path:
+def train(folder: Path, data: Path, kind: str, settings: str, steps: int, *overrides: str) -> Path:
     """Trains a stage as ``rivegs train`` does."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "recipe.yaml"
     path.write_text(TRAIN.format(data=data, kind=kind, settings=settings, out=folder / "run", steps=steps))
-    return train_stage(parse_recipe(StageTraining, path, ()))
+    return train_stage(parse_recipe(StageTraining, path, overrides))
+
+
+def check_resume(folder: Path, data: Path, kind: str, settings: str) -> None:
+    """Four steps, and four that were cut off behind the second, end with the same weights."""
+    often = ("--train.save_steps=2", "--train.eval_steps=2", "--train.load_best_model_at_end=false")
+    whole = train(folder / "whole", data, kind, settings, 4, *often)
+    cut_off = folder / "cut" / "run"
+    shutil.copytree(whole / "checkpoint-2", cut_off / "checkpoint-2")
+    shutil.copy(whole / "run.json", cut_off)
+    before = load_file(cut_off / "checkpoint-2" / "model.safetensors")
+    resumed = load_file(train(folder / "cut", data, kind, settings, 4, *often) / "checkpoint-4" / "model.safetensors")
+    straight = load_file(whole / "checkpoint-4" / "model.safetensors")
+    assert any(not torch.equal(before[name], straight[name]) for name in straight)
+    for name in straight:
+        torch.testing.assert_close(resumed[name], straight[name], rtol=1e-4, atol=1e-6, msg=name)
 
 
 @pytest.fixture(scope="module")
@@ -174,6 +194,11 @@ def test_a_folder_that_is_no_grounder(tmp_path, cells):
         CellsGrounder(tmp_path).load(tmp_path)
     with pytest.raises(StageError, match=r"grounder \(cells\).*trained on the types PER"):
         CellsGrounder(cells, types=["PER"]).load(tmp_path)
+    shutil.copytree(cells, tmp_path / "torn")
+    for name in ("model.safetensors", "eyes/words.safetensors", "eyes/config.json"):
+        (tmp_path / "torn" / name).unlink()
+        with pytest.raises(StageError, match=r"grounder \(cells\).*train the stage again"):
+            CellsGrounder(tmp_path / "torn").load(tmp_path)
 
 
 def test_nothing_visible_to_learn_from(emblems):
@@ -183,6 +208,26 @@ def test_nothing_visible_to_learn_from(emblems):
 
 
 # The small grounder
+
+
+def save_relative(base: Path, family: str, folder: Path) -> Path:
+    """The base's processor with an untrained model of a family of Qwen-VL."""
+    shutil.copytree(base, folder)
+    if family != "qwen2_5_vl":
+        config = AutoConfig.from_pretrained(base)
+        text = {**config.text_config.to_dict(), "model_type": f"{family}_text", "head_dim": 64}
+        vision = {
+            "depth": 2,
+            "embed_dim": 32,
+            "num_heads": 2,
+            "patch_size": config.vision_config.patch_size,
+            "temporal_patch_size": config.vision_config.temporal_patch_size,
+        }
+        own = {"qwen2_vl": {"hidden_size": 256}, "qwen3_vl": {"hidden_size": 32, "out_hidden_size": 256}}[family]
+        config = AutoConfig.for_model(family, text_config=text, vision_config={**vision, **own})
+        torch.manual_seed(0)
+        AutoModelForImageTextToText.from_config(config).save_pretrained(folder)
+    return folder
 
 
 def test_which_cells_are_in_a_box():
@@ -204,9 +249,16 @@ def test_pictures_do_not_depend_on_their_neighbours(base):
         torch.testing.assert_close(alone.tokens, cells.tokens, rtol=1e-3, atol=1e-3)
 
 
-def test_padding_counts_for_nothing():
+def matchers() -> list[nn.Module]:
     torch.manual_seed(0)
-    model = LateInteraction(50, 8, width=32, layers=1).eval()
+    words = F.normalize(torch.randn(50, 8), dim=1)
+    return [LateInteraction(50, 8, width=32, layers=1).eval(), WordMatch(words, width=32, layers=1).eval()]
+
+
+@pytest.mark.parametrize("model", matchers(), ids=lambda model: type(model).__name__)
+def test_padding_counts_for_nothing(model):
+    for value in model.parameters():
+        value.data += 0.1 * torch.randn_like(value)
     cells = [Cells(torch.randn(count, 8), 1, count) for count in (4, 7)]
     texts = [torch.tensor([3, 4]), torch.tensor([5, 6, 7, 8, 9])]
     both = model(**pad_pairs(cells, texts))
@@ -218,11 +270,37 @@ def test_padding_counts_for_nothing():
     torch.testing.assert_close(pairs.diagonal(dim1=0, dim2=1).T, both)
 
 
-def test_a_text_that_is_too_long():
-    model = LateInteraction(5, 8, width=32, layers=1)
+@pytest.mark.parametrize("model", matchers(), ids=lambda model: type(model).__name__)
+def test_a_text_that_is_too_long(model):
     pairs = pad_pairs([Cells(torch.randn(1, 8), 1, 1)], [torch.ones(513, dtype=torch.long)])
     with pytest.raises(UserError, match=r"513.*512"):
         model(**pairs)
+
+
+def test_untrained_it_finds_the_cell_that_tells_of_the_words():
+    """Cells that are sums of words: the one of both words before those of one, whatever its length."""
+    words = F.normalize(torch.randn(50, 64), dim=1)
+    cells = torch.stack([words[3] + words[9], 7 * (words[3] + words[4]), words[4], 9 * words[7]])
+    scores = WordMatch(words).eval()(**pad_pairs([Cells(cells, 2, 2)], [torch.tensor([3, 4])]))
+    assert scores[0].argsort(descending=True).tolist()[0] == 1
+    assert scores[0].argmin() == 3
+
+
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
+def test_eyes_of_every_family_saved_and_loaded(tmp_path, base, family):
+    eyes = Eyes.of_base(str(save_relative(base, family, tmp_path / "base")))
+    (tmp_path / "eyes").mkdir()
+    eyes.save(tmp_path / "eyes")
+    again = Eyes.load(tmp_path / "eyes")
+    image = Image.effect_noise((120, 90), 90).convert("RGB")
+    (ours,), (theirs,) = eyes.look([image]), again.look([image])
+    assert ours.tokens.shape == (ours.rows * ours.columns, eyes.width)
+    torch.testing.assert_close(ours.tokens, theirs.tokens)
+    assert torch.equal(eyes.words, again.words)
+    assert eyes.words.shape[0] >= len(eyes.processor.tokenizer)
+    (tmp_path / "eyes" / "words.safetensors").unlink()
+    with pytest.raises(UserError, match=r"eyes: no vision tower that was saved whole"):
+        Eyes.load(tmp_path / "eyes")
 
 
 def test_pictures_that_show_the_same_are_no_rivals(emblems, base):
@@ -245,6 +323,10 @@ def test_every_other_time_the_mention_is_left_out(emblems, base):
     assert {len(variants) for variants in prepared.variants} == {2}
     named = CellsTraining(str(base), unnamed=False).prepare(StageData(samples, [], emblems, TYPES, 0)).train
     assert {len(variants) for variants in named.variants} == {1}
+
+
+def test_cut_off_it_ends_as_if_never_cut_off(tmp_path, emblems, base):
+    check_resume(tmp_path, emblems, "cells", f"base: {base}")
 
 
 def test_it_learns_what_the_text_speaks_of(tmp_path):

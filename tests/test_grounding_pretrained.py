@@ -10,16 +10,18 @@ import torch
 from cascade_suite import StageSuite
 from PIL import Image
 from safetensors.torch import save_file
-from test_grounding import train
+from test_grounding import check_resume, train
 from tiny_grounders import save_florence2, save_grounding_dino, save_owlv2
 
 from rivegs_mllm.cascade.grounding_florence2 import Florence2Grounder
 from rivegs_mllm.cascade.grounding_vlm import VlmGrounder, read
-from rivegs_mllm.cascade.grounding_zero_shot import ZeroShotGrounder, load_detector
+from rivegs_mllm.cascade.grounding_zero_shot import ZeroShotGrounder, ZeroShotTraining, load_detector
 from rivegs_mllm.cascade.stage import StageError
+from rivegs_mllm.cascade.training import StageData
 from rivegs_mllm.contract import Contract
 from rivegs_mllm.recipe import ModelRecipe
-from rivegs_mllm.types import Box, UserError
+from rivegs_mllm.records import read_split
+from rivegs_mllm.types import TYPES, Box, UserError
 
 DETECTORS = {"grounding_dino": save_grounding_dino, "owlv2": save_owlv2}
 
@@ -137,6 +139,18 @@ def test_loss_of_a_batch_is_the_mean_of_its_rows(folders, name):
 
 
 @pytest.mark.parametrize("name", DETECTORS)
+def test_loss_in_bf16_as_in_the_recipes(folders, name):
+    detector = load_detector(str(folders[name]), None)
+    rows = [detector.row(noise((60, 60)), text, Box(5, 5, 40, 30)) for text in ("a car", "hat")]
+    wanted = detector(rows)["loss"]
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = detector(rows)["loss"]
+    torch.testing.assert_close(loss.float(), wanted, rtol=0.1, atol=0.1)
+    loss.backward()
+    assert all(value.grad is None or value.grad.isfinite().all() for value in detector.parameters())
+
+
+@pytest.mark.parametrize("name", DETECTORS)
 def test_it_learns_a_box(folders, name):
     detector = load_detector(str(folders[name]), None)
     image, wanted = noise((60, 60)), Box(6, 6, 36, 54)
@@ -159,6 +173,21 @@ def test_fine_tuned_through_the_trainer_and_loaded_as_a_stage(tmp_path, emblems,
     assert after.keys() == before.keys()
     assert sum(not torch.equal(after[key], before[key]) for key in after) > len(after) / 2
     assert ZeroShotGrounder(str(run)).files() == (run,)
+
+
+def test_cut_off_it_ends_as_if_never_cut_off(tmp_path, emblems, folders):
+    check_resume(tmp_path, emblems, "zero_shot", f"model: {folders['grounding_dino']}")
+
+
+def test_texts_that_are_cut_in_training_are_counted(emblems, folders, capsys):
+    samples = read_split(emblems, "train")
+    trainable = ZeroShotTraining(str(folders["owlv2"])).prepare(StageData(samples, [], emblems, TYPES, 0))
+    texts = [text for ((_, text),) in trainable.train.variants]
+    detector = load_detector(str(folders["owlv2"]), None)
+    longer = [text for text in texts if len(detector.processor.tokenizer(text).input_ids) > 16]
+    assert 0 < len(longer) <= len(texts)
+    told = capsys.readouterr().out
+    assert f"grounder (zero_shot): {len(longer)} of {len(texts)} texts are too long, such as {longer[0]!r}" in told
 
 
 def test_a_model_that_is_no_detector(tmp_path, base, florence2):

@@ -24,6 +24,7 @@ from torchvision.ops import box_convert, generalized_box_iou_loss
 
 from data_builders.pictures import open_picture
 from data_builders.views import GroundingRow, grounding_view
+from rivegs_mllm.cascade.entailment_wordings import Wordings
 from rivegs_mllm.cascade.grounding import (
     Found,
     Grounder,
@@ -33,7 +34,7 @@ from rivegs_mllm.cascade.grounding import (
     grounding_figures,
     needed,
 )
-from rivegs_mllm.cascade.late_interaction import NOTHING, Cells, Eyes, LateInteraction, pad_pairs
+from rivegs_mllm.cascade.late_interaction import NOTHING, Cells, Eyes, WordMatch, pad_pairs
 from rivegs_mllm.cascade.saved import read_card
 from rivegs_mllm.cascade.stage import Stage, StageError, refer
 from rivegs_mllm.cascade.training import StageData, Trainable, TrainableStage
@@ -51,9 +52,10 @@ AT_ONCE = 32
 class CellGrounder(nn.Module):
     """The matching of text and cells, and the head that reads the box of what stands at a cell."""
 
-    def __init__(self, vocabulary: int, seen: int, width: int, layers: int):
+    def __init__(self, words: torch.Tensor, width: int, layers: int):
         super().__init__()
-        self.match = LateInteraction(vocabulary, seen, width, layers)
+        seen = words.shape[1]
+        self.match = WordMatch(words, width, layers)
         self.box = nn.Sequential(nn.Linear(seen, seen), nn.GELU(), nn.Linear(seen, 4))
 
     def forward(
@@ -138,11 +140,13 @@ class CellsGrounder(Grounder):
     def load(self, folder: Path) -> Stage:
         """The stage, on the GPU where there is one. Raises StageError for a folder that is not whole."""
         card = read_card(self.checkpoint, STAGE, "cells", self.types)
-        eyes = Eyes.load(self.checkpoint / EYES)
-        model = CellGrounder(len(eyes.processor.tokenizer), eyes.width, card.settings["width"], card.settings["layers"])
         path = self.checkpoint / WEIGHTS
         try:
+            eyes = Eyes.load(self.checkpoint / EYES)
+            model = CellGrounder(eyes.words, card.settings["width"], card.settings["layers"])
             model.load_state_dict(load_file(path))
+        except UserError as error:
+            raise StageError(f"{STAGE}: {error}") from None
         except (RuntimeError, OSError, SafetensorError) as error:
             raise StageError(f"{STAGE}: {path}: {error}; train the stage again") from None
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -180,19 +184,21 @@ class CellsTraining(TrainableStage):
 
     base: str
     refer: list[str] = field(default_factory=all_parts)
+    expressions: Wordings = field(default_factory=Wordings)
     unnamed: bool = True
     width: int = 128
     layers: int = 2
 
     def __post_init__(self) -> None:
         check_parts(self.refer)
+        self.expressions.check(self.refer)
 
     def prepare(self, data: StageData) -> Trainable:
         """The grounder, untrained, and its rows: visible entities, each with its largest box."""
         eyes = Eyes.of_base(self.base)
         eyes.tower.to("cuda" if torch.cuda.is_available() else "cpu")
-        model = CellGrounder(len(eyes.processor.tokenizer), eyes.width, self.width, self.layers)
-        rows = Variants(self._rows(data, eyes), "draw", data.seed)
+        model = CellGrounder(eyes.words, self.width, self.layers)
+        rows = Variants(self._rows(data, eyes), self.expressions.how, data.seed)
         stage = GroundingStage("cells", Looker(model, eyes), self.refer, data.folder, 0)
 
         def save(folder: Path) -> None:
@@ -204,7 +210,7 @@ class CellsTraining(TrainableStage):
             train=rows,
             lengths=rows.lengths(lambda row: len(row.cells.tokens)),
             collate=collate,
-            evaluate=lambda samples: grounding_figures(stage, samples),
+            evaluate=lambda samples: grounding_figures(stage, self.expressions.first(samples)),
             save=save,
         )
 
@@ -217,17 +223,16 @@ class CellsTraining(TrainableStage):
         return [
             [
                 Row(cells[view.id], text, _target(view), _names(view.entity), posts[view.id])
-                for text in eyes.read(self._texts(view.entity))
+                for text in eyes.read(self._texts(entities))
             ]
-            for view in views
+            for view, entities in zip(views, self.expressions.variants(views), strict=True)
         ]
 
-    def _texts(self, entity: Entity) -> list[str]:
+    def _texts(self, variants: Sequence[Entity]) -> list[str]:
         """The referring expressions that an entity is learned by, at least one."""
-        texts = [refer(entity, self.refer)]
-        if self.unnamed:
-            texts.append(refer(entity, [part for part in self.refer if part != "mention"]))
-        return [text for text in dict.fromkeys(texts) if text] or [entity.text]
+        parts = [self.refer, [part for part in self.refer if part != "mention"]] if self.unnamed else [self.refer]
+        texts = dict.fromkeys(refer(entity, own) for entity in variants for own in parts)
+        return [text for text in texts if text] or [variants[0].text]
 
 
 def see(pictures: Mapping[str, Path], eyes: Eyes) -> dict[str, Cells]:

@@ -20,6 +20,7 @@ from transformers import AutoModelForZeroShotObjectDetection, AutoProcessor, Pre
 
 from data_builders.pictures import open_picture
 from data_builders.views import GroundingRow, grounding_view
+from rivegs_mllm.cascade.entailment_wordings import Wordings
 from rivegs_mllm.cascade.grounding import (
     Found,
     Grounder,
@@ -221,18 +222,16 @@ class ZeroShotTraining(TrainableStage):
     model: str
     revision: str | None = None
     refer: list[str] = field(default_factory=all_parts)
+    expressions: Wordings = field(default_factory=Wordings)
 
     def __post_init__(self) -> None:
         check_parts(self.refer)
+        self.expressions.check(self.refer)
 
     def prepare(self, data: StageData) -> Trainable:
         """The detector and its rows; pictures are opened when their batch is made."""
         detector = load_detector(self.model, self.revision)
-        views = grounding_view(data.train)
-        if not views:
-            raise UserError(f"{data.folder}: no entity is visible, so there is nothing to learn grounding from")
-        texts = [self._text(view) for view in views]
-        rows = Variants([[row] for row in zip(views, texts, strict=True)], "first", data.seed)
+        rows = Variants(self._rows(data, detector), self.expressions.how, data.seed)
         stage = GroundingStage("zero_shot", detector.locate, self.refer, data.folder, 0)
 
         def collate(batch: Sequence[tuple[GroundingRow, str]]) -> dict:
@@ -246,11 +245,23 @@ class ZeroShotTraining(TrainableStage):
         return Trainable(
             model=detector,
             train=rows,
-            lengths=[len(text) for text in texts],
+            lengths=rows.lengths(lambda row: len(row[1])),
             collate=collate,
-            evaluate=lambda samples: grounding_figures(stage, samples),
+            evaluate=lambda samples: grounding_figures(stage, self.expressions.first(samples)),
             save=save,
         )
 
-    def _text(self, view: GroundingRow) -> str:
-        return refer(view.entity, self.refer) or view.entity.text
+    def _rows(self, data: StageData, detector: Detector) -> list[list[tuple[GroundingRow, str]]]:
+        """A row a visible entity, a variant each of its expressions. Prints how many texts are cut."""
+        views = grounding_view(data.train)
+        if not views:
+            raise UserError(f"{data.folder}: no entity is visible, so there is nothing to learn grounding from")
+        rows = [
+            [(view, refer(entity, self.refer) or entity.text) for entity in entities]
+            for view, entities in zip(views, self.expressions.variants(views), strict=True)
+        ]
+        texts = [text for row in rows for _, text in row]
+        cut = [(text, notes[0]) for text, notes in zip(texts, detector.read(texts)[1], strict=True) if notes]
+        if cut:
+            print(f"{STAGE}: {len(cut)} of {len(texts)} texts are too long, such as {cut[0][0]!r}: {cut[0][1]}")
+        return rows
