@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 from cascade_suite import Cases, StageSuite, assert_same, drafted
 
+from eval.calibration import Calibration, write_calibration
 from rivegs_mllm.cascade.expansion import MllmExpander, NoExpander
 from rivegs_mllm.cascade.grounding import MllmGrounder
 from rivegs_mllm.cascade.knowledge import MllmKnowledge, NoKnowledge
-from rivegs_mllm.cascade.mllm import mllm_needs, mllm_stage
+from rivegs_mllm.cascade.mllm import mllm_needs, mllm_stage, whole_stage
 from rivegs_mllm.cascade.run import CascadeRecipe, check_needs, read_cascade, run_cascade
 from rivegs_mllm.cascade.stage import SLOTS, StageError
 from rivegs_mllm.cascade.tagging import MllmTagger
@@ -72,9 +73,8 @@ def alone(trained, tmp_path) -> CascadeRecipe:
     return read_cascade(path)
 
 
-@pytest.mark.parametrize("batch_size", [1, 4])
-def test_alone_in_the_cascade_it_says_what_it_says_end_to_end(trained, alone, end_to_end, tmp_path, batch_size):
-    recipe = dataclasses.replace(alone, batch_size=batch_size)
+def test_alone_in_the_cascade_it_says_what_it_says_end_to_end(trained, alone, end_to_end, tmp_path):
+    recipe = dataclasses.replace(alone, batch_size=3)  # of four posts, so that neighbours differ
     predictions, reports = run_cascade(recipe, trained.samples, trained.data, tmp_path)
     assert_same(predictions, end_to_end)
     assert sum(len(entity.boxes) for answer in end_to_end for entity in answer.entities) > 1
@@ -179,6 +179,30 @@ def test_a_work_folder_is_refused_when_the_adapter_was_trained_again(trained, tm
     (adapter / "adapter_model.safetensors").touch()
     with pytest.raises(UserError, match="files differ"):
         run_cascade(recipe, trained.samples, trained.data, tmp_path / "work")
+
+
+def test_the_calibration_of_the_run_decides(trained, end_to_end, tmp_path):
+    """In its slot both ways, before boxes are written; at once as `rivegs predict` does, when they are."""
+    adapter = Path(shutil.copytree(trained.recipe.parent / "run", tmp_path / "run"))
+    scores = sorted(entity.visible_score for answer in end_to_end for entity in answer.entities)
+    every = Calibration(2.0, threshold=0.0)
+    write_calibration(adapter, every, {})
+    drafts = [
+        dataclasses.replace(
+            answer, entities=tuple(dataclasses.replace(e, visible=None, visible_score=None) for e in answer.entities)
+        )
+        for answer in end_to_end
+    ]
+    decided = mllm_stage(trained.recipe, adapter, "entailment", trained.data)(trained.samples, drafts)
+    said = [entity for answer in decided for entity in answer.entities]
+    assert all(entity.visible for entity in said)
+    calibrated = [every.probability(score) for score in scores]
+    assert sorted(entity.visible_score for entity in said) == pytest.approx(calibrated, rel=1e-3)
+    whole = whole_stage(trained.recipe, adapter, trained.data)(trained.samples, drafts)
+    assert_same(whole, [every.apply(answer) for answer in end_to_end])
+    (adapter / "calibration.json").write_text("{")
+    with pytest.raises(UserError, match=r"calibration\.json"):
+        mllm_stage(trained.recipe, adapter, "entailment", trained.data)
 
 
 def test_boxes_lie_in_the_picture(end_to_end, trained):

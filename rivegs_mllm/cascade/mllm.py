@@ -1,8 +1,10 @@
 """The fine-tuned end-to-end model as a stage, in every slot whose field it writes, or in all at once.
 
 What the slots before have filled is forced into its answer, as the segments before its own; it writes its own segment
-and stops. A cascade of this stage alone says what `rivegs predict` says with the end-to-end recipe. Where the answer
-cannot be read (no yes or no, a mention that is not in the post), ``errors`` says so.
+and stops. A cascade of this stage alone says what `rivegs predict` says with the end-to-end recipe. Where `rivegs
+calibrate` has left its file with the adapter, visibility is decided by it; unlike `predict`, which has written the
+boxes by then, the cascade also grounds what only the calibration makes visible. Where the answer cannot be read (no
+yes or no, a mention that is not in the post), ``errors`` says so.
 """
 
 from __future__ import annotations
@@ -12,6 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from weakref import WeakValueDictionary
 
+from eval.calibration import FILE_NAME as CALIBRATION
+from eval.calibration import Calibration, read_calibration
 from rivegs_mllm.answer import text_order
 from rivegs_mllm.cascade.stage import Stage, StageError
 from rivegs_mllm.contract import FILE_NAME
@@ -48,16 +52,17 @@ def whole_stage(recipe: Path, adapter: Path | None, folder: Path) -> Stage:
     return WholeMllm(*_load(recipe, adapter, folder))
 
 
-def _load(recipe: Path, adapter: Path | None, folder: Path) -> tuple[Generator, int]:
-    """The generator, and how many posts it answers at a time."""
+def _load(recipe: Path, adapter: Path | None, folder: Path) -> tuple[Generator, int, Calibration | None]:
+    """The generator, how many posts it answers at a time, and the calibration that was stored with the adapter."""
     weights, settings = trained_folder(recipe, adapter), read_recipe(recipe)
+    calibration = read_calibration(weights)
     key = (recipe.resolve(), weights.resolve(), folder.resolve())
     generator = _generators.get(key)
     if generator is None:
         system = load_adapter(weights, settings)
         system.model.eval()
         generator = _generators[key] = Generator(system, folder, settings.predict.max_new_tokens)
-    return generator, settings.predict.batch_size
+    return generator, settings.predict.batch_size, calibration
 
 
 def mllm_needs(recipe: Path, slot: str) -> tuple[str, ...]:
@@ -69,7 +74,7 @@ def mllm_needs(recipe: Path, slot: str) -> tuple[str, ...]:
 def mllm_files(recipe: Path, adapter: Path | None) -> tuple[Path, ...]:
     """The files that the model's answers depend on."""
     weights = trained_folder(recipe, adapter)
-    return (recipe, weights / FILE_NAME, *sorted(weights.glob("adapter_model*")))
+    return (recipe, weights / FILE_NAME, weights / CALIBRATION, *sorted(weights.glob("adapter_model*")))
 
 
 def trained_folder(recipe: Path, adapter: Path | None) -> Path:
@@ -80,10 +85,11 @@ def trained_folder(recipe: Path, adapter: Path | None) -> Path:
 class MllmStage:
     """A loaded end-to-end model in one slot. ``parameters`` counts base and adapter."""
 
-    def __init__(self, generator: Generator, batch_size: int, slot: str):
+    def __init__(self, generator: Generator, batch_size: int, calibration: Calibration | None, slot: str):
         before = _before(generator.system.contract.segments, slot)
         self.generator = generator
         self.batch_size = batch_size
+        self.calibration = calibration
         self.slot = slot
         self.segment = SEGMENT_OF[slot]
         self.until = before[-1] if before else None
@@ -128,7 +134,7 @@ class MllmStage:
             "knowledge": lambda: {"knowledge": answer.knowledge},
             "tagger": lambda: {"entities": answer.entities},
             "expander": lambda: {"entities": self._entities(draft, answer, "expression")},
-            "entailment": lambda: {"entities": self._entities(draft, answer, "visible", "visible_score")},
+            "entailment": lambda: {"entities": self._decided(draft, answer)},
             "grounder": lambda: {"entities": self._entities(draft, answer, "boxes")},
         }
         errors = draft.errors + tuple(error for error in answer.errors if error not in draft.errors)
@@ -143,17 +149,32 @@ class MllmStage:
             entities[place] = dataclasses.replace(entities[place], **values)
         return tuple(entities)
 
+    def _decided(self, draft: Prediction, answer: Prediction) -> tuple[Entity, ...]:
+        """The draft's entities with the answer's decisions, by the calibration where there is one."""
+        entities = self._entities(draft, answer, "visible", "visible_score")
+        if self.calibration is None:
+            return entities
+        said, probability = self.calibration.says_visible, self.calibration.probability
+        return tuple(
+            entity
+            if (score := entity.visible_score) is None
+            else dataclasses.replace(entity, visible=said(score), visible_score=probability(score))
+            for entity in entities
+        )
+
 
 class WholeMllm:
     """A loaded end-to-end model that fills all fields."""
 
-    def __init__(self, generator: Generator, batch_size: int):
+    def __init__(self, generator: Generator, batch_size: int, calibration: Calibration | None):
         self.generator = generator
         self.batch_size = batch_size
+        self.calibration = calibration
         self.parameters = _parameters(generator)
 
     def __call__(self, samples: Sequence[Sample], drafts: Sequence[Prediction]) -> list[Prediction]:
-        return [answer for some in batches(samples, self.batch_size) for answer in self.generator.answer(some)]
+        answers = [answer for some in batches(samples, self.batch_size) for answer in self.generator.answer(some)]
+        return answers if self.calibration is None else [self.calibration.apply(answer) for answer in answers]
 
 
 def _parameters(generator: Generator) -> int:
