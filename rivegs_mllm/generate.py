@@ -20,6 +20,7 @@ from transformers import (
 
 from data_builders.pictures import PictureError
 from rivegs_mllm.answer import Piece, line_start, parse, render
+from rivegs_mllm.constrain import PostMentions, Spelling
 from rivegs_mllm.contract import SEGMENTS, Contract
 from rivegs_mllm.dataset import Encoder, Tensors, batch, blank_row, encode_prompt, with_picture
 from rivegs_mllm.modeling import System, check_decision_tokens
@@ -69,7 +70,10 @@ def foreign_line(segment: str) -> re.Pattern[str]:
 
 
 class Generator:
-    """Answers samples with one system. ``keep_vision`` and ``synced`` are for ranks that share a sharded model."""
+    """Answers samples with one system; the mentions it writes are words of the post (constrain.py).
+
+    ``keep_vision`` and ``synced`` are for ranks that share a sharded model.
+    """
 
     def __init__(
         self, system: System, folder: Path, max_new_tokens: int, keep_vision: bool = False, synced: bool = False
@@ -80,6 +84,7 @@ class Generator:
         self.blank = blank_row(self.encoder) if keep_vision else None
         self.synced = synced
         self.decision = check_decision_tokens(system.processor.tokenizer)
+        self.spelling = Spelling(system.processor.tokenizer)
         tokenizer = self.encoder.tokenizer
         self.settings = GenerationConfig(
             max_new_tokens=max_new_tokens,
@@ -114,7 +119,8 @@ class Generator:
             forced.append(text)
             faults.append(fault)
         scores = VisibleScores(*self.decision)
-        generated = self._generate(rows, scores, only)[: len(samples)]
+        mentions = PostMentions(self.spelling, [sample.tokens for sample in samples])
+        generated = self._generate(rows, [scores, mentions], only)[: len(samples)]
         probabilities = torch.stack(scores.steps, 1)
         return [
             self._read(sample, text, tokens, row, fault, only)
@@ -147,7 +153,7 @@ class Generator:
         return "".join(piece.text for piece in pieces), self.encoder.answer(pieces, end=False)
 
     @torch.inference_mode()
-    def _generate(self, rows: Sequence[Tensors], scores: VisibleScores, only: str | None) -> torch.Tensor:
+    def _generate(self, rows: Sequence[Tensors], watchers: list[LogitsProcessor], only: str | None) -> torch.Tensor:
         """The new tokens of each row, (rows, steps), padded behind the end token."""
         model = self.system.model
         inputs = batch(with_picture(rows, self.blank), self.encoder.tokenizer.pad_token_id)
@@ -157,7 +163,7 @@ class Generator:
         whole = model.generate(
             **inputs,
             generation_config=self.settings,
-            logits_processor=LogitsProcessorList([scores]),
+            logits_processor=LogitsProcessorList(watchers),
             stopping_criteria=StoppingCriteriaList(ends),
             synced_gpus=self.synced,
         )

@@ -84,7 +84,7 @@ def repeat(rng: random.Random) -> Lesson:
 
 
 def capitals(rng: random.Random) -> Lesson:
-    """A text, of which the runs of capitalised words are to be listed, a line each."""
+    """A text, of which the runs of capitalised words are to be listed, a line each, or first all in one line."""
     words = random_post(rng).split()
     runs: list[list[str]] = []
     inside = False
@@ -95,8 +95,11 @@ def capitals(rng: random.Random) -> Lesson:
         elif capital:
             runs.append([word])
         inside = capital
-    lines = [f"capital {number}: {escape(' '.join(run))}\n" for number, run in enumerate(runs, 1)]
-    answer = tuple(Piece("entities", line) for line in lines or ["capital: none\n"])
+    found = [escape(" ".join(run)) for run in runs]
+    lines = [f"capital {number}: {run}\n" for number, run in enumerate(found, 1)] or ["capital: none\n"]
+    if found and rng.random() < 0.6:
+        lines.insert(0, f"capitals: {' '.join(f'{run}.' for run in found)}\n")
+    answer = tuple(Piece("entities", line) for line in lines)
     return Lesson(f"Capitals: {escape(' '.join(words))}", None, (), answer, (None,) * len(answer))
 
 
@@ -194,13 +197,13 @@ class Lessons(IterableDataset):
                 yield from rows[number * self.batch_size : (number + 1) * self.batch_size]
 
     def draw(self, rng: random.Random) -> Lesson:
-        """One lesson: a fifth are text to repeat and capitals to list, the rest scenes."""
+        """One lesson: a third are text to repeat and capitals to list, the rest scenes."""
         kind = rng.random()
         if kind < 0.12:
             return repeat(rng)
-        if kind < 0.20:
+        if kind < 0.34:
             return capitals(rng)
-        return (describe if kind < 0.42 else judge if kind < 0.66 else find)(rng, self.contract)
+        return (describe if kind < 0.52 else judge if kind < 0.72 else find)(rng, self.contract)
 
     def encode(self, lesson: Lesson) -> Tensors:
         """A lesson as the trainer's collator takes it; the tokens that are given have no weight."""
