@@ -101,12 +101,13 @@ def one_table(result: Mapping) -> tuple[Row, list[Row]]:
         strict, totals = system["scores"]["strict"], _totals(system["total"])
         for subset, stages in system["stages"].items():
             tasks = [_percent(strict[subset][task]["f1"]) if task in strict[subset] else _NONE for task in TASKS]
-            rows.append((name, subset, *tasks, *_stage_cells(stages), *totals))
+            rows.append((name, subset, *tasks, *_stage_cells(stages, "SMNER" in strict[subset]), *totals))
             totals = ("",) * len(TOTALS)
     return ("system", "posts", *TASKS, *STAGE_FIGURES, *TOTALS), rows
 
 
-def _stage_cells(stages: Mapping) -> list[str]:
+def _stage_cells(stages: Mapping, masked: bool) -> list[str]:
+    """``masked``: whether the system gives masks."""
     boxes, masks = stages["grounding"], stages["segmentation"]
     return [
         _percent(grounded(stages)) if _visible(stages) else _NONE,
@@ -114,7 +115,7 @@ def _stage_cells(stages: Mapping) -> list[str]:
         _percent(stages["entailment"]["accuracy"]) if stages["entailment"]["total"] else _NONE,
         _percent(boxes["precision"]) if boxes["total"] else _NONE,
         _percent(boxes["mean_iou"]) if boxes["total"] else _NONE,
-        _percent(masks["mean_iou"]) if masks and masks["total"] else _NONE,
+        _percent(masks["mean_iou"]) if masked and masks and masks["total"] else _NONE,
     ]
 
 
