@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from tiny_base import make_recipe
 
 from rivegs_mllm.distill.recipe import DistillData
 from rivegs_mllm.distill.rows import (
@@ -20,6 +21,7 @@ from rivegs_mllm.distill.rows import (
     select_rows,
 )
 from rivegs_mllm.records import read_split, write_records
+from rivegs_mllm.train import train
 from rivegs_mllm.types import Box, Entity, Mask, Prediction, Sample, UserError
 
 POST = Sample("p", ("Ann", "in", "Bonn", "in", "May"), "p.png", (20, 10), (Entity("May", "PER", (4, 5)),), ("GOLD",))
@@ -110,6 +112,14 @@ def test_rows_of_a_real_cascade(tmp_path, trained):
         "visible": "entailment: mllm",
         "boxes": "grounder: mllm",
     }
+    settings = json.loads((rows.out / "made_by.json").read_text())["boxes"]["settings"]
+    assert settings == {"recipe": str(trained.recipe), "adapter": str(trained.recipe.parent / "run")}
+    surer = make_rows(dataclasses.replace(rows, out=tmp_path / "surer", min_confidence=1.0))["dev"]
+    assert surer["rows"] < counts["rows"], "an untrained head is never wholly sure"
+    assert surer["posts"] == sum(number for what, number in surer.items() if what != "posts")
+    base = trained.recipe.parent / "base"
+    single = train(make_recipe(tmp_path / "single", base, rows.out, "--data.train=dev", "--train.max_steps=1"))
+    assert (single / "adapter_model.safetensors").is_file(), "the single model is trained on the rows"
     recipe.write_text("tagger: {type: gold}\n")
     with pytest.raises(UserError, match="tagger is gold"):
         make_rows(dataclasses.replace(rows, out=tmp_path / "other"))

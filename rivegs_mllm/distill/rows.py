@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import draccus
 import orjson
 
 from rivegs_mllm.cascade.stage import SLOTS, blind
@@ -20,6 +22,7 @@ FIELDS = dict(zip(SLOTS, ("knowledge", "entities", "expression", "visible", "box
 """The field of the record that each slot of a cascade fills."""
 
 PROVENANCE = "provenance.jsonl"
+MADE_BY = "made_by.json"
 LEFT_OUT = "left_out.txt"
 
 UNREAD = "its answer could not be read"
@@ -71,18 +74,21 @@ def make_rows(recipe: RowsRecipe) -> dict[str, Counter[str]]:
     """
     counts: dict[str, Counter[str]] = {}
     recipe.out.mkdir(parents=True, exist_ok=True)
+    sources = _sources(recipe)
+    short = {name: source["source"] for name, source in sources.items()}
     provenance: list[bytes] = []
     left_out: list[str] = []
     for split in recipe.data.splits:
         samples = [blind(sample) for sample in read_split(recipe.data.folder, split)[: recipe.data.posts]]
-        predictions, sources = _predicted(recipe, samples, split)
+        predictions = _predicted(recipe, samples, split)
         rows, reasons = select_rows(samples, predictions, recipe.min_confidence, recipe.boxes)
         counts[split] = Counter(rows=len(rows), posts=len(samples))
         counts[split].update(reasons.values())
         left_out += [f"{split} {identity}: {reason}\n" for identity, reason in reasons.items()]
         by_id = {prediction.id: prediction for prediction in predictions}
-        provenance += [_provenance(split, row, by_id[row.id], sources) for row in rows]
+        provenance += [_provenance(split, row, by_id[row.id], short) for row in rows]
         write_records(recipe.out / f"{split}.jsonl", [_moved(row, recipe.data.folder, recipe.out) for row in rows])
+    (recipe.out / MADE_BY).write_bytes(orjson.dumps(sources, option=orjson.OPT_INDENT_2))
     (recipe.out / PROVENANCE).write_bytes(b"".join(provenance))
     (recipe.out / LEFT_OUT).write_text("".join(left_out), encoding="utf-8")
     return counts
@@ -106,20 +112,30 @@ def select_rows(
     return rows, reasons
 
 
-def _predicted(recipe: RowsRecipe, samples: Sequence[Sample], split: str) -> tuple[list[Prediction], dict[str, str]]:
-    """The predictions, and by field what filled it."""
+def _sources(recipe: RowsRecipe) -> dict[str, dict]:
+    """By field what fills it: its ``source`` in short, and what is needed to have it once more."""
     if recipe.predictions is not None:
-        return read_predictions(recipe.predictions), dict.fromkeys(FIELDS.values(), str(recipe.predictions))
-    from rivegs_mllm.cascade.run import read_cascade, run_cascade, type_of  # here, since they import torch
+        digest = hashlib.sha256(recipe.predictions.read_bytes()).hexdigest() if recipe.predictions.is_file() else ""
+        return {name: {"source": str(recipe.predictions), "sha256": digest} for name in FIELDS.values()}
+    from rivegs_mllm.cascade.run import read_cascade, type_of  # here, since it imports torch
 
-    cascade = read_cascade(recipe.cascade)
-    for slot, choice in cascade.stages().items():
+    sources = {}
+    for slot, choice in read_cascade(recipe.cascade).stages().items():
         if choice.SEES_GOLD:
             raise UserError(
                 f"{recipe.cascade}: {slot} is gold, which unlabelled posts do not have; choose another type"
             )
-    predictions, _ = run_cascade(cascade, samples, recipe.data.folder, recipe.out / "work" / split)
-    return predictions, {FIELDS[slot]: f"{slot}: {type_of(choice)}" for slot, choice in cascade.stages().items()}
+        kind = f"{slot}: {type_of(choice)}"
+        sources[FIELDS[slot]] = {"source": kind, "recipe": str(recipe.cascade), "settings": draccus.encode(choice)}
+    return sources
+
+
+def _predicted(recipe: RowsRecipe, samples: Sequence[Sample], split: str) -> list[Prediction]:
+    if recipe.predictions is not None:
+        return read_predictions(recipe.predictions)
+    from rivegs_mllm.cascade.run import read_cascade, run_cascade
+
+    return run_cascade(read_cascade(recipe.cascade), samples, recipe.data.folder, recipe.out / "work" / split)[0]
 
 
 def _doubt(sample: Sample, prediction: Prediction | None, min_confidence: float, boxes: bool) -> str:
@@ -160,7 +176,6 @@ def _labelled(sample: Sample, entity: Entity) -> Entity:
 def _moved(sample: Sample, old: Path, new: Path) -> Sample:
     if not sample.image:
         return sample
-
     return replace(sample, image=os.path.relpath(old / sample.image, new))
 
 
