@@ -11,6 +11,7 @@ import tiny_judges
 import torch
 from cascade_suite import StageSuite, drafted
 from entailment_training import save_colours, train
+from peft import LoraConfig
 from PIL import Image
 from tiny_base import without_picture
 
@@ -18,9 +19,11 @@ from rivegs_mllm.cascade.entailment import Decision, entailment_figures
 from rivegs_mllm.cascade.entailment_classifier import ClassifierEntailment, ClassifierStage, ClassifierTraining
 from rivegs_mllm.cascade.judging import not_too_narrow, shorten
 from rivegs_mllm.cascade.judging_cells import CellsRecipe
+from rivegs_mllm.cascade.judging_chat import ChatRecipe
 from rivegs_mllm.cascade.judging_pretrained import PretrainedRecipe
 from rivegs_mllm.cascade.stage import StageError
 from rivegs_mllm.cascade.training import StageData
+from rivegs_mllm.recipe import ModelRecipe
 from rivegs_mllm.records import read_split, write_records
 from rivegs_mllm.types import TYPES, Entity, Prediction, Sample, UserError
 
@@ -87,6 +90,55 @@ def test_it_learns_what_the_expression_says(colours, base, tmp_path):
     assert entailment_figures(stage, samples)["accuracy"] == metrics["accuracy"]
     blind = ClassifierEntailment(trained, refer=["mention", "type"])
     assert entailment_figures(blind.load(colours), samples)["accuracy"] <= 0.6
+
+
+def assert_learns(judge, rate: float) -> None:
+    """The judge learns which of two pictures goes with which of two texts; neither alone tells anything."""
+    looks, owner = judge.look([Image.new("RGB", (96, 96), colour) for colour in ("black", "white")]), [0, 0, 1, 1]
+    texts, visible = ["night", "snow"] * 2, [True, False, False, True]
+    torch.manual_seed(0)
+    optimizer = torch.optim.AdamW([own for own in judge.model.parameters() if own.requires_grad], lr=rate)
+    judge.model.train()
+    for _ in range(150):
+        loss = judge.model(**judge.learn(looks, owner, texts, visible, [[False] * 2] * 4))["loss"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if loss.item() < 0.1:
+            break
+    judge.model.eval()
+    assert (judge.logits(looks, owner, texts) > 0).tolist() == visible
+    assert (judge.logits(looks[::-1], [1, 1, 0, 0], texts) > 0).tolist() == visible
+
+
+def test_every_family_learns(pretrained):
+    assert_learns(PretrainedRecipe(str(pretrained), dropout=0.0).build(), 1e-2)
+
+
+def test_a_chat_model_is_asked_as_it_was_taught(base):
+    """By the losses of the answers yes and no its logit is their difference, also in a batch of unlike texts."""
+    lora = LoraConfig(r=8, target_modules=".*(q_proj|v_proj|up_proj)")
+    judge = ChatRecipe(ModelRecipe(str(base), dtype="float32"), lora).build()
+    looks = judge.look([Image.new("RGB", (96, 64), "black"), Image.new("RGB", (56, 56), "white")])
+    texts, owner = ["night", "a person with long black hair", "snow"], [0, 1, 1]
+
+    def loss(place: int, visible: bool) -> torch.Tensor:
+        batch = judge.learn([looks[owner[place]]], [0], [texts[place]], [visible], [[False]])
+        return judge.model(**batch)["loss"]
+
+    judge.model.eval()
+    with torch.no_grad():
+        differences = torch.stack([loss(place, False) - loss(place, True) for place in range(3)])
+    assert torch.allclose(judge.logits(looks, owner, texts), differences, atol=1e-3)
+
+    optimizer = torch.optim.AdamW([own for own in judge.model.parameters() if own.requires_grad], lr=1e-2)
+    judge.model.train()
+    for _ in range(8):
+        optimizer.zero_grad()
+        loss(0, differences[0] < 0).backward()
+        optimizer.step()
+    judge.model.eval()
+    assert (judge.logits(looks, owner, texts)[0] > 0) == (differences[0] < 0), "it learned the other answer"
 
 
 @pytest.fixture(scope="module")
@@ -254,18 +306,6 @@ def test_the_other_pictures_of_a_batch(base, colours):
     assert not batch["rivals"].any(), "every post speaks of Ann and of Bob"
     others = [dataclasses.replace(row, names=frozenset({"Eve"})) for row in rows]
     assert trainable.collate(others)["rivals"].all()
-
-
-def test_a_mention_is_left_out_now_and_then(base, colours):
-    trainable = ClassifierTraining(CellsRecipe(str(base)), unnamed=True).prepare(
-        data_of(read_split(colours, "train"), colours)
-    )
-    texts = set()
-    for epoch in range(5):
-        trainable.train.set_epoch(epoch)
-        texts.add(trainable.train[1].text)
-    assert len(texts) == 2
-    assert {text.startswith("PER - ") for text in texts} == {True, False}
 
 
 def test_types_of_another_dataset(base, emblems, tmp_path):

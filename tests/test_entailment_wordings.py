@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from data_builders.views import entailment_view
 from rivegs_mllm.cascade.entailment_caption import CaptionTraining
 from rivegs_mllm.cascade.entailment_classifier import ClassifierTraining
 from rivegs_mllm.cascade.entailment_wordings import Wordings
@@ -59,6 +60,12 @@ def prepare(kind: str, wordings: Wordings, samples, emblems, base, tmp_path) -> 
     return trainable, epochs
 
 
+def without_expressions(sample: Sample) -> Sample:
+    return dataclasses.replace(
+        sample, entities=tuple(dataclasses.replace(entity, expression="") for entity in sample.entities)
+    )
+
+
 @pytest.mark.parametrize("kind", ["classifier", "caption"])
 def test_drawn_copied_or_the_first(kind, samples, store, emblems, base, tmp_path, capsys):
     entities = sum(len(sample.entities) for sample in samples)
@@ -67,7 +74,7 @@ def test_drawn_copied_or_the_first(kind, samples, store, emblems, base, tmp_path
 
     drawn, epochs = prepare(kind, Wordings(store), *given)
     assert len(drawn.train) == entities
-    assert f"no expression for {last} of {entities} entities" in capsys.readouterr().out
+    assert "no expression" not in capsys.readouterr().out, "those of the last post keep their own"
     variants = [len({epoch[place] for epoch in epochs}) for place in range(entities)]
     assert set(variants[-last:]) == {1}, "what the store does not have stays as it is"
     assert all(count > 1 for count in variants[:-last])
@@ -100,8 +107,20 @@ def test_without_a_store_the_data_s_own(samples, emblems, base, tmp_path):
 
 def test_a_store_of_other_posts(samples, store, emblems, base, tmp_path):
     others = [dataclasses.replace(sample, id=f"other-{sample.id}") for sample in samples]
-    with pytest.raises(UserError, match="no expression for any of"):
-        prepare("classifier", Wordings(store), others, emblems, base, tmp_path)
+    bare = [without_expressions(sample) for sample in others]
+    with pytest.raises(UserError, match=r"none of \d+ entities to learn from has an expression, also not in"):
+        prepare("classifier", Wordings(store), bare, emblems, base, tmp_path)
+
+
+def test_data_without_expressions(samples, store, emblems, base, tmp_path, capsys):
+    """They are asked for, so it is an error that there are none, unless `refer` goes without."""
+    bare = [without_expressions(sample) for sample in samples]
+    with pytest.raises(UserError, match=r"none of \d+ entities .* stage.expressions.store, or set stage.refer"):
+        prepare("caption", Wordings(), bare, emblems, base, tmp_path)
+    prepare("caption", Wordings(store), bare, emblems, base, tmp_path)
+    entities, last = sum(len(sample.entities) for sample in samples), len(samples[-1].entities)
+    assert f"{last} of {entities} entities to learn from have no expression" in capsys.readouterr().out
+    Wordings().variants(entailment_view(bare), ["mention", "type"])
 
 
 def test_settings_that_do_not_fit(store, tmp_path):

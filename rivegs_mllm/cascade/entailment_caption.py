@@ -225,8 +225,8 @@ class CaptionTraining(TrainableStage):
         captions = Captions(self.captions)
         said = {sample.id: captions.of(sample) for sample in data.train}
         views = self._captioned(data, said)
-        entities = self.expressions.variants(views)
-        texts = [referred(own, self.refer)[0] for own in entities]
+        entities = self.expressions.variants(views, self.refer)
+        texts = [list(dict.fromkeys(referred(own, self.refer)[0])) for own in entities]
         corpus = [*(text for own in texts for text in own), *said.values()]
         encoder, tokenizer = load_encoder(self.encoder, self.revision, corpus)
         reader = CaptionReader(CrossEncoder(encoder, self.dropout), tokenizer, self.max_length)

@@ -28,7 +28,7 @@ from rivegs_mllm.cascade.entailment_wordings import Wordings
 from rivegs_mllm.cascade.grounding import all_parts, check_parts, needed
 from rivegs_mllm.cascade.judging import Batch, Judge, JudgeRecipe, fitting
 from rivegs_mllm.cascade.saved import Card, read_card
-from rivegs_mllm.cascade.stage import Stage, refer
+from rivegs_mllm.cascade.stage import Stage
 from rivegs_mllm.cascade.training import StageData, Trainable, TrainableStage
 from rivegs_mllm.epochs import Variants
 from rivegs_mllm.generate import batches
@@ -123,9 +123,8 @@ class ClassifierEntailment(Entailment):
 
 @dataclass(frozen=True)
 class Row:
-    """A gold entity and the text that is asked about it. ``spoken``: all names that its post speaks of."""
+    """A gold entity and the text that is asked about it. ``spoken``: all names that the picture's posts speak of."""
 
-    post: str
     image: Path
     text: str
     visible: bool
@@ -136,16 +135,11 @@ class Row:
 @TrainableStage.register_subclass("classifier")
 @dataclass
 class ClassifierTraining(TrainableStage):
-    """How the classifier is trained: one row an entity.
-
-    ``refer`` is the parts of the referring expression. ``unnamed``: every other time, by chance, the mention is left
-    out, so that expressions are read also where names are known by heart.
-    """
+    """How the classifier is trained: one row an entity. ``refer`` is the parts of the referring expression."""
 
     model: JudgeRecipe
     refer: list[str] = field(default_factory=all_parts)
     expressions: Wordings = field(default_factory=Wordings)
-    unnamed: bool = False
 
     def __post_init__(self) -> None:
         check_parts(self.refer)
@@ -178,22 +172,18 @@ class ClassifierTraining(TrainableStage):
                 f"{data.folder}: of {len(shown)} entities of posts with a picture all or none are visible, so there is "
                 "nothing to tell apart; train on data with pictures and regions"
             )
-        spoken = {sample.id: frozenset().union(*map(_names, sample.entities)) for sample in data.train}
+        spoken: dict[str, frozenset[str]] = {}
+        for view in shown:
+            spoken[view.image] = spoken.get(view.image, frozenset()) | _names(view.entity)
         rows, cut = [], []
-        for view, entities in zip(shown, self.expressions.variants(shown), strict=True):
-            texts, notes = fitting(judge, self._texts(entities))
+        for view, entities in zip(shown, self.expressions.variants(shown, self.refer), strict=True):
+            texts, notes = fitting(judge, list(dict.fromkeys(referred(entities, self.refer)[0])))
             cut += notes
             image, names = data.folder / view.image, _names(view.entity)
-            rows.append([Row(view.id, image, text, view.visible, names, spoken[view.id]) for text in texts])
+            rows.append([Row(image, text, view.visible, names, spoken[view.image]) for text in texts])
         if cut:
             print(f"{STAGE}: {len(cut)} texts are too long, the first: {cut[0]}")
         return rows
-
-    def _texts(self, variants: Sequence[Entity]) -> list[str]:
-        """The texts by which an entity is learned, at least one."""
-        parts = [self.refer, [part for part in self.refer if part != "mention"]] if self.unnamed else [self.refer]
-        texts = dict.fromkeys(refer(entity, own) for entity in variants for own in parts)
-        return [text for text in texts if text] or [variants[0].text]
 
 
 def _looked_at(rows: Sequence[Sequence[Row]], judge: Judge) -> dict[Path, object]:

@@ -1,4 +1,4 @@
-"""By which expressions an entailment stage learns an entity: mixed-LLM augmentation, and RiVEG's fivefold copying."""
+"""By which expressions a stage learns an entity: mixed-LLM augmentation, and RiVEG's fivefold copying."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_builders.views import EntailmentRow
+from data_builders.views import EntailmentRow, GroundingRow
 from rivegs_mllm.distill.attach import attach_expressions
 from rivegs_mllm.distill.store import read_store
 from rivegs_mllm.epochs import VARIANTS
 from rivegs_mllm.types import Entity, Sample, UserError
+
+Row = EntailmentRow | GroundingRow
 
 
 @dataclass
@@ -34,24 +36,31 @@ class Wordings:
         if self.store is not None and "expression" not in parts:
             raise UserError("stage.expressions.store: `refer` has no expression; add it there, or name no store")
 
-    def variants(self, rows: Sequence[EntailmentRow]) -> list[list[Entity]]:
+    def variants(self, rows: Sequence[Row], parts: Sequence[str] = ()) -> list[list[Entity]]:
         """Each row's entity under each of its expressions, at least once.
 
-        Prints how many the store has nothing for: they keep what they have. Raises UserError where that is all.
+        Prints how many have no expression, where ``parts`` asks for them. Raises UserError where none has one.
         """
-        if self.store is None:
-            return [[row.entity] for row in rows]
-        answers = read_store(self.store, "expression", clean=True)
-        found = [answers.get((row.id, row.entity.text), ()) for row in rows]
-        without = sum(not own for own in found)
+        variants = [[row.entity] for row in rows]
+        if self.store is not None:
+            answers = read_store(self.store, "expression", clean=True)
+            for place, row in enumerate(rows):
+                if found := answers.get((row.id, row.entity.text)):
+                    variants[place] = [dataclasses.replace(row.entity, expression=own.text) for own in found]
+        if "expression" not in parts:
+            return variants
+        without = sum(not own[0].expression for own in variants)
         if without == len(rows):
-            raise UserError(f"{self.store}: has no expression for any of {len(rows)} entities of the training posts")
+            raise UserError(
+                f"none of {len(rows)} entities to learn from has an expression{self._where()}; name a store of "
+                "`rivegs distill` in stage.expressions.store, or set stage.refer to [mention, type]"
+            )
         if without:
-            print(f"{self.store}: no expression for {without} of {len(rows)} entities, which keep their own")
-        return [
-            [dataclasses.replace(row.entity, expression=answer.text) for answer in own] or [row.entity]
-            for row, own in zip(rows, found, strict=True)
-        ]
+            print(f"{without} of {len(rows)} entities to learn from have no expression{self._where()}")
+        return variants
+
+    def _where(self) -> str:
+        return "" if self.store is None else f", also not in {self.store}"
 
     def first(self, samples: Sequence[Sample]) -> Sequence[Sample]:
         """The posts, their gold entities under the store's first expressions."""
