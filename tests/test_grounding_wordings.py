@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -81,3 +82,16 @@ def test_dev_is_judged_by_the_first(stage_of, samples, store, emblems, monkeypat
 def test_a_store_without_expressions_in_what_is_asked(stage_of, store):
     with pytest.raises(UserError, match=r"expressions.store: `refer` has no expression"):
         stage_of(refer=["mention"], expressions=Wordings(store))
+
+
+def test_no_expression_to_learn_from(stage_of, samples, emblems):
+    bare = [
+        dataclasses.replace(
+            sample, entities=tuple(dataclasses.replace(entity, expression="") for entity in sample.entities)
+        )
+        for sample in samples
+    ]
+    data = StageData(bare, (), emblems, TYPES, 0)
+    with pytest.raises(UserError, match=r"has an expression.*expressions.store, or set stage.refer"):
+        stage_of().prepare(data)
+    assert len(stage_of(refer=["mention", "type"]).prepare(data).train) == len(grounding_view(bare))

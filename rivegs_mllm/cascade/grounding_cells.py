@@ -225,7 +225,7 @@ class CellsTraining(TrainableStage):
                 Row(cells[view.id], text, _target(view), _names(view.entity), posts[view.id])
                 for text in eyes.read(self._texts(entities))
             ]
-            for view, entities in zip(views, self.expressions.variants(views), strict=True)
+            for view, entities in zip(views, self.expressions.variants(views, self.refer), strict=True)
         ]
 
     def _texts(self, variants: Sequence[Entity]) -> list[str]:

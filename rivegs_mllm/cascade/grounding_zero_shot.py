@@ -258,7 +258,7 @@ class ZeroShotTraining(TrainableStage):
             raise UserError(f"{data.folder}: no entity is visible, so there is nothing to learn grounding from")
         rows = [
             [(view, refer(entity, self.refer) or entity.text) for entity in entities]
-            for view, entities in zip(views, self.expressions.variants(views), strict=True)
+            for view, entities in zip(views, self.expressions.variants(views, self.refer), strict=True)
         ]
         texts = [text for row in rows for _, text in row]
         cut = [(text, notes[0]) for text, notes in zip(texts, detector.read(texts)[1], strict=True) if notes]
