@@ -1,9 +1,12 @@
-# make demo   sets up, then the main job on the embedded default: data, fine-tuning, predictions, scores, a page
+# make demo   sets up, then the main job on the embedded default: data, fine-tuning, predictions, scores, a page; then a
+#             cascade of small stages on the same posts, and both in one table
 # make test   sets up, then the tests
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 RUN := runs/demo
+STAGES := segmenter entailment tagger grounding
+SYSTEMS := tiny/e2e cascade/mllm_told_expressions cascade/tiny cascade/tiny_no_expression cascade/tiny_mllm_grounder
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM := false
 export HF_HUB_OFFLINE := 1
@@ -37,6 +40,11 @@ demo: setup
 	rivegs evaluate $(RUN)/emblems $(RUN)/after.jsonl --json $(RUN)/after.json
 	rivegs report $(RUN)/emblems $(RUN)/before.jsonl $(RUN)/after.jsonl --out $(RUN)/report.html
 	@echo "the page: $(RUN)/report.html"
+	rivegs build emblems --out $(RUN)/many --seed 1 --names 480 --dev 100 --test 100
+	printf 'recipes/stages/%s_tiny.yaml\n' $(STAGES) | xargs -P 2 -I RECIPE rivegs train RECIPE
+	rivegs compare $(SYSTEMS:%=recipes/%.yaml) --data $(RUN)/emblems --out $(RUN)/compare
+	rivegs report $(RUN)/emblems $(RUN)/after.jsonl $(RUN)/compare/tiny.jsonl --out $(RUN)/cascade.html
+	@echo "cascade or end to end: $(RUN)/compare/compare.html, and post by post: $(RUN)/cascade.html"
 
 test: $(VENV)/weights
 	python -m pytest -n 2 --dist loadgroup
