@@ -15,6 +15,8 @@ from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 
 import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from data_builders.emblems.build import build_emblems
 from data_builders.twitter_gmner import build_twitter_gmner
@@ -126,8 +128,22 @@ def test_knowledge_and_expressions_about_twitter_gmner_with_its_captions(tmp_pat
     ask_all(tmp_path, data, posts, local(gguf), knowledge, ExpressionTask(captions=[captions]))
 
 
+@pytest.fixture(scope="module")
+def unpacked(gguf, tmp_path_factory) -> Path:
+    """The model as a folder of safetensors: ``transformers serve`` finds no architecture in a GGUF file."""
+    folder = tmp_path_factory.mktemp("SmolLM2")
+    read = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    settings = {key: value for key, value in read.config.to_dict().items() if key != "quantization_config"}
+    model = LlamaForCausalLM(LlamaConfig.from_dict(settings))
+    model.load_state_dict(read.state_dict())
+    model.generation_config = read.generation_config
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture
-def served(gguf):
+def served(unpacked, tmp_path):
     """The address of ``transformers serve`` with the model, started and stopped here."""
     pytest.importorskip("fastapi")
     pytest.importorskip("uvicorn")
@@ -136,8 +152,9 @@ def served(gguf):
         port = free.getsockname()[1]
     # rivegs_mllm first, for machines whose torchvision has no compiled operators
     code = "import rivegs_mllm, sys; from transformers.cli.transformers import main; sys.exit(main())"
-    arguments = ["serve", f"{gguf.parent}:{gguf.name}", "--host", "127.0.0.1", "--port", str(port), "--device", "cpu"]
-    with subprocess.Popen([sys.executable, "-c", code, *arguments]) as server:
+    arguments = ["serve", str(unpacked), "--host", "127.0.0.1", "--port", str(port), "--device", "cpu"]
+    there = {**os.environ, "HF_HUB_CACHE": str(tmp_path)}  # its list of models fails where there is no such folder
+    with subprocess.Popen([sys.executable, "-c", code, *arguments], env=there) as server:
         try:
             yield _when_ready(server, f"http://127.0.0.1:{port}")
         finally:
@@ -160,8 +177,8 @@ def _when_ready(server: subprocess.Popen, address: str) -> str:
     raise AssertionError("the server is not ready after ten minutes")
 
 
-def test_knowledge_and_expressions_from_an_endpoint(tmp_path, data, gguf, served):
-    teacher = OpenAIChat(f"{gguf.parent}:{gguf.name}", served, key_env=None, name="SmolLM2", timeout=600)
+def test_knowledge_and_expressions_from_an_endpoint(tmp_path, data, unpacked, served):
+    teacher = OpenAIChat(str(unpacked), served, key_env=None, name="SmolLM2", timeout=600)
     with Asker(teacher, Sampling(max_tokens=16), in_flight=1) as asker:
         (answer,) = asker([[{"role": "user", "content": "What is the capital of France?"}]])
     assert "Paris" in answer.text
