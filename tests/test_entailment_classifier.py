@@ -82,7 +82,7 @@ def colours(tmp_path_factory) -> Path:
 def test_it_learns_what_the_expression_says(colours, base, tmp_path):
     """Four colours, which only the expression names: by mention and type alone half of the answers would be right."""
     model = f"{{type: cells, base: {base}, width: 32}}"
-    trained = train(tmp_path, colours, f"{{type: classifier, model: {model}}}", steps=60, rate=1e-2)
+    trained = train(tmp_path, colours, f"{{type: classifier, model: {model}}}", steps=200, rate=2e-2)
     metrics = json.loads((trained / "metrics.json").read_text())["dev"]
     assert metrics["accuracy"] > 0.9
     samples = read_split(colours, "test")

@@ -14,14 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import load_file
-from torch import nn
 from torch.nn import functional as F  # noqa: N812
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 from eval.stages import grounding_scores
 from rivegs_mllm.cascade.grounding import Found, GoldGrounder, GroundingStage, MllmGrounder, gold_twin, inside
 from rivegs_mllm.cascade.grounding_cells import CellsGrounder, CellsTraining, cells_inside, collate
-from rivegs_mllm.cascade.late_interaction import Cells, Eyes, LateInteraction, WordMatch, pad_pairs
+from rivegs_mllm.cascade.late_interaction import Cells, Eyes, WordMatch, pad_pairs
 from rivegs_mllm.cascade.stage import StageError
 from rivegs_mllm.cascade.training import StageData, StageTraining, train_stage
 from rivegs_mllm.recipe import parse_recipe
@@ -249,13 +248,12 @@ def test_pictures_do_not_depend_on_their_neighbours(base):
         torch.testing.assert_close(alone.tokens, cells.tokens, rtol=1e-3, atol=1e-3)
 
 
-def matchers() -> list[nn.Module]:
+@pytest.fixture
+def model() -> WordMatch:
     torch.manual_seed(0)
-    words = F.normalize(torch.randn(50, 8), dim=1)
-    return [LateInteraction(50, 8, width=32, layers=1).eval(), WordMatch(words, width=32, layers=1).eval()]
+    return WordMatch(F.normalize(torch.randn(50, 8), dim=1), width=32, layers=1).eval()
 
 
-@pytest.mark.parametrize("model", matchers(), ids=lambda model: type(model).__name__)
 def test_padding_counts_for_nothing(model):
     for value in model.parameters():
         value.data += 0.1 * torch.randn_like(value)
@@ -270,7 +268,6 @@ def test_padding_counts_for_nothing(model):
     torch.testing.assert_close(pairs.diagonal(dim1=0, dim2=1).T, both)
 
 
-@pytest.mark.parametrize("model", matchers(), ids=lambda model: type(model).__name__)
 def test_a_text_that_is_too_long(model):
     pairs = pad_pairs([Cells(torch.randn(1, 8), 1, 1)], [torch.ones(513, dtype=torch.long)])
     with pytest.raises(UserError, match=r"513.*512"):

@@ -1,8 +1,8 @@
 """The judge ``cells``: how well the best cell of a picture fits the text, over a frozen vision tower.
 
-The small judge of the demo, and one for any Qwen-VL base: all that is trained is a text encoder and the matching
-(``late_interaction``). Beside the labels it learns from the other pictures of a batch: a text of something visible
-fits its own picture better than those of posts that do not speak of it (InfoNCE, arXiv 1807.03748).
+The small judge of the demo, and one for any Qwen-VL base: all that is trained is the matching (``late_interaction``).
+Beside the labels it learns from the other pictures of a batch: a text of something visible fits its own picture better
+than those of posts that do not speak of it (InfoNCE, arXiv 1807.03748).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from rivegs_mllm.cascade.judging import Batch, JudgeRecipe, best_device, device_of, not_too_narrow, outcome
-from rivegs_mllm.cascade.late_interaction import NOTHING, Cells, Eyes, LateInteraction, pad_pairs
+from rivegs_mllm.cascade.late_interaction import NOTHING, Cells, Eyes, WordMatch, pad_pairs
 from rivegs_mllm.cascade.stage import StageError
 
 EYES = "eyes"
@@ -29,9 +29,9 @@ WEIGHTS = "model.safetensors"
 class CellMatcher(nn.Module):
     """The score of the best cell, moved by a learned bias, is the logit. ``contrast`` weighs the second loss."""
 
-    def __init__(self, vocabulary: int, seen: int, width: int, layers: int, contrast: float):
+    def __init__(self, words: torch.Tensor, width: int, layers: int, contrast: float):
         super().__init__()
-        self.match = LateInteraction(vocabulary, seen, width, layers)
+        self.match = WordMatch(words, width, layers)
         self.scale = nn.Parameter(torch.ones(()))
         self.bias = nn.Parameter(torch.zeros(()))
         self.contrast = contrast
@@ -68,7 +68,7 @@ class CellsJudge:
         self.model = model
         self.eyes = eyes
         self.tokenizer = eyes.processor.tokenizer
-        self.room = LateInteraction.MAX_WORDS
+        self.room = WordMatch.MAX_WORDS
 
     def look(self, images: Sequence[Image.Image]) -> list[Cells]:
         """The cells of each picture."""
@@ -128,5 +128,4 @@ class CellsRecipe(JudgeRecipe):
 
     def _over(self, eyes: Eyes) -> CellsJudge:
         eyes.tower.to(best_device())
-        words = len(eyes.processor.tokenizer)
-        return CellsJudge(CellMatcher(words, eyes.width, self.width, self.layers, self.contrast), eyes)
+        return CellsJudge(CellMatcher(eyes.words, self.width, self.layers, self.contrast), eyes)

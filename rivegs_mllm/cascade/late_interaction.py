@@ -1,11 +1,8 @@
 """A text matched against the cells of a picture: late interaction (arXiv 2004.12832) over a frozen vision tower.
 
 The tower is that of any Qwen-VL base and is never trained, so each picture goes through it once; what is trained is
-a small text encoder and a projection of the cells. The grounder reads the best cell, the entailment classifier how
-well the best cells fit.
-
-``WordMatch`` compares a cell with the words of the text as the base embeds them, and learns what each word weighs;
-``LateInteraction`` learns the words too.
+what each word of a text weighs, and a linear change of the cells. The grounder reads the best cell, the entailment
+classifier how well the best cell fits.
 """
 
 from __future__ import annotations
@@ -111,63 +108,13 @@ class Cells:
 
 
 def pad_pairs(cells: Sequence[Cells], texts: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Pairs of a picture and a text, padded: the arguments of ``LateInteraction.forward`` by name."""
+    """Pairs of a picture and a text, padded: the arguments of ``WordMatch.forward`` by name."""
     return {
         "cells": pad_sequence([own.tokens for own in cells], batch_first=True),
         "cell_mask": pad_sequence([torch.ones(len(own.tokens), dtype=torch.bool) for own in cells], batch_first=True),
         "words": pad_sequence(list(texts), batch_first=True),
         "word_mask": pad_sequence([torch.ones(len(ids), dtype=torch.bool) for ids in texts], batch_first=True),
     }
-
-
-class LateInteraction(nn.Module):
-    """Scores every cell of a picture by how well it fits a text.
-
-    ``vocabulary`` is the size of the tokenizer, ``seen`` the width of the cell tokens, ``width`` that of the matching.
-    """
-
-    MAX_WORDS = 512
-
-    def __init__(self, vocabulary: int, seen: int, width: int = 128, layers: int = 2):
-        super().__init__()
-        self.embedding = nn.Embedding(vocabulary, width)
-        self.places = nn.Embedding(self.MAX_WORDS, width)
-        layer = nn.TransformerEncoderLayer(
-            width, max(1, width // 32), 2 * width, 0.1, "gelu", batch_first=True, norm_first=True
-        )
-        self.encoder = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
-        self.sought = nn.Linear(width, width)
-        self.weight = nn.Linear(width, 1)
-        self.norm = nn.LayerNorm(seen)
-        self.key = nn.Linear(seen, width)
-        self.sharpness = nn.Parameter(torch.tensor(4.0))
-
-    def forward(
-        self, cells: torch.Tensor, cell_mask: torch.Tensor, words: torch.Tensor, word_mask: torch.Tensor
-    ) -> torch.Tensor:
-        """``cells`` (B, C, seen), ``words`` (B, T) token ids, masks true where not padding; scores (B, C)."""
-        fits = torch.einsum("bd,bcd->bc", self.query(words, word_mask), self.keys(cells))
-        return fits.masked_fill(~cell_mask, NOTHING)
-
-    def all_pairs(
-        self, cells: torch.Tensor, cell_mask: torch.Tensor, words: torch.Tensor, word_mask: torch.Tensor
-    ) -> torch.Tensor:
-        """Every text against every picture, as in contrastive training: scores (texts, pictures, C)."""
-        fits = torch.einsum("td,pcd->tpc", self.query(words, word_mask), self.keys(cells))
-        return fits.masked_fill(~cell_mask, NOTHING)
-
-    def keys(self, cells: torch.Tensor) -> torch.Tensor:
-        """What queries are compared with, (B, C, width)."""
-        return self.key(self.norm(cells)) / self.key.out_features**0.5
-
-    def query(self, words: torch.Tensor, word_mask: torch.Tensor) -> torch.Tensor:
-        """What a text looks for, (B, width): its words, as the encoder reads them, weighed by attention."""
-        if words.shape[1] > self.MAX_WORDS:
-            raise UserError(f"a text of {words.shape[1]} tokens; at most {self.MAX_WORDS} can be matched: shorten it")
-        hidden = self.embedding(words) + self.places.weight[: words.shape[1]]
-        hidden = self.encoder(hidden, src_key_padding_mask=~word_mask)
-        weights = self.weight(hidden).masked_fill(~word_mask[..., None], NOTHING).softmax(1)
-        return self.sharpness * (weights * self.sought(hidden)).sum(1)
 
 
 class WordMatch(nn.Module):
@@ -178,7 +125,7 @@ class WordMatch(nn.Module):
     that of ``Eyes``; ``width`` and ``layers`` are those of the encoder that weighs.
     """
 
-    MAX_WORDS = LateInteraction.MAX_WORDS
+    MAX_WORDS = 512
 
     def __init__(self, words: torch.Tensor, width: int = 128, layers: int = 2):
         super().__init__()
@@ -201,14 +148,14 @@ class WordMatch(nn.Module):
     def forward(
         self, cells: torch.Tensor, cell_mask: torch.Tensor, words: torch.Tensor, word_mask: torch.Tensor
     ) -> torch.Tensor:
-        """As ``LateInteraction.forward``: scores (B, C)."""
+        """``cells`` (B, C, seen), ``words`` (B, T) token ids, masks true where not padding; scores (B, C)."""
         fits = torch.einsum("bd,bcd->bc", self.query(words, word_mask), self.keys(cells))
         return fits.masked_fill(~cell_mask, NOTHING)
 
     def all_pairs(
         self, cells: torch.Tensor, cell_mask: torch.Tensor, words: torch.Tensor, word_mask: torch.Tensor
     ) -> torch.Tensor:
-        """As ``LateInteraction.all_pairs``: scores (texts, pictures, C)."""
+        """Every text against every picture, as in contrastive training: scores (texts, pictures, C)."""
         fits = torch.einsum("td,pcd->tpc", self.query(words, word_mask), self.keys(cells))
         return fits.masked_fill(~cell_mask, NOTHING)
 
