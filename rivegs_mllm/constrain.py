@@ -1,4 +1,4 @@
-"""Generation that can name nothing but what the post says: mentions are runs of the post's words.
+"""Generation that can name nothing but what the post says: mentions are runs of its words, types those of the contract.
 
 A mention that is not in the post is never right, and small models misspell names that they have not learned.
 """
@@ -19,6 +19,8 @@ LONGEST = 30
 _LINE = re.compile(rb"entity [0-9]+:(.*)", re.DOTALL)
 _BEHIND = " ("
 """What ends a mention: its type follows."""
+_MARKS = (")\n", ",")
+"""What ends a type: the line, whose end may be one token with the bracket; or the occurrence follows."""
 
 
 class Spelling:
@@ -38,12 +40,14 @@ class Spelling:
 class PostMentions(LogitsProcessor):
     """Within the line of an entity, only tokens are left by which its mention stays a run of words of the row's post.
 
-    ``posts`` are the words of each row's post; rows behind these are left as they are. For tokenizers that spell bytes
-    (byte-level BPE), as those of the Qwen models do. One for each call of ``generate``.
+    ``posts`` are the words of each row's post; rows behind these are left as they are. The mention is followed by one
+    of ``types``. For tokenizers that spell bytes (byte-level BPE), as those of the Qwen models do. One for each call of
+    ``generate``.
     """
 
-    def __init__(self, spelling: Spelling, posts: Sequence[Sequence[str]]):
+    def __init__(self, spelling: Spelling, posts: Sequence[Sequence[str]], types: Sequence[str]):
         self.spelling = spelling
+        self.ends = [f"{type}{mark}".encode() for type in types for mark in _MARKS]
         self.mentions = [_mentions(words) for words in posts]
         self.lines = [b""] * len(posts)
         self.begun = False
@@ -62,12 +66,14 @@ class PostMentions(LogitsProcessor):
         return scores
 
     def _next(self, written: bytes, mentions: Sequence[bytes]) -> list[int]:
-        """The tokens that can follow what is ``written`` of a mention; none where it is over, or not of the post."""
-        if any(written.startswith(mention) for mention in mentions):
+        """The tokens that can follow what is ``written`` behind an entity's label; none where all of it is said."""
+        behind = [written[len(mention) :] for mention in mentions if written.startswith(mention)]
+        if any(own.startswith(end) for own in behind for end in self.ends):
             return []
-        start, end = len(written), len(written) + self.spelling.longest
-        rests = {mention[start:end] for mention in mentions if mention.startswith(written)}
-        texts = {rest[:length] for rest in rests for length in range(1, len(rest) + 1)}
+        rests = [mention[len(written) :] for mention in mentions if mention.startswith(written)]
+        rests += [end[len(own) :] for own in behind for end in self.ends if end.startswith(own)]
+        parts = {rest[: self.spelling.longest] for rest in rests}
+        texts = {part[:length] for part in parts for length in range(1, len(part) + 1)}
         return sorted(self.spelling.tokens[text] for text in texts if text in self.spelling.tokens)
 
 

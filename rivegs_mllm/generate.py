@@ -119,7 +119,7 @@ class Generator:
             forced.append(text)
             faults.append(fault)
         scores = VisibleScores(*self.decision)
-        mentions = PostMentions(self.spelling, [sample.tokens for sample in samples])
+        mentions = PostMentions(self.spelling, [sample.tokens for sample in samples], self.system.contract.types)
         generated = self._generate(rows, [scores, mentions], only)[: len(samples)]
         probabilities = torch.stack(scores.steps, 1)
         return [

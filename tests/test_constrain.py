@@ -17,6 +17,7 @@ from rivegs_mllm.generate import Generator
 from rivegs_mllm.modeling import TINY, load_base
 from rivegs_mllm.records import read_split
 from rivegs_mllm.tiny.architecture import build_contract
+from rivegs_mllm.types import TYPES
 
 TOKENIZER = AutoProcessor.from_pretrained(TINY).tokenizer
 SPELLING = Spelling(TOKENIZER)
@@ -24,9 +25,9 @@ CONTRACT = replace(build_contract(), segments=("entities",))
 
 
 def write(words: list[str], seed: int, begun: str = "entity 1:", steps: int = 400) -> str:
-    """What a model that likes everything equally goes on to write until the type of the entity begins."""
+    """What a model that likes everything equally goes on to write until the type of the entity is said."""
     generator = torch.Generator().manual_seed(seed)
-    mentions = PostMentions(SPELLING, [words])
+    mentions = PostMentions(SPELLING, [words], TYPES)
     ids = [TOKENIZER.eos_token_id]
     mentions(torch.tensor([ids]), torch.zeros(1, len(TOKENIZER)))
     for token in TOKENIZER(begun, add_special_tokens=False).input_ids:
@@ -51,16 +52,19 @@ WORD = st.text(st.characters(exclude_categories=("Cs", "Cc", "Zs", "Zl", "Zp")),
 def test_every_mention_is_of_the_post(words, seed):
     text = write(words, seed)
     assert text.startswith("entity 1: ")
-    assert text.endswith(" (")
-    answer = parse("1", f"{text}PER)\n", words, CONTRACT, None)
+    assert text[-1] in "\n,"
+    answer = parse("1", text if text[-1] == "\n" else f"{text} 1)\n", words, CONTRACT, None)
+    assert [entity.type in TYPES for entity in answer.entities] == [True]
     assert [entity.text for entity in answer.entities if entity.span] == [entity.text for entity in answer.entities]
     assert len(answer.entities) == 1
 
 
 def test_every_run_of_words_can_be_written():
-    written = {write(["Ann", "Lee", "wins"], seed) for seed in range(200)}
+    written = {write(["Ann", "Lee", "wins"], seed) for seed in range(400)}
     runs = {"Ann", "Lee", "wins", "Ann Lee", "Lee wins", "Ann Lee wins"}
-    assert written == {f"entity 1: {run} (" for run in runs}
+    mentions, types = ({text.rpartition(" (")[place] for text in written} for place in (0, 2))
+    assert mentions == {f"entity 1: {run}" for run in runs}
+    assert types == {f"{kind}{mark}" for kind in TYPES for mark in (")\n", ",")}
 
 
 @pytest.mark.parametrize("line", ["knowledge: Ann", "expression 1:", "entity", "entity: none", "visible 1:"])
@@ -69,7 +73,7 @@ def test_other_lines_are_free(line):
 
 
 def test_a_mention_has_a_longest_length():
-    mentions = PostMentions(SPELLING, [[str(number) for number in range(500)]]).mentions[0]
+    mentions = PostMentions(SPELLING, [[str(number) for number in range(500)]], TYPES).mentions[0]
     assert max(mention.count(b" ") for mention in mentions) == LONGEST + 1
 
 
