@@ -11,9 +11,9 @@ import pytest
 from data_builders.views import entailment_view
 from rivegs_mllm.cascade.entailment_caption import CaptionTraining
 from rivegs_mllm.cascade.entailment_classifier import ClassifierTraining
-from rivegs_mllm.cascade.entailment_wordings import Wordings
 from rivegs_mllm.cascade.judging_cells import CellsRecipe
 from rivegs_mllm.cascade.training import StageData, Trainable
+from rivegs_mllm.cascade.wordings import Wordings
 from rivegs_mllm.distill.store import Row, Store
 from rivegs_mllm.records import read_split
 from rivegs_mllm.types import TYPES, Sample, UserError

@@ -9,10 +9,10 @@ import pytest
 from tiny_grounders import save_owlv2
 
 from data_builders.views import grounding_view
-from rivegs_mllm.cascade.entailment_wordings import Wordings
 from rivegs_mllm.cascade.grounding_cells import CellsTraining
 from rivegs_mllm.cascade.grounding_zero_shot import ZeroShotTraining
 from rivegs_mllm.cascade.training import StageData, TrainableStage
+from rivegs_mllm.cascade.wordings import Wordings
 from rivegs_mllm.distill.store import Row, Store
 from rivegs_mllm.records import read_split
 from rivegs_mllm.types import TYPES, Sample, UserError

@@ -29,12 +29,12 @@ from rivegs_mllm.cascade.entailment import (
     with_decisions,
     with_nothing_visible,
 )
-from rivegs_mllm.cascade.entailment_wordings import Wordings
 from rivegs_mllm.cascade.grounding import all_parts, check_parts, needed
 from rivegs_mllm.cascade.judging import best_device, device_of, outcome, shorten
 from rivegs_mllm.cascade.saved import Card, read_card
 from rivegs_mllm.cascade.stage import Stage, StageError
 from rivegs_mllm.cascade.training import StageData, Trainable, TrainableStage
+from rivegs_mllm.cascade.wordings import Wordings
 from rivegs_mllm.epochs import Variants
 from rivegs_mllm.generate import batches
 from rivegs_mllm.types import TYPES, Prediction, Sample, UserError

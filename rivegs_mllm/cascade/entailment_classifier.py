@@ -24,12 +24,12 @@ from rivegs_mllm.cascade.entailment import (
     with_decisions,
     with_nothing_visible,
 )
-from rivegs_mllm.cascade.entailment_wordings import Wordings
 from rivegs_mllm.cascade.grounding import all_parts, check_parts, needed
 from rivegs_mllm.cascade.judging import Batch, Judge, JudgeRecipe, fitting
 from rivegs_mllm.cascade.saved import Card, read_card
 from rivegs_mllm.cascade.stage import Stage
 from rivegs_mllm.cascade.training import StageData, Trainable, TrainableStage
+from rivegs_mllm.cascade.wordings import Wordings
 from rivegs_mllm.epochs import Variants
 from rivegs_mllm.generate import batches
 from rivegs_mllm.train import check_pictures

@@ -24,7 +24,6 @@ from torchvision.ops import box_convert, generalized_box_iou_loss
 
 from data_builders.pictures import open_picture
 from data_builders.views import GroundingRow, grounding_view
-from rivegs_mllm.cascade.entailment_wordings import Wordings
 from rivegs_mllm.cascade.grounding import (
     Found,
     Grounder,
@@ -38,6 +37,7 @@ from rivegs_mllm.cascade.late_interaction import NOTHING, Cells, Eyes, WordMatch
 from rivegs_mllm.cascade.saved import read_card
 from rivegs_mllm.cascade.stage import Stage, StageError, refer
 from rivegs_mllm.cascade.training import StageData, Trainable, TrainableStage
+from rivegs_mllm.cascade.wordings import Wordings
 from rivegs_mllm.epochs import Variants
 from rivegs_mllm.generate import batches
 from rivegs_mllm.types import TYPES, Box, Entity, UserError

@@ -20,7 +20,6 @@ from transformers import AutoModelForZeroShotObjectDetection, AutoProcessor, Pre
 
 from data_builders.pictures import open_picture
 from data_builders.views import GroundingRow, grounding_view
-from rivegs_mllm.cascade.entailment_wordings import Wordings
 from rivegs_mllm.cascade.grounding import (
     Found,
     Grounder,
@@ -33,6 +32,7 @@ from rivegs_mllm.cascade.grounding import (
 from rivegs_mllm.cascade.pretrained import load_pretrained, own_files
 from rivegs_mllm.cascade.stage import Stage, refer
 from rivegs_mllm.cascade.training import StageData, Trainable, TrainableStage
+from rivegs_mllm.cascade.wordings import Wordings
 from rivegs_mllm.epochs import Variants
 from rivegs_mllm.types import Box, UserError
 
