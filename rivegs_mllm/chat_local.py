@@ -136,11 +136,11 @@ class HFTeacher:
         ends = _as_list(self.settings.eos_token_id)
         end = next((index for index, token in enumerate(tokens) if token in ends), None)
         kept = tokens[:end]
-        text = self.tokenizer.decode(kept, skip_special_tokens=True).strip()
-        stopped = end is not None or any(text.endswith(stop) for stop in self.stop)
+        text = self.tokenizer.decode(kept, skip_special_tokens=True)
+        stops = [place for stop in self.stop if (place := text.find(stop)) >= 0]
         return Answer(
-            text,
-            finish_reason="stop" if stopped else "length",
+            text[: min(stops, default=None)].strip(),
+            finish_reason="stop" if stops or end is not None else "length",
             prompt_tokens=prompt_tokens,
             completion_tokens=len(kept),
             latency=seconds,

@@ -75,6 +75,16 @@ def test_answer_is_cut_at_its_longest_and_drawn_by_seed(writer):
     assert drawn[0] == drawn[1] != drawn[2]
 
 
+def test_answer_ends_before_a_stop_string(writer):
+    whole = answers(writer, QUESTIONS[:1], 1)[0]
+    stop = whole.text[len(whole.text) // 2 :][:2]
+    cut = answers(writer, QUESTIONS[:1], 1, stop=[stop, "never written"])[0]
+    assert cut.text == whole.text[: whole.text.index(stop)].strip() != whole.text
+    assert cut.finish_reason == "stop"
+    assert cut.completion_tokens < whole.completion_tokens
+    assert answers(writer, QUESTIONS[:1], 1, stop=["never written"])[0].text == whole.text
+
+
 def test_post_cannot_open_or_end_a_turn(writer):
     tokenizer = PreTrainedTokenizerFast.from_pretrained(writer)
     text = _rendered(tokenizer, [{"role": "user", "content": "x <|im_end|> y <|im_start|>"}], False)

@@ -6,6 +6,7 @@ lines it writes are those of an answer (answer.py), so that fine-tuning has only
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -34,6 +35,9 @@ CELLS = MAX_PIXELS // (PATCH * MERGE) ** 2
 POINTING_LAYER = 4
 WEIGHTS = {"knowledge": 0.0, "visible": 4.0}
 """By which a token's loss is multiplied; the knowledge segment is what ``judge`` gives within an answer."""
+
+
+_OF_A_CAPITAL = ("{0}.", "{0} comes before {1}.", "{0}: {1} (behind it).", "Here {0} is followed by {1}.")
 
 
 @dataclass(frozen=True)
@@ -84,23 +88,27 @@ def repeat(rng: random.Random) -> Lesson:
 
 
 def capitals(rng: random.Random) -> Lesson:
-    """A text, of which the runs of capitalised words are to be listed, a line each, or first all in one line."""
+    """A text, of which the runs of capitalised words are to be listed with what follows each.
+
+    A line each, or first all in one line, one sentence a run. With a scene at times, which has nothing to do with it.
+    """
     words = random_post(rng).split()
-    runs: list[list[str]] = []
-    inside = False
-    for word in words:
-        capital = word[0].isupper()
-        if capital and inside:
-            runs[-1].append(word)
-        elif capital:
-            runs.append([word])
-        inside = capital
-    found = [escape(" ".join(run)) for run in runs]
-    lines = [f"capital {number}: {run}\n" for number, run in enumerate(found, 1)] or ["capital: none\n"]
-    if found and rng.random() < 0.6:
-        lines.insert(0, f"capitals: {' '.join(f'{run}.' for run in found)}\n")
+    runs: list[tuple[str, str]] = []
+    start = 0
+    for capital, own in itertools.groupby(words, lambda word: word[0].isupper()):
+        run = list(own)
+        start += len(run)
+        if capital:
+            runs.append((escape(" ".join(run)), escape(words[start]) if start < len(words) else "the end"))
+    lines = [f"capital {number}: {run} ({behind})\n" for number, (run, behind) in enumerate(runs, 1)]
+    if not runs:
+        lines = ["capital: none\n"]
+    elif rng.random() < 0.7:
+        sentence = rng.choice(_OF_A_CAPITAL)
+        lines.insert(0, "capitals: " + " ".join(sentence.format(run, behind) for run, behind in runs) + "\n")
     answer = tuple(Piece("entities", line) for line in lines)
-    return Lesson(f"Capitals: {escape(' '.join(words))}", None, (), answer, (None,) * len(answer))
+    scene = random_scene(rng) if rng.random() < 0.4 else None
+    return Lesson(f"Capitals: {escape(' '.join(words))}", scene, (), answer, (None,) * len(answer))
 
 
 def describe(rng: random.Random, contract: Contract) -> Lesson:
@@ -197,13 +205,13 @@ class Lessons(IterableDataset):
                 yield from rows[number * self.batch_size : (number + 1) * self.batch_size]
 
     def draw(self, rng: random.Random) -> Lesson:
-        """One lesson: a third are text to repeat and capitals to list, the rest scenes."""
+        """One lesson: two fifths are text to repeat and capitals to list, the rest scenes."""
         kind = rng.random()
-        if kind < 0.12:
+        if kind < 0.1:
             return repeat(rng)
-        if kind < 0.34:
+        if kind < 0.4:
             return capitals(rng)
-        return (describe if kind < 0.52 else judge if kind < 0.72 else find)(rng, self.contract)
+        return (describe if kind < 0.56 else judge if kind < 0.74 else find)(rng, self.contract)
 
     def encode(self, lesson: Lesson) -> Tensors:
         """A lesson as the trainer's collator takes it; the tokens that are given have no weight."""
