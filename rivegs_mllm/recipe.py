@@ -1,4 +1,4 @@
-"""What a recipe can say. One run is one YAML file; draccus parses it and takes ``--section.field=value`` overrides.
+"""What a recipe can say. One run is one YAML file, with overrides ``--section.field=value``.
 
 The libraries' own dataclasses stand for their own settings: ``lora`` is PEFT's LoraConfig, ``train`` is transformers'
 TrainingArguments.
@@ -6,14 +6,10 @@ TrainingArguments.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
 
-import draccus
-import yaml
 from peft import LoraConfig
 from transformers import TrainingArguments
 
@@ -22,8 +18,7 @@ from rivegs_mllm.contract import SEGMENTS
 from rivegs_mllm.distill.attach import Distilled
 from rivegs_mllm.prompts import INSTRUCTION
 from rivegs_mllm.types import TYPES, UserError
-
-Kind = TypeVar("Kind")
+from rivegs_mllm.yaml_recipe import decode, read_yaml
 
 
 @dataclass
@@ -99,21 +94,8 @@ class Recipe:
 
 
 def read_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
-    """The recipe of an end-to-end run, as ``parse_recipe`` reads it."""
-    return parse_recipe(Recipe, path, overrides)
-
-
-def parse_recipe(kind: type[Kind], path: Path | str, overrides: Sequence[str] = ()) -> Kind:
-    """The recipe in a YAML file, with overrides such as ``--train.learning_rate=5e-5``; ``kind`` is its dataclass.
+    """The recipe of an end-to-end run, with overrides such as ``--train.learning_rate=5e-5``.
 
     Raises UserError that names the file and the key for a key that is unknown or a value that does not fit.
     """
-    if not Path(path).is_file():
-        raise UserError(f"{path}: no such recipe")
-    try:
-        return draccus.parse(kind, path, args=list(overrides))
-    except (draccus.utils.DraccusException, yaml.YAMLError, TypeError, ValueError) as error:
-        cause = f": {error.__cause__}" if error.__cause__ else ""
-        raise UserError(f"{path}: {error}{cause}") from None
-    except SystemExit:  # draccus's argument parser has printed what is wrong
-        sys.exit(2)
+    return decode(Recipe, read_yaml(path, overrides), path)

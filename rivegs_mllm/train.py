@@ -12,7 +12,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import yaml
 from accelerate import PartialState
 from accelerate.utils import gather_object
 from rich.console import Console
@@ -32,11 +31,12 @@ from rivegs_mllm.epochs import NewEpoch, like_lengths
 from rivegs_mllm.generate import Generator, batches
 from rivegs_mllm.loss import answer_loss
 from rivegs_mllm.modeling import System, add_adapter, load_base, save_beside_weights
-from rivegs_mllm.recipe import Recipe, parse_recipe
+from rivegs_mllm.recipe import Recipe
 from rivegs_mllm.records import read_split
 from rivegs_mllm.runs import STEPS, take_up, write_metrics
 from rivegs_mllm.seeds import format_seeds, train_seeds
 from rivegs_mllm.types import Sample, UserError
+from rivegs_mllm.yaml_recipe import decode, read_yaml
 
 
 def train(recipe: Recipe) -> Path:
@@ -198,12 +198,8 @@ def start(path: Path | str, overrides: Sequence[str] = ()) -> Path:
 
 
 def _read(path: Path | str, overrides: Sequence[str]) -> Recipe | StageTraining:
-    try:
-        content = yaml.safe_load(Path(path).read_bytes())
-    except (OSError, yaml.YAMLError):
-        content = None  # parse_recipe says what is wrong with it
-    of_a_stage = isinstance(content, dict) and "stage" in content
-    return parse_recipe(StageTraining if of_a_stage else Recipe, path, overrides)
+    content = read_yaml(path, overrides)
+    return decode(StageTraining if "stage" in content else Recipe, content, path)
 
 
 def start_seeds(path: Path | str, overrides: Sequence[str], seeds: Sequence[int]) -> Path:

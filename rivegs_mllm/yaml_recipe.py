@@ -5,9 +5,10 @@ draccus's own overrides do not reach below a choice, so they are laid into the Y
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 import draccus
 import yaml
@@ -16,11 +17,30 @@ from rivegs_mllm.types import UserError
 
 Recipe = TypeVar("Recipe")
 
+_BOOL, _FLOAT = "tag:yaml.org,2002:bool", "tag:yaml.org,2002:float"
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML with the booleans and numbers of its version 1.2: ``no`` is a word, as of strategies, and 1e-4 a number."""
+
+    yaml_implicit_resolvers: ClassVar = {
+        first: [(tag, form) for tag, form in forms if tag not in (_BOOL, _FLOAT)]
+        for first, forms in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+_Loader.add_implicit_resolver(_BOOL, re.compile(r"(true|True|TRUE|false|False|FALSE)\Z"), list("tTfF"))
+_Loader.add_implicit_resolver(
+    _FLOAT,
+    re.compile(r"([-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN))\Z"),
+    list("-+.0123456789"),
+)
+
 
 def read_yaml(path: Path | str, overrides: Sequence[str] = ()) -> dict:
     """What a recipe says, overrides laid over it. Raises UserError naming the file."""
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        content = yaml.load(Path(path).read_text(encoding="utf-8"), _Loader)
     except OSError as error:
         raise UserError(f"{path}: no such recipe ({error.strerror})") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -51,7 +71,7 @@ def _lay_over(content: dict, override: str) -> None:
             content[name] = {}
         content = content[name]
     try:
-        parsed = yaml.safe_load(value)
+        parsed = yaml.load(value, _Loader)
     except yaml.YAMLError as error:
         raise UserError(f"{override}: not YAML: {error}") from None
     if last == "type" and content.get("type") != parsed:

@@ -6,7 +6,6 @@ import re
 import shlex
 from pathlib import Path
 
-import draccus
 import pytest
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
@@ -17,6 +16,7 @@ from rivegs_mllm import memory
 from rivegs_mllm.recipe import Recipe, read_recipe
 from rivegs_mllm.tiny.make import BaseRecipe
 from rivegs_mllm.types import UserError
+from rivegs_mllm.yaml_recipe import decode, read_yaml
 
 ROOT = Path(__file__).parents[1]
 BASE = ROOT / "recipes" / "tiny" / "base.yaml"
@@ -58,7 +58,7 @@ def test_recipe_parses_and_says_its_command(path):
 
 def test_recipe_of_the_tiny_base():
     assert BASE.read_text(encoding="utf-8").startswith(f"# python -m rivegs_mllm.tiny.make {named(BASE)}\n")
-    recipe = draccus.parse(BaseRecipe, BASE, args=[])
+    recipe = decode(BaseRecipe, read_yaml(BASE), BASE)
     assert recipe.out == Path("rivegs_mllm/tiny/base")
 
 
@@ -144,3 +144,9 @@ def test_deepspeed_config_is_valid_and_leaves_the_rest_to_the_recipe(path):
     assert config.zero_config.reduce_bucket_size == memory.BUCKET
     if config.zero_config.stage == 3:
         assert config.zero_config.max_live_parameters == memory.LIVE
+
+
+def test_no_is_a_word_and_a_rate_a_number_as_people_write_them():
+    overrides = ["--train.eval_strategy=no", "--train.load_best_model_at_end=false", "--train.learning_rate=1e-4"]
+    train = read_recipe(ROOT / "recipes" / "tiny" / "e2e.yaml", overrides).train
+    assert (train.eval_strategy.value, train.load_best_model_at_end, train.learning_rate) == ("no", False, 1e-4)

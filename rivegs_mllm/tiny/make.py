@@ -10,7 +10,6 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import draccus
 import torch
 from safetensors.torch import load_model, save_model
 from transformers import Qwen2_5_VLForConditionalGeneration, Trainer, TrainingArguments, set_seed
@@ -19,6 +18,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from rivegs_mllm.dataset import Encoder
 from rivegs_mllm.tiny import read, see
 from rivegs_mllm.tiny.architecture import build_contract, build_model, build_processor, train_tokenizer
+from rivegs_mllm.yaml_recipe import decode, read_yaml
 
 
 @dataclass
@@ -64,4 +64,4 @@ def make(recipe: BaseRecipe) -> None:
 
 
 if __name__ == "__main__":
-    make(draccus.parse(BaseRecipe, sys.argv[1], args=sys.argv[2:]))
+    make(decode(BaseRecipe, read_yaml(sys.argv[1], sys.argv[2:]), sys.argv[1]))
