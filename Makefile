@@ -5,6 +5,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 RUN := runs/demo
+# Processors with instructions for bfloat16 train nearly twice as fast in it; others many times slower.
+BF16 := $(if $(shell grep -sEm1 'avx512_bf16|amx_bf16' /proc/cpuinfo),true,false)
 STAGES := segmenter entailment tagger grounding
 SYSTEMS := tiny/e2e cascade/mllm_told_expressions cascade/tiny cascade/tiny_no_expression cascade/tiny_mllm_grounder
 export OMP_NUM_THREADS ?= 1
@@ -35,7 +37,7 @@ demo: setup
 	rivegs preview recipes/tiny/e2e.yaml --out $(RUN)/preview.html
 	rivegs predict recipes/tiny/e2e.yaml --untuned --data $(RUN)/emblems --split test --out $(RUN)/before.jsonl
 	rivegs evaluate $(RUN)/emblems $(RUN)/before.jsonl --json $(RUN)/before.json
-	DS_ACCELERATOR=cpu accelerate launch --config_file accelerate_configs/cpu_zero2.yaml -m rivegs_mllm.train recipes/tiny/e2e.yaml
+	DS_ACCELERATOR=cpu accelerate launch --config_file accelerate_configs/cpu_zero2.yaml -m rivegs_mllm.train recipes/tiny/e2e.yaml --train.bf16=$(BF16)
 	rivegs predict recipes/tiny/e2e.yaml --data $(RUN)/emblems --split test --out $(RUN)/after.jsonl
 	rivegs evaluate $(RUN)/emblems $(RUN)/after.jsonl --json $(RUN)/after.json
 	rivegs report $(RUN)/emblems $(RUN)/before.jsonl $(RUN)/after.jsonl --out $(RUN)/report.html
