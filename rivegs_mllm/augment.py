@@ -1,48 +1,70 @@
-"""What differs from epoch to epoch: which knowledge text a post is trained with, and boxes moved a little."""
+"""What differs from epoch to epoch: a post's knowledge text, its names, and boxes moved a little."""
 
 from __future__ import annotations
 
 import dataclasses
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from eval.matching import box_iou
-from rivegs_mllm.types import Box, Entity, Sample, UserError
+from rivegs_mllm.renaming import made_up_names, rename
+from rivegs_mllm.types import Box, Sample, UserError
 
 
 @dataclass(frozen=True)
 class Augmentation:
     """Drawn anew each epoch, by seed, epoch and the post's id, so that a resumed run draws the same.
 
-    ``knowledge``: ``draw`` takes one of the post's texts at random, ``first`` always the first.
+    ``knowledge``: ``draw`` takes one of the post's texts at random, ``first`` always the first. ``made_up_names`` is
+    the share of posts that are read under made-up names (``renaming``), so that a model learns to copy names.
     ``box_jitter`` is the standard deviation by which each edge moves, as a share of the box's width or height; it is
     cut off at two deviations, and a moved box with an IoU below ``box_jitter_iou`` is not taken: the Gaussian box
     perturbation of E2E-GMNER. 0 moves nothing.
     """
 
     knowledge: str = "draw"
+    made_up_names: float = 0.0
     box_jitter: float = 0.0
     box_jitter_iou: float = 0.7
 
     def __post_init__(self) -> None:
         if self.knowledge not in ("draw", "first"):
             raise UserError(f"augment.knowledge: {self.knowledge!r} is neither 'draw' nor 'first'")
+        if not 0 <= self.made_up_names <= 1:
+            raise UserError("augment: made_up_names must lie in [0, 1]")
         if not (0 <= self.box_jitter <= 0.5 and 0 <= self.box_jitter_iou < 1):
             raise UserError("augment: box_jitter must lie in [0, 0.5] and box_jitter_iou in [0, 1)")
 
 
-def augmented(sample: Sample, augmentation: Augmentation, seed: int, epoch: int) -> tuple[str, tuple[Entity, ...]]:
-    """The knowledge text and the entities that ``sample`` is trained with in ``epoch``."""
+def augmented(sample: Sample, augmentation: Augmentation, words: Sequence[str], seed: int, epoch: int) -> Sample:
+    """``sample`` as it is trained with in ``epoch``: one knowledge text at most.
+
+    Made-up names are put together of ``words``, as ``name_words`` gives them.
+    """
     rng = random.Random(f"{seed}/{epoch}/{sample.id}")
-    knowledge = ""
-    if sample.knowledge:
-        knowledge = rng.choice(sample.knowledge) if augmentation.knowledge == "draw" else sample.knowledge[0]
-    if not augmentation.box_jitter or sample.size is None:
-        return knowledge, sample.entities
-    size = sample.size
-    return knowledge, tuple(
-        dataclasses.replace(entity, boxes=tuple(jitter(rng, box, size, augmentation) for box in entity.boxes))
-        for entity in sample.entities
+    if len(sample.knowledge) > 1:
+        text = rng.choice(sample.knowledge) if augmentation.knowledge == "draw" else sample.knowledge[0]
+        sample = dataclasses.replace(sample, knowledge=(text,))
+    if augmentation.box_jitter and sample.size is not None:
+        size = sample.size
+        entities = tuple(
+            dataclasses.replace(entity, boxes=tuple(jitter(rng, box, size, augmentation) for box in entity.boxes))
+            for entity in sample.entities
+        )
+        sample = dataclasses.replace(sample, entities=entities)
+    if augmentation.made_up_names and rng.random() < augmentation.made_up_names:
+        sample = _renamed(sample, words, rng)
+    return sample
+
+
+def _renamed(sample: Sample, words: Sequence[str], rng: random.Random) -> Sample:
+    new = made_up_names([entity.text for entity in sample.entities], words, rng)
+    return dataclasses.replace(
+        sample,
+        tokens=tuple(rename(token, new) for token in sample.tokens),
+        entities=tuple(dataclasses.replace(entity, text=rename(entity.text, new)) for entity in sample.entities),
+        knowledge=tuple(rename(text, new) for text in sample.knowledge),
     )
 
 

@@ -20,6 +20,7 @@ from rivegs_mllm.answer import Piece, render
 from rivegs_mllm.augment import Augmentation, augmented
 from rivegs_mllm.contract import Contract
 from rivegs_mllm.prompts import messages
+from rivegs_mllm.renaming import name_words
 from rivegs_mllm.types import Sample, UserError
 
 IGNORED = -100
@@ -76,6 +77,7 @@ class AnswerDataset(Dataset):
         seed: int,
     ):
         self.samples = samples
+        self.words = name_words(samples)
         self.folder = folder
         self.encoder = encoder
         self.contract = contract
@@ -92,16 +94,20 @@ class AnswerDataset(Dataset):
         return len(self.samples)
 
     def __getitem__(self, index: int) -> Tensors:
-        sample = self.samples[index]
+        sample = self.draw(self.samples[index])
         prompt = encode_prompt(sample, self.folder, self.encoder, self.contract, self.instruction)
         return {**prompt, **self.encoder.answer(self.pieces(sample))}
 
+    def draw(self, sample: Sample) -> Sample:
+        """The sample as it is trained with in this epoch."""
+        return augmented(sample, self.augmentation, self.words, self.seed, int(self.epoch))
+
     def pieces(self, sample: Sample) -> tuple[Piece, ...]:
-        """The answer to a sample in this epoch."""
-        knowledge, entities = augmented(sample, self.augmentation, self.seed, int(self.epoch))
+        """The answer to a sample that ``draw`` gave."""
+        (knowledge,) = sample.knowledge or ("",)
         size = sample.size if sample.image else None
         try:
-            return render(sample.tokens, knowledge, entities, self.contract, size)
+            return render(sample.tokens, knowledge, sample.entities, self.contract, size)
         except UserError as error:
             raise UserError(f"sample {sample.id}: {error}") from None
 
@@ -184,11 +190,11 @@ def check_lengths(dataset: AnswerDataset, max_length: int) -> list[int]:
     """
     encoder, contract = dataset.encoder, dataset.contract
     lengths, longest = [], []
-    for sample in dataset.samples:
+    for sample, drawn in zip(dataset.samples, map(dataset.draw, dataset.samples), strict=True):
         text = encoder.processor.apply_chat_template(
-            messages(sample, dataset.instruction, contract.types), add_generation_prompt=True, tokenize=False
+            messages(drawn, dataset.instruction, contract.types), add_generation_prompt=True, tokenize=False
         )
-        pieces = dataset.pieces(sample)
+        pieces = dataset.pieces(drawn)
         tokens = len(encoder.tokenizer(text).input_ids) + len(encoder.answer(pieces)["answer"])
         lengths.append(tokens + picture_tokens(sample, contract))
         longest.append(lengths[-1] + further_tokens(dataset, sample, pieces))

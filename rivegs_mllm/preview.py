@@ -23,7 +23,6 @@ from PIL import Image
 from transformers import BaseImageProcessor, PreTrainedTokenizerBase
 
 from rivegs_mllm.answer import in_text_order, parse
-from rivegs_mllm.augment import augmented
 from rivegs_mllm.contract import NATIVE_STEPS, Contract, ContractError
 from rivegs_mllm.dataset import IGNORED, AnswerDataset, Collator, Encoder, Tensors, check_lengths
 from rivegs_mllm.distill.attach import read_posts
@@ -186,7 +185,8 @@ def examine(dataset: AnswerDataset, index: int, why: str, length: int) -> Card:
 
     A sample that cannot be encoded is a card with this as its problem.
     """
-    sample, encoder, contract = dataset.samples[index], dataset.encoder, dataset.contract
+    gold, encoder, contract = dataset.samples[index], dataset.encoder, dataset.contract
+    sample = dataset.draw(gold)
     try:
         row = dataset[index]
     except UserError as error:
@@ -203,9 +203,8 @@ def examine(dataset: AnswerDataset, index: int, why: str, length: int) -> Card:
         if view.image.size != view.resized:
             shown, agreed = (f"{width} x {height}" for width, height in (view.image.size, view.resized))
             problems.append(f"the processor makes its picture {shown}, the contract says {agreed}")
-        said = augmented(sample, dataset.augmentation, dataset.seed, dataset.epoch)[1]
         if "boxes" in contract.segments:
-            regions, lost = compare(sample, said, read.entities, contract)
+            regions, lost = compare(gold, sample.entities, read.entities, contract)
             faults += lost
         faults += [_off(region) for region in regions if not region.right]
     tokens = tuple(show_tokens(given, kinds, encoder.tokenizer))

@@ -18,7 +18,7 @@ from rivegs_mllm.contract import SEGMENTS
 from rivegs_mllm.distill.attach import Distilled
 from rivegs_mllm.prompts import INSTRUCTION
 from rivegs_mllm.types import TYPES, UserError
-from rivegs_mllm.yaml_recipe import decode, read_yaml
+from rivegs_mllm.yaml_recipe import parse_recipe
 
 
 @dataclass
@@ -98,4 +98,4 @@ def read_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
 
     Raises UserError that names the file and the key for a key that is unknown or a value that does not fit.
     """
-    return decode(Recipe, read_yaml(path, overrides), path)
+    return parse_recipe(Recipe, path, overrides)

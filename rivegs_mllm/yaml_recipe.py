@@ -61,6 +61,11 @@ def decode(kind: type[Recipe], content: dict, path: Path | str) -> Recipe:
         raise UserError(f"{path}: {error}{cause}") from None
 
 
+def parse_recipe(kind: type[Recipe], path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
+    """What a file says with overrides, as its dataclass. Raises UserError as ``read_yaml`` and ``decode`` do."""
+    return decode(kind, read_yaml(path, overrides), path)
+
+
 def _lay_over(content: dict, override: str) -> None:
     key, equals, value = override.removeprefix("--").partition("=")
     if not (override.startswith("--") and equals and key):

@@ -15,11 +15,11 @@ pytest.importorskip("torchcrf")
 from data_builders.views import bio_tags
 from rivegs_mllm.cascade.crf import CrfTagger, CrfTraining, WordTagger, collate, entities, labels
 from rivegs_mllm.cascade.encoders import load_encoder, tiny_tokenizer
-from rivegs_mllm.cascade.renaming import rename
 from rivegs_mllm.cascade.stage import StageError
 from rivegs_mllm.cascade.training import StageData, train_stage
 from rivegs_mllm.cascade.words import WordEncoder
 from rivegs_mllm.records import read_split
+from rivegs_mllm.renaming import made_up_names, rename
 from rivegs_mllm.types import TYPES, Entity, Prediction, Sample, UserError
 
 POST = ("Ann", "Lee", "plays", "chess", "in", "Barcelona", "tonight")
@@ -268,11 +268,10 @@ def test_names_are_replaced_in_text_and_knowledge_alike():
     import random
 
     rng = random.Random(0)
-    tokens, knowledge = rename(
-        ("ANN", "Verano", "of", "verano", "plays"), "Ann Verano is of Verano.", ["ANN Verano of"], ["gasteel"], rng
-    )
-    assert tokens == ("ANN", "Gasteel", "of", "gasteel", "plays")
-    assert knowledge == "Ann Gasteel is of Gasteel."
+    new = made_up_names(["ANN Verano of"], ["gasteel"], rng)
+    assert new == {"verano": "gasteel"}
+    assert rename("ANN Verano of verano plays", new) == "ANN Gasteel of gasteel plays"
+    assert rename("Ann Verano is of VERANO.", new) == "Ann Gasteel is of GASTEEL."
 
 
 def data(train: list[Sample]) -> StageData:

@@ -54,7 +54,9 @@ def texts(trainer, epochs=8) -> list[set[str]]:
     for epoch in range(epochs):
         dataset.set_epoch(epoch)
         for index, sample in enumerate(dataset.samples):
-            found[index].add(next(piece.text for piece in dataset.pieces(sample) if piece.segment == "knowledge"))
+            found[index].add(
+                next(piece.text for piece in dataset.pieces(dataset.draw(sample)) if piece.segment == "knowledge")
+            )
     return found
 
 

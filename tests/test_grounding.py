@@ -23,9 +23,9 @@ from rivegs_mllm.cascade.grounding_cells import CellsGrounder, CellsTraining, ce
 from rivegs_mllm.cascade.late_interaction import Cells, Eyes, WordMatch, pad_pairs
 from rivegs_mllm.cascade.stage import StageError
 from rivegs_mllm.cascade.training import StageData, StageTraining, train_stage
-from rivegs_mllm.recipe import parse_recipe
 from rivegs_mllm.records import read_split
 from rivegs_mllm.types import TYPES, Box, Entity, Prediction, Sample, UserError
+from rivegs_mllm.yaml_recipe import parse_recipe
 
 TRAIN = """\
 data:

@@ -16,7 +16,7 @@ from rivegs_mllm import memory
 from rivegs_mllm.recipe import Recipe, read_recipe
 from rivegs_mllm.tiny.make import BaseRecipe
 from rivegs_mllm.types import UserError
-from rivegs_mllm.yaml_recipe import decode, read_yaml
+from rivegs_mllm.yaml_recipe import parse_recipe
 
 ROOT = Path(__file__).parents[1]
 BASE = ROOT / "recipes" / "tiny" / "base.yaml"
@@ -58,7 +58,7 @@ def test_recipe_parses_and_says_its_command(path):
 
 def test_recipe_of_the_tiny_base():
     assert BASE.read_text(encoding="utf-8").startswith(f"# python -m rivegs_mllm.tiny.make {named(BASE)}\n")
-    recipe = decode(BaseRecipe, read_yaml(BASE), BASE)
+    recipe = parse_recipe(BaseRecipe, BASE)
     assert recipe.out == Path("rivegs_mllm/tiny/base")
 
 

@@ -30,9 +30,9 @@ from rivegs_mllm.cascade.segmentation_segment_anything import (
 from rivegs_mllm.cascade.segmentation_training import SegmentAnythingTraining, collate, make_row, pairs
 from rivegs_mllm.cascade.stage import StageError
 from rivegs_mllm.cascade.training import StageData, StageTraining, train_stage
-from rivegs_mllm.recipe import parse_recipe
 from rivegs_mllm.records import read_split
 from rivegs_mllm.types import TYPES, Box, Entity, Mask, Prediction, Sample, UserError
+from rivegs_mllm.yaml_recipe import parse_recipe
 
 SMALL = Size(side=64, patch=16, width=16, depth=2, heads=2, window=0, whole=(0, 1), channels=16)
 

@@ -20,10 +20,10 @@ pytest.importorskip("torchcrf")
 from rivegs_mllm.cascade.crf import load_reader
 from rivegs_mllm.cascade.training import StageData, StageTrainer, StageTraining, train_stage
 from rivegs_mllm.epochs import Variants
-from rivegs_mllm.recipe import parse_recipe
 from rivegs_mllm.records import read_split, write_records
 from rivegs_mllm.train import main
 from rivegs_mllm.types import TYPES, UserError
+from rivegs_mllm.yaml_recipe import parse_recipe
 
 ROOT = Path(__file__).parents[1]
 STAGES = sorted((ROOT / "recipes" / "stages").glob("*.yaml"))

@@ -21,13 +21,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from data_builders.views import OUTSIDE, bio_tags
 from eval.scores import evaluate
 from rivegs_mllm.cascade.encoders import bare_encoder, load_encoder, load_tokenizer, marks
-from rivegs_mllm.cascade.renaming import name_words, rename
 from rivegs_mllm.cascade.saved import Card, read_card
 from rivegs_mllm.cascade.stage import StageError
 from rivegs_mllm.cascade.tagging import Tagger
 from rivegs_mllm.cascade.training import StageData, Trainable, TrainableStage
 from rivegs_mllm.cascade.words import WordEncoder
 from rivegs_mllm.epochs import VARIANTS, Variants
+from rivegs_mllm.renaming import made_up_names, name_words, rename
 from rivegs_mllm.types import TYPES, Entity, Prediction, Sample, UserError
 
 STAGE = "tagger (crf)"
@@ -217,7 +217,7 @@ class CrfTraining(TrainableStage):
     ``encoder`` is what ``rivegs_mllm.cascade.encoders.load_encoder`` takes. ``knowledge``: "none", or which of a
     post's texts is read: "draw" one an epoch, "copies" of the post for each, "first". Dev is always read with the
     first. ``renamings``: how many more variants each text has with its mentions under made-up names
-    (``rivegs_mllm.cascade.renaming``), for an encoder that knows no language yet. ``head_rate`` is the learning rate
+    (``rivegs_mllm.renaming``), for an encoder that knows no language yet. ``head_rate`` is the learning rate
     of the linear layer and the field, null for that of the encoder. ``max_length`` and ``empty_words`` are those of
     ``rivegs_mllm.cascade.words.WordEncoder``.
     """
@@ -279,7 +279,7 @@ class CrfTraining(TrainableStage):
             tags = [names.index(tag) for tag in bio_tags(sample)]
             mentions = [entity.text for entity in sample.entities]
             texts = [(sample.tokens, text) for text in self._texts(sample)]
-            texts += [rename(*text, mentions, words, rng) for text in texts for _ in range(self.renamings)]
+            texts += [_renamed(*text, mentions, words, rng) for text in texts for _ in range(self.renamings)]
             read = [encoder.windows(sample.id, *text) for text in texts]
             notes = dict.fromkeys(note for _, own in read for note in own)
             unfit += [f"  {sample.id}: " + "; ".join(notes)] if notes else []
@@ -290,6 +290,13 @@ class CrfTraining(TrainableStage):
             shown = "\n".join(unfit[:10])
             print(f"{len(unfit)} of {len(data.train)} posts do not fit into {encoder.max_length} tokens:\n{shown}")
         return rows
+
+
+def _renamed(
+    tokens: Sequence[str], knowledge: str, mentions: Sequence[str], words: Sequence[str], rng: random.Random
+) -> tuple[tuple[str, ...], str]:
+    new = made_up_names(mentions, words, rng)
+    return tuple(rename(token, new) for token in tokens), rename(knowledge, new)
 
 
 def span_figures(

@@ -9,7 +9,7 @@ from pathlib import Path
 from rivegs_mllm.chat import Chat, Patience, Sampling
 from rivegs_mllm.distill.tasks import Task
 from rivegs_mllm.types import UserError
-from rivegs_mllm.yaml_recipe import decode, read_yaml
+from rivegs_mllm.yaml_recipe import parse_recipe
 
 
 @dataclass
@@ -67,4 +67,4 @@ class DistillRecipe:
 
 def read_distill(path: Path | str, overrides: Sequence[str] = ()) -> DistillRecipe:
     """The recipe in a YAML file. Raises UserError that names file and key."""
-    return decode(DistillRecipe, read_yaml(path, overrides), path)
+    return parse_recipe(DistillRecipe, path, overrides)

@@ -16,7 +16,7 @@ from rivegs_mllm.cascade.stage import SLOTS, blind
 from rivegs_mllm.distill.recipe import DistillData
 from rivegs_mllm.records import read_predictions, read_split, write_records
 from rivegs_mllm.types import Entity, Prediction, Sample, UserError
-from rivegs_mllm.yaml_recipe import decode, read_yaml
+from rivegs_mllm.yaml_recipe import parse_recipe
 
 FIELDS = dict(zip(SLOTS, ("knowledge", "entities", "expression", "visible", "boxes", "masks"), strict=True))
 """The field of the record that each slot of a cascade fills."""
@@ -64,7 +64,7 @@ def is_rows(content: Mapping) -> bool:
 
 def read_rows_recipe(path: Path, overrides: Sequence[str] = ()) -> RowsRecipe:
     """The recipe in a YAML file. Raises UserError that names file and key."""
-    return decode(RowsRecipe, read_yaml(path, overrides), path)
+    return parse_recipe(RowsRecipe, path, overrides)
 
 
 def make_rows(recipe: RowsRecipe) -> dict[str, Counter[str]]:

@@ -18,7 +18,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from rivegs_mllm.dataset import Encoder
 from rivegs_mllm.tiny import read, see
 from rivegs_mllm.tiny.architecture import build_contract, build_model, build_processor, train_tokenizer
-from rivegs_mllm.yaml_recipe import decode, read_yaml
+from rivegs_mllm.yaml_recipe import parse_recipe
 
 
 @dataclass
@@ -64,4 +64,4 @@ def make(recipe: BaseRecipe) -> None:
 
 
 if __name__ == "__main__":
-    make(decode(BaseRecipe, read_yaml(sys.argv[1], sys.argv[2:]), sys.argv[1]))
+    make(parse_recipe(BaseRecipe, sys.argv[1], sys.argv[2:]))

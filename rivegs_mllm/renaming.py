@@ -1,10 +1,10 @@
-"""Posts under made-up names: they keep their sense, and a tagger cannot get by with names it remembers."""
+"""Posts under made-up names: they keep their sense, and a model cannot get by with names it remembers."""
 
 from __future__ import annotations
 
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rivegs_mllm.types import Sample
 
@@ -18,20 +18,17 @@ def name_words(samples: Sequence[Sample]) -> list[str]:
     return sorted(filter(_is_name, words))
 
 
-def rename(
-    tokens: Sequence[str], knowledge: str, mentions: Sequence[str], words: Sequence[str], rng: random.Random
-) -> tuple[tuple[str, ...], str]:
-    """Tokens and knowledge with each name in ``mentions`` replaced wherever it stands, its capitals kept.
-
-    A made-up name is the first half of one of ``words`` and the second half of another.
+def made_up_names(mentions: Sequence[str], words: Sequence[str], rng: random.Random) -> dict[str, str]:
+    """For each word of the mentions that is a name, in lower case, the first half of one of ``words`` and the second
+    half of another.
     """
     names = sorted({word.lower() for mention in mentions for word in mention.split() if _is_name(word)})
-    new = {name: _made_up(words, rng) for name in names}
+    return {name: _made_up(words, rng) for name in names}
 
-    def spelled(word: str) -> str:
-        return _in_case(word, new[word.lower()]) if word.lower() in new else word
 
-    return tuple(map(spelled, tokens)), re.sub(r"\w+", lambda match: spelled(match[0]), knowledge)
+def rename(text: str, new: Mapping[str, str]) -> str:
+    """The text with each word that ``new`` has replaced, its capitals kept."""
+    return re.sub(r"\w+", lambda word: _in_case(word[0], new.get(word[0].lower(), word[0])), text)
 
 
 def _is_name(word: str) -> bool:
@@ -44,4 +41,6 @@ def _made_up(words: Sequence[str], rng: random.Random) -> str:
 
 
 def _in_case(old: str, new: str) -> str:
+    if new == old:
+        return old
     return new.upper() if old.isupper() else new.capitalize() if old[0].isupper() else new
