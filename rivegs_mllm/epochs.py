@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from typing import Generic, Protocol, TypeVar
 
 import torch
@@ -24,7 +25,11 @@ class HasEpochs(Protocol):
 
 
 class LikeLengths(Sampler):
-    """Indices in an order drawn anew each epoch, in which ``batch_size`` neighbours are of about equal length."""
+    """Indices in an order drawn anew each epoch, in which ``batch_size`` neighbours are of about equal length.
+
+    The longest batch comes first, so that memory runs out at once or never; the others in any order. Sorted, as they
+    are drawn, they would take a model from long answers to short ones again and again, and leave it with the last.
+    """
 
     def __init__(self, lengths: Sequence[int], batch_size: int, seed: int):
         self.lengths = list(lengths)
@@ -41,7 +46,11 @@ class LikeLengths(Sampler):
 
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(self.seed * 100_003 + self.epoch)
-        return iter(get_length_grouped_indices(self.lengths, self.batch_size, generator=generator))
+        order = get_length_grouped_indices(self.lengths, self.batch_size, generator=generator)
+        first, *others = (order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size))
+        short = [others.pop()] if others and len(others[-1]) < self.batch_size else []
+        drawn = [others[place] for place in torch.randperm(len(others), generator=generator).tolist()]
+        return chain(first, *drawn, *short)
 
 
 class Variants(Dataset, Generic[Row]):
