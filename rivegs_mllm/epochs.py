@@ -27,7 +27,7 @@ class HasEpochs(Protocol):
 class LikeLengths(Sampler):
     """Indices in an order drawn anew each epoch, in which ``batch_size`` neighbours are of about equal length.
 
-    The longest batch comes first, so that memory runs out at once or never; the others in any order. Sorted, as they
+    The longest row is in the first batch, so that memory runs out at once or never; the others come in any order. Sorted, as they
     are drawn, they would take a model from long answers to short ones again and again, and leave it with the last.
     """
 

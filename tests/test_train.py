@@ -189,7 +189,7 @@ def test_long_and_short_batches_come_mixed():
     lengths = [number % 97 for number in range(1604)]
     order = [lengths[index] for index in LikeLengths(lengths, 8, seed=1)]
     batches = torch.tensor([sum(order[start : start + 8]) / 8 for start in range(0, 1600, 8)])
-    assert batches[0] == batches.max()
+    assert order[0] == max(lengths)
     neighbours = torch.corrcoef(torch.stack([batches[:-1], batches[1:]]))[0, 1]
     assert neighbours.abs() < 0.25, "sorted batches would have 1"
     assert batches[-20:].mean() > 30
