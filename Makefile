@@ -8,7 +8,7 @@ RUN := runs/demo
 # Processors with instructions for bfloat16 train nearly twice as fast in it; others many times slower.
 BF16 := $(if $(shell grep -sEm1 'avx512_bf16|amx_bf16' /proc/cpuinfo),true,false)
 STAGES := segmenter entailment tagger grounding
-SYSTEMS := tiny/e2e cascade/mllm_told_expressions cascade/tiny cascade/tiny_no_expression cascade/tiny_mllm_grounder
+SYSTEMS := tiny/e2e cascade/mllm_told_expressions cascade/mllm_told_fields cascade/tiny cascade/tiny_no_expression cascade/tiny_mllm_grounder
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM := false
 export HF_HUB_OFFLINE := 1
