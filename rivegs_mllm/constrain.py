@@ -6,7 +6,6 @@ A mention that is not in the post is never right, and small models misspell name
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Sequence
 
 import torch
@@ -41,15 +40,15 @@ class Spelling:
 class PostMentions(LogitsProcessor):
     """Within the line of an entity, only tokens are left by which its mention stays a run of words of the row's post.
 
-    A run that the post has once can be a mention once. ``posts`` are the words of each row's post; rows behind these
-    are left as they are. The mention is followed by one of ``types``. For tokenizers that spell bytes (byte-level BPE),
-    as those of the Qwen models do. One for each call of ``generate``.
+    ``posts`` are the words of each row's post; rows behind these are left as they are. The mention is followed by one
+    of ``types``. For tokenizers that spell bytes (byte-level BPE), as those of the Qwen models do. One for each call of
+    ``generate``.
     """
 
     def __init__(self, spelling: Spelling, posts: Sequence[Sequence[str]], types: Sequence[str]):
         self.spelling = spelling
         self.ends = [f"{type}{mark}".encode() for type in types for mark in _MARKS]
-        self.left = [_mentions(words) for words in posts]
+        self.mentions = [_mentions(words) for words in posts]
         self.lines = [b""] * len(posts)
         self.begun = False
 
@@ -57,29 +56,17 @@ class PostMentions(LogitsProcessor):
         """The scores (rows, tokens) of the next token, what must not follow at minus infinity."""
         if self.begun:
             for row, token in enumerate(input_ids[: len(self.lines), -1].tolist()):
-                *ended, self.lines[row] = (self.lines[row] + self.spelling.bytes.get(token, b"")).split(b"\n")
-                for line in ended:
-                    self._count(line, self.left[row])
+                self.lines[row] = (self.lines[row] + self.spelling.bytes.get(token, b"")).rpartition(b"\n")[2]
         self.begun = True
-        for row, (line, left) in enumerate(zip(self.lines, self.left, strict=True)):
-            if (entity := _LINE.fullmatch(line)) and (allowed := self._next(entity[1], left)):
+        for row, (line, mentions) in enumerate(zip(self.lines, self.mentions, strict=True)):
+            if (entity := _LINE.fullmatch(line)) and (allowed := self._next(entity[1], mentions)):
                 kept = scores[row, allowed]
                 scores[row] = float("-inf")
                 scores[row, allowed] = kept
         return scores
 
-    def _count(self, line: bytes, left: Counter[bytes]) -> None:
-        """Takes the mention of a whole line from those that are ``left``."""
-        entity = _LINE.fullmatch(line)
-        for mention in left if entity else ():
-            rest = entity[1][len(mention) :] + b"\n"
-            if entity[1].startswith(mention) and any(rest.startswith(end) for end in self.ends):
-                left[mention] -= 1
-                return
-
-    def _next(self, written: bytes, left: Counter[bytes]) -> list[int]:
+    def _next(self, written: bytes, mentions: Sequence[bytes]) -> list[int]:
         """The tokens that can follow what is ``written`` behind an entity's label; none where all of it is said."""
-        mentions = [mention for mention, times in left.items() if times > 0]
         behind = [written[len(mention) :] for mention in mentions if written.startswith(mention)]
         if any(own.startswith(end) for own in behind for end in self.ends):
             return []
@@ -99,11 +86,11 @@ def _letters() -> dict[str, int]:
     return letters
 
 
-def _mentions(words: Sequence[str]) -> Counter[bytes]:
-    """How often the post has each run of words, as the line of an entity has it, with what stands before and behind."""
-    runs = Counter(
+def _mentions(words: Sequence[str]) -> list[bytes]:
+    """Each run of words as the line of an entity has it, with what stands before and behind."""
+    runs = {
         " ".join(words[start:end])
         for start in range(len(words))
         for end in range(start + 1, min(start + LONGEST, len(words)) + 1)
-    )
-    return Counter({f" {escape(run)}{_BEHIND}".encode(): times for run, times in sorted(runs.items())})
+    }
+    return [f" {escape(run)}{_BEHIND}".encode() for run in sorted(runs)]

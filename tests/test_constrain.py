@@ -67,21 +67,13 @@ def test_every_run_of_words_can_be_written():
     assert types == {f"{kind}{mark}" for kind in TYPES for mark in (")\n", ",")}
 
 
-def test_a_mention_comes_as_often_as_the_post_has_it():
-    begun = "entity 1: Ann (PER)\nentity 2: Lee (LOC, 1)\nentity 3:"
-    written = {write(["Ann", "Lee", "Ann"], seed, begun).rpartition(" (")[0] for seed in range(200)}
-    assert written == {f"{begun} {run}" for run in ("Ann", "Ann Lee", "Lee Ann", "Ann Lee Ann")}
-    once = write(["Ann"], 0, "entity 1: Ann (PER)\nentity 2:")
-    assert once.endswith("entity 2:"), "nothing is left to name, so nothing is forced"
-
-
 @pytest.mark.parametrize("line", ["knowledge: Ann", "expression 1:", "entity", "entity: none", "visible 1:"])
 def test_other_lines_are_free(line):
     assert write(["Ann"], 0, line) == line
 
 
 def test_a_mention_has_a_longest_length():
-    mentions = PostMentions(SPELLING, [[str(number) for number in range(500)]], TYPES).left[0]
+    mentions = PostMentions(SPELLING, [[str(number) for number in range(500)]], TYPES).mentions[0]
     assert max(mention.count(b" ") for mention in mentions) == LONGEST + 1
 
 
