@@ -373,6 +373,7 @@ def test_interrupted_run_waits_for_what_is_under_way(tmp_path):
 def test_full_disk_stops_the_run_and_says_what_was_lost(tmp_path):
     code = (
         "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "sys.dont_write_bytecode = True\n"
         "sys.path.insert(0, 'tests')\n"
         "from test_distill import *\n"
         "server = type('Server', (), {'url': sys.argv[2]})\n"

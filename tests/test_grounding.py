@@ -346,7 +346,7 @@ def test_it_learns_what_the_text_speaks_of(tmp_path):
         posts.append(Sample(str(number), ("x0", "x1"), f"images/{number}.png", (112, 56), tuple(entities)))
     write_records(tmp_path / "train.jsonl", posts[:48])
     write_records(tmp_path / "dev.jsonl", posts[48:])
-    run = train(tmp_path / "run", tmp_path, "cells", "base: tiny\n  refer: [expression]", 80)
+    run = train(tmp_path / "run", tmp_path, "cells", "base: tiny\n  refer: [expression]", 200)
     stage = CellsGrounder(run).load(tmp_path)
     drafts = [drafted("grounder", post) for post in posts[48:]]
     assert grounding_scores(posts[48:], stage(posts[48:], drafts))["precision"] > 0.9

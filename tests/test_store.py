@@ -168,6 +168,7 @@ def test_what_was_damaged_or_taken_away_is_named(tmp_path):
 def test_full_disk_keeps_what_was_written_and_the_store_whole(tmp_path):
     limited = (
         "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "sys.dont_write_bytecode = True;"  # or it is cut off too, and the next process reads it
         "resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000));"
         "sys.path.insert(0, 'tests'); from test_store import *; store = Store(Path(sys.argv[1]))\n"
         "try:\n"
@@ -224,6 +225,7 @@ def test_killed_writer_lets_go_of_the_lock(tmp_path):
 def test_store_on_a_full_disk_says_so_at_the_start(tmp_path):
     limited = (
         "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "sys.dont_write_bytecode = True;"  # or it is cut off too, and the next process reads it
         "sys.path.insert(0, 'tests'); from test_store import *;"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0)); Store(Path(sys.argv[1]))"
     )

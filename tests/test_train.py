@@ -294,6 +294,7 @@ def test_a_full_disk_while_saving_leaves_nothing_that_is_taken_for_whole(tmp_pat
     recipe, run = write_recipe(tmp_path, base, emblems), tmp_path / "run"
     command = [sys.executable, "-m", "rivegs_mllm.train", str(recipe), "--train.max_steps=2"]
     limited = "import resource, runpy, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+    limited += "sys.dont_write_bytecode = True;"
     limited += "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)); sys.argv = sys.argv[1:];"
     limited += "runpy.run_module('rivegs_mllm.train', run_name='__main__', alter_sys=True)"
     full = subprocess.run([sys.executable, "-c", limited, *command[2:]], cwd=ROOT, capture_output=True, text=True)
