@@ -18,7 +18,7 @@ from data_builders.emblems.scene import Placement, Scene
 from rivegs_mllm.dataset import Collator, Encoder
 from rivegs_mllm.modeling import TINY, load_model
 from rivegs_mllm.recipe import ModelRecipe
-from rivegs_mllm.tiny import measure, read, see
+from rivegs_mllm.tiny import measure, pointing, read, see
 from rivegs_mllm.tiny.architecture import build_contract, build_model
 from rivegs_mllm.tiny.make import BaseRecipe, make
 from rivegs_mllm.types import TYPES, Box
@@ -147,7 +147,7 @@ def test_each_token_is_told_the_cells_it_speaks_of(processor):
     pieces = (read.Piece("visible", " yes\n"), read.Piece("visible", " no\n"), read.Piece("visible", " yes\n"))
     row = lessons.encode(read.Lesson("Judge.", shown, (), pieces, (car, absent, None)))
     _, rows, columns = (row["image_grid_thw"][0] // 2).tolist()
-    assert row["regions"].shape == (len(row["answer"]), 1 + read.CELLS)
+    assert row["regions"].shape == (len(row["answer"]), 1 + pointing.CELLS)
     on_car, on_nothing, untold = row["regions"][0], row["regions"][2], row["regions"][4:]
     cells = on_car[1 : 1 + rows * columns].reshape(rows, columns)
     assert cells[:, : columns // 2].all()
@@ -155,6 +155,43 @@ def test_each_token_is_told_the_cells_it_speaks_of(processor):
     assert not on_car[0]
     assert on_nothing.nonzero().flatten().tolist() == [0]
     assert not untold.any()
+    of_car, of_absent, of_none = row["words"][0], row["words"][2], row["words"][4:]
+    assert processor.tokenizer.decode(of_car[of_car.ge(0)]) == " red car"
+    assert processor.tokenizer.decode(of_absent[of_absent.ge(0)]) == " green cup"
+    assert of_none.eq(-100).all()
+
+
+def test_what_is_read_has_words_and_what_is_to_be_described_has_none(processor):
+    lessons = read.Lessons(Encoder(processor, read.WEIGHTS), build_contract(), 0, 4)
+    shown = scene()
+    car = shown.placements[0].look
+    (line,) = read.expressions([car])
+    tokens = len(lessons.encoder.answer((line,), end=False)["answer"])
+    found = lessons.encode(read.Lesson("Find.", shown, (line,), (read.Piece("visible", " yes\n"),), (car, car)))
+    told = found["words"].ge(0).any(-1)
+    assert told.nonzero().flatten().tolist() == [tokens - 1, tokens, tokens + 1]
+    described = lessons.encode(read.Lesson("Describe.", shown, (), (line,), (car,)))
+    assert described["regions"][:tokens].any(-1).all()
+    assert described["words"].eq(-100).all()
+
+
+@pytest.mark.parametrize("draw", [read.repeat, read.capitals])
+def test_each_copied_token_is_told_where_it_stands(processor, draw):
+    lessons, rng = read.Lessons(Encoder(processor, read.WEIGHTS), build_contract(), 0, 4), random.Random(0)
+    told = 0
+    for _ in range(20):
+        row = lessons.encode(draw(rng))
+        prompt, answer = row["input_ids"][0], row["answer"]
+        assert len(row["sources"]) == len(answer)
+        for token, distance in zip(answer, row["sources"], strict=True):
+            if distance:
+                told += 1
+                (copied, source) = (processor.tokenizer.decode([t]).strip() for t in (token, prompt[-distance]))
+                assert source.endswith(copied)  # a word behind a bracket may be cut otherwise than behind a blank
+    assert told > 100
+    names = lessons.encode(lesson := read.capitals(random.Random(1)))
+    runs = " ".join(lesson.answer[0].text.split()[2:-1])
+    assert runs in processor.tokenizer.decode(names["answer"][names["sources"].gt(0)])
 
 
 def test_the_pointer_supervises_the_attention_that_the_model_has(processor):
@@ -162,14 +199,16 @@ def test_the_pointer_supervises_the_attention_that_the_model_has(processor):
     model = build_model(processor.tokenizer)
     model.set_attn_implementation("eager")
     encoder = Encoder(processor, read.WEIGHTS)
-    pointer, lessons = read.Pointer(model), iter(read.Lessons(encoder, build_contract(), 0, 12))
-    inputs = Collator(encoder, keep_vision=True)([next(lessons) for _ in range(12)])
-    labels, regions = inputs.pop("labels"), inputs.pop("regions")
+    pointer, lessons, rng = pointing.Pointer(model), read.Lessons(encoder, build_contract(), 0, 12), random.Random(0)
+    drawn = [read.capitals(rng), read.repeat(rng), *(read.find(rng, lessons.contract) for _ in range(4))]
+    inputs = Collator(encoder, keep_vision=True)([lessons.encode(lesson) for lesson in drawn])
+    labels, regions, words, sources = (inputs.pop(name) for name in ("labels", "regions", "words", "sources"))
     every = regions
     inputs.pop("weights")
     with torch.no_grad():
-        attentions = model(**inputs, output_attentions=True).attentions
-    head = attentions[read.POINTING_LAYER][:, -1]
+        outputs = model(**inputs, output_attentions=True, output_hidden_states=True)
+    attentions = outputs.attentions
+    head = attentions[pointing.POINTING_LAYER][:, -1]
     expected = []
     for row in range(len(labels)):
         cells = inputs["input_ids"][row].eq(model.config.image_token_id).nonzero().flatten().tolist()
@@ -182,6 +221,27 @@ def test_the_pointer_supervises_the_attention_that_the_model_has(processor):
     assert len(regions) == 0
     assert len(expected) > 20
     assert pointer.loss(inputs, labels, every).item() == pytest.approx(torch.stack(expected).mean().item(), rel=1e-4)
+
+    norm = model.model.language_model.layers[pointing.POINTING_LAYER].input_layernorm
+    given = norm(outputs.hidden_states[pointing.POINTING_LAYER])[:, -labels.shape[1] : -1][labels[:, 1:].ne(-100)]
+    embedding = model.get_input_embeddings().weight
+    filled = embedding.abs().sum(0).gt(0)
+    alike = torch.cosine_similarity(given[:, None, filled], embedding[None, :, filled], dim=-1)
+    chances = (pointing.SHARPNESS * alike).log_softmax(-1)
+    unlike = [-chances[token, word] for token, own in enumerate(words) for word in own[own.ge(0)]]
+    assert pointer.words_loss(labels, words).item() == pytest.approx(torch.stack(unlike).mean().item(), rel=1e-4)
+    assert pointer.words_loss(labels, torch.full_like(words, -100)).item() == 0
+
+    head, columns = attentions[pointing.POINTING_LAYER][:, 0], labels.shape[1] - 1
+    row, column = labels[:, 1:].ne(-100).nonzero(as_tuple=True)
+    on = [
+        -head[i, head.shape[1] - columns - 1 + j, head.shape[1] - columns - distance].log()
+        for i, j, distance in zip(row.tolist(), column.tolist(), sources.tolist(), strict=True)
+        if distance
+    ]
+    assert len(on) > 20
+    assert pointer.source_loss(inputs, labels, sources).item() == pytest.approx(torch.stack(on).mean().item(), rel=1e-4)
+    assert pointer.source_loss(inputs, labels, torch.zeros_like(sources)).item() == 0
 
 
 def test_the_base_can_be_made_and_goes_on(tmp_path):

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Iterator
+import string
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, Trainer, TrainingArguments
-from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import apply_rotary_pos_emb
 
 from data_builders.emblems.language import invent_names, write_post
 from data_builders.emblems.looks import Look, near_look, random_look
@@ -24,15 +24,14 @@ from rivegs_mllm.answer import NO, YES, Piece, escape, line_start
 from rivegs_mllm.contract import Contract, loc_tokens
 from rivegs_mllm.dataset import IGNORED, Collator, Encoder, Tensors
 from rivegs_mllm.loss import answer_loss
-from rivegs_mllm.tiny.architecture import BINS, MAX_PIXELS, MERGE, PATCH
+from rivegs_mllm.tiny.architecture import BINS, MERGE
 from rivegs_mllm.tiny.english import paragraphs
+from rivegs_mllm.tiny.pointing import CELLS, Pointer
 from rivegs_mllm.tiny.scenes import random_scene
-from rivegs_mllm.tiny.see import COVERED, cell_owners
+from rivegs_mllm.tiny.see import COVERED, LONGEST, cell_owners, word_tokens
 from rivegs_mllm.types import TYPES, Box
 
 BATCHES_SORTED = 8
-CELLS = MAX_PIXELS // (PATCH * MERGE) ** 2
-POINTING_LAYER = 4
 WEIGHTS = {"knowledge": 0.0, "visible": 4.0}
 """By which a token's loss is multiplied; the knowledge segment is what ``judge`` gives within an answer."""
 
@@ -41,10 +40,21 @@ _OF_A_CAPITAL = ("{0}.", "{0} comes before {1}.", "{0}: {1} (behind it).", "Here
 
 
 @dataclass(frozen=True)
+class Copy:
+    """Characters of a piece, counted from ``start``, that stand in the question from ``source`` on."""
+
+    piece: int
+    start: int
+    source: int
+    length: int
+
+
+@dataclass(frozen=True)
 class Lesson:
     """What is asked, the scene, the beginning of the answer that is given, and the rest, which is to be learned.
 
-    ``about`` is the look that each piece of both speaks of, None where it is of none or not known yet.
+    ``about`` is the look that each piece of both speaks of, None where it is of none or not known yet; ``copied`` what
+    the answer takes from the question.
     """
 
     question: str
@@ -52,6 +62,7 @@ class Lesson:
     given: tuple[Piece, ...]
     answer: tuple[Piece, ...]
     about: tuple[Look | None, ...]
+    copied: tuple[Copy, ...] = ()
 
 
 def corpus(seed: int) -> Iterator[str]:
@@ -84,7 +95,9 @@ def repeat(rng: random.Random) -> Lesson:
         words = rng.choice(_PARAGRAPHS).split()
         start = rng.randrange(len(words))
         text = " ".join(words[start : start + rng.randint(3, 20)])
-    return Lesson(f"Repeat: {escape(text)}", None, (), (Piece("entities", f"text: {escape(text)}\n"),), (None,))
+    text, question, label = escape(text), "Repeat: ", "text: "
+    copied = (Copy(0, len(label), len(question), len(text)),)
+    return Lesson(f"{question}{text}", None, (), (Piece("entities", f"{label}{text}\n"),), (None,), copied)
 
 
 def capitals(rng: random.Random) -> Lesson:
@@ -92,23 +105,46 @@ def capitals(rng: random.Random) -> Lesson:
 
     A line each, or first all in one line, one sentence a run. With a scene at times, which has nothing to do with it.
     """
-    words = random_post(rng).split()
-    runs: list[tuple[str, str]] = []
+    words = [escape(word) for word in random_post(rng).split()]
+    question = "Capitals: "
+    places = [len(question) + sum(len(word) + 1 for word in words[:number]) for number in range(len(words))]
+    runs: list[tuple[_Part, _Part]] = []
     start = 0
     for capital, own in itertools.groupby(words, lambda word: word[0].isupper()):
         run = list(own)
-        start += len(run)
+        end = start + len(run)
         if capital:
-            runs.append((escape(" ".join(run)), escape(words[start]) if start < len(words) else "the end"))
-    lines = [f"capital {number}: {run} ({behind})\n" for number, (run, behind) in enumerate(runs, 1)]
+            behind = (words[end], places[end]) if end < len(words) else ("the end", None)
+            runs.append(((" ".join(run), places[start]), behind))
+        start = end
+    lines = [_filled([(f"capital {number}: {{0}} ({{1}})\n", run)]) for number, run in enumerate(runs, 1)]
     if not runs:
-        lines = ["capital: none\n"]
+        lines = [("capital: none\n", [])]
     elif rng.random() < 0.7:
         sentence = rng.choice(_OF_A_CAPITAL)
-        lines.insert(0, "capitals: " + " ".join(sentence.format(run, behind) for run, behind in runs) + "\n")
-    answer = tuple(Piece("entities", line) for line in lines)
+        lines.insert(0, _filled([("capitals:", ()), *((f" {sentence}", run) for run in runs), ("\n", ())]))
+    answer = tuple(Piece("entities", text) for text, _ in lines)
+    copied = tuple(Copy(number, *place) for number, (_, own) in enumerate(lines) for place in own)
     scene = random_scene(rng) if rng.random() < 0.4 else None
-    return Lesson(f"Capitals: {escape(' '.join(words))}", scene, (), answer, (None,) * len(answer))
+    return Lesson(f"{question}{' '.join(words)}", scene, (), answer, (None,) * len(answer), copied)
+
+
+_Part = tuple[str, int | None]
+"""A piece of text and where it stands in the question, None where it does not."""
+
+
+def _filled(sentences: Sequence[tuple[str, Sequence[_Part]]]) -> tuple[str, list[tuple[int, int, int]]]:
+    """Format strings filled with parts and joined, and for each part of the question start, source and length."""
+    text, copied = "", []
+    for sentence, parts in sentences:
+        for literal, field, _, _ in string.Formatter().parse(sentence):
+            text += literal
+            if field is not None:
+                part, source = parts[int(field)]
+                if source is not None:
+                    copied.append((len(text), source, len(part)))
+                text += part
+    return text, copied
 
 
 def describe(rng: random.Random, contract: Contract) -> Lesson:
@@ -139,7 +175,7 @@ def judge(rng: random.Random, contract: Contract) -> Lesson:
 
 
 def find(rng: random.Random, contract: Contract) -> Lesson:
-    """A scene and expressions, some of which fit nothing in it: which do, and where."""
+    """A scene and expressions, some of which fit nothing in it: which do, and where. At times with a post beside it."""
     scene = random_scene(rng)
     shown = [placement.look for placement in scene.placements]
     single = rng.random() < 0.5  # learned first
@@ -154,7 +190,8 @@ def find(rng: random.Random, contract: Contract) -> Lesson:
     )
     shown = [look for look, own in zip(looks, boxes, strict=True) if own]
     answer = (*decisions, *boxed(boxes, scene, contract))
-    return Lesson("Find.", scene, expressions(looks), answer, (*looks, *looks, *shown))
+    question = f"Find. {escape(random_post(rng))}" if rng.random() < 0.5 else "Find."
+    return Lesson(question, scene, expressions(looks), answer, (*looks, *looks, *shown))
 
 
 def _absent(rng: random.Random, scene: Scene) -> Look:
@@ -211,20 +248,23 @@ class Lessons(IterableDataset):
             return repeat(rng)
         if kind < 0.4:
             return capitals(rng)
-        return (describe if kind < 0.56 else judge if kind < 0.74 else find)(rng, self.contract)
+        return (describe if kind < 0.5 else judge if kind < 0.7 else find)(rng, self.contract)
 
     def encode(self, lesson: Lesson) -> Tensors:
         """A lesson as the trainer's collator takes it; the tokens that are given have no weight."""
         prompt = self.prompt(lesson)
         answer = self.encoder.answer((*(Piece("knowledge", piece.text) for piece in lesson.given), *lesson.answer))
-        return {**prompt, **answer, "regions": self.regions(lesson, prompt, len(answer["answer"]))}
+        tokens = len(answer["answer"])
+        told = {
+            "regions": self.regions(lesson, prompt, tokens),
+            "words": self.words(lesson, tokens),
+            "sources": self.sources(lesson, tokens),
+        }
+        return {**prompt, **answer, **told}
 
     def prompt(self, lesson: Lesson) -> Tensors:
         """What stands before the answer."""
-        picture = [] if lesson.scene is None else [{"type": "image"}]
-        image = None if lesson.scene is None else lesson.scene.image
-        turns = [{"role": "user", "content": [*picture, {"type": "text", "text": lesson.question}]}]
-        return self.encoder.prompt(turns, image)
+        return self.encoder.prompt(turns(lesson), None if lesson.scene is None else lesson.scene.image)
 
     def regions(self, lesson: Lesson, prompt: Tensors, tokens: int) -> torch.Tensor:
         """(tokens, 1 + CELLS), bool: the cells that each token of the answer speaks of, row by row behind the first.
@@ -237,79 +277,58 @@ class Lessons(IterableDataset):
             return regions
         _, rows, columns = (prompt["image_grid_thw"][0] // torch.tensor([1, MERGE, MERGE])).tolist()
         owner, share = cell_owners(lesson.scene, rows, columns)
+        for _, look, spoken in self._pieces(lesson):
+            own = [index for index, placement in enumerate(lesson.scene.placements) if placement.look == look]
+            if own:
+                regions[spoken, 1 : 1 + len(owner)] = torch.from_numpy(np.isin(owner, own) & (share >= COVERED))
+            elif look is not None:
+                regions[spoken, 0] = True
+        return regions
+
+    def words(self, lesson: Lesson, tokens: int) -> torch.Tensor:
+        """(tokens, LONGEST): the words of the look that each token of the answer speaks of, padded with IGNORED.
+
+        Of an expression that is to be written there are none: they are to be read from the picture first.
+        """
+        words = torch.full((tokens, LONGEST), IGNORED)
+        for piece, look, spoken in self._pieces(lesson):
+            if look is not None and (piece.segment != "expressions" or piece in lesson.given):
+                own = word_tokens(look, self.encoder.tokenizer)
+                words[spoken, : len(own)] = torch.tensor(own)
+        return words
+
+    def sources(self, lesson: Lesson, tokens: int) -> torch.Tensor:
+        """(tokens,): how many tokens before the answer that stands which is copied, 0 for a token that is not."""
+        sources = torch.zeros(tokens, dtype=torch.long)
+        text = self.encoder.processor.apply_chat_template(turns(lesson), add_generation_prompt=True, tokenize=False)
+        begin = text.index(lesson.question)
+        ends = self._ends(text)
+        distances = {end - begin: len(ends) - number for number, end in enumerate(ends)}
+        starts = [spoken.start for _, _, spoken in self._pieces(lesson)]
+        for copy in lesson.copied:
+            for number, end in enumerate(self._ends(lesson.answer[copy.piece].text), starts[copy.piece]):
+                if copy.start < end <= copy.start + copy.length:
+                    sources[number] = distances.get(end - copy.start + copy.source, 0)
+        return sources
+
+    def _ends(self, text: str) -> list[int]:
+        """Where each token of a text ends, in characters."""
+        encoded = self.encoder.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        return [end for _, end in encoded.offset_mapping]
+
+    def _pieces(self, lesson: Lesson) -> Iterator[tuple[Piece, Look | None, slice]]:
+        """Each piece, the look it speaks of, and the tokens that do; of one that is given its last."""
         start = 0
         for number, (piece, look) in enumerate(zip((*lesson.given, *lesson.answer), lesson.about, strict=True)):
             end = start + len(self.encoder.answer((piece,), end=False)["answer"])
-            start = end - 1 if number < len(lesson.given) else start
-            own = [index for index, placement in enumerate(lesson.scene.placements) if placement.look == look]
-            if own:
-                regions[start:end, 1 : 1 + len(owner)] = torch.from_numpy(np.isin(owner, own) & (share >= COVERED))
-            elif look is not None:
-                regions[start:end, 0] = True
+            yield piece, look, slice(end - 1 if number < len(lesson.given) else start, end)
             start = end
-        return regions
 
 
-class Pointer:
-    """Has one head of the model look at what a token speaks of, so that the head need not find that out by itself.
-
-    Its attention is supervised (arXiv 1609.04186, there for translation): on the cells of the look that is spoken of,
-    or on the token before the picture where there is none. The layers behind it then have the cell's content at hand.
-    """
-
-    def __init__(self, model: PreTrainedModel):
-        config = model.config.get_text_config()
-        self.attention = model.model.language_model.layers[POINTING_LAYER].self_attn
-        self.size = config.hidden_size // config.num_attention_heads
-        self.heads = config.num_attention_heads - 1, config.num_key_value_heads - 1
-        self.image_token = model.config.image_token_id
-        self.attention.register_forward_pre_hook(self._note, with_kwargs=True)
-
-    def _note(self, module: torch.nn.Module, arguments: tuple, named: dict) -> None:
-        self.hidden, self.turns = named["hidden_states"], named["position_embeddings"]
-
-    def loss(self, inputs: Tensors, labels: torch.Tensor, regions: torch.Tensor) -> torch.Tensor:
-        """The mean of -log of the attention that falls on ``regions``, over the tokens that have any.
-
-        ``labels`` (rows, columns) are of the last columns of ``inputs``, as the collator makes them; ``regions``
-        (answer tokens of all rows, 1 + CELLS). To be called behind the model's forward.
-        """
-        attention = self._log_attention(labels.shape[1] - 1, inputs["attention_mask"])
-        keys = self._keys(inputs["input_ids"])
-        row, column = labels[:, 1:].ne(IGNORED).nonzero(as_tuple=True)
-        told = regions.any(-1)
-        row, column, regions = row[told], column[told], regions[told]
-        on = attention[row[:, None], column[:, None], keys[row]].masked_fill(~regions, float("-inf"))
-        return -on.logsumexp(-1).mean() if len(row) else attention.new_zeros(())
-
-    def _log_attention(self, columns: int, mask: torch.Tensor) -> torch.Tensor:
-        """(rows, columns, tokens): the head's, from the tokens that predict the answers."""
-        query, key = self.heads
-        with torch.autocast(self.hidden.device.type, enabled=False):
-            hidden = self.hidden.float()
-            queries = self._turned(hidden, self.attention.q_proj, query)[:, -1 - columns : -1]
-            keys = self._turned(hidden, self.attention.k_proj, key)
-            scores = queries @ keys.transpose(1, 2) * self.attention.scaling
-        places = torch.arange(scores.shape[2])
-        seen = (places <= places[-1 - columns : -1, None]) & mask[:, None].bool()
-        return scores.masked_fill(~seen, -1e4).log_softmax(-1)
-
-    def _turned(self, hidden: torch.Tensor, projection: torch.nn.Linear, head: int) -> torch.Tensor:
-        """A head's queries or keys behind the rotary embedding, (rows, tokens, size)."""
-        own = slice(head * self.size, (head + 1) * self.size)
-        flat = torch.nn.functional.linear(hidden, projection.weight[own], projection.bias[own])[:, None]
-        turned, _ = apply_rotary_pos_emb(flat, flat, *self.turns)
-        return turned[:, 0]
-
-    def _keys(self, tokens: torch.Tensor) -> torch.Tensor:
-        """(rows, 1 + CELLS): where the token before the picture and the picture's cells stand; 0 behind the last."""
-        places = torch.zeros(len(tokens), 1 + CELLS, dtype=torch.long)
-        for index, row in enumerate(tokens.eq(self.image_token)):
-            (cells,) = row.nonzero(as_tuple=True)
-            if len(cells):
-                places[index, 0] = cells[0] - 1
-                places[index, 1 : 1 + len(cells)] = cells
-        return places
+def turns(lesson: Lesson) -> list[dict]:
+    """A lesson's question, behind its picture where it has one."""
+    picture = [] if lesson.scene is None else [{"type": "image"}]
+    return [{"role": "user", "content": [*picture, {"type": "text", "text": lesson.question}]}]
 
 
 class ReadTrainer(Trainer):
@@ -324,12 +343,17 @@ class ReadTrainer(Trainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """The answer's loss and the pointer's; logits are asked for in the answer's columns only."""
-        labels, weights, regions = (inputs.pop(name) for name in ("labels", "weights", "regions"))
+        labels, weights = inputs.pop("labels"), inputs.pop("weights")
+        told = {name: inputs.pop(name) for name in ("regions", "words", "sources")}
         outputs = model(**inputs, logits_to_keep=labels.shape[1])
         self._measure(outputs.logits, labels[:, 1:])
-        pointing = self.pointer.loss(inputs, labels, regions)
-        self.right["pointing"] = pointing.item()
-        loss = answer_loss(outputs.logits, labels, weights) + pointing
+        pointed = {
+            "pointing": self.pointer.loss(inputs, labels, told["regions"]),
+            "recalling": self.pointer.words_loss(labels, told["words"]),
+            "copying": self.pointer.source_loss(inputs, labels, told["sources"]),
+        }
+        self.right |= {name: loss.item() for name, loss in pointed.items()}
+        loss = answer_loss(outputs.logits, labels, weights) + sum(pointed.values())
         return (loss, outputs) if return_outputs else loss
 
     @torch.no_grad()

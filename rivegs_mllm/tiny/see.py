@@ -121,8 +121,8 @@ class Seer(nn.Module):
         super().__init__()
         width = embedding.shape[1]
         self.visual = visual
-        self.filled = int(embedding.detach().abs().sum(0).gt(0).sum())
-        self.register_buffer("embedding", F.normalize(embedding.detach()[:, : self.filled].float(), dim=-1))
+        self.register_buffer("embedding", directions(embedding))
+        self.filled = self.embedding.shape[1]
         self.sharpness = nn.Parameter(torch.tensor(2.5))
         self.norm = nn.LayerNorm(width)
         self.kind = nn.Linear(width, len(TYPES) + 1)
@@ -150,11 +150,8 @@ class Seer(nn.Module):
         return {"loss": loss}
 
     def _words(self, cells: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
-        """How unlike the cells are to the embeddings of their words: a mean negative log-likelihood, weighted."""
-        alike = F.normalize(cells[:, : self.filled], dim=-1) @ self.embedding.T
-        chances = (self.sharpness.exp() * alike).log_softmax(-1)
-        told = words.ne(IGNORED)
-        return -WORDS * chances.gather(1, words.clamp(min=0))[told].mean()
+        """How unlike the cells are to the embeddings of their words, weighted."""
+        return WORDS * unlike_words(cells[:, : self.filled], words, self.embedding, self.sharpness.exp())
 
     @torch.no_grad()
     def _measure(self, tokens, predicted, kind, parts, boxes, on) -> None:
@@ -184,6 +181,23 @@ class SeeTrainer(Trainer):
     def log(self, logs, *arguments):
         """What is logged, with the shares of the last batch."""
         super().log({**logs, **self.model.right}, *arguments)
+
+
+def directions(embedding: torch.Tensor) -> torch.Tensor:
+    """Each token's embedding at length 1, (tokens, width), without the dimensions that no token fills."""
+    filled = int(embedding.detach().abs().sum(0).gt(0).sum())
+    return F.normalize(embedding.detach()[:, :filled].float(), dim=-1)
+
+
+def unlike_words(
+    vectors: torch.Tensor, words: torch.Tensor, embedding: torch.Tensor, sharpness: torch.Tensor | float
+) -> torch.Tensor:
+    """The mean negative log-likelihood of each vector's words, by how near it is to their embeddings.
+
+    ``vectors`` (N, width), ``words`` (N, LONGEST) token ids and IGNORED, ``embedding`` that of ``directions``.
+    """
+    chances = (sharpness * F.normalize(vectors, dim=-1) @ embedding.T).log_softmax(-1)
+    return -chances.gather(1, words.clamp(min=0))[words.ne(IGNORED)].mean()
 
 
 def corners(raw: torch.Tensor) -> torch.Tensor:
