@@ -42,11 +42,11 @@ def test_the_base_is_small_safe_and_whole(processor):
 
 def test_the_base_reads_describes_and_finds():
     shares = measure.measure(TINY, 50)
-    assert shares["described: named"] > 0.65
+    assert shares["described: named"] > 0.6
     assert shares["described: named and boxed"] > 0.55
-    assert shares["found: decision right"] > 0.6
-    assert shares["found: boxed, of those there"] > 0.35
-    assert shares["texts repeated"] > 0.4
+    assert shares["found: decision right"] > 0.8
+    assert shares["found: boxed, of those there"] > 0.7
+    assert shares["texts repeated"] > 0.5
 
 
 def test_the_base_knows_no_name_of_the_benchmark():

@@ -2,7 +2,7 @@
 
 Prints, for described scenes, the share of emblems that some line names rightly, and that it also boxes with an IoU over
 0.5; for expressions to find, how often the decision is right, and how often the box of one that is there; for texts,
-how many are repeated without a fault.
+how many are repeated, and the capitals of how many are listed, without a fault.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ def measure(folder: Path, count: int = POSTS) -> dict[str, float]:
         "describe": lambda: read.describe(rng, contract),
         "find": lambda: read.find(rng, contract),
         "repeat": lambda: read.repeat(rng),
+        "capitals": lambda: read.capitals(rng),
     }
     for kind, draw in kinds.items():
         drawn = [draw() for _ in range(count)]
@@ -50,9 +51,8 @@ def measure(folder: Path, count: int = POSTS) -> dict[str, float]:
             for lesson, answer in zip(some, answers, strict=True):
                 given = "".join(piece.text for piece in lesson.given)
                 truth = "".join(piece.text for piece in lesson.answer)
-                if kind == "repeat":
-                    tally["texts"] += 1
-                    tally["repeated"] += answer == truth
+                if kind in ("repeat", "capitals"):
+                    tally[kind] += answer == truth
                 else:
                     size = lesson.scene.image.size
                     gold = read_lines(given + truth, contract, size)
@@ -62,7 +62,8 @@ def measure(folder: Path, count: int = POSTS) -> dict[str, float]:
         "described: named and boxed": tally["described boxed"] / tally["described"],
         "found: decision right": tally["decided"] / tally["asked"],
         "found: boxed, of those there": tally["found boxed"] / tally["there"],
-        "texts repeated": tally["repeated"] / tally["texts"],
+        "texts repeated": tally["repeat"] / count,
+        "texts whose capitals are listed": tally["capitals"] / count,
     }
 
 
@@ -110,4 +111,4 @@ def compare(kind: str, truth: Lines, answer: Lines, tally: Counter[str]) -> None
 if __name__ == "__main__":
     where = Path(sys.argv[1]) if sys.argv[1:] else Path(__file__).parent / "base"
     for name, share in measure(where).items():
-        print(f"{name:30} {100 * share:5.1f} %")
+        print(f"{name:32} {100 * share:5.1f} %")
