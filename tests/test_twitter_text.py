@@ -28,5 +28,5 @@ def test_the_tiny_model_learns_entities_of_real_posts(tmp_path):
     mner = result["strict"]["all"]["MNER"]
     print("MNER on dev:", mner)
     assert mner["gold"] == 2450
-    assert mner["f1"] > 0.23  # runs of capitalised words, all taken for PER, have 0.21
+    assert mner["f1"] > 0.28  # runs of capitalised words, all taken for PER, have 0.21
     assert result["missing_predictions"]["count"] == 0
