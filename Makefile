@@ -9,7 +9,8 @@ RUN := runs/demo
 BF16 := $(if $(shell grep -sEm1 'avx512_bf16|amx_bf16' /proc/cpuinfo),true,false)
 STAGES := segmenter entailment tagger grounding
 SYSTEMS := tiny/e2e cascade/mllm_told_expressions cascade/mllm_told_fields cascade/tiny cascade/tiny_no_expression cascade/tiny_mllm_grounder
-export OMP_NUM_THREADS ?= 1
+# Where two processes work beside each other, each has a thread; what works alone has them all.
+ONE := OMP_NUM_THREADS=1
 export TOKENIZERS_PARALLELISM := false
 export HF_HUB_OFFLINE := 1
 export PATH := $(abspath $(BIN)):$(PATH)
@@ -37,13 +38,13 @@ demo: setup
 	rivegs preview recipes/tiny/e2e.yaml --out $(RUN)/preview.html
 	rivegs predict recipes/tiny/e2e.yaml --untuned --data $(RUN)/emblems --split test --out $(RUN)/before.jsonl
 	rivegs evaluate $(RUN)/emblems $(RUN)/before.jsonl --json $(RUN)/before.json
-	DS_ACCELERATOR=cpu accelerate launch --config_file accelerate_configs/cpu_zero2.yaml -m rivegs_mllm.train recipes/tiny/e2e.yaml --train.bf16=$(BF16)
+	$(ONE) DS_ACCELERATOR=cpu accelerate launch --config_file accelerate_configs/cpu_zero2.yaml -m rivegs_mllm.train recipes/tiny/e2e.yaml --train.bf16=$(BF16)
 	rivegs predict recipes/tiny/e2e.yaml --data $(RUN)/emblems --split test --out $(RUN)/after.jsonl
 	rivegs evaluate $(RUN)/emblems $(RUN)/after.jsonl --json $(RUN)/after.json
 	rivegs report $(RUN)/emblems $(RUN)/before.jsonl $(RUN)/after.jsonl --out $(RUN)/report.html
 	@echo "the page: $(RUN)/report.html"
 	rivegs build emblems --out $(RUN)/many --seed 1 --names 480 --dev 100 --test 100
-	printf 'recipes/stages/%s_tiny.yaml\n' $(STAGES) | xargs -P 2 -I RECIPE rivegs train RECIPE
+	printf 'recipes/stages/%s_tiny.yaml\n' $(STAGES) | $(ONE) xargs -P 2 -I RECIPE rivegs train RECIPE
 	rivegs compare $(SYSTEMS:%=recipes/%.yaml) --data $(RUN)/emblems --out $(RUN)/compare
 	rivegs report $(RUN)/emblems $(RUN)/after.jsonl $(RUN)/compare/tiny.jsonl --out $(RUN)/cascade.html
 	@echo "cascade or end to end: $(RUN)/compare/compare.html, and post by post: $(RUN)/cascade.html"
