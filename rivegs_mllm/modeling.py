@@ -23,6 +23,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 
 from rivegs_mllm.answer import NO, YES
 from rivegs_mllm.contract import NATIVE_STEPS, Contract, loc_tokens
+from rivegs_mllm.fused_lora import use_fused_layers
 from rivegs_mllm.prompts import check_instruction
 from rivegs_mllm.recipe import AnswerRecipe, ModelRecipe, Recipe
 from rivegs_mllm.types import UserError
@@ -72,8 +73,13 @@ def add_adapter(system: System, recipe: Recipe) -> System:
     if new:
         tied = model.config.get_text_config().tie_word_embeddings
         lora.trainable_token_indices = {"embed_tokens": new} if tied else {"embed_tokens": new, "lm_head": new}
+    sharded = is_deepspeed_zero3_enabled()
+    if (
+        recipe.train.device.type == "cpu" and not sharded
+    ):  # a sharded weight is gathered only by its own module's forward
+        use_fused_layers(lora)
     # ZeRO-3 wants one type in a module; elsewhere float32 adapters beside a bfloat16 base are safer.
-    system.model = get_peft_model(model, lora, autocast_adapter_dtype=not is_deepspeed_zero3_enabled())
+    system.model = get_peft_model(model, lora, autocast_adapter_dtype=not sharded)
     return system
 
 
