@@ -74,9 +74,8 @@ def add_adapter(system: System, recipe: Recipe) -> System:
         tied = model.config.get_text_config().tie_word_embeddings
         lora.trainable_token_indices = {"embed_tokens": new} if tied else {"embed_tokens": new, "lm_head": new}
     sharded = is_deepspeed_zero3_enabled()
-    if (
-        recipe.train.device.type == "cpu" and not sharded
-    ):  # a sharded weight is gathered only by its own module's forward
+    # A sharded weight is whole only within its own module, and a weight of 4 bits is none to multiply with.
+    if recipe.train.device.type == "cpu" and not sharded and recipe.model.quantization is None:
         use_fused_layers(lora)
     # ZeRO-3 wants one type in a module; elsewhere float32 adapters beside a bfloat16 base are safer.
     system.model = get_peft_model(model, lora, autocast_adapter_dtype=not sharded)
@@ -108,6 +107,8 @@ def load_adapter(folder: Path, recipe: Recipe) -> System:
         add_tokens(processor.tokenizer, loc_tokens(contract.bins))
     add_rows(model, processor.tokenizer)
     model = load_adapter_weights(model, folder)
+    if recipe.model.quantization is None:
+        model.merge_adapter()  # one product a layer and token instead of three; 4-bit weights would lose by it
     return System(model, processor, contract, (folder / "instruction.txt").read_text(encoding="utf-8"))
 
 

@@ -159,7 +159,8 @@ def test_a_post_whose_picture_is_missing_is_answered_with_an_error(generator, sa
     seen = next(sample for sample in samples if any(entity.boxes for entity in sample.entities))
     lost, blind = dataclasses.replace(seen, image="images/lost.jpg"), dataclasses.replace(seen, image="", size=None)
     forced = generator.answer([lost], [gold(lost)], "visible")[0]
-    assert any("boxes without a picture" in error for error in forced.errors)  # it wrote some unseen
+    boxed = "<loc_" in forced.raw  # whether it writes boxes unseen depends on the processor's rounding
+    assert any("boxes without a picture" in error for error in forced.errors) == boxed
     for answer in (generator.answer([samples[2], lost])[1], forced):
         assert "no picture" in answer.errors[0]
         assert "lost.jpg: no such picture" in answer.errors[0]
