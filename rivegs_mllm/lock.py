@@ -84,7 +84,7 @@ def _locked(lock: Path, target: Path) -> Iterator[None]:
             _held.discard(name)
             raise
     except OSError as error:
-        raise UserError(f"{target}: cannot be written: {error.strerror} ({error.filename})") from error
+        raise UserError(f"{target}: cannot be written: {error.strerror}") from error
     try:
         yield
     finally:

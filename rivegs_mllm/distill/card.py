@@ -12,6 +12,7 @@ import orjson
 
 from rivegs_mllm.distill.recipe import DistillRecipe
 from rivegs_mllm.distill.store import FAILED, read_rows
+from rivegs_mllm.files import write_text
 
 RUNS = "runs.jsonl"
 CARD = "README.md"
@@ -54,9 +55,7 @@ def write_card(recipe: DistillRecipe) -> Path:
     for (kind, teacher), run in sorted(latest.items()):
         parts.append(_described(kind, teacher, run))
     path = recipe.store / CARD
-    partial = path.with_name(f"{CARD}.partial")
-    partial.write_text("\n".join(parts), encoding="utf-8")
-    partial.replace(path)
+    write_text(path, "\n".join(parts))
     return path
 
 
