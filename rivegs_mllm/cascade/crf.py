@@ -20,6 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from data_builders.views import OUTSIDE, bio_tags
 from eval.scores import evaluate
+from rivegs_mllm.bounds import BatchSize, Dropout, NonNegativeInt, PositiveFloat, TokenCount
 from rivegs_mllm.cascade.encoders import bare_encoder, load_encoder, load_tokenizer, marks
 from rivegs_mllm.cascade.saved import Card, read_card
 from rivegs_mllm.cascade.stage import StageError
@@ -152,7 +153,7 @@ class CrfTagger(Tagger):
 
     checkpoint: Path
     types: list[str] = field(default_factory=lambda: list(TYPES))
-    batch_size: int = 32
+    batch_size: BatchSize = 32
     SEES_GOLD: ClassVar[bool] = False
 
     def needs(self) -> tuple[str, ...]:
@@ -225,11 +226,11 @@ class CrfTraining(TrainableStage):
     encoder: str
     revision: str | None = None
     knowledge: str = "draw"
-    renamings: int = 0
-    max_length: int = 256
+    renamings: NonNegativeInt = 0
+    max_length: TokenCount = 256
     empty_words: str = "error"
-    head_rate: float | None = None
-    dropout: float = 0.1
+    head_rate: PositiveFloat | None = None
+    dropout: Dropout = 0.1
 
     def __post_init__(self) -> None:
         if self.knowledge not in (NO_KNOWLEDGE, *VARIANTS):

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import draccus
 
+from rivegs_mllm.bounds import BatchSize, check_bounds
 from rivegs_mllm.cascade.entailment import Entailment
 from rivegs_mllm.cascade.expansion import Expander
 from rivegs_mllm.cascade.grounding import Grounder
@@ -22,9 +23,7 @@ from rivegs_mllm.cascade.steps import StageReport, Step, run_steps, stamps
 from rivegs_mllm.cascade.tagging import Tagger
 from rivegs_mllm.records import write_records
 from rivegs_mllm.types import TYPES, Prediction, Sample, UserError
-from rivegs_mllm.yaml_recipe import decode, read_yaml
-
-_REGISTRIES = dict(zip(SLOTS, (Knowledge, Tagger, Expander, Entailment, Grounder, Segmenter), strict=True))
+from rivegs_mllm.yaml_recipe import parse_recipe, read_yaml
 
 _CURES = {
     "knowledge": "`type: none` goes without",
@@ -50,7 +49,12 @@ class CascadeRecipe:
     grounder: Grounder | None = None
     segmenter: Segmenter | None = None
     types: list[str] = field(default_factory=lambda: list(TYPES))
-    batch_size: int = 64
+    batch_size: BatchSize = 64
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
+        if not self.types:
+            raise UserError("types: empty; name the types of entities")
 
     def stages(self) -> dict[str, StageRecipe]:
         """The stages that are there, by slot, in the order in which they are run."""
@@ -69,13 +73,7 @@ def read_cascade(path: Path | str, overrides: Sequence[str] = ()) -> CascadeReci
     Another type for a slot lets its settings go. Raises UserError that names the file and the key for a key that is
     unknown or a value that does not fit.
     """
-    content = read_yaml(path, overrides)
-    for slot, registry in _REGISTRIES.items():
-        chosen = content.get(slot)
-        if isinstance(chosen, dict) and chosen.get("type") not in registry.get_known_choices():
-            known = ", ".join(sorted(registry.get_known_choices()))
-            raise UserError(f"{path}: {slot}.type: {chosen.get('type')!r} is none of {known}")
-    recipe = decode(CascadeRecipe, content, path)
+    recipe = parse_recipe(CascadeRecipe, path, overrides)
     if not recipe.stages():
         raise UserError(f"{path}: no slot has a stage; the slots are {', '.join(SLOTS)}")
     return recipe

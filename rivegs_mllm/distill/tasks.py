@@ -17,6 +17,7 @@ import draccus
 import numpy as np
 import orjson
 
+from rivegs_mllm.bounds import NonNegativeInt, Seed
 from rivegs_mllm.cascade.captions import Captions
 from rivegs_mllm.cascade.stage import blind
 from rivegs_mllm.chat import Answer, Turns
@@ -59,9 +60,9 @@ class Examples:
 
     file: Path | None = None
     choose: Literal["similar", "random", "none"] = "similar"
-    count: int = 5
+    count: NonNegativeInt = 5
     features: Features | None = None
-    seed: int = 0
+    seed: Seed = 0
 
     def __post_init__(self) -> None:
         if self.choose not in ("similar", "random", "none"):
