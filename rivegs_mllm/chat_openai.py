@@ -18,6 +18,7 @@ import orjson
 
 from data_builders.pictures import PictureError
 from rivegs_mllm.chat import Answer, OpenAIChat, Sampling, TeacherError, Turns, picture_paths, shown_picture
+from rivegs_mllm.distill.fitted import whole_characters
 from rivegs_mllm.types import UserError
 
 MAX_BYTES = 4 * 2**20
@@ -152,7 +153,7 @@ class OpenAITeacher:
 
     def _word(self, value: object) -> str:
         """A short text that an endpoint says beside its answer, "" where it is none."""
-        return self._hidden(_storable(value))[:_LONGEST_WORD] if type(value) is str else ""
+        return self._hidden(whole_characters(value))[:_LONGEST_WORD] if type(value) is str else ""
 
 
 class _CarefulClient(openai.DefaultAsyncHttpxClient):
@@ -232,12 +233,7 @@ def _json(body: bytes) -> dict:
 def _text(value: object) -> str:
     if type(value) is not str:
         raise TypeError
-    return _storable(value)
-
-
-def _storable(text: str) -> str:
-    """The text with U+FFFD in place of half characters, which no file holds."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return whole_characters(value)
 
 
 def _count(value: object) -> int | None:
