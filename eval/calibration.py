@@ -17,6 +17,7 @@ import numpy as np
 from eval.protocols import GMNER, STRICT, boxes_of, said_visible
 from eval.scores import join
 from eval.stages import Found, align, find, share
+from rivegs_mllm.files import write_json
 from rivegs_mllm.types import Entity, Prediction, Sample, UserError
 
 FILE_NAME = "calibration.json"
@@ -190,11 +191,7 @@ def check_free(folder: Path) -> Path:
 def write_calibration(folder: Path, calibration: Calibration, figures: dict) -> Path:
     """Writes `FILE_NAME` into the folder of a run or an adapter, whole or not at all. Raises as `check_free`."""
     path = check_free(folder)
-    partial = path.with_name(f"{FILE_NAME}.partial")
-    partial.write_text(
-        json.dumps({"version": VERSION, **asdict(calibration), "fitted_on": figures}, indent=1) + "\n", encoding="utf-8"
-    )
-    partial.replace(path)
+    write_json(path, {"version": VERSION, **asdict(calibration), "fitted_on": figures})
     return path
 
 

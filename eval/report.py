@@ -22,6 +22,7 @@ from eval.page_posts import Answers, Judged, judge, picture_of, post_as_json, wi
 from eval.protocols import GMNER, SMNER, Task
 from eval.scores import tasks_of
 from eval.significance import DRAWS, compare
+from rivegs_mllm.files import write_text
 from rivegs_mllm.types import TYPES, Prediction, Sample, UserError
 
 _PAGE = Path(__file__).parent / "page"
@@ -78,10 +79,7 @@ def write_report(
             "posts": posts,
         },
     )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f"{out.name}.partial")
-    partial.write_text(page, encoding="utf-8")
-    partial.replace(out)
+    write_text(out, page)
     return problems
 
 

@@ -19,9 +19,9 @@ from rivegs_mllm.cascade.run import CascadeRecipe, check_needs, is_cascade, read
 from rivegs_mllm.cascade.stage import WHOLE
 from rivegs_mllm.cascade.steps import StageReport, Step, run_steps, stamps
 from rivegs_mllm.compare_tables import as_markdown, as_page, as_tables
+from rivegs_mllm.files import write_json, write_text
 from rivegs_mllm.recipe import Recipe, read_recipe
 from rivegs_mllm.records import read_split, write_records
-from rivegs_mllm.runs import write_json
 from rivegs_mllm.types import Prediction, Sample, UserError
 
 __all__ = ["as_tables", "compare"]
@@ -48,8 +48,8 @@ def compare(recipes: Sequence[Path], folder: Path, split: str, out: Path) -> dic
         found[name] = {"recipe": str(path), **_figures(samples, predictions, recipe, costs)}
     result = {"data": str(folder), "split": split, "posts": len(samples), "systems": found}
     write_json(out / "compare.json", result)
-    (out / "compare.md").write_text(as_markdown(result), encoding="utf-8")
-    (out / "compare.html").write_text(as_page(result), encoding="utf-8")
+    write_text(out / "compare.md", as_markdown(result))
+    write_text(out / "compare.html", as_page(result))
     return result
 
 

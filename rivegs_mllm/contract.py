@@ -13,13 +13,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rivegs_mllm.files import write_text
 from rivegs_mllm.types import TYPES, Box, UserError
 
 VERSION = 1
@@ -100,14 +100,8 @@ class Contract:
 
     def save(self, folder: Path | str) -> None:
         """Writes ``folder/rivegs_contract.json``, whole or not at all."""
-        path = Path(folder) / FILE_NAME
-        partial = path.with_name(f"{FILE_NAME}.partial")
-        with partial.open("w", encoding="utf-8") as file:
-            json.dump(dataclasses.asdict(self), file, indent=2, ensure_ascii=False)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
+        content = json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False)
+        write_text(Path(folder) / FILE_NAME, content + "\n")
 
     @classmethod
     def load(cls, folder: Path | str) -> Contract:

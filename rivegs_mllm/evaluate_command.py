@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -17,6 +16,7 @@ from eval.explain import evaluate_systems, run_files
 from eval.scores import evaluate_files
 from eval.stages import proposal_scores
 from eval.tables import format_comparison, format_proposals, format_scores, format_side_by_side
+from rivegs_mllm.files import write_json
 from rivegs_mllm.records import read_predictions, read_samples
 from rivegs_mllm.types import Prediction, Sample, UserError
 
@@ -69,8 +69,7 @@ def evaluate(asked: Asked) -> dict:
         result = _in_memory(asked, files, protocols)
     Console().print(as_tables(result, asked.subsets or asked.explain, asked.stages or asked.explain))
     if asked.json:
-        asked.json.parent.mkdir(parents=True, exist_ok=True)
-        asked.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        write_json(asked.json, result)
     return result
 
 

@@ -23,6 +23,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 
 from rivegs_mllm.answer import NO, YES
 from rivegs_mllm.contract import NATIVE_STEPS, Contract, loc_tokens
+from rivegs_mllm.files import write_text
 from rivegs_mllm.prompts import check_instruction
 from rivegs_mllm.recipe import AnswerRecipe, ModelRecipe, Recipe
 from rivegs_mllm.types import UserError
@@ -80,7 +81,7 @@ def add_adapter(system: System, recipe: Recipe) -> System:
 def save_beside_weights(system: System, folder: Path) -> None:
     """All that an adapter folder holds beside the weights; the contract last, so that a folder with one is whole."""
     system.processor.save_pretrained(folder)
-    (folder / "instruction.txt").write_text(system.instruction, encoding="utf-8")
+    write_text(folder / "instruction.txt", system.instruction)
     system.contract.save(folder)
 
 

@@ -26,6 +26,7 @@ from rivegs_mllm.answer import in_text_order, parse
 from rivegs_mllm.contract import NATIVE_STEPS, Contract, ContractError
 from rivegs_mllm.dataset import IGNORED, AnswerDataset, Collator, Encoder, Tensors, check_lengths
 from rivegs_mllm.distill.attach import read_posts
+from rivegs_mllm.files import write_text
 from rivegs_mllm.modeling import load_without_weights
 from rivegs_mllm.recipe import Recipe
 from rivegs_mllm.types import Box, Entity, Prediction, Sample, UserError
@@ -139,10 +140,7 @@ def write_preview(recipe: Recipe, out: Path, count: int = 6) -> list[str]:
         cards=cards,
         problems=problems,
     )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f"{out.name}.partial")
-    partial.write_text(page, encoding="utf-8")
-    partial.replace(out)
+    write_text(out, page)
     return problems
 
 

@@ -11,6 +11,7 @@ from transformers import Trainer
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from rivegs_mllm.files import write_json
 from rivegs_mllm.types import Sample, UserError
 
 STEPS = ("learning_rate", "max_steps", "num_train_epochs", "seed")
@@ -57,13 +58,6 @@ def _is_whole(checkpoint: Path) -> bool:
 
 def _plain(value: object) -> object:
     return sorted(value) if isinstance(value, set) else str(value)
-
-
-def write_json(path: Path, value: object) -> None:
-    """Writes beside ``path`` and renames, so that no half file is left."""
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
-    partial.replace(path)
 
 
 def write_metrics(trainer: Trainer, out: Path, test: Sequence[Sample]) -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 from accelerate import PartialState
 from rich.table import Table
 
-from rivegs_mllm.runs import read_metrics, write_json
+from rivegs_mllm.files import write_json
+from rivegs_mllm.runs import read_metrics
 from rivegs_mllm.types import UserError
 
 FILE_NAME = "seeds.json"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rivegs_mllm.cascade.stage import StageError
-from rivegs_mllm.runs import write_json
+from rivegs_mllm.files import write_json
 
 FILE_NAME = "stage.json"
 VERSION = 1

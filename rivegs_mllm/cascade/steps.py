@@ -18,10 +18,10 @@ from rich.progress import Progress
 
 from rivegs_mllm.cascade.meter import peak_bytes, reset_peak
 from rivegs_mllm.cascade.stage import Sized, Stage, StageError, blind, check_stage
+from rivegs_mllm.files import write_json
 from rivegs_mllm.generate import batches
 from rivegs_mllm.records import read_predictions, to_line
 from rivegs_mllm.resume import progress, taken_up
-from rivegs_mllm.runs import write_json
 from rivegs_mllm.types import Prediction, Sample, UserError
 
 

@@ -12,6 +12,7 @@ import orjson
 
 from rivegs_mllm.distill.recipe import DistillRecipe
 from rivegs_mllm.distill.store import FAILED, read_rows
+from rivegs_mllm.files import write_bytes, write_text
 
 RUNS = "runs.jsonl"
 CARD = "README.md"
@@ -45,9 +46,7 @@ def note_run(recipe: DistillRecipe, kind: str, prompt: str, report: dict) -> lis
         "report": report,
     }
     if notes:
-        partial = path.with_name(f"{RUNS}.partial")
-        partial.write_bytes(b"".join(orjson.dumps(one, option=orjson.OPT_APPEND_NEWLINE) for one in before))
-        partial.replace(path)
+        write_bytes(path, b"".join(orjson.dumps(one, option=orjson.OPT_APPEND_NEWLINE) for one in before))
     with path.open("ab") as file:
         file.write(orjson.dumps(run, option=orjson.OPT_APPEND_NEWLINE, default=str))
     return notes
@@ -61,9 +60,7 @@ def write_card(recipe: DistillRecipe) -> Path:
     for (kind, teacher), run in sorted(latest.items()):
         parts.append(_described(kind, teacher, run))
     path = recipe.store / CARD
-    partial = path.with_name(f"{CARD}.partial")
-    partial.write_text("\n".join(parts), encoding="utf-8")
-    partial.replace(path)
+    write_text(path, "\n".join(parts))
     return path
 
 

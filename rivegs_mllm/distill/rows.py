@@ -15,6 +15,7 @@ import orjson
 from rivegs_mllm.bounds import Probability
 from rivegs_mllm.cascade.stage import SLOTS, blind
 from rivegs_mllm.distill.recipe import DistillData
+from rivegs_mllm.files import write_bytes, write_text
 from rivegs_mllm.records import read_predictions, read_split, write_records
 from rivegs_mllm.types import Entity, Prediction, Sample, UserError
 from rivegs_mllm.yaml_recipe import parse_recipe
@@ -89,9 +90,9 @@ def make_rows(recipe: RowsRecipe) -> dict[str, Counter[str]]:
         by_id = {prediction.id: prediction for prediction in predictions}
         provenance += [_provenance(split, row, by_id[row.id], short) for row in rows]
         write_records(recipe.out / f"{split}.jsonl", [_moved(row, recipe.data.folder, recipe.out) for row in rows])
-    (recipe.out / MADE_BY).write_bytes(orjson.dumps(sources, option=orjson.OPT_INDENT_2))
-    (recipe.out / PROVENANCE).write_bytes(b"".join(provenance))
-    (recipe.out / LEFT_OUT).write_text("".join(left_out), encoding="utf-8")
+    write_bytes(recipe.out / MADE_BY, orjson.dumps(sources, option=orjson.OPT_INDENT_2))
+    write_bytes(recipe.out / PROVENANCE, b"".join(provenance))
+    write_text(recipe.out / LEFT_OUT, "".join(left_out))
     return counts
 
 

@@ -4,7 +4,7 @@
     shard-000000.parquet ...   rows, never changed once they have this name
     journal-000003.jsonl       the rows since the last shard, one a line, written as they come
     damaged.jsonl              lines of journals that were no rows, set aside
-    lock                       held while a run writes
+    .lock                      there while a run writes (lock.py)
 
 A row is in the journal before anything else happens to it, so a process that is killed loses none. When the journal is
 long enough, and when a run ends, it becomes the shard of its number: written under another name, renamed, listed, and
@@ -13,10 +13,10 @@ only then is the journal removed.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime, timezone
 from pathlib import Path
@@ -25,6 +25,8 @@ from types import ModuleType
 import orjson
 
 from rivegs_mllm.distill.fitted import fitted
+from rivegs_mllm.files import WriteError, write_bytes
+from rivegs_mllm.lock import lock_folder
 from rivegs_mllm.types import UserError
 
 VERSION = 1
@@ -41,7 +43,7 @@ class StoreError(UserError):
     """A store that cannot be read or written. The message names the file and what to do."""
 
 
-def not_written(folder: Path, error: OSError) -> StoreError:
+def not_written(folder: Path, error: Exception) -> StoreError:
     """What to say where the disk is full, or its like."""
     return StoreError(f"{folder}: cannot be written: {error}; the same command goes on when it can")
 
@@ -93,17 +95,13 @@ class Store:
     """
 
     def __init__(self, folder: Path, rows_a_shard: int = ROWS_A_SHARD):
-        """Opens or makes it, and mends what a killed process left. Raises StoreError where it cannot."""
+        """Opens or makes it, and repairs what a killed process left. Raises StoreError where it cannot, LockedError
+        where another run writes to it."""
         self.folder = folder
         self.rows_a_shard = self._seal_at = rows_a_shard
         _parquet()  # lest the answers are there and cannot be kept
-        folder.mkdir(parents=True, exist_ok=True)
-        self._lock = (folder / "lock").open("w")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self._lock.close()
-            raise StoreError(f"{folder}: another run writes to this store; wait for it, or use another") from None
+        self._lock = ExitStack()
+        self._lock.enter_context(lock_folder(folder))
         self.notes: list[str] = []
         self._journal: int | None = None
         self._synced = 0.0
@@ -112,7 +110,7 @@ class Store:
             for partial in folder.glob("*.partial"):
                 partial.unlink()
             self._take_up()
-        except OSError as error:
+        except (OSError, WriteError) as error:
             self._lock.close()
             raise not_written(folder, error) from None
         except BaseException:
@@ -186,13 +184,12 @@ class Store:
         if faults:
             with (self.folder / DAMAGED).open("ab") as file:
                 file.writelines(lines[number] + b"\n" for number in faults)
-            partial = path.with_name(f"{path.name}.partial")
-            partial.write_bytes(b"".join(line + b"\n" for number, line in enumerate(lines) if number not in faults))
-            partial.replace(path)
-            first, kept = min(faults), len(lines) - len(faults)
+            kept = [line + b"\n" for number, line in enumerate(lines) if number not in faults]
+            write_bytes(path, b"".join([*kept, rest]))
+            first = min(faults)
             self.notes.append(
-                f"{path}: {kept:,} rows kept, {len(faults):,} damaged lines moved to {DAMAGED} (the first was line "
-                f"{first + 1}: {faults[first]}); their questions are asked again"
+                f"{path}: {len(kept):,} rows kept, {len(faults):,} damaged lines moved to {DAMAGED} (the first was "
+                f"line {first + 1}: {faults[first]}); their questions are asked again"
             )
 
     def _open_journal(self) -> None:
@@ -215,7 +212,7 @@ class Store:
             _parquet().write_shard(partial, map(asdict, self._rows))
             partial.replace(shard)
             _write_manifest(self.folder)
-        except (OSError, ValueError, TypeError, ArithmeticError) as error:  # a full disk, or pyarrow's
+        except (OSError, WriteError, ValueError, TypeError, ArithmeticError) as error:  # a full disk, or pyarrow's
             partial.unlink(missing_ok=True)
             self._seal_at += self.rows_a_shard
             self.notes.append(f"{shard.name} could not be written ({_line(error)}); its rows stay in the journal")
@@ -370,6 +367,4 @@ def _write_manifest(folder: Path) -> None:
         except (ValueError, OSError) as error:
             raise _unreadable(path, error) from None
         listed.append({"file": path.name, "rows": rows, "bytes": path.stat().st_size})
-    partial = folder / f"{MANIFEST}.partial"
-    partial.write_bytes(orjson.dumps({"version": VERSION, "shards": listed}, option=orjson.OPT_INDENT_2))
-    partial.replace(folder / MANIFEST)
+    write_bytes(folder / MANIFEST, orjson.dumps({"version": VERSION, "shards": listed}, option=orjson.OPT_INDENT_2))

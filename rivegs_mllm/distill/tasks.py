@@ -26,6 +26,7 @@ from rivegs_mllm.distill.examples import Example, read_examples
 from rivegs_mllm.distill.features import Content, Features, contents_of
 from rivegs_mllm.distill.similar import drawn, nearest, own_examples
 from rivegs_mllm.distill.store import read_store
+from rivegs_mllm.files import complete_file
 from rivegs_mllm.prompts import CAPTION_QUESTION, caption_messages, expansion_messages, knowledge_messages
 from rivegs_mllm.records import read_predictions
 from rivegs_mllm.types import Sample, UserError
@@ -234,8 +235,5 @@ def _kept(path: Path, shape: tuple[int, int | None]) -> np.ndarray | None:
 
 
 def _save(path: Path, array: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
-    with partial.open("wb") as file:
+    with complete_file(path) as file:
         np.save(file, array, allow_pickle=False)
-    partial.replace(path)
