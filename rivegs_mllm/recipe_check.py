@@ -85,6 +85,20 @@ def build(kind: type[Settings], content: Mapping[str, object], key: str = "", ru
         raise UserError(f"{key or 'recipe'}: {said[:_LONGEST]}") from error
 
 
+def check_saved(kind: type, content: Mapping[str, object], key: str) -> None:
+    """Raises UserError where settings that a dataclass wrote lack one of its fields, or one is wrong.
+
+    What is a dataclass itself is left to who loads it: libraries write fields that they do not take.
+    """
+    hints = typing.get_type_hints(kind, include_extras=True)
+    for field in dataclasses.fields(kind):
+        if field.name not in content:
+            raise UserError(f"{_below(key, field.name)}: missing")
+        hint = hints[field.name]
+        if not dataclasses.is_dataclass(hint) and not (isinstance(hint, type) and issubclass(hint, ChoiceType)):
+            resolve(hint, content[field.name], _below(key, field.name))
+
+
 def _annotated(arguments: Sequence[object], value: object, key: str) -> object:
     hint, rule = arguments
     if isinstance(rule, FieldRules):

@@ -158,7 +158,8 @@ class CrfTagger(Tagger):
 
     def needs(self) -> tuple[str, ...]:
         """The knowledge, where it was trained with knowledge."""
-        return ("knowledge",) if _reads_knowledge(read_card(self.checkpoint, STAGE, "crf", self.types)) else ()
+        card = read_card(self.checkpoint, STAGE, "crf", self.types, CrfTraining)
+        return ("knowledge",) if _reads_knowledge(card) else ()
 
     def load(self, folder: Path) -> CrfStage:
         """The stage, on the GPU where there is one."""
@@ -189,7 +190,7 @@ class CrfStage:
 
 def load_reader(folder: Path, types: Sequence[str], batch_size: int) -> tuple[Reader, bool]:
     """A trained tagger, and whether it reads knowledge. Raises StageError for a folder that is not one, whole."""
-    card = read_card(folder, STAGE, "crf", types)
+    card = read_card(folder, STAGE, "crf", types, CrfTraining)
     settings = card.settings
     model = WordTagger(bare_encoder(folder), card.types, settings["dropout"])
     try:

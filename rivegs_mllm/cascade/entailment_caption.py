@@ -189,7 +189,7 @@ class CaptionEntailment(Entailment):
         return CaptionStage(reader, Captions(self.captions), self._parts(), self.decision)
 
     def _card(self) -> Card:
-        return read_card(self.checkpoint, STAGE, "caption", self.types)
+        return read_card(self.checkpoint, STAGE, "caption", self.types, CaptionTraining)
 
     def _parts(self) -> Sequence[str]:
         return self.refer or self._card().settings["refer"]

@@ -140,7 +140,7 @@ class CellsGrounder(Grounder):
 
     def load(self, folder: Path) -> Stage:
         """The stage, on the GPU where there is one. Raises StageError for a folder that is not whole."""
-        card = read_card(self.checkpoint, STAGE, "cells", self.types)
+        card = read_card(self.checkpoint, STAGE, "cells", self.types, CellsTraining)
         path = self.checkpoint / WEIGHTS
         try:
             eyes = Eyes.load(self.checkpoint / EYES)
@@ -156,7 +156,7 @@ class CellsGrounder(Grounder):
         return GroundingStage("cells", Looker(model.to(device).eval(), eyes), self._parts(), folder, parameters)
 
     def _parts(self) -> Sequence[str]:
-        return self.refer or read_card(self.checkpoint, STAGE, "cells", self.types).settings["refer"]
+        return self.refer or read_card(self.checkpoint, STAGE, "cells", self.types, CellsTraining).settings["refer"]
 
 
 # Its training

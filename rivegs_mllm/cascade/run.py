@@ -18,9 +18,10 @@ from rivegs_mllm.cascade.expansion import Expander
 from rivegs_mllm.cascade.grounding import Grounder
 from rivegs_mllm.cascade.knowledge import Knowledge
 from rivegs_mllm.cascade.segmentation import Segmenter
-from rivegs_mllm.cascade.stage import NEEDS, SLOTS, Dependent, Needy, StageError, StageRecipe
+from rivegs_mllm.cascade.stage import NEEDS, SLOTS, Dependent, Needy, Stage, StageError, StageRecipe
 from rivegs_mllm.cascade.steps import StageReport, Step, run_steps, stamps
 from rivegs_mllm.cascade.tagging import Tagger
+from rivegs_mllm.foreign import loading
 from rivegs_mllm.records import write_records
 from rivegs_mllm.types import TYPES, Prediction, Sample, UserError
 from rivegs_mllm.yaml_recipe import parse_recipe, read_yaml
@@ -108,7 +109,7 @@ def run_cascade(
     """
     check_needs(recipe)
     steps = [
-        Step(slot, type_of(choice), lambda choice=choice: choice.load(folder), choice.SEES_GOLD)
+        Step(slot, type_of(choice), lambda slot=slot, choice=choice: _loaded(slot, choice, folder), choice.SEES_GOLD)
         for slot, choice in recipe.stages().items()
     ]
     settings = draccus.encode(recipe)
@@ -116,6 +117,13 @@ def run_cascade(
     return run_steps(
         steps, samples, out, recipe.batch_size, {**settings, "files": stamps(_files(recipe))}, recipe.types
     )
+
+
+def _loaded(slot: str, choice: StageRecipe, folder: Path) -> Stage:
+    """A stage, ready to be called. Raises StageError in one line for files that cannot be loaded, whatever they are."""
+    files = ", ".join(map(str, _paths(choice)))
+    with loading(f"{slot} ({type_of(choice)}){': ' * bool(files)}{files}", StageError):
+        return choice.load(folder)
 
 
 def predict_cascade(
