@@ -202,9 +202,9 @@ def read_calibration(folder: Path) -> Calibration | None:
         return None
     try:
         raw = read_object(path, "fit it again with `rivegs calibrate`")
-        if raw["version"] != VERSION:
+        if type(raw["version"]) is not int or raw["version"] != VERSION:
             raise UserError(f"{path}: version {raw['version']!r:.80}; this release reads version {VERSION}")
-        temperature, threshold = float(raw["temperature"]), float(raw["threshold"])
+        temperature, threshold = (_number(raw[name]) for name in ("temperature", "threshold"))
     except (ValueError, KeyError, TypeError) as error:
         if isinstance(error, UserError):
             raise
@@ -212,6 +212,12 @@ def read_calibration(folder: Path) -> Calibration | None:
     if not (math.isfinite(temperature) and temperature > 0 and 0 <= threshold <= 1):
         raise UserError(f"{path}: temperature {temperature} and threshold {threshold} make no sense; fit them anew")
     return Calibration(temperature, threshold)
+
+
+def _number(value: object) -> float:
+    if type(value) not in (int, float):
+        raise TypeError(f"{value!r:.80} is no number")
+    return float(value)
 
 
 def _is_judged(pair: Found) -> bool:

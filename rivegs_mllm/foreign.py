@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-
-import orjson
 
 from rivegs_mllm.types import UserError
 
@@ -19,11 +18,13 @@ def read_object(path: Path, cure: str, error: type[UserError] = UserError) -> di
     try:
         if path.stat().st_size > MOST_BYTES:
             raise error(f"{path}: longer than {MOST_BYTES:,} bytes, which no such file is; {cure}")
-        content = orjson.loads(path.read_bytes())
+        content = json.loads(path.read_bytes())
     except OSError as fault:
         raise error(f"{path}: cannot be read: {fault.strerror or fault}; {cure}") from None
-    except orjson.JSONDecodeError as fault:
-        raise error(f"{path}: not JSON: {fault}; {cure}") from None
+    except UserError:
+        raise
+    except (ValueError, RecursionError) as fault:  # no JSON, no UTF-8, a number of thousands of digits; too deep
+        raise error(f"{path}: not JSON: {one_line(fault)}; {cure}") from None
     if type(content) is not dict:
         raise error(f"{path}: not a JSON object; {cure}")
     return content

@@ -10,7 +10,7 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from safetensors import SafetensorError
@@ -20,13 +20,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from data_builders.views import OUTSIDE, bio_tags
 from eval.scores import evaluate
-from rivegs_mllm.bounds import BatchSize, Dropout, NonNegativeInt, PositiveFloat, TokenCount
+from rivegs_mllm.bounds import BatchSize, Dropout, NonNegativeInt, OneOf, PositiveFloat, TokenCount
 from rivegs_mllm.cascade.encoders import bare_encoder, load_encoder, load_tokenizer, marks
 from rivegs_mllm.cascade.saved import Card, read_card
 from rivegs_mllm.cascade.stage import StageError
 from rivegs_mllm.cascade.tagging import Tagger
 from rivegs_mllm.cascade.training import StageData, Trainable, TrainableStage
-from rivegs_mllm.cascade.words import WordEncoder
+from rivegs_mllm.cascade.words import EMPTY_WORDS, WordEncoder
 from rivegs_mllm.epochs import VARIANTS, Variants
 from rivegs_mllm.renaming import made_up_names, name_words, rename
 from rivegs_mllm.types import TYPES, Entity, Prediction, Sample, UserError
@@ -229,7 +229,7 @@ class CrfTraining(TrainableStage):
     knowledge: str = "draw"
     renamings: NonNegativeInt = 0
     max_length: TokenCount = 256
-    empty_words: str = "error"
+    empty_words: Annotated[str, OneOf(EMPTY_WORDS)] = "error"
     head_rate: PositiveFloat | None = None
     dropout: Dropout = 0.1
 

@@ -48,10 +48,10 @@ def read_card(folder: Path, stage: str, kind: str, types: Sequence[str], setting
             f"{stage}: {folder} has no {FILE_NAME}, so it is no stage that was trained to its end; train one with "
             "`rivegs train recipes/stages/...`, or start the command that trained it again"
         )
+    raw = read_object(path, f"{stage}: train the stage again", StageError)
     try:
-        raw = read_object(path, "train the stage again")
         if missing := [name for name in ("version", "kind", "types", "settings") if name not in raw]:
-            raise UserError(f"{path}: {missing[0]}: missing")
+            raise UserError(f"{missing[0]}: missing")
         for name, hint in (("kind", str), ("types", list[str]), ("settings", dict[str, object])):
             resolve(hint, raw[name], name)
     except UserError as error:

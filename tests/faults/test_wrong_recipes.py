@@ -18,6 +18,7 @@ from rivegs_mllm.cascade.run import CascadeRecipe, read_cascade
 from rivegs_mllm.cascade.training import StageTraining
 from rivegs_mllm.distill.recipe import DistillRecipe, read_distill
 from rivegs_mllm.distill.rows import read_rows_recipe
+from rivegs_mllm.prompts import check_instruction
 from rivegs_mllm.recipe import PredictRecipe, Recipe, read_recipe
 from rivegs_mllm.types import UserError
 from rivegs_mllm.yaml_recipe import parse_recipe
@@ -265,6 +266,28 @@ def test_every_wrong_override_is_told(trials):
 )
 def test_a_text_is_the_value_as_it_was_given(text):
     assert read_recipe(TINY, [f"--answer.instruction={text}"]).answer.instruction == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "\0",
+        "no field",
+        "{}",
+        "{text",
+        "text}",
+        "{0}",
+        "{text.__class__}",
+        "{text[0]}",
+        "{text!r}",
+        "{text:>999999999}",
+    ],
+)
+def test_an_instruction_that_cannot_be_filled_is_refused(text):
+    with pytest.raises(UserError, match="answer.instruction") as caught:
+        check_instruction(text)
+    assert "\n" not in str(caught.value)
 
 
 def test_quotes_around_all_of_a_text_are_yaml_s():
