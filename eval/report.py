@@ -54,6 +54,7 @@ def write_report(
         raise UserError(f"report: one system or two, not {len(predictions)}")
     if limit < 0:
         raise UserError(f"report: --limit {limit} posts with pictures; it must be 0 or more")
+    limit = min(limit, len(gold))
     systems = list(predictions.values())
     results = [explain(gold, said) for said in systems]
     answers = {name: {answer.id: answer for answer in said} for name, said in predictions.items()}

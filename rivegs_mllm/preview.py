@@ -108,6 +108,8 @@ def write_preview(recipe: Recipe, out: Path, count: int = 6) -> list[str]:
     boxes that come back further off than the contract's rounding, answers that cannot be read back, pictures that the
     processor resizes otherwise than the contract. Raises UserError where nothing could be shown.
     """
+    if count < 1:
+        raise UserError(f"preview: --count {count} samples; it must be 1 or more")
     processor, contract = load_without_weights(recipe)
     folder = recipe.data.folder
     samples = read_posts(folder, recipe.data.train, recipe.distilled)
@@ -119,7 +121,10 @@ def write_preview(recipe: Recipe, out: Path, count: int = 6) -> list[str]:
     )
     lengths = check_lengths(dataset, sys.maxsize)
     refused = [(sample.id, n) for sample, n in zip(samples, lengths, strict=True) if n > recipe.max_length]
-    cards = [examine(dataset, index, why, lengths[index]) for index, why in choose(samples, lengths, count)]
+    cards = [
+        examine(dataset, index, why, lengths[index])
+        for index, why in choose(samples, lengths, min(count, len(samples)))
+    ]
     problems = []
     try:
         contract.check_processor(processor)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
+import subprocess
+import sys
 import time
 import typing
 from collections.abc import Iterator
@@ -13,13 +15,17 @@ from pathlib import Path
 import pytest
 import yaml
 
+from data_builders.emblems.build import build_emblems
 from rivegs_mllm.bounds import Bounds, is_union
 from rivegs_mllm.cascade.run import CascadeRecipe, read_cascade
 from rivegs_mllm.cascade.training import StageTraining
+from rivegs_mllm.distill.examples import start_examples
 from rivegs_mllm.distill.recipe import DistillRecipe, read_distill
 from rivegs_mllm.distill.rows import read_rows_recipe
+from rivegs_mllm.preview import write_preview
 from rivegs_mllm.prompts import check_instruction
 from rivegs_mllm.recipe import PredictRecipe, Recipe, read_recipe
+from rivegs_mllm.records import read_split
 from rivegs_mllm.types import UserError
 from rivegs_mllm.yaml_recipe import parse_recipe
 
@@ -285,7 +291,7 @@ def test_a_text_is_the_value_as_it_was_given(text):
     ],
 )
 def test_an_instruction_that_cannot_be_filled_is_refused(text):
-    with pytest.raises(UserError, match="answer.instruction") as caught:
+    with pytest.raises(UserError, match=r"answer\.instruction") as caught:
         check_instruction(text)
     assert "\n" not in str(caught.value)
 
@@ -354,6 +360,37 @@ def test_settings_made_in_python_are_held_to_the_same():
     recipe = read_recipe(TINY)
     with pytest.raises(UserError, match=r"answer.weights.visible: nan"):
         dataclasses.replace(recipe, answer=dataclasses.replace(recipe.answer, weights={"visible": NAN}))
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "train none.yaml",
+        "preview none.yaml",
+        "predict none.yaml --data . --out x.jsonl",
+        "compare none.yaml none.yaml --data . --out x",
+    ],
+)
+def test_a_recipe_that_is_not_there_is_told_in_no_time(command):
+    code = "import sys; from rivegs_mllm.cli import main; code = main(sys.argv[1:]); "
+    code += "sys.exit(9 if 'torch' in sys.modules or 'transformers' in sys.modules else code)"
+    done = subprocess.run([sys.executable, "-c", code, *command.split()], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, ""), done.stderr
+    assert "none.yaml: no such recipe" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_counts_that_are_none_are_refused(tmp_path, emblems):
+    for wrong in (-1, 0, -(10**9)):
+        with pytest.raises(UserError, match=r"--train .* from 1"):
+            build_emblems(tmp_path / "out", 0, train=wrong)
+        with pytest.raises(UserError, match="--count"):
+            write_preview(read_recipe(TINY), tmp_path / "page.html", wrong)
+        with pytest.raises(UserError, match="--count"):
+            start_examples(read_split(emblems, "dev"), emblems, wrong, 0)
+    with pytest.raises(UserError, match="--dev"):
+        build_emblems(tmp_path / "out", 0, dev=-1)
+    assert list(tmp_path.iterdir()) == []
 
 
 def numbers(kind: type, content: dict, key: str = "") -> Iterator[tuple[str, object]]:
