@@ -22,6 +22,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 from transformers import BaseImageProcessor, PreTrainedTokenizerBase
 
+from data_builders.pictures import is_outside
 from rivegs_mllm.answer import in_text_order, parse
 from rivegs_mllm.contract import NATIVE_STEPS, Contract, ContractError
 from rivegs_mllm.dataset import IGNORED, AnswerDataset, Collator, Encoder, Tensors, check_lengths
@@ -209,6 +210,9 @@ def examine(dataset: AnswerDataset, index: int, why: str, length: int) -> Card:
         if "boxes" in contract.segments:
             regions, lost = compare(gold, sample.entities, read.entities, contract)
             faults += lost
+        if is_outside(sample.image):  # the page may be passed on
+            faults.append(f"its picture, {sample.image!r:.200}, lies outside the dataset's folder: not shown")
+            view = None
         faults += [_off(region) for region in regions if not region.right]
     tokens = tuple(show_tokens(given, kinds, encoder.tokenizer))
     counts = tuple(Counter(kinds).items())
