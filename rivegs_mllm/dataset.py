@@ -64,6 +64,7 @@ class AnswerDataset(Dataset):
     """Labelled samples, each encoded when asked for: its picture is decoded and processed once a use, in a worker.
 
     ``set_epoch`` makes the next draw of what ``augmentation`` varies. Pictures are looked up from ``folder``.
+    ``features`` are those of ``encode_pictures``: rows then have them instead of pixels, and prompts are kept.
     """
 
     def __init__(
@@ -84,6 +85,8 @@ class AnswerDataset(Dataset):
         self.instruction = instruction
         self.augmentation = augmentation
         self.seed = seed
+        self.features: dict[str, torch.Tensor] = {}
+        self.prompts: dict[tuple, Tensors] = {}
         self.epoch = torch.zeros((), dtype=torch.long).share_memory_()  # for workers that outlive an epoch
 
     def set_epoch(self, epoch: int) -> None:
@@ -95,8 +98,18 @@ class AnswerDataset(Dataset):
 
     def __getitem__(self, index: int) -> Tensors:
         sample = self.draw(self.samples[index])
+        return {**self.prompt(sample), **self.encoder.answer(self.pieces(sample))}
+
+    def prompt(self, sample: Sample) -> Tensors:
+        """The prompt of a sample that ``draw`` gave."""
+        key = (sample.image, sample.tokens)
+        if key in self.prompts:
+            return self.prompts[key]
         prompt = encode_prompt(sample, self.folder, self.encoder, self.contract, self.instruction)
-        return {**prompt, **self.encoder.answer(self.pieces(sample))}
+        if sample.image in self.features:
+            del prompt["pixel_values"]
+            prompt = self.prompts[key] = {**prompt, "image_features": self.features[sample.image]}
+        return prompt
 
     def draw(self, sample: Sample) -> Sample:
         """The sample as it is trained with in this epoch."""

@@ -25,6 +25,7 @@ from rivegs_mllm.bounds import shown
 from rivegs_mllm.contract import NATIVE_STEPS, Contract, loc_tokens
 from rivegs_mllm.files import write_text
 from rivegs_mllm.foreign import loading, one_line, read_object
+from rivegs_mllm.fused_lora import use_fused_layers
 from rivegs_mllm.prompts import check_instruction
 from rivegs_mllm.recipe import AnswerRecipe, ModelRecipe, Recipe
 from rivegs_mllm.types import UserError
@@ -74,9 +75,13 @@ def add_adapter(system: System, recipe: Recipe) -> System:
     if new:
         tied = model.config.get_text_config().tie_word_embeddings
         lora.trainable_token_indices = {"embed_tokens": new} if tied else {"embed_tokens": new, "lm_head": new}
+    sharded = is_deepspeed_zero3_enabled()
+    # A sharded weight is whole only within its own module, and a weight of 4 bits is none to multiply with.
+    if recipe.train.device.type == "cpu" and not sharded and recipe.model.quantization is None:
+        use_fused_layers(lora)
     # ZeRO-3 wants one type in a module; elsewhere float32 adapters beside a bfloat16 base are safer.
     try:
-        system.model = get_peft_model(model, lora, autocast_adapter_dtype=not is_deepspeed_zero3_enabled())
+        system.model = get_peft_model(model, lora, autocast_adapter_dtype=not sharded)
     except Exception as error:  # PEFT, such as for modules that are not there
         raise UserError(f"lora: {one_line(error)}") from error
     return system
@@ -115,6 +120,8 @@ def load_adapter(folder: Path, recipe: Recipe) -> System:
         add_tokens(processor.tokenizer, loc_tokens(contract.bins))
     add_rows(model, processor.tokenizer)
     model = load_adapter_weights(model, folder)
+    if recipe.model.quantization is None:
+        model.merge_adapter()  # one product a layer and token instead of three; 4-bit weights would lose by it
     return System(model, processor, contract, instruction)
 
 

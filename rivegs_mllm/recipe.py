@@ -107,6 +107,9 @@ class ModelRecipe:
     min_pixels: Pixels | None = None
     """Bounds of a picture's area after resizing, in pixels; null leaves the processor's own."""
     max_pixels: Pixels | None = None
+    cache_pictures: bool = False
+    """Whether a frozen vision tower encodes each training picture once and its features are kept in memory: 2 bytes x
+    the language model's width for each picture token."""
     trust_remote_code: bool = False
 
 

@@ -31,6 +31,7 @@ from rivegs_mllm.epochs import NewEpoch, like_lengths
 from rivegs_mllm.generate import Generator, batches
 from rivegs_mllm.loss import answer_loss
 from rivegs_mllm.modeling import System, add_adapter, load_base, save_beside_weights
+from rivegs_mllm.picture_features import check_cacheable, encode_pictures, with_features
 from rivegs_mllm.recipe import Recipe
 from rivegs_mllm.records import read_split
 from rivegs_mllm.runs import STEPS, take_up, write_metrics
@@ -75,6 +76,8 @@ def make_trainer(recipe: Recipe) -> AnswerTrainer:
     )
     lengths = check_lengths(dataset, recipe.max_length)
     system = add_adapter(system, recipe)
+    if recipe.model.cache_pictures:
+        check_cacheable(system)
     return AnswerTrainer(system, recipe, dataset, lengths, dev)
 
 
@@ -88,6 +91,7 @@ class AnswerTrainer(Trainer):
         self.recipe = recipe
         self.padded = self.held = 0
         self.pictures = any(sample.image for sample in dataset.samples)
+        cached = recipe.model.cache_pictures
         self.sampler = like_lengths(lengths, recipe.train)
         recipe.train.remove_unused_columns = False  # all that a row holds is the collator's
         super().__init__(
@@ -95,17 +99,19 @@ class AnswerTrainer(Trainer):
             args=recipe.train,
             train_dataset=dataset,
             eval_dataset=dev,
-            data_collator=Collator(dataset.encoder, keep_vision=self.pictures),
+            data_collator=Collator(dataset.encoder, keep_vision=self.pictures and not cached),
             compute_loss_func=answer_loss,
             callbacks=[NewEpoch(self.sampler, dataset)],
         )
+        if cached:
+            dataset.features = encode_pictures(dataset, system)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """The answer's loss; logits are asked for in the answer's columns only."""
         labels, weights = inputs.pop("labels"), inputs.pop("weights")
         self.padded += int((inputs["attention_mask"] == 0).sum())
         self.held += inputs["attention_mask"].numel()
-        outputs = model(**inputs, logits_to_keep=labels.shape[1])
+        outputs = model(**with_features(inputs), logits_to_keep=labels.shape[1])
         loss = answer_loss(outputs.logits, labels, weights, num_items_in_batch)
         if num_items_in_batch is not None and self.args.average_tokens_across_devices:
             loss = loss * self.accelerator.num_processes  # gradients are averaged over processes

@@ -1,6 +1,7 @@
 """Answers generated: in batches, behind a forced prefix, with the probability of being visible."""
 
 import dataclasses
+import re
 
 import pytest
 import torch
@@ -159,7 +160,9 @@ def test_a_post_whose_picture_is_missing_is_answered_with_an_error(generator, sa
     seen = next(sample for sample in samples if any(entity.boxes for entity in sample.entities))
     lost, blind = dataclasses.replace(seen, image="images/lost.jpg"), dataclasses.replace(seen, image="", size=None)
     forced = generator.answer([lost], [gold(lost)], "visible")[0]
-    assert any("boxes without a picture" in error for error in forced.errors)  # it wrote some unseen
+    boxed = re.search(r"^box [0-9]+: (<loc_[0-9]+>){4}$", forced.raw, re.MULTILINE) is not None
+    # Whether the model writes boxes unseen depends on how the processor rounds.
+    assert any("boxes without a picture" in error for error in forced.errors) == boxed
     for answer in (generator.answer([samples[2], lost])[1], forced):
         assert "no picture" in answer.errors[0]
         assert "lost.jpg: no such picture" in answer.errors[0]
