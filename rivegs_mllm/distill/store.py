@@ -236,7 +236,7 @@ def read_rows(folder: Path) -> Iterator[Row]:
         rows = _parquet().read_shard(path)
         try:
             yield from map(_row, rows)
-        except (ValueError, KeyError, TypeError, OSError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, OSError) as error:
             raise _unreadable(path, error) from None
     sealed = {_number(path) for path in shards}
     for number in sorted(journals.keys() - sealed):
