@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-BASE = ("rivegs_mllm.types", "rivegs_mllm.files", "rivegs_mllm.lock", "rivegs_mllm.records")
+BASE = ("rivegs_mllm.types", "rivegs_mllm.files", "rivegs_mllm.lock", "rivegs_mllm.foreign", "rivegs_mllm.records")
 ALLOWED = {
     "rivegs_mllm/types.py": (),
     "rivegs_mllm/files.py": ("rivegs_mllm.types",),

@@ -75,7 +75,7 @@ def test_other_settings_are_refused_with_both_values(tmp_path, base, data, finis
     assert main([str(recipe), *STEPS, override]) == 2
     printed = capsys.readouterr()
     assert "trained" not in printed.out
-    with pytest.raises(UserError, match=f"run holds a run that was started otherwise: {said}"):
+    with pytest.raises(UserError, match=f"run holds a run that was started otherwise: .*{said}"):
         train(make_recipe(tmp_path, base, data, *STEPS, override))
     assert before.items() <= trained_files(tmp_path).items()
 

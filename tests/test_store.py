@@ -162,8 +162,8 @@ def test_what_was_damaged_or_taken_away_is_named(tmp_path):
     (tmp_path / "manifest.json").unlink()
     Store(tmp_path).close()
     (tmp_path / "journal-000001.jsonl").write_text('{"sample": 1}\n')
-    with pytest.raises(StoreError, match=r"journal-000001\.jsonl:1"):
-        Store(tmp_path)
+    with pytest.raises(StoreError, match=r"journal-000001\.jsonl:1.*`rivegs distill` sets it aside"):
+        list(read_rows(tmp_path))
 
 
 def test_full_disk_keeps_what_was_written_and_the_store_whole(tmp_path):

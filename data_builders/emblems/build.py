@@ -56,6 +56,9 @@ class Plan:
     distractors: tuple[Look, ...]
 
 
+MOST_POSTS = 10_000_000
+
+
 def build_emblems(
     out: Path, seed: int, train: int = 2400, dev: int = 200, test: int = 400, names: int = 48, unseen: int = 24
 ) -> dict[str, dict[str, int]]:
@@ -66,6 +69,11 @@ def build_emblems(
     numbers cannot be had. Returns for each split its counts of posts, posts without entity, entities, visible
     entities, entities with several boxes, boxes, and rotated pictures.
     """
+    for what, number, least in (("train", train, 1), ("dev", dev, 0), ("test", test, 0)):
+        if not least <= number <= MOST_POSTS:
+            raise UserError(f"emblems: --{what} {number} posts; it must be from {least} to {MOST_POSTS:,}")
+    if seed < 0:
+        raise UserError(f"emblems: --seed {seed}; it must be 0 or more")
     entries = make_encyclopedia(Random(f"{seed}/encyclopedia"), names, unseen)
     out = Path(out)
     _clear(out)

@@ -20,10 +20,11 @@ from transformers import Trainer, TrainingArguments, set_seed
 from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.trainer import TRAINING_ARGS_NAME
 
+from rivegs_mllm.bounds import check_bounds
 from rivegs_mllm.cascade.saved import FILE_NAME, Card, write_card
 from rivegs_mllm.distill.attach import Distilled, read_posts
 from rivegs_mllm.epochs import NewEpoch, like_lengths
-from rivegs_mllm.recipe import DataRecipe
+from rivegs_mllm.recipe import DataRecipe, TrainSettings, check_train
 from rivegs_mllm.runs import (
     begin,
     exhaustion_named,
@@ -90,9 +91,13 @@ class StageTraining:
 
     data: DataRecipe
     stage: TrainableStage
-    train: TrainingArguments
+    train: TrainSettings
     types: list[str] = field(default_factory=lambda: list(TYPES))
     distilled: Distilled | None = None
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
+        check_train(self.train)
 
 
 def train_stage(recipe: StageTraining) -> Path:

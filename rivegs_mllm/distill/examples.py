@@ -117,6 +117,8 @@ def start_examples(
     names the entity, or else its expression, and "" where there is neither: those are for people to write. Posts with
     a name come first, so that few examples are empty. ``folder`` is what the samples' pictures are relative to.
     """
+    if count < 1:
+        raise UserError(f"distill-examples: --count {count} posts; it must be 1 or more")
     if count > len(samples):
         raise UserError(f"{count} examples cannot be drawn from {len(samples)} posts; ask for fewer")
     rng = random.Random(seed)

@@ -12,6 +12,7 @@ from pathlib import Path
 import draccus
 import orjson
 
+from rivegs_mllm.bounds import Probability
 from rivegs_mllm.cascade.stage import SLOTS, blind
 from rivegs_mllm.distill.recipe import DistillData
 from rivegs_mllm.files import write_bytes, write_text
@@ -46,7 +47,7 @@ class RowsRecipe:
     cascade: Path | None = None
     predictions: Path | None = None
     """Instead of a cascade: what it, or any system, has predicted already."""
-    min_confidence: float = 0.9
+    min_confidence: Probability = 0.9
     """How probable an entity's decision, visible or not, must be; entities without a score count as sure."""
     boxes: bool = True
     """Whether a visible entity must have a box; false for cascades without a grounder."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -55,7 +56,15 @@ def add_compare(verbs) -> None:
     compare.add_argument("--out", type=Path, required=True, help="the folder of table, predictions and drafts")
 
 
+def _check_recipe(path: Path, overrides: Sequence[str] = ()) -> None:
+    """Raises UserError for a recipe that cannot be read, before anything that takes seconds to import."""
+    from rivegs_mllm.yaml_recipe import read_yaml
+
+    read_yaml(path, overrides)
+
+
 def _preview(args: argparse.Namespace, overrides: list[str]) -> int:
+    _check_recipe(args.recipe, overrides)
     from rivegs_mllm.preview import write_preview
     from rivegs_mllm.recipe import read_recipe
 
@@ -67,6 +76,7 @@ def _preview(args: argparse.Namespace, overrides: list[str]) -> int:
 
 
 def _train(args: argparse.Namespace, overrides: list[str]) -> int:
+    _check_recipe(args.recipe, overrides)
     from rivegs_mllm.train import main as train
 
     seeds = ["--seeds", *map(str, args.seeds)] if args.seeds else []
@@ -74,6 +84,7 @@ def _train(args: argparse.Namespace, overrides: list[str]) -> int:
 
 
 def _predict(args: argparse.Namespace, overrides: list[str]) -> None:
+    _check_recipe(args.recipe, overrides)
     from rivegs_mllm.cascade.run import is_cascade
     from rivegs_mllm.records import read_split
 
@@ -103,6 +114,8 @@ def _predict_cascade(args: argparse.Namespace, overrides: list[str], samples: li
 
 
 def _compare(args: argparse.Namespace, _: list[str]) -> None:
+    for path in args.recipes:
+        _check_recipe(path)
     from rivegs_mllm.compare import as_tables, compare
 
     Console().print(as_tables(compare(args.recipes, args.data, args.split, args.out)))
