@@ -21,12 +21,15 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
 from rivegs_mllm.types import UserError
+
+NAME = ".lock"
+"""What the lock of a folder is called in it."""
 
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 _SETTLE_SECONDS = 0.2  # in which two that start at once where there are no locks see each other
@@ -56,17 +59,33 @@ class Owner:
 
 @contextmanager
 def lock_file(path: Path) -> Iterator[None]:
-    """Holds the lock of an output file. Raises LockedError, UserError where the folder cannot be written to."""
+    """Holds the lock of an output file. Raises LockedError, UserError where the folder cannot be written to.
+
+    What is no file, such as /dev/stdout, has no lock.
+    """
     path = Path(path)
+    if path.exists() and not path.is_file():
+        yield
+        return
     with _locked(path.with_name(f"{path.name}.lock"), path):
         yield
 
 
 @contextmanager
 def lock_folder(folder: Path) -> Iterator[None]:
-    """Holds the lock of an output folder, which is made. Raises LockedError, UserError."""
-    with _locked(Path(folder) / ".lock", Path(folder)):
-        yield
+    """Holds the lock of an output folder, which is made, and goes again where nothing is written into it.
+
+    Raises LockedError, UserError.
+    """
+    folder = Path(folder)
+    made = not folder.exists()
+    try:
+        with _locked(folder / NAME, folder):
+            yield
+    finally:
+        if made:
+            with suppress(OSError):
+                folder.rmdir()
 
 
 @contextmanager

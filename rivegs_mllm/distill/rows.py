@@ -15,7 +15,8 @@ import orjson
 from rivegs_mllm.bounds import Probability
 from rivegs_mllm.cascade.stage import SLOTS, blind
 from rivegs_mllm.distill.recipe import DistillData
-from rivegs_mllm.files import write_bytes, write_text
+from rivegs_mllm.files import check_output, write_bytes, write_text
+from rivegs_mllm.lock import lock_folder
 from rivegs_mllm.records import read_predictions, read_split, write_records
 from rivegs_mllm.types import Entity, Prediction, Sample, UserError
 from rivegs_mllm.yaml_recipe import parse_recipe
@@ -74,8 +75,13 @@ def make_rows(recipe: RowsRecipe) -> dict[str, Counter[str]]:
 
     Pictures stay where they are: their paths are made relative to ``out``. Raises UserError.
     """
+    check_output(recipe.out, [recipe.data.folder])
+    with lock_folder(recipe.out):
+        return _make_rows(recipe)
+
+
+def _make_rows(recipe: RowsRecipe) -> dict[str, Counter[str]]:
     counts: dict[str, Counter[str]] = {}
-    recipe.out.mkdir(parents=True, exist_ok=True)
     sources = _sources(recipe)
     short = {name: source["source"] for name, source in sources.items()}
     provenance: list[bytes] = []

@@ -79,15 +79,15 @@ def distill(recipe: DistillRecipe, retry_failed: bool = False) -> Report:
         if plan.ask and not run.report.error:
             run.teacher = recipe.teacher.open(recipe.sampling)
             asyncio.run(run.all())
-    report = run.report
-    report.notes += store.notes
-    if report.error:
-        print(report)
-        raise report.error
-    prompt = shown(questions, plan.ask[0]) if plan.ask else ""
-    figures = {name: value for name, value in vars(report).items() if name not in ("error", "notes")}
-    report.notes += note_run(recipe, questions.kind, prompt, figures)
-    write_card(recipe)
+        report = run.report
+        report.notes += store.notes
+        if report.error:
+            print(report)
+            raise report.error
+        prompt = shown(questions, plan.ask[0]) if plan.ask else ""
+        figures = {name: value for name, value in vars(report).items() if name not in ("error", "notes")}
+        report.notes += note_run(recipe, questions.kind, prompt, figures)
+        write_card(recipe)
     return report
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from rich.console import Console
 
+from rivegs_mllm.files import check_output
+from rivegs_mllm.lock import lock_file
 from rivegs_mllm.types import UserError
 from rivegs_mllm.verbs.frame import verb
 
@@ -68,7 +70,9 @@ def _preview(args: argparse.Namespace, overrides: list[str]) -> int:
     from rivegs_mllm.preview import write_preview
     from rivegs_mllm.recipe import read_recipe
 
-    problems = write_preview(read_recipe(args.recipe, overrides), args.out, args.count)
+    check_output(args.out, [args.recipe])
+    with lock_file(args.out):
+        problems = write_preview(read_recipe(args.recipe, overrides), args.out, args.count)
     for problem in problems:
         print(f"problem: {problem}", file=sys.stderr)
     print(f"wrote {args.out}")
