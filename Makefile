@@ -1,6 +1,7 @@
 # make demo   sets up, then the main job on the embedded default: data, fine-tuning, predictions, scores, a page; then a
 #             cascade of small stages on the same posts, and both in one table
 # make test   sets up, then the tests
+# make faults breaks what can be broken, on purpose, and writes what held into docs/reliability.md
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -15,7 +16,7 @@ export TOKENIZERS_PARALLELISM := false
 export HF_HUB_OFFLINE := 1
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: setup demo test test-slow style clean
+.PHONY: setup demo test test-slow faults style clean
 
 setup: $(VENV)/ready
 
@@ -54,6 +55,9 @@ test: $(VENV)/weights
 
 test-slow: $(VENV)/weights
 	python -m pytest -m slow
+
+faults: $(VENV)/weights
+	FAULTS_TABLE=docs/reliability.md python -m pytest -n 2 --dist loadgroup -m 'not slow' tests/faults
 
 style: setup
 	ruff check .

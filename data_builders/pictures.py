@@ -7,7 +7,7 @@ import struct
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import BinaryIO
 
 from PIL import (
@@ -43,6 +43,13 @@ _UPRIGHT = {
 
 class PictureError(UserError):
     """A picture that is missing, damaged, too large or none. The message names the file."""
+
+
+def is_outside(image: str) -> bool:
+    """Whether a sample's picture lies outside its dataset's folder: its path is absolute or leads out by ``..``."""
+    if PurePosixPath(image).is_absolute() or PureWindowsPath(image).anchor:
+        return True
+    return Path(os.path.normpath(image.replace("\\", "/"))).parts[:1] == (os.pardir,)
 
 
 def open_picture(path: Path | str | BinaryIO) -> Image.Image:

@@ -13,6 +13,7 @@ from data_builders.conll import Post, read_posts
 from data_builders.parallel import for_each_picture
 from data_builders.pictures import Header, PictureError, PictureIndex, read_header
 from data_builders.report import SHOWN, Finding, Report, count_split
+from rivegs_mllm.files import write_text
 from rivegs_mllm.records import SPLITS, write_records
 from rivegs_mllm.types import Sample, UserError
 
@@ -98,8 +99,7 @@ def unique_ids(posts: Sequence[Post], place: str, findings: list[Finding]) -> li
 def write_dataset(out: Path, samples: Mapping[str, Sequence[Sample]], findings: list[Finding]) -> Report:
     """Writes ``out/findings.txt`` and, if none of them is an error, ``out/{train,dev,test}.jsonl``; else UserError."""
     report = Report({split: count_split(samples[split]) for split in SPLITS}, findings)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / FINDINGS).write_text("".join(f"{finding}\n" for finding in findings), encoding="utf-8")
+    write_text(out / FINDINGS, "".join(f"{finding}\n" for finding in findings))
     if report.errors:
         raise UserError(_refusal(report.errors, out / FINDINGS))
     # No old split may stand beside a new one if writing stops half-way.

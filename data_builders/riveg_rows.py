@@ -23,6 +23,7 @@ from pathlib import Path
 
 from data_builders.lines import read_lines, read_text
 from data_builders.report import Finding
+from rivegs_mllm.files import write_text
 from rivegs_mllm.types import Box, Entity, Prediction, Sample, UserError
 
 _MARK = "Imageid:"
@@ -209,8 +210,4 @@ def _region(box: Box) -> str:
 
 def _write(path: Path | str, lines: Iterable[str]) -> None:
     text = "".join(f"{line}\n" for line in lines)
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    write_text(Path(path), text)

@@ -6,7 +6,6 @@ Reliability and expected calibration error as in Guo et al., 2017, section 2; te
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -17,6 +16,8 @@ import numpy as np
 from eval.protocols import GMNER, STRICT, boxes_of, said_visible
 from eval.scores import join
 from eval.stages import Found, align, find, share
+from rivegs_mllm.files import write_json
+from rivegs_mllm.foreign import read_object
 from rivegs_mllm.types import Entity, Prediction, Sample, UserError
 
 FILE_NAME = "calibration.json"
@@ -190,11 +191,7 @@ def check_free(folder: Path) -> Path:
 def write_calibration(folder: Path, calibration: Calibration, figures: dict) -> Path:
     """Writes `FILE_NAME` into the folder of a run or an adapter, whole or not at all. Raises as `check_free`."""
     path = check_free(folder)
-    partial = path.with_name(f"{FILE_NAME}.partial")
-    partial.write_text(
-        json.dumps({"version": VERSION, **asdict(calibration), "fitted_on": figures}, indent=1) + "\n", encoding="utf-8"
-    )
-    partial.replace(path)
+    write_json(path, {"version": VERSION, **asdict(calibration), "fitted_on": figures})
     return path
 
 
@@ -204,17 +201,23 @@ def read_calibration(folder: Path) -> Calibration | None:
     if not path.exists():
         return None
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-        if raw["version"] != VERSION:
-            raise UserError(f"{path}: version {raw['version']!r}; this release reads version {VERSION}")
-        temperature, threshold = float(raw["temperature"]), float(raw["threshold"])
+        raw = read_object(path, "fit it again with `rivegs calibrate`")
+        if type(raw["version"]) is not int or raw["version"] != VERSION:
+            raise UserError(f"{path}: version {raw['version']!r:.80}; this release reads version {VERSION}")
+        temperature, threshold = (_number(raw[name]) for name in ("temperature", "threshold"))
     except (ValueError, KeyError, TypeError) as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(f"{path}: no calibration ({error!r}); fit it anew with `rivegs calibrate`") from None
+        raise UserError(f"{path}: no calibration ({error!r:.200}); fit it again with `rivegs calibrate`") from None
     if not (math.isfinite(temperature) and temperature > 0 and 0 <= threshold <= 1):
         raise UserError(f"{path}: temperature {temperature} and threshold {threshold} make no sense; fit them anew")
     return Calibration(temperature, threshold)
+
+
+def _number(value: object) -> float:
+    if type(value) not in (int, float):
+        raise TypeError(f"{value!r:.80} is no number")
+    return float(value)
 
 
 def _is_judged(pair: Found) -> bool:

@@ -15,6 +15,7 @@ from pycocotools import mask as coco
 
 from eval.protocols import boxes_of, masks_of
 from eval.stages import by_id
+from rivegs_mllm.files import write_text
 from rivegs_mllm.types import Box, Entity, Mask, Prediction, Sample, UserError
 
 Region = tuple[Box | None, Mask | None]
@@ -160,7 +161,4 @@ def _detections(sample: Sample, entities: Iterable[Entity]) -> list[dict]:
 
 
 def _write(path: Path, content: object) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(json.dumps(content, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-    partial.replace(path)
+    write_text(path, json.dumps(content, ensure_ascii=False, allow_nan=False) + "\n")

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice, zip_longest
 from pathlib import Path
 
-from data_builders.pictures import PictureError
+from data_builders.pictures import PictureError, is_outside
 from eval.attribution import CORRECT, VERDICTS, PostVerdicts, Verdict, verdicts_of
 from eval.draw import Picture, outline, small_picture
 from eval.frames import located
@@ -83,7 +83,12 @@ def post_as_json(sample: Sample, answers: Answers, judged: Judged, picture: Pict
 
 
 def picture_of(sample: Sample, root: Path) -> tuple[Picture | None, str]:
-    """The post's picture made small, and what is wrong with it."""
+    """The post's picture made small, and what is wrong with it. None of another folder: pages are passed on."""
+    if is_outside(sample.image):
+        return (
+            None,
+            f"post {sample.id}: its picture, {sample.image!r:.200}, lies outside the dataset's folder: not shown",
+        )
     try:
         picture = small_picture(root / sample.image)
     except PictureError as error:

@@ -22,6 +22,8 @@ from eval.page_posts import Answers, Judged, judge, picture_of, post_as_json, wi
 from eval.protocols import GMNER, SMNER, Task
 from eval.scores import tasks_of
 from eval.significance import DRAWS, compare
+from eval.tables import too_few
+from rivegs_mllm.files import write_text
 from rivegs_mllm.types import TYPES, Prediction, Sample, UserError
 
 _PAGE = Path(__file__).parent / "page"
@@ -53,6 +55,7 @@ def write_report(
         raise UserError(f"report: one system or two, not {len(predictions)}")
     if limit < 0:
         raise UserError(f"report: --limit {limit} posts with pictures; it must be 0 or more")
+    limit = min(limit, len(gold))
     systems = list(predictions.values())
     results = [explain(gold, said) for said in systems]
     answers = {name: {answer.id: answer for answer in said} for name, said in predictions.items()}
@@ -78,10 +81,7 @@ def write_report(
             "posts": posts,
         },
     )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f"{out.name}.partial")
-    partial.write_text(page, encoding="utf-8")
-    partial.replace(out)
+    write_text(out, page)
     return problems
 
 
@@ -163,7 +163,8 @@ def _render(**values: object) -> str:
         pictured=sum(post["picture"] is not None for post in posts),
         verdicts=VERDICTS,
         odd=_ODD,
-        found=[key for key in _ODD if any(result[key]["count"] for result in results)] or values["problems"],
+        found=[key for key in _ODD if any(result[key]["count"] for result in results)],
+        few=list(dict.fromkeys(note for result in results for note in too_few(result))),
         draws=DRAWS,
         policy=policy,
         style=Markup(style),

@@ -11,12 +11,15 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from eval.protocols import Task, protocol_named
+from eval.sample_size import FEWEST
 from eval.scores import join, tasks_of
 from eval.tally import per_post
 from rivegs_mllm.types import Box, Prediction, Sample, UserError
 
 DRAWS = 2000
 LEVEL = 0.95
+_MOST_EXACT = 12
+"""Posts that differ up to which all ways to swap them are tried."""
 _BLOCK = 50
 
 
@@ -31,6 +34,8 @@ def f1_intervals(
 ) -> dict:
     """The interval that holds 95 % of the drawn F1: ``{subset: {task: {"f1", "low", "high"}}}``, percentiles.
 
+    ``low`` and ``high`` are None where fewer than FEWEST posts have anything to count, and where all draws are alike.
+
     Raises UserError as `eval.scores.evaluate` does, and for a gold without posts.
     """
     _check(gold)
@@ -41,13 +46,18 @@ def f1_intervals(
     drawn = f1_of(resampled(counts, draws, seed))
     low, high = interval(drawn)
     whole = f1_of(counts.sum(1))
+    unsure = ((counts.sum(-1) > 0).sum(1) < FEWEST) | (low == high)  # subsets, tasks
     return {
         name: {
-            task.name: {"f1": float(whole[i, j]), "low": float(low[i, j]), "high": float(high[i, j])}
+            task.name: {"f1": float(whole[i, j]), **_bounds(low[i, j], high[i, j], unsure[i, j])}
             for j, task in enumerate(tasks)
         }
         for i, name in enumerate(names)
     }
+
+
+def _bounds(low: float, high: float, unsure: bool) -> dict[str, float | None]:
+    return {"low": None, "high": None} if unsure else {"low": float(low), "high": float(high)}
 
 
 def compare(
@@ -64,8 +74,10 @@ def compare(
 
     ``{task: {"a", "b", "difference", "low", "high", "p", "verdict"}}``. ``a`` and ``b`` are ``{"f1": mean over the
     seeds, "deviation", "runs": F1 of each}``, ``deviation`` the sample's, None of one run. ``difference`` is b - a in
-    F1, ``low`` to ``high`` its interval of 95 %, ``p`` two-sided: how often a difference at least as far from the
-    observed one as that is from 0 comes by the draw of posts, and of seeds where a side has several. ``verdict`` is
+    F1, ``low`` to ``high`` its interval of 95 %, None where fewer than FEWEST posts can tell, ``p`` two-sided: how
+    often a difference at least as far from the observed one as that is from 0 comes by the draw of posts, and of seeds
+    where a side has several. Where few posts differ, ``p`` is that of the exact test that swaps the systems post by
+    post, or no less than the least that such a test can give. ``verdict`` is
     "B is better", "A is better" or "no difference shown". Raises UserError where a side has no run.
     """
     _check(gold)
@@ -78,6 +90,9 @@ def compare(
     rows = {}
     for j, task in enumerate(tasks):
         figures = {name: float(values[j]) for name, values in found.items()}
+        posts = sum(side[..., j, :].sum((0, 2)) for side in sides) > 0
+        alike = figures["low"] == figures["high"] and figures["difference"] != 0
+        figures |= _bounds(figures["low"], figures["high"], alike or (posts.sum() < FEWEST and figures["p"] < 1))
         said = verdict(figures["difference"], figures["p"])
         rows[task.name] = {"a": _side(runs[0][:, j]), "b": _side(runs[1][:, j]), **figures, "verdict": said}
     return rows
@@ -88,7 +103,37 @@ def compared(sides: Sequence[np.ndarray], draws: int = DRAWS, seed: int = 0) -> 
     first, second = (f1_of(side.sum(1)).mean(0) for side in sides)
     drawn = _differences(sides, draws, seed)
     low, high = interval(drawn)
-    return {"difference": second - first, "low": low, "high": high, "p": p_value(drawn, second - first)}
+    p = np.maximum(p_value(drawn, second - first), _least_p(sides))
+    if all(len(side) == 1 for side in sides):
+        p = np.where(_differing(sides).sum(0) <= _MOST_EXACT, _exact_p(sides[0][0], sides[1][0]), p)
+    return {"difference": second - first, "low": low, "high": high, "p": p}
+
+
+def _differing(sides: Sequence[np.ndarray]) -> np.ndarray:
+    """The posts on which the two sides, or the seeds of one, have other counts: (posts, tasks)."""
+    runs = np.concatenate(list(sides))
+    return (runs != runs[:1]).any((0, 3))
+
+
+def _least_p(sides: Sequence[np.ndarray]) -> np.ndarray:
+    """The least p that a two-sided test can give that swaps the systems post by post: 2 of all ways to swap."""
+    return np.minimum(1.0, 2.0 ** (1 - _differing(sides).sum(0)))
+
+
+def _exact_p(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """The share of all ways to swap the systems' counts, (posts, tasks, 3), post by post that give as great a
+    difference of F1 (Fisher's randomisation test), by task; 1 where too many posts differ to try them all."""
+    change = second - first
+    p = np.ones(change.shape[1])
+    for task in range(change.shape[1]):
+        moved = change[:, task][change[:, task].any(1)]  # posts that differ, 3
+        if len(moved) > _MOST_EXACT:
+            continue
+        ways = (np.arange(2 ** len(moved))[:, None] >> np.arange(len(moved))) & 1
+        shift = ways @ moved
+        given = f1_of(second[:, task].sum(0) - shift) - f1_of(first[:, task].sum(0) + shift)
+        p[task] = (np.abs(given) >= abs(given[0]) - 1e-12).mean()
+    return p
 
 
 def seeds(

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from eval.attribution import VERDICTS
 from eval.protocols import PROTOCOLS
+from eval.sample_size import few
 from eval.tally import KINDS
 
 _LISTED = {
@@ -69,14 +70,23 @@ def format_side_by_side(systems: Mapping[str, dict]) -> RenderableType:
 
 
 def _odd(result: dict) -> list[Text]:
-    """A line for each sort of odd input."""
-    notes = []
+    """A line for each sort of odd input, and where there are too few posts to tell much."""
+    notes = [Text(note) for note in too_few(result)]
     for key, words in _LISTED.items():
         found = result[key]
         if found["count"]:
             ids = ", ".join(found["ids"][:10]) + (", ..." if found["count"] > 10 else "")
             notes.append(Text(f"{found['count']} of {result['posts']} {words}: {ids}"))
     return notes
+
+
+def too_few(result: dict) -> list[str]:
+    """Lines on what has too few posts or gold entities for its figures to say much."""
+    if note := few(result["posts"]):
+        return [note]
+    protocol = next(result[name] for name in PROTOCOLS if name in result)
+    subsets = {name: next(iter(rows.values()))["gold"] for name, rows in protocol.items() if not name.startswith(KINDS)}
+    return [f"{name}: {note}" for name, gold in subsets.items() if (note := few(gold, "gold entities"))]
 
 
 def format_sweep(sweep: dict) -> RenderableType:
@@ -99,7 +109,8 @@ def format_comparison(comparison: dict, names: tuple[str, str]) -> RenderableTyp
         table.add_column("")
         for task, row in by_task.items():
             change = f"{100 * row['difference']:+.2f}"
-            between = f"{100 * row['low']:+.2f} to {100 * row['high']:+.2f}"
+            known = row["low"] is not None
+            between = f"{100 * row['low']:+.2f} to {100 * row['high']:+.2f}" if known else "none"
             table.add_row(task, _mean(row["a"]), _mean(row["b"]), change, between, f"{row['p']:.4f}", row["verdict"])
         tables.append(table)
     return Group(*tables)
@@ -121,10 +132,12 @@ def _scores(protocol: str, subsets: dict, intervals: dict | None) -> Table:
         for task, row in by_task.items():
             if not (row["predicted"] or row["gold"]) or (subset.startswith("type:") and task in ("EEG", "EES")):
                 continue
-            cells = [_percent(row[key]) for key in ("precision", "recall", "f1")]
+            of = (row["predicted"], row["gold"], row["predicted"] + row["gold"])
+            cells = [_share(row[key], n) for key, n in zip(("precision", "recall", "f1"), of, strict=True)]
             if intervals:
                 held = intervals[subset][task]
-                cells.append(f"{_percent(held['low'])} to {_percent(held['high'])}")
+                known = held["low"] is not None
+                cells.append(f"{_percent(held['low'])} to {_percent(held['high'])}" if known else "none")
             else:
                 cells += [str(row[key]) for key in ("correct", "predicted", "gold")]
             table.add_row(label, task, *cells)
@@ -143,8 +156,8 @@ def _stages(stages: dict) -> Table:
     for subset, row in stages.items():
         seen, boxed = row["entailment"], row["grounding"]
         cells = [_percent(row["span"]["f1"]) if "span" in row else ""]
-        cells += [_percent(seen["accuracy"]), str(seen["total"])]
-        cells += [_percent(boxed["precision"]), _percent(boxed["mean_iou"]), str(boxed["total"])]
+        cells += [_share(seen["accuracy"], seen["total"]), str(seen["total"])]
+        cells += [_share(boxed[key], boxed["total"]) for key in ("precision", "mean_iou")] + [str(boxed["total"])]
         if masked:
             cells.append(_percent(row["segmentation"]["mean_iou"]))
         if seen["total"] or boxed["total"]:
@@ -211,6 +224,11 @@ def _table(title: str, words: Sequence[str], figures: Sequence[str]) -> Table:
     for heading in figures:
         table.add_column(heading, justify="right", no_wrap=True)
     return table
+
+
+def _share(fraction: float, of: int) -> str:
+    """A share, and a dash where it is one of nothing."""
+    return _percent(fraction) if of else "–"
 
 
 def _percent(fraction: float) -> str:

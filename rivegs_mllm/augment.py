@@ -6,8 +6,10 @@ import dataclasses
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 from eval.matching import box_iou
+from rivegs_mllm.bounds import Bounds, Probability
 from rivegs_mllm.renaming import made_up_names, rename
 from rivegs_mllm.types import Box, Sample, UserError
 
@@ -24,9 +26,9 @@ class Augmentation:
     """
 
     knowledge: str = "draw"
-    made_up_names: float = 0.0
-    box_jitter: float = 0.0
-    box_jitter_iou: float = 0.7
+    made_up_names: Probability = 0.0
+    box_jitter: Annotated[float, Bounds(0, 0.5)] = 0.0
+    box_jitter_iou: Annotated[float, Bounds(0, below=1)] = 0.7
 
     def __post_init__(self) -> None:
         if self.knowledge not in ("draw", "first"):

@@ -14,7 +14,7 @@ from abc import abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Annotated, Protocol
 
 import draccus
 import orjson
@@ -22,6 +22,17 @@ from PIL import Image
 from tenacity import AsyncRetrying, RetryCallState, retry_if_result, stop_after_attempt, stop_before_delay
 
 from data_builders.pictures import PictureError, open_picture
+from rivegs_mllm.bounds import (
+    BatchSize,
+    Bounds,
+    NonNegativeFloat,
+    NonNegativeInt,
+    OneOf,
+    PositiveInt,
+    Seed,
+    Side,
+    TokenCount,
+)
 from rivegs_mllm.types import UserError
 
 Turns = list[dict]
@@ -57,10 +68,10 @@ class Answer:
 class Sampling:
     """How an answer is drawn. ``temperature`` 0 is the likeliest; ``max_tokens`` the longest answer."""
 
-    temperature: float = 0.0
-    top_p: float = 1.0
-    max_tokens: int = 256
-    seed: int = 0
+    temperature: Annotated[float, Bounds(0, 100)] = 0.0
+    top_p: Annotated[float, Bounds(above=0, high=1)] = 1.0
+    max_tokens: TokenCount = 256
+    seed: Seed = 0
     stop: list[str] = field(default_factory=list)
 
 
@@ -72,10 +83,10 @@ class Patience:
     at most ("full jitter"), and longer where the teacher asks for it.
     """
 
-    attempts: int = 6
-    seconds: float = 300.0
-    first_wait: float = 1.0
-    last_wait: float = 60.0
+    attempts: Annotated[int, Bounds(1, 1000)] = 6
+    seconds: NonNegativeFloat = 300.0
+    first_wait: NonNegativeFloat = 1.0
+    last_wait: NonNegativeFloat = 60.0
 
 
 class Teacher(Protocol):
@@ -114,9 +125,9 @@ class OpenAIChat(Chat):
     """What the teacher is called in stores; the model's name where null."""
     revision: str = ""
     """Which version of the model this is, where its name does not say it."""
-    timeout: float = 120.0
+    timeout: Annotated[float, Bounds(above=0, high=86400)] = 120.0
     """Seconds in which an answer must have come."""
-    max_side: int = 1024
+    max_side: Side = 1024
     """The longer side of a picture as it is sent, in pixels; larger ones are made smaller."""
     max_tokens_field: str = "max_tokens"
     """What the endpoint calls the longest answer; OpenAI's reasoning models want max_completion_tokens."""
@@ -152,11 +163,11 @@ class HFChat(Chat):
     """A GGUF file in that folder or repository."""
     name: str | None = None
     revision: str | None = None
-    batch_size: int = 8
+    batch_size: BatchSize = 8
     dtype: str = "auto"
     device: str = "auto"
     """auto, cpu, or a device such as cuda:0; auto spreads the model over what there is."""
-    max_side: int = 1024
+    max_side: Side = 1024
 
     @property
     def identity(self) -> dict:
@@ -182,15 +193,15 @@ class VLLMChat(Chat):
     revision: str | None = None
     dtype: str = "auto"
     quantization: str | None = None
-    tensor_parallel_size: int = 1
-    data_parallel_size: int = 1
-    executor: str = "mp"
+    tensor_parallel_size: PositiveInt = 1
+    data_parallel_size: PositiveInt = 1
+    executor: Annotated[str, OneOf(("mp", "ray"))] = "mp"
     """``mp`` for the GPUs of this machine, ``ray`` for those of a Ray cluster that this machine is in."""
-    gpu_memory_utilization: float = 0.9
-    max_model_len: int | None = None
-    pictures: int = 1
+    gpu_memory_utilization: Annotated[float, Bounds(above=0, high=1)] = 0.9
+    max_model_len: TokenCount | None = None
+    pictures: NonNegativeInt = 1
     """How many pictures a question may hold."""
-    max_side: int = 1024
+    max_side: Side = 1024
 
     @property
     def identity(self) -> dict:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
+import json
 import os
 import time
+import zlib
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from urllib.parse import urlsplit
@@ -16,15 +18,25 @@ import orjson
 
 from data_builders.pictures import PictureError
 from rivegs_mllm.chat import Answer, OpenAIChat, Sampling, TeacherError, Turns, picture_paths, shown_picture
+from rivegs_mllm.distill.fitted import whole_characters
 from rivegs_mllm.types import UserError
 
 MAX_BYTES = 4 * 2**20
 """The longest response that is read: far more than any answer asked for, and little enough for hundreds at a time."""
 
+MAX_ERROR_BYTES = 2**16
+"""The longest body of an error that is read."""
+
 _JPEG_QUALITY = 92
 _LONGEST_WAIT = 600.0
 _SHOWN = 300
 _AGAIN = (408, 409, 425, 429)
+_LONGEST_WORD = 200
+"""Letters of a model's name or a reason to stop."""
+_MOST_TOKENS = 2**53
+_SHORTEST_SECRET = 6
+"""A shorter key is no secret, and would blot out words of answers that happen to be the same."""
+_GZIP_OR_ZLIB = 32 + zlib.MAX_WBITS
 
 
 class OpenAITeacher:
@@ -35,7 +47,11 @@ class OpenAITeacher:
         self.chat = chat
         self.key = _key(chat)
         self.client = openai.AsyncOpenAI(
-            api_key=self.key or "none", base_url=chat.base_url, timeout=chat.timeout, max_retries=0
+            api_key=self.key or "none",
+            base_url=chat.base_url,
+            timeout=chat.timeout,
+            max_retries=0,
+            http_client=_CarefulClient(timeout=chat.timeout),
         )
         self.settings = {
             "temperature": sampling.temperature,
@@ -60,7 +76,7 @@ class OpenAITeacher:
             return self._failed(start, f"no answer in {self.chat.timeout:g} seconds", again=True)
         except openai.APIStatusError as error:
             return self._refused(start, error)
-        except (openai.APIConnectionError, OSError) as error:
+        except (openai.OpenAIError, OSError, ValueError) as error:
             return self._failed(start, f"connection failed: {error.__cause__ or error!r}", again=True)
         if body is None:
             return self._failed(start, f"the response is longer than {MAX_BYTES:,} bytes, which no answer is")
@@ -91,33 +107,40 @@ class OpenAITeacher:
         """The answer in a body; whatever is not one becomes an error."""
         latency = time.perf_counter() - start
         try:
-            value = orjson.loads(body)
+            value = _json(body)
             choice = value["choices"][0]
-            text = choice["message"].get("content") or choice["message"].get("refusal") or ""
-            usage = value.get("usage") or {}
-            answer = Answer(
-                text=_text(text),
-                finish_reason="refusal" if choice["message"].get("refusal") else choice.get("finish_reason") or "",
-                prompt_tokens=_count(usage.get("prompt_tokens")),
-                completion_tokens=_count(usage.get("completion_tokens")),
-                latency=latency,
-                model=str(value.get("model") or ""),
-            )
-        except (ValueError, KeyError, IndexError, TypeError, AttributeError):
-            shown = body[:_SHOWN].decode("utf-8", "replace")
+            message = choice["message"]
+            text = _text(message.get("content") or message.get("refusal") or "")
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
+            shown = self._hidden(body[: 2 * MAX_ERROR_BYTES].decode("utf-8", "replace"))[:_SHOWN]
             return self._failed(start, f"the response is no chat completion: {shown!r}", again=True)
-        return answer
+        usage = value.get("usage")
+        usage = usage if type(usage) is dict else {}
+        return Answer(
+            text=self._hidden(text),
+            finish_reason="refusal" if message.get("refusal") else self._word(choice.get("finish_reason")),
+            prompt_tokens=_count(usage.get("prompt_tokens")),
+            completion_tokens=_count(usage.get("completion_tokens")),
+            latency=latency,
+            model=self._word(value.get("model")),
+        )
 
     def _refused(self, start: float, error: openai.APIStatusError) -> Answer:
         """What a response of status 400 and above means for this question. Raises TeacherError where for all."""
         status, said = error.status_code, self._hidden(str(error.message))[:_SHOWN]
         where = f"{self.chat.base_url} ({self.chat.model}) answers {status}: {said}"
+        if status < 400:
+            target = self._hidden(error.response.headers.get("location", "nowhere"))[:_SHOWN]
+            raise TeacherError(
+                f"{self.chat.base_url} ({self.chat.model}) redirects ({status}) to {target!r}; redirects are not "
+                "followed: set teacher.base_url to where the endpoint is"
+            )
         if status == 401:
-            raise TeacherError(f"{where}\nset {self.chat.key_env or 'teacher.key_env'} to a key that it knows")
+            raise TeacherError(f"{where}; set {self.chat.key_env or 'teacher.key_env'} to a key that it knows")
         if status in (404, 405) or error.code == "model_not_found":
-            raise TeacherError(f"{where}\ncheck teacher.base_url (it mostly ends in /v1) and teacher.model")
+            raise TeacherError(f"{where}; check teacher.base_url (it mostly ends in /v1) and teacher.model")
         if status == 402 or error.code == "insufficient_quota":
-            raise TeacherError(f"{where}\nthe account has no credit left; the same command goes on when it has")
+            raise TeacherError(f"{where}; the account has no credit left; the same command goes on when it has")
         again = status in _AGAIN or status >= 500
         return self._failed(start, f"status {status}: {said}", again, _asked_wait(error.response.headers))
 
@@ -125,8 +148,40 @@ class OpenAITeacher:
         return Answer(error=self._hidden(error), latency=time.perf_counter() - start, again=again, wait=wait)
 
     def _hidden(self, text: str) -> str:
-        """The text without the key, should an endpoint repeat it."""
-        return text.replace(self.key, "***") if self.key else text
+        """The text without the key, should an endpoint repeat it. To be called before anything is cut."""
+        return text.replace(self.key, "***") if len(self.key) >= _SHORTEST_SECRET else text
+
+    def _word(self, value: object) -> str:
+        """A short text that an endpoint says beside its answer, "" where it is none."""
+        return self._hidden(whole_characters(value))[:_LONGEST_WORD] if type(value) is str else ""
+
+
+class _CarefulClient(openai.DefaultAsyncHttpxClient):
+    """Follows no redirect, and reads no more of an error than can be shown.
+
+    A question holds a picture and goes nowhere but where the recipe says. openai reads the body of an error whole and
+    decoded, however long it is.
+    """
+
+    async def send(self, request, *, stream: bool = False, **options):
+        """The response; of one that is an error a short copy that needs no decoding."""
+        response = await super().send(request, stream=True, **{**options, "follow_redirects": False})
+        if response.status_code < 300:
+            if not stream:
+                await response.aread()
+            return response
+        parts, size = [], 0
+        try:
+            async for part in response.aiter_raw():
+                parts.append(part)
+                size += len(part)
+                if size >= MAX_ERROR_BYTES:
+                    break
+        finally:
+            await response.aclose()
+        body = _unzipped(b"".join(parts), response.headers.get("content-encoding", ""))
+        kept = {name: response.headers[name] for name in ("location", "retry-after") if name in response.headers}
+        return type(response)(response.status_code, headers=kept, content=body, request=request)
 
 
 def _key(chat: OpenAIChat) -> str:
@@ -138,6 +193,8 @@ def _key(chat: OpenAIChat) -> str:
     if chat.key_env is None:
         return ""
     key = os.environ.get(chat.key_env, "").strip()
+    if not all("!" <= letter <= "~" for letter in key):
+        raise UserError(f"teacher.key_env: {chat.key_env} holds letters that no key has; export it anew")
     if not key:
         raise UserError(
             f"teacher.key_env: the environment has no {chat.key_env}; export it, or set key_env to null for an "
@@ -165,14 +222,32 @@ def _sent_part(part: dict, max_side: int) -> dict:
     return {"type": "image_url", "image_url": {"url": f"data:image/jpeg;base64,{encoded}"}}
 
 
+def _json(body: bytes) -> dict:
+    """A response's JSON. Half characters (lone surrogates) become U+FFFD: the answer is paid for and can be read."""
+    try:
+        return orjson.loads(body)
+    except ValueError:
+        return json.loads(body)
+
+
 def _text(value: object) -> str:
     if type(value) is not str:
         raise TypeError
-    return value
+    return whole_characters(value)
 
 
 def _count(value: object) -> int | None:
-    return value if type(value) is int and value >= 0 else None
+    return value if type(value) is int and 0 <= value < _MOST_TOKENS else None
+
+
+def _unzipped(body: bytes, encoding: str) -> bytes:
+    """The beginning of a body as it was before it was compressed; as it came where it cannot be read."""
+    if encoding.lower() not in ("gzip", "deflate"):
+        return body[:MAX_ERROR_BYTES]
+    try:
+        return zlib.decompressobj(_GZIP_OR_ZLIB).decompress(body, MAX_ERROR_BYTES)
+    except zlib.error:
+        return b"a compressed text that is damaged"
 
 
 def _asked_wait(headers) -> float:
@@ -183,6 +258,6 @@ def _asked_wait(headers) -> float:
     except ValueError:
         try:
             seconds = (parsedate_to_datetime(value) - datetime.now(timezone.utc)).total_seconds()
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, OverflowError):
             return 0.0
     return min(max(seconds, 0.0), _LONGEST_WAIT) if seconds == seconds else 0.0

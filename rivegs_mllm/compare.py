@@ -19,10 +19,14 @@ from rivegs_mllm.cascade.run import CascadeRecipe, check_needs, is_cascade, read
 from rivegs_mllm.cascade.stage import WHOLE
 from rivegs_mllm.cascade.steps import StageReport, Step, run_steps, stamps
 from rivegs_mllm.compare_tables import as_markdown, as_page, as_tables
+from rivegs_mllm.files import check_output, write_json, write_text
+from rivegs_mllm.lock import lock_folder
 from rivegs_mllm.recipe import Recipe, read_recipe
 from rivegs_mllm.records import read_split, write_records
-from rivegs_mllm.runs import write_json
 from rivegs_mllm.types import Prediction, Sample, UserError
+
+Systems = dict[str, tuple[Path, CascadeRecipe | Recipe]]
+"""The recipes by the names of their files."""
 
 __all__ = ["as_tables", "compare"]
 
@@ -37,7 +41,14 @@ def compare(recipes: Sequence[Path], folder: Path, split: str, out: Path) -> dic
     for a recipe that is wrong, before any system is run.
     """
     systems = _read(recipes)
+    for name in systems:
+        check_output(out / f"{name}.jsonl", [folder / f"{split}.jsonl"])
     samples = read_split(folder, split)
+    with lock_folder(out):
+        return _compare(systems, samples, folder, split, out)
+
+
+def _compare(systems: Systems, samples: Sequence[Sample], folder: Path, split: str, out: Path) -> dict:
     found = {}
     for name, (path, recipe) in systems.items():
         try:
@@ -48,14 +59,13 @@ def compare(recipes: Sequence[Path], folder: Path, split: str, out: Path) -> dic
         found[name] = {"recipe": str(path), **_figures(samples, predictions, recipe, costs)}
     result = {"data": str(folder), "split": split, "posts": len(samples), "systems": found}
     write_json(out / "compare.json", result)
-    (out / "compare.md").write_text(as_markdown(result), encoding="utf-8")
-    (out / "compare.html").write_text(as_page(result), encoding="utf-8")
+    write_text(out / "compare.md", as_markdown(result))
+    write_text(out / "compare.html", as_page(result))
     return result
 
 
-def _read(recipes: Sequence[Path]) -> dict[str, tuple[Path, CascadeRecipe | Recipe]]:
-    """The recipes by the names of their files."""
-    systems: dict[str, tuple[Path, CascadeRecipe | Recipe]] = {}
+def _read(recipes: Sequence[Path]) -> Systems:
+    systems: Systems = {}
     for path in recipes:
         if path.stem in systems:
             raise UserError(f"{path} and {systems[path.stem][0]} have the same file name; rename one")

@@ -11,6 +11,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from eval.sample_size import few
 from rivegs_mllm.cascade.stage import SLOTS, WHOLE
 
 TASKS = ("MNER", "GMNER", "EEG", "SMNER", "EES")
@@ -162,7 +163,9 @@ def _bars(result: Mapping) -> list[tuple[str, list[tuple[str, float]]]]:
 
 
 def _title(result: Mapping) -> str:
-    return f"{len(result['systems'])} systems on {result['posts']} posts of {result['data']}, {result['split']}"
+    note = few(result["posts"])
+    posts = f"{result['posts']} posts of {result['data']}, {result['split']}"
+    return f"{len(result['systems'])} systems on {posts}{'; ' * bool(note)}{note}"
 
 
 def _percent(share: float) -> str:

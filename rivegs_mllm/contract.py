@@ -13,13 +13,15 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rivegs_mllm.bounds import shown
+from rivegs_mllm.files import write_text
+from rivegs_mllm.foreign import read_object
 from rivegs_mllm.types import TYPES, Box, UserError
 
 VERSION = 1
@@ -27,11 +29,14 @@ FILE_NAME = "rivegs_contract.json"
 SEGMENTS = ("knowledge", "entities", "expressions", "visible", "boxes")
 """The parts of an answer, in the order in which a model writes them."""
 ENCODINGS = ("loc", "native")
+MOST_PIXELS = 2**27
+"""More than any picture has."""
 NATIVE_STEPS = {"qwen2_vl": 1000, "qwen2_5_vl": None, "qwen3_vl": 1000}
 """Steps of a family's own box grid, by the ``model_type`` of the base; None: the pixels of the resized picture."""
 LARGEST_ASPECT = 200
 """The processors of the Qwen-VL families refuse pictures that are longer than this many times their width."""
 
+_CURE = "copy it from the folder that the model was trained in, or train again"
 _NOT_IN_A_TYPE = re.compile(r"[(),\\<|\s]")
 _NUMBER = r"-?[0-9]{1,6}"
 _LOC_BOX = re.compile(r"<loc_([0-9]{1,6})>" * 4)
@@ -71,26 +76,28 @@ class Contract:
         if self.version != VERSION:
             yield f"version {self.version!r}; this release reads version {VERSION}"
         if self.family not in NATIVE_STEPS:
-            yield f"family {self.family!r}; known are {', '.join(NATIVE_STEPS)}"
+            yield f"family {shown(self.family)}; known are {', '.join(NATIVE_STEPS)}"
         if self.encoding not in ENCODINGS:
-            yield f"encoding {self.encoding!r}; known are {', '.join(ENCODINGS)}"
+            yield f"encoding {shown(self.encoding)}; known are {', '.join(ENCODINGS)}"
         if not self.segments or list(self.segments) != [name for name in SEGMENTS if name in self.segments]:
-            yield f"segments {list(self.segments)} are not a selection of {', '.join(SEGMENTS)} in this order"
+            yield f"segments {shown(list(self.segments))} are not a selection of {', '.join(SEGMENTS)} in this order"
         if "entities" not in self.segments and set(self.segments) != {"knowledge"}:
             yield f"segments {list(self.segments)}: those that speak of entities need 'entities' before them"
         if not self.types or len(set(self.types)) < len(self.types):
-            yield f"types {list(self.types)}: needs at least one type, and each only once"
+            yield f"types {shown(list(self.types))}: needs at least one type, and each only once"
         for name in self.types:
             if type(name) is not str or not name or _NOT_IN_A_TYPE.search(name):
-                yield f"type {name!r} is empty or holds white space or one of ( ) , \\ < |"
+                yield f"types: {shown(name)} is empty or holds white space or one of ( ) , \\ < |"
         if self.encoding == "loc" and not (type(self.bins) is int and 1 <= self.bins <= 9999):
-            yield f"bins {self.bins!r}: the encoding 'loc' needs a whole number from 1 to 9999"
+            yield f"bins {shown(self.bins)}: the encoding 'loc' needs a whole number from 1 to 9999"
         if self.encoding == "native" and self.bins is not None:
-            yield f"bins {self.bins!r}: only the encoding 'loc' has bins"
+            yield f"bins {shown(self.bins)}: only the encoding 'loc' has bins"
         for field in ("min_pixels", "max_pixels", "patch_factor"):
             value = getattr(self, field)
             if type(value) is not int or value < 1:
-                yield f"{field} {value!r} is not a positive whole number"
+                yield f"{field} {shown(value)} is not a positive whole number"
+            elif value > MOST_PIXELS:
+                yield f"{field} {shown(value)} is more than {MOST_PIXELS:,}, and no picture is"
         if self.min_pixels > self.max_pixels:
             yield f"min_pixels {self.min_pixels} is more than max_pixels {self.max_pixels}"
 
@@ -100,14 +107,8 @@ class Contract:
 
     def save(self, folder: Path | str) -> None:
         """Writes ``folder/rivegs_contract.json``, whole or not at all."""
-        path = Path(folder) / FILE_NAME
-        partial = path.with_name(f"{FILE_NAME}.partial")
-        with partial.open("w", encoding="utf-8") as file:
-            json.dump(dataclasses.asdict(self), file, indent=2, ensure_ascii=False)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
+        content = json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False)
+        write_text(Path(folder) / FILE_NAME, content + "\n")
 
     @classmethod
     def load(cls, folder: Path | str) -> Contract:
@@ -118,19 +119,13 @@ class Contract:
                 f"{path}: no such file. Without it nobody knows how this model writes boxes. Give the folder that "
                 f"`rivegs train` saved, or copy {FILE_NAME} there from the folder it was trained in"
             )
-        try:
-            raw = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ContractError(f"{path}: not JSON: {error}") from None
-        return cls._from_json(raw, path)
+        return cls._from_json(read_object(path, _CURE, ContractError), path)
 
     @classmethod
-    def _from_json(cls, raw: object, path: Path) -> Contract:
-        if type(raw) is not dict:
-            raise ContractError(f"{path}: not a JSON object")
-        if raw.get("version") != VERSION:
+    def _from_json(cls, raw: dict[str, object], path: Path) -> Contract:
+        if type(raw.get("version")) is not int or raw["version"] != VERSION:
             raise ContractError(
-                f"{path}: version {raw.get('version')!r}; this release reads version {VERSION}. "
+                f"{path}: version {shown(raw.get('version'))}; this release reads version {VERSION}. "
                 "Use the release that trained the adapter, or train it again"
             )
         fields = {field.name for field in dataclasses.fields(cls)}
@@ -140,10 +135,13 @@ class Contract:
             )
         for name in ("segments", "types"):
             if type(raw[name]) is not list or not all(type(item) is str for item in raw[name]):
-                raise ContractError(f"{path}: {name}: {raw[name]!r} is not a list of strings")
+                raise ContractError(f"{path}: {name}: {shown(raw[name])} is not a list of strings")
+        for name in ("family", "encoding"):
+            if type(raw[name]) is not str:
+                raise ContractError(f"{path}: {name}: {shown(raw[name])} is not a text")
         try:
             return cls(**{**raw, "segments": tuple(raw["segments"]), "types": tuple(raw["types"])})
-        except (ContractError, TypeError) as error:
+        except ContractError as error:
             raise ContractError(f"{path}: {error}") from None
 
     def check(self, other: Contract, here: str, there: str) -> None:

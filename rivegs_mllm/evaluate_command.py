@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -17,6 +16,8 @@ from eval.explain import evaluate_systems, run_files
 from eval.scores import evaluate_files
 from eval.stages import proposal_scores
 from eval.tables import format_comparison, format_proposals, format_scores, format_side_by_side
+from rivegs_mllm.files import check_output, write_json
+from rivegs_mllm.lock import lock_file, lock_folder
 from rivegs_mllm.records import read_predictions, read_samples
 from rivegs_mllm.types import Prediction, Sample, UserError
 
@@ -58,6 +59,10 @@ def evaluate(asked: Asked) -> dict:
     Raises UserError for input that is wrong, before anything is written.
     """
     files = system_files(asked.predictions, asked.seeds)
+    if asked.json:
+        read = [path for runs in files.values() for path in runs]
+        more = [path for path in (asked.candidates, *asked.boxes) if path]
+        check_output(asked.json, [gold_file(asked.gold, asked.split), *read, *more])
     if asked.boxes and asked.format != RIVEG_ROWS:
         raise UserError("--boxes goes with --format riveg; predictions that are records hold their own boxes")
     protocols = asked.protocol or (["riveg", "strict"] if asked.format == RIVEG_ROWS else ["strict"])
@@ -69,8 +74,8 @@ def evaluate(asked: Asked) -> dict:
         result = _in_memory(asked, files, protocols)
     Console().print(as_tables(result, asked.subsets or asked.explain, asked.stages or asked.explain))
     if asked.json:
-        asked.json.parent.mkdir(parents=True, exist_ok=True)
-        asked.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        with lock_file(asked.json):
+            write_json(asked.json, result)
     return result
 
 
@@ -159,9 +164,9 @@ def calibrate(gold: Path, split: str, predictions: Path, adapter: Path) -> None:
     from eval.calibration import calibrate as fit
     from eval.calibration import check_free, write_calibration
 
-    check_free(adapter)
-    calibration, figures = fit(read_samples(gold_file(gold, split)), read_predictions(predictions))
-    path = write_calibration(adapter, calibration, figures)
+    with lock_file(check_free(adapter)):
+        calibration, figures = fit(read_samples(gold_file(gold, split)), read_predictions(predictions))
+        path = write_calibration(adapter, calibration, figures)
     print(f"wrote {path}: temperature {calibration.temperature:.3f}, threshold {calibration.threshold:.3f}")
     for key, words in (("ece", "calibration error"), ("gmner_f1", "GMNER F1")):
         before, after = (f"{100 * value:.2f}" for value in figures[key])
@@ -170,21 +175,28 @@ def calibrate(gold: Path, split: str, predictions: Path, adapter: Path) -> None:
 
 def export(gold: Path, split: str, predictions: Sequence[Path], out: Path, formats: Sequence[str]) -> None:
     """Writes gold and predictions into a folder a format of ``out``: "coco", "fiftyone", "riveg"."""
-    from eval.export import write_coco, write_fiftyone
-
     samples = read_samples(gold_file(gold, split))
     systems = {path.stem: read_predictions(path) for path in predictions}
     if len(systems) < len(predictions):
         raise UserError("export: two files of predictions have the same name; what is written is called after it")
-    for name in formats:
-        folder = out / name
-        if name == RIVEG_ROWS:
-            _export_rows(folder, samples, systems)
-            continue
+    root = gold if gold.is_dir() else gold.parent
+    with lock_folder(out):
+        for name in formats:
+            _export(out / name, name, samples, systems, root)
+
+
+def _export(
+    folder: Path, name: str, samples: Sequence[Sample], systems: Mapping[str, Sequence[Prediction]], root: Path
+) -> None:
+    from eval.export import write_coco, write_fiftyone
+
+    if name == RIVEG_ROWS:
+        _export_rows(folder, samples, systems)
+    else:
         if name == "coco":
             left_out = write_coco(folder, samples, systems)
         else:
-            left_out = write_fiftyone(folder, samples, systems, gold if gold.is_dir() else gold.parent)
+            left_out = write_fiftyone(folder, samples, systems, root)
         print(f"wrote {folder}: {len(samples) - len(left_out)} posts, {len(left_out)} without a picture left out")
 
 

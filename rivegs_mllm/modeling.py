@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +21,10 @@ from transformers import (
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from rivegs_mllm.answer import NO, YES
+from rivegs_mllm.bounds import shown
 from rivegs_mllm.contract import NATIVE_STEPS, Contract, loc_tokens
+from rivegs_mllm.files import write_text
+from rivegs_mllm.foreign import loading, one_line, read_object
 from rivegs_mllm.fused_lora import use_fused_layers
 from rivegs_mllm.prompts import check_instruction
 from rivegs_mllm.recipe import AnswerRecipe, ModelRecipe, Recipe
@@ -78,26 +80,37 @@ def add_adapter(system: System, recipe: Recipe) -> System:
     if recipe.train.device.type == "cpu" and not sharded and recipe.model.quantization is None:
         use_fused_layers(lora)
     # ZeRO-3 wants one type in a module; elsewhere float32 adapters beside a bfloat16 base are safer.
-    system.model = get_peft_model(model, lora, autocast_adapter_dtype=not sharded)
+    try:
+        system.model = get_peft_model(model, lora, autocast_adapter_dtype=not sharded)
+    except Exception as error:  # PEFT, such as for modules that are not there
+        raise UserError(f"lora: {one_line(error)}") from error
     return system
 
 
 def save_beside_weights(system: System, folder: Path) -> None:
-    """All that an adapter folder holds beside the weights; the contract last, so that a folder with one is whole."""
+    """All that an adapter folder holds beside the weights; the contract last, so that a folder with one is whole.
+
+    Raises UserError where the training went astray and a weight is no number.
+    """
+    for name, value in system.model.named_parameters():
+        if value.requires_grad and not torch.isfinite(value).all():
+            raise UserError(f"{folder}: {name} is no longer finite, so there is no model; lower train.learning_rate")
     system.processor.save_pretrained(folder)
-    (folder / "instruction.txt").write_text(system.instruction, encoding="utf-8")
+    write_text(folder / "instruction.txt", system.instruction)
     system.contract.save(folder)
 
 
 def load_adapter(folder: Path, recipe: Recipe) -> System:
     """A trained system. Raises UserError where the folder is not whole, or not of this recipe's base and contract."""
     contract = Contract.load(folder)
-    processor = AutoProcessor.from_pretrained(folder, trust_remote_code=recipe.model.trust_remote_code)
-    contract.check_processor(processor)
     for name in ("adapter_config.json", SAFETENSORS_WEIGHTS_NAME, "instruction.txt"):
         if not (folder / name).is_file():
             raise UserError(f"{folder}: has no {name}, so it is not a whole adapter; copy or train it again")
-    trained_on = json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"]
+    trained_on = check_adapter_config(folder)
+    instruction = _instruction(folder / "instruction.txt")
+    with loading(f"{folder}: its processor"):
+        processor = AutoProcessor.from_pretrained(folder, trust_remote_code=recipe.model.trust_remote_code)
+        contract.check_processor(processor)
     if not is_base(trained_on, recipe.model.base):
         raise UserError(f"{folder}: trained on the base {trained_on}, but the recipe says {recipe.model.base}")
     made = make_contract(recipe.model, recipe.answer, load_processor(recipe.model))
@@ -109,7 +122,34 @@ def load_adapter(folder: Path, recipe: Recipe) -> System:
     model = load_adapter_weights(model, folder)
     if recipe.model.quantization is None:
         model.merge_adapter()  # one product a layer and token instead of three; 4-bit weights would lose by it
-    return System(model, processor, contract, (folder / "instruction.txt").read_text(encoding="utf-8"))
+    return System(model, processor, contract, instruction)
+
+
+def check_adapter_config(folder: Path) -> str:
+    """The base that an adapter was trained on. Raises UserError where its config is damaged."""
+    path = folder / "adapter_config.json"
+    cure = "copy the adapter again, or train it again"
+    config = read_object(path, cure)
+    base, rank, kind = (config.get(key) for key in ("base_model_name_or_path", "r", "peft_type"))
+    if type(base) is not str or not base:
+        raise UserError(f"{path}: base_model_name_or_path: {shown(base)} is no base; {cure}")
+    if kind != "LORA":
+        raise UserError(f"{path}: peft_type: {shown(kind)} is not LORA; {cure}")
+    if type(rank) is not int or rank < 1:
+        raise UserError(f"{path}: r: {shown(rank)} is not a whole number of at least 1; {cure}")
+    return base
+
+
+def _instruction(path: Path) -> str:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 (byte {error.start}); copy the adapter again") from None
+    try:
+        check_instruction(text)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    return text
 
 
 def base_path(base: str) -> str:
@@ -132,7 +172,9 @@ def load_adapter_weights(model: PreTrainedModel, folder: Path) -> PeftModel:
             saved = set(file.keys())
         adapted = PeftModel.from_pretrained(model, folder)
     except (SafetensorError, RuntimeError) as error:
-        raise UserError(f"{path}: damaged, or of another base: {error}") from None
+        raise UserError(f"{path}: damaged, or of another base: {one_line(error)}") from error
+    except Exception as error:  # PEFT, for what its config says
+        raise UserError(f"{folder}: no adapter that can be loaded: {one_line(error)}; train it again") from error
     wrong = sorted(saved ^ get_peft_model_state_dict(adapted).keys())
     if wrong:
         raise UserError(f"{path}: {len(wrong)} weights are missing or unexpected, such as {wrong[0]}")
@@ -199,8 +241,8 @@ def _pretrained(kind: type, recipe: ModelRecipe, **options: object):
         return kind.from_pretrained(
             path, revision=recipe.revision, trust_remote_code=recipe.trust_remote_code, **options
         )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise UserError(f"model.base: {path} cannot be loaded: {error}") from None
+    except Exception as error:  # transformers and the base's own files
+        raise UserError(f"model.base: {path} cannot be loaded: {one_line(error)}") from error
 
 
 def add_tokens(tokenizer: PreTrainedTokenizerBase, tokens: list[str]) -> None:

@@ -22,10 +22,12 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 from transformers import BaseImageProcessor, PreTrainedTokenizerBase
 
+from data_builders.pictures import is_outside
 from rivegs_mllm.answer import in_text_order, parse
 from rivegs_mllm.contract import NATIVE_STEPS, Contract, ContractError
 from rivegs_mllm.dataset import IGNORED, AnswerDataset, Collator, Encoder, Tensors, check_lengths
 from rivegs_mllm.distill.attach import read_posts
+from rivegs_mllm.files import write_text
 from rivegs_mllm.modeling import load_without_weights
 from rivegs_mllm.recipe import Recipe
 from rivegs_mllm.types import Box, Entity, Prediction, Sample, UserError
@@ -107,6 +109,8 @@ def write_preview(recipe: Recipe, out: Path, count: int = 6) -> list[str]:
     boxes that come back further off than the contract's rounding, answers that cannot be read back, pictures that the
     processor resizes otherwise than the contract. Raises UserError where nothing could be shown.
     """
+    if count < 1:
+        raise UserError(f"preview: --count {count} samples; it must be 1 or more")
     processor, contract = load_without_weights(recipe)
     folder = recipe.data.folder
     samples = read_posts(folder, recipe.data.train, recipe.distilled)
@@ -118,7 +122,10 @@ def write_preview(recipe: Recipe, out: Path, count: int = 6) -> list[str]:
     )
     lengths = check_lengths(dataset, sys.maxsize)
     refused = [(sample.id, n) for sample, n in zip(samples, lengths, strict=True) if n > recipe.max_length]
-    cards = [examine(dataset, index, why, lengths[index]) for index, why in choose(samples, lengths, count)]
+    cards = [
+        examine(dataset, index, why, lengths[index])
+        for index, why in choose(samples, lengths, min(count, len(samples)))
+    ]
     problems = []
     try:
         contract.check_processor(processor)
@@ -139,10 +146,7 @@ def write_preview(recipe: Recipe, out: Path, count: int = 6) -> list[str]:
         cards=cards,
         problems=problems,
     )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f"{out.name}.partial")
-    partial.write_text(page, encoding="utf-8")
-    partial.replace(out)
+    write_text(out, page)
     return problems
 
 
@@ -206,6 +210,9 @@ def examine(dataset: AnswerDataset, index: int, why: str, length: int) -> Card:
         if "boxes" in contract.segments:
             regions, lost = compare(gold, sample.entities, read.entities, contract)
             faults += lost
+        if is_outside(sample.image):  # the page may be passed on
+            faults.append(f"its picture, {sample.image!r:.200}, lies outside the dataset's folder: not shown")
+            view = None
         faults += [_off(region) for region in regions if not region.right]
     tokens = tuple(show_tokens(given, kinds, encoder.tokenizer))
     counts = tuple(Counter(kinds).items())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from string import Formatter
 from typing import Protocol
 
 from rivegs_mllm.answer import escape
@@ -21,10 +22,14 @@ Text: {text}"""
 def check_instruction(instruction: str) -> None:
     """Raises UserError unless the instruction has a place for the text and no other field than {types} beside it."""
     try:
-        filled = instruction.format(text="\0", types="")
-    except (KeyError, IndexError, ValueError) as error:
-        raise UserError(f"answer.instruction: {error} is no field; it may hold {{text}} and {{types}}") from None
-    if "\0" not in filled:
+        fields = [field for field in Formatter().parse(instruction) if field[1] is not None]
+    except ValueError as error:
+        raise UserError(f"answer.instruction: {error}; a brace that is none of a field's is written twice") from None
+    for _, name, form, conversion in fields:
+        if name not in ("text", "types") or form or conversion:
+            written = f"{name}{'!' * bool(conversion)}{conversion or ''}{':' * bool(form)}{form}"
+            raise UserError(f"answer.instruction: {{{written:.80}}} is no field; it may hold {{text}} and {{types}}")
+    if "text" not in [name for _, name, _, _ in fields]:
         raise UserError("answer.instruction: has no {text}, so the model would never see the post")
 
 

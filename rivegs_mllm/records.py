@@ -6,13 +6,13 @@ docs/format.md describes both formats for those who write them from another syst
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
 import orjson
 
+from rivegs_mllm.files import complete_file
 from rivegs_mllm.types import Box, Entity, Mask, Prediction, Sample, UserError
 
 VERSION = 1
@@ -60,15 +60,9 @@ def read_split(folder: Path | str, split: str) -> list[Sample]:
 
 
 def write_records(path: Path | str, records: Iterable[Sample | Prediction]) -> None:
-    """Writes one record a line to a temporary file beside ``path`` and renames it, so that no half file is left."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
-    with partial.open("wb") as file:
+    """Writes one record a line, a complete file or none. Raises `files.WriteError`."""
+    with complete_file(Path(path)) as file:
         file.writelines(to_line(record) for record in records)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
 
 
 def to_line(record: Sample | Prediction) -> bytes:

@@ -9,7 +9,8 @@ from pathlib import Path
 from accelerate import PartialState
 from rich.table import Table
 
-from rivegs_mllm.runs import read_metrics, write_json
+from rivegs_mllm.files import write_json
+from rivegs_mllm.runs import owned, read_metrics
 from rivegs_mllm.types import UserError
 
 FILE_NAME = "seeds.json"
@@ -27,20 +28,23 @@ def train_seeds(train: Callable[[Sequence[str]], Path], out: Path, seeds: Sequen
     """
     if len(set(seeds)) < len(seeds):
         raise UserError(f"--seeds: {' '.join(map(str, seeds))} names a seed twice")
-    runs = {}
-    for seed in seeds:
-        folder = train([f"--train.output_dir={out / f'seed-{seed}'}", f"--train.seed={seed}"])
-        runs[str(seed)] = read_metrics(folder)
-    if not any(runs[str(seeds[0])].values()):
-        raise UserError(f"{out}: nothing was evaluated; set train.eval_strategy, or data.test to a split to score")
-    result = {
-        "seeds": runs,
-        "mean": _over(list(runs.values()), statistics.fmean),
-        "deviation": _over(list(runs.values()), lambda values: statistics.stdev(values) if len(values) > 1 else 0.0),
-    }
-    if PartialState().is_main_process:
-        write_json(out / FILE_NAME, result)
+    with owned(out):
+        runs = {}
+        for seed in seeds:
+            folder = train([f"--train.output_dir={out / f'seed-{seed}'}", f"--train.seed={seed}"])
+            runs[str(seed)] = read_metrics(folder)
+        if not any(runs[str(seeds[0])].values()):
+            raise UserError(f"{out}: nothing was evaluated; set train.eval_strategy, or data.test to a split to score")
+        result = _summary(runs)
+        if PartialState().is_main_process:
+            write_json(out / FILE_NAME, result)
     return result
+
+
+def _summary(runs: Mapping[str, Figures]) -> dict:
+    every = list(runs.values())
+    deviation = _over(every, lambda values: statistics.stdev(values) if len(values) > 1 else 0.0)
+    return {"seeds": runs, "mean": _over(every, statistics.fmean), "deviation": deviation}
 
 
 def _over(runs: Sequence[Figures], summary: Callable[[list[float]], float]) -> dict:

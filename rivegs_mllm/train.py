@@ -10,6 +10,7 @@ import argparse
 import dataclasses
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from accelerate import PartialState
@@ -30,44 +31,81 @@ from rivegs_mllm.distill.attach import read_posts
 from rivegs_mllm.epochs import NewEpoch, like_lengths
 from rivegs_mllm.generate import Generator, batches
 from rivegs_mllm.loss import answer_loss
-from rivegs_mllm.modeling import System, add_adapter, load_base, save_beside_weights
+from rivegs_mllm.modeling import System, add_adapter, base_path, load_base, save_beside_weights
 from rivegs_mllm.picture_features import check_cacheable, encode_pictures, with_features
 from rivegs_mllm.recipe import Recipe
 from rivegs_mllm.records import read_split
-from rivegs_mllm.runs import STEPS, take_up, write_metrics
+from rivegs_mllm.runs import (
+    begin,
+    exhaustion_named,
+    fingerprint,
+    model_fingerprint,
+    on_main,
+    owned,
+    resume_point,
+    run_training,
+    settings_of,
+    write_metrics,
+)
 from rivegs_mllm.seeds import format_seeds, train_seeds
 from rivegs_mllm.types import Sample, UserError
 from rivegs_mllm.yaml_recipe import decode, read_yaml
 
 
 def train(recipe: Recipe) -> Path:
-    """Trains what the recipe says and returns the folder of the adapter.
+    """Trains what the recipe says and returns the folder of the adapter. Says whether any steps were made.
 
-    Raises UserError before any step is made for data that does not fit the recipe, and where ``train.output_dir``
-    holds a run of another recipe.
+    Raises UserError before any step is made for data that does not fit the recipe, where ``train.output_dir`` holds a
+    run that was started with other data or settings, and where another run writes to it.
     """
     out = Path(recipe.train.output_dir)
-    with PartialState().main_process_first():
-        checkpoint = take_up(out, _settings(recipe))
-    if (out / FILE_NAME).exists():
-        print(f"{out} holds this run already, whole; for another choose another train.output_dir")
-        return out
-    set_seed(recipe.train.seed)
-    trainer = make_trainer(recipe)
-    trainer.train(resume_from_checkpoint=checkpoint)
-    write_metrics(trainer, out, read_split(recipe.data.folder, recipe.data.test) if recipe.data.test else [])
-    trainer.save_model(str(out))
-    trainer.accelerator.wait_for_everyone()
+    with owned(out):
+        posts = read_data(recipe)
+        settings = _settings(recipe, posts)
+        checkpoint = on_main(lambda: resume_point(out, settings, out / FILE_NAME, recipe.train))
+        main = PartialState().is_main_process
+        if (out / FILE_NAME).exists():
+            if main:
+                print(f"{out} holds this run already, whole; for another choose another train.output_dir")
+            return out
+        set_seed(recipe.train.seed)
+        trainer = make_trainer(recipe, posts)
+        with exhaustion_named(out):
+            if main:
+                begin(out, settings)
+            made = run_training(trainer, checkpoint)
+            write_metrics(trainer, out, posts.test)
+            trainer.save_model(str(out))
+        trainer.accelerator.wait_for_everyone()
+        if main:
+            print(f"trained: {out}, {made}")
     return out
 
 
-def make_trainer(recipe: Recipe) -> AnswerTrainer:
-    """Everything loaded and checked, up to the first step."""
+@dataclass(frozen=True)
+class Posts:
+    """What a run reads. ``dev`` is empty where it never evaluates, ``test`` where the recipe names none."""
+
+    train: Sequence[Sample]
+    dev: Sequence[Sample]
+    test: Sequence[Sample]
+
+
+def read_data(recipe: Recipe) -> Posts:
+    """The splits that the recipe names. Raises UserError."""
+    folder, data = recipe.data.folder, recipe.data
+    train = read_posts(folder, data.train, recipe.distilled)
+    if not train:
+        raise UserError(f"{folder}: the split '{data.train}' holds no sample to train on")
+    dev = read_split(folder, data.dev)[: data.dev_posts] if recipe.train.eval_strategy != "no" else []
+    return Posts(train, dev, read_split(folder, data.test) if data.test else [])
+
+
+def make_trainer(recipe: Recipe, posts: Posts | None = None) -> AnswerTrainer:
+    """Everything loaded and checked, up to the first step. ``posts`` are read where they are not given."""
     folder = recipe.data.folder
-    samples = read_posts(folder, recipe.data.train, recipe.distilled)
-    dev = []
-    if recipe.train.eval_strategy != "no":
-        dev = read_split(folder, recipe.data.dev)[: recipe.data.dev_posts]
+    posts = read_data(recipe) if posts is None else posts
+    samples, dev = posts.train, posts.dev
     check_pictures([*samples, *dev], folder)
     system = load_base(recipe)
     encoder = Encoder(system.processor, recipe.answer.weights)
@@ -167,13 +205,16 @@ class AnswerTrainer(Trainer):
         return self.sampler
 
 
-def _settings(recipe: Recipe) -> dict:
-    """What must not change between the start of a run and its end."""
+def _settings(recipe: Recipe, posts: Posts) -> dict[str, object]:
+    """What must not change between the start of a run and its end, data and base model by their content."""
     lora = {key: value for key, value in recipe.lora.to_dict().items() if key != "trainable_token_indices"}
-    parts = {name: dataclasses.asdict(getattr(recipe, name)) for name in ("data", "model", "answer", "augment")}
-    steps = {name: getattr(recipe.train, name) for name in STEPS}
-    distilled = recipe.distilled and dataclasses.asdict(recipe.distilled)
-    return {**parts, "distilled": distilled, "lora": lora, "train": steps}
+    parts = {name: dataclasses.asdict(getattr(recipe, name)) for name in ("model", "answer", "augment")}
+    parts["model"]["content"] = model_fingerprint(base_path(recipe.model.base))
+    data = {"train": fingerprint(posts.train, recipe.data.folder), "test": fingerprint(posts.test, recipe.data.folder)}
+    if recipe.train.load_best_model_at_end:
+        data["dev"] = fingerprint(posts.dev, recipe.data.folder)
+        parts["predict"] = {"max_new_tokens": recipe.predict.max_new_tokens}
+    return settings_of(recipe.train, {**parts, "data": data, "lora": lora})
 
 
 def check_pictures(samples: Sequence[Sample], folder: Path) -> None:
@@ -224,13 +265,14 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--seeds", type=int, nargs="+", help="train with each, into output_dir/seed-N")
     known, overrides = parser.parse_known_args(arguments)
     try:
-        folder = start_seeds(known.recipe, overrides, known.seeds) if known.seeds else start(known.recipe, overrides)
+        if known.seeds:
+            start_seeds(known.recipe, overrides, known.seeds)
+        else:
+            start(known.recipe, overrides)
     except (UserError, OSError, SafetensorError) as error:
         if PartialState().is_main_process:
             print(f"error: {error}", file=sys.stderr)
         return 2
-    if PartialState().is_main_process:
-        print(f"trained: {folder}")
     return 0
 
 

@@ -12,13 +12,19 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Reply:
-    """What the server sends. ``body`` None closes the connection without a word, ``cut`` in the middle of the body."""
+    """What the server sends. ``body`` None closes the connection without a word, ``cut`` in the middle of the body.
+
+    ``times`` sends the body so often, ``pause`` waits so many seconds behind each, and ``raw`` is sent in place of all.
+    """
 
     status: int = 200
     body: bytes | None = b""
     headers: dict[str, str] = field(default_factory=dict)
     delay: float = 0.0
     cut: bool = False
+    times: int = 1
+    pause: float = 0.0
+    raw: bytes = b""
 
 
 def completion(text: str, finish_reason: str = "stop", model: str = "made-1", **usage: int) -> Reply:
@@ -37,8 +43,8 @@ def text_of(request: dict) -> str:
 class ChatServer:
     """``with ChatServer(reply) as server``: ``reply(request, number)`` says what to send, in the order of arrival.
 
-    ``asked`` counts the requests by the text of their last turn, ``requests`` holds them, ``headers`` theirs, and
-    ``most`` is how many were open at a time.
+    ``asked`` counts the requests by the text of their last turn, ``requests`` holds them, ``headers`` theirs, ``most``
+    is how many were open at a time, and ``sent`` how many bytes went out.
     """
 
     def __init__(self, reply: Callable[[dict, int], Reply], keep: bool = True):
@@ -47,7 +53,7 @@ class ChatServer:
         self.asked: Counter[str] = Counter()
         self.requests: list[dict] = []
         self.headers: list[dict[str, str]] = []
-        self.count = self.open = self.most = 0
+        self.count = self.open = self.most = self.sent = 0
         self.loop = asyncio.new_event_loop()
         self.thread = threading.Thread(target=self._run, daemon=True)
         self.ready = threading.Event()
@@ -107,11 +113,21 @@ class ChatServer:
             self.open -= 1
 
     async def _send(self, writer: asyncio.StreamWriter, reply: Reply) -> bool:
+        if reply.raw:
+            writer.write(reply.raw)
+            await writer.drain()
+            return False
         if reply.body is None:
             return False
-        fields = {"content-type": "application/json", "content-length": len(reply.body), **reply.headers}
+        length = len(reply.body) * reply.times
+        fields = {"content-type": "application/json", "content-length": length, **reply.headers}
         head = f"HTTP/1.1 {reply.status} -\r\n" + "".join(f"{name}: {value}\r\n" for name, value in fields.items())
         body = reply.body[: len(reply.body) // 2] if reply.cut else reply.body
-        writer.write(head.encode() + b"\r\n" + body)
-        await writer.drain()
+        writer.write(head.encode() + b"\r\n")
+        for _ in range(reply.times):
+            writer.write(body)
+            await writer.drain()
+            self.sent += len(body)
+            if reply.pause:
+                await asyncio.sleep(reply.pause)
         return not reply.cut

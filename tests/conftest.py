@@ -9,6 +9,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+from faults.table import pytest_terminal_summary, trials  # noqa: F401  the table of tests/faults
 from hypothesis import HealthCheck, settings
 
 import rivegs_mllm  # noqa: F401  before whatever imports torchvision

@@ -93,8 +93,9 @@ def test_the_page_needs_nothing_else_and_allows_nothing_else(pictures):
 def test_scores_and_intervals_of_one_system(pictures):
     gold = [post(0, "seen"), post(1, "seen"), post(2, "unseen")]
     text = words(write(pictures, gold, {"tiny": list(map(right, gold[:2]))})[0])
-    assert "GMNER 80.00 0.0–100.0 100.00 66.67 2 2 3" in text
-    assert "unseen MNER 0.00 0.0–0.0" in text
+    assert "GMNER 80.00 no interval 100.00 66.67 2 2 3" in text
+    assert "unseen MNER 0.00 no interval – 0.00" in text
+    assert "only 3 posts: figures of fewer than 30 say little" in text
     assert "without a prediction which 2 1" in text
     assert "Most is lost to missed : 20.00 points" in text
 
@@ -176,7 +177,7 @@ def test_masks_become_outlines_only_where_a_picture_is(pictures):
     without = Prediction("0", entities=(replace(gold[0].entities[0], masks=()),))
     mixed, _ = write(pictures, gold, {"boxes": [without], "masks": [right(gold[0])]})
     assert list(data_of(mixed)["posts"][0]["verdicts"]) == ["GMNER"]
-    assert "SMNER 100.00 100.0–100.0" in words(mixed)  # the second's, and nothing to compare it with
+    assert "SMNER 100.00 no interval" in words(mixed)  # the second's, and nothing to compare it with
     assert 'id="show-masks"' in mixed
     bare = data_of(write(pictures, gold, {"tiny": [right(gold[0])]}, limit=0)[0])
     assert bare["posts"][0]["gold"][0]["masks"] == []
@@ -308,3 +309,38 @@ def test_a_picture_that_is_a_program_is_not_opened(tmp_path):
     (tmp_path / "post.jpg").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\nshowpage\n")
     with pytest.raises(PictureError, match=r"post\.jpg"):
         small_picture(tmp_path / "post.jpg")
+
+
+@pytest.mark.parametrize("systems", [1, 2])
+@pytest.mark.parametrize("fault", ["missing", "damaged", "of another size", "a folder", "an empty file"])
+def test_a_picture_that_cannot_be_shown_is_a_fault_in_the_page_s_list(pictures, fault, systems):
+    path = pictures / "0.jpg"
+    path.unlink()
+    if fault == "a folder":
+        path.mkdir()
+    elif fault != "missing":
+        path.write_bytes({"damaged": b"\xff\xd8 no picture", "an empty file": b""}.get(fault, b""))
+    if fault == "of another size":
+        Image.new("RGB", (10, 10)).save(path)
+    gold = [post(0), post(1)]
+    names = ["one", "two"][:systems]
+    page, problems = write(pictures, gold, {name: [right(one) for one in gold] for name in names})
+    assert len(problems) == 1
+    assert "Missing or odd" in page
+    assert "post 0: " in words(page)
+    assert "NaN" not in page
+    assert "nan" not in re.sub(r"[a-z]nan|nan[a-z]", "", words(page).lower())
+
+
+@pytest.mark.parametrize(
+    "image", ["../other/secret.png", "images/../../other/secret.png", "{}/other/secret.png", "C:\\a.png"]
+)
+def test_a_picture_of_another_folder_is_in_no_page(tmp_path, image):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "data").mkdir()
+    Image.new("RGB", (300, 200), "red").save(tmp_path / "other" / "secret.png")
+    gold = [replace(post(0), image=image.format(tmp_path))]
+    page, problems = write(tmp_path / "data", gold, {"one": [right(gold[0])]})
+    assert "data:image" not in page.split("<script type")[1]
+    assert pictured(page) == []
+    assert "outside the dataset's folder" in problems[0]

@@ -1,3 +1,4 @@
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -5,6 +6,7 @@ import pytest
 
 from eval.scores import evaluate
 from eval.significance import compare, compared, f1_intervals, f1_of, interval, resampled
+from eval.tables import too_few
 from rivegs_mllm.types import Box, Entity, Prediction, Sample, UserError
 
 SQUARE, FAR = Box(0, 0, 10, 10), Box(50, 50, 60, 60)
@@ -94,8 +96,49 @@ def test_intervals_of_every_subset_hold_its_f1():
     for name, by_task in intervals.items():
         for task, row in by_task.items():
             assert row["f1"] == pytest.approx(scores[name][task]["f1"])
-            assert row["low"] <= row["f1"] <= row["high"]
-    assert intervals["all"]["MNER"] == {"f1": 1, "low": 1, "high": 1}  # every name is right in every draw
+            assert row["low"] is None or row["low"] <= row["f1"] <= row["high"]
+    assert intervals["all"]["GMNER"]["low"] is not None
+    assert intervals["all"]["MNER"] == {"f1": 1, "low": None, "high": None}  # every name is right in every draw
+
+
+@pytest.mark.parametrize("count", range(1, 9))
+def test_p_is_never_less_than_a_sign_flip_over_so_few_posts_can_give(count):
+    gold, answers = made(count, 1.0, 0)
+    nothing = worse(answers, 1.0)
+    row = compare(gold, [nothing], [answers])["GMNER"]
+    assert row["p"] == pytest.approx(min(1, 2 ** (1 - count)))
+    assert row["verdict"] == ("B is better" if count > 5 else "no difference shown")
+    assert (row["low"], row["high"]) == (None, None)
+    several = compare(gold, [nothing, nothing], [answers])["GMNER"]
+    assert several["p"] >= row["p"] - 1e-12
+
+
+def test_the_exact_test_is_that_of_all_ways_to_swap():
+    gold, answers = made(9, 0.5, 3)
+    other = worse(answers, 0.4, 5)
+    row = compare(gold, [answers], [other])["GMNER"]
+    observed, as_far, ways = abs(row["difference"]), 0, 0
+    for swaps in itertools.product((False, True), repeat=9):
+        sides = [[b if swap else a for a, b, swap in zip(one, two, swaps, strict=True)] for one, two in
+                 ((answers, other), (other, answers))]  # fmt: skip
+        f1 = [evaluate(gold, side)["strict"]["all"]["GMNER"]["f1"] for side in sides]
+        as_far += abs(f1[1] - f1[0]) >= observed - 1e-9
+        ways += 1
+    assert row["p"] == pytest.approx(as_far / ways)
+
+
+def test_no_interval_and_a_warning_for_few_posts():
+    for count, few in ((5, True), (60, False)):
+        gold, answers = made(count, 0.7, 1)
+        row = f1_intervals(gold, answers)["all"]["GMNER"]
+        assert (row["low"] is None) == few
+        notes = too_few(evaluate(gold, answers))
+        assert bool(notes) == few
+    assert "only 5 posts" in too_few(evaluate(*made(5, 0.7, 1)))[0]
+    gold, answers = made(40, 0.7, 1)
+    gold = [replace(one, subset="unseen" if number < 3 else "seen") for number, one in enumerate(gold)]
+    (note,) = too_few(evaluate(gold, answers))
+    assert note.startswith("unseen: only")
 
 
 def test_draws_are_of_whole_posts():

@@ -23,6 +23,7 @@ from rivegs_mllm.distill.store import (
     read_rows,
     read_store,
 )
+from rivegs_mllm.lock import LockedError
 from rivegs_mllm.types import Entity, Sample
 
 ROOT = Path(__file__).parents[1]
@@ -34,7 +35,7 @@ def row(number: int = 0, **changes) -> Row:
 
 
 def files(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir() if path.name != "lock")
+    return sorted(path.name for path in folder.iterdir() if path.name != ".lock")
 
 
 def test_rows_come_back_as_they_were_from_shards_and_journal(tmp_path):
@@ -104,7 +105,7 @@ def test_store_opens_in_pandas_duckdb_and_datasets(tmp_path):
 
 
 def test_one_writer_at_a_time(tmp_path):
-    with Store(tmp_path), pytest.raises(StoreError, match="another run writes"):
+    with Store(tmp_path), pytest.raises(LockedError, match="writes to it already"):
         Store(tmp_path)
     Store(tmp_path).close()
 
@@ -161,8 +162,8 @@ def test_what_was_damaged_or_taken_away_is_named(tmp_path):
     (tmp_path / "manifest.json").unlink()
     Store(tmp_path).close()
     (tmp_path / "journal-000001.jsonl").write_text('{"sample": 1}\n')
-    with pytest.raises(StoreError, match=r"journal-000001\.jsonl:1"):
-        Store(tmp_path)
+    with pytest.raises(StoreError, match=r"journal-000001\.jsonl:1.*`rivegs distill` sets it aside"):
+        list(read_rows(tmp_path))
 
 
 def test_full_disk_keeps_what_was_written_and_the_store_whole(tmp_path):
@@ -230,5 +231,5 @@ def test_store_on_a_full_disk_says_so_at_the_start(tmp_path):
         "resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0)); Store(Path(sys.argv[1]))"
     )
     done = subprocess.run([sys.executable, "-c", limited, tmp_path / "store"], cwd=ROOT, capture_output=True, text=True)
-    assert "StoreError" in done.stderr
+    assert "store: cannot be written: File too large" in done.stderr
     assert "store: cannot be written: " in done.stderr

@@ -135,7 +135,7 @@ def test_a_finished_run_is_not_run_again(finished, learned, capsys):
     ],
 )
 def test_another_recipe_in_the_same_folder_is_refused(finished, learned, override, named):
-    with pytest.raises(UserError, match=rf"holds a run of another recipe \({named} differ\)"):
+    with pytest.raises(UserError, match=rf"holds a run that was started otherwise: {named}"):
         train(make_recipe(finished, learned / "base", learned / "data", *BEST, override))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,7 +19,9 @@ from data_builders.emblems.encyclopedia import Entry, make_encyclopedia, write_e
 from data_builders.emblems.language import UNNAMED, write_post
 from data_builders.emblems.looks import Look, near_look, random_look
 from data_builders.emblems.scene import MOST_EMBLEMS, Placement, Scene, compose
-from rivegs_mllm.records import write_records
+from rivegs_mllm.files import write_text
+from rivegs_mllm.lock import NAME as LOCK
+from rivegs_mllm.records import SPLITS, write_records
 from rivegs_mllm.types import TYPES, Entity, Mask, Sample, UserError
 
 # The statistics of Twitter-GMNER, train split.
@@ -34,6 +36,7 @@ STORED_AS = {3: Image.Transpose.ROTATE_180, 6: Image.Transpose.ROTATE_90, 8: Ima
 """For each EXIF orientation used, how the upright picture is turned before it is stored."""
 ORIENTATION_TAG = 0x0112
 
+_PICTURE = re.compile(rf"(?:{'|'.join(SPLITS)})-[0-9]{{5,}}\.jpg")
 MARKER = "emblems.txt"
 MARKER_TEXT = "An Emblems build of RiVEGS-MLLM. It is whole when test.jsonl is there; building anew replaces it.\n"
 
@@ -56,6 +59,9 @@ class Plan:
     distractors: tuple[Look, ...]
 
 
+MOST_POSTS = 10_000_000
+
+
 def build_emblems(
     out: Path, seed: int, train: int = 2400, dev: int = 200, test: int = 400, names: int = 48, unseen: int = 24
 ) -> dict[str, dict[str, int]]:
@@ -66,6 +72,11 @@ def build_emblems(
     numbers cannot be had. Returns for each split its counts of posts, posts without entity, entities, visible
     entities, entities with several boxes, boxes, and rotated pictures.
     """
+    for what, number, least in (("train", train, 1), ("dev", dev, 0), ("test", test, 0)):
+        if not least <= number <= MOST_POSTS:
+            raise UserError(f"emblems: --{what} {number} posts; it must be from {least} to {MOST_POSTS:,}")
+    if seed < 0:
+        raise UserError(f"emblems: --seed {seed}; it must be 0 or more")
     entries = make_encyclopedia(Random(f"{seed}/encyclopedia"), names, unseen)
     out = Path(out)
     _clear(out)
@@ -227,12 +238,15 @@ def _clear(out: Path) -> None:
     """Makes ``out`` an empty build; removes an earlier one's files, its splits first, so that none looks whole."""
     if out.exists() and not out.is_dir():
         raise UserError(f"{out}: is a file; give a folder to build into")
-    if out.is_dir() and any(out.iterdir()) and not (out / MARKER).is_file():
+    if out.is_dir() and any(path.name != LOCK for path in out.iterdir()) and not (out / MARKER).is_file():
         raise UserError(f"{out}: holds files and is no earlier Emblems build; give an empty folder or a new one")
     out.mkdir(parents=True, exist_ok=True)
-    (out / MARKER).write_text(MARKER_TEXT, encoding="utf-8")
-    for path in sorted(out.glob("*.jsonl*")):
-        path.unlink()
-    if (out / "images").exists():
-        shutil.rmtree(out / "images")
-    (out / "images").mkdir()
+    write_text(out / MARKER, MARKER_TEXT)
+    for name in ("test", "dev", "train", "encyclopedia"):
+        for ending in ("jsonl", "jsonl.partial"):
+            (out / f"{name}.{ending}").unlink(missing_ok=True)
+    images = out / "images"
+    images.mkdir(exist_ok=True)
+    for path in images.iterdir():
+        if _PICTURE.fullmatch(path.name):
+            path.unlink()

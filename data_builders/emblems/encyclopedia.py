@@ -10,6 +10,7 @@ import orjson
 
 from data_builders.emblems.language import describe, invent_names
 from data_builders.emblems.looks import Look, all_looks
+from rivegs_mllm.files import write_bytes
 from rivegs_mllm.types import TYPES, UserError
 
 SHARES = {"PER": 0.375, "LOC": 0.1875, "ORG": 0.25, "OTHER": 0.1875}
@@ -56,9 +57,7 @@ def write_encyclopedia(path: Path, entries: tuple[Entry, ...]) -> None:
         }
         for entry in entries
     ]
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_bytes(b"".join(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE) for line in lines))
-    partial.replace(path)
+    write_bytes(path, b"".join(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE) for line in lines))
 
 
 def _kinds(count: int) -> list[str]:

@@ -10,7 +10,7 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from safetensors import SafetensorError
@@ -20,12 +20,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from data_builders.views import OUTSIDE, bio_tags
 from eval.scores import evaluate
+from rivegs_mllm.bounds import BatchSize, Dropout, NonNegativeInt, OneOf, PositiveFloat, TokenCount
 from rivegs_mllm.cascade.encoders import bare_encoder, load_encoder, load_tokenizer, marks
 from rivegs_mllm.cascade.saved import Card, read_card
 from rivegs_mllm.cascade.stage import StageError
 from rivegs_mllm.cascade.tagging import Tagger
 from rivegs_mllm.cascade.training import StageData, Trainable, TrainableStage
-from rivegs_mllm.cascade.words import WordEncoder
+from rivegs_mllm.cascade.words import EMPTY_WORDS, WordEncoder
 from rivegs_mllm.epochs import VARIANTS, Variants
 from rivegs_mllm.renaming import made_up_names, name_words, rename
 from rivegs_mllm.types import TYPES, Entity, Prediction, Sample, UserError
@@ -152,12 +153,13 @@ class CrfTagger(Tagger):
 
     checkpoint: Path
     types: list[str] = field(default_factory=lambda: list(TYPES))
-    batch_size: int = 32
+    batch_size: BatchSize = 32
     SEES_GOLD: ClassVar[bool] = False
 
     def needs(self) -> tuple[str, ...]:
         """The knowledge, where it was trained with knowledge."""
-        return ("knowledge",) if _reads_knowledge(read_card(self.checkpoint, STAGE, "crf", self.types)) else ()
+        card = read_card(self.checkpoint, STAGE, "crf", self.types, CrfTraining)
+        return ("knowledge",) if _reads_knowledge(card) else ()
 
     def load(self, folder: Path) -> CrfStage:
         """The stage, on the GPU where there is one."""
@@ -188,7 +190,7 @@ class CrfStage:
 
 def load_reader(folder: Path, types: Sequence[str], batch_size: int) -> tuple[Reader, bool]:
     """A trained tagger, and whether it reads knowledge. Raises StageError for a folder that is not one, whole."""
-    card = read_card(folder, STAGE, "crf", types)
+    card = read_card(folder, STAGE, "crf", types, CrfTraining)
     settings = card.settings
     model = WordTagger(bare_encoder(folder), card.types, settings["dropout"])
     try:
@@ -225,11 +227,11 @@ class CrfTraining(TrainableStage):
     encoder: str
     revision: str | None = None
     knowledge: str = "draw"
-    renamings: int = 0
-    max_length: int = 256
-    empty_words: str = "error"
-    head_rate: float | None = None
-    dropout: float = 0.1
+    renamings: NonNegativeInt = 0
+    max_length: TokenCount = 256
+    empty_words: Annotated[str, OneOf(EMPTY_WORDS)] = "error"
+    head_rate: PositiveFloat | None = None
+    dropout: Dropout = 0.1
 
     def __post_init__(self) -> None:
         if self.knowledge not in (NO_KNOWLEDGE, *VARIANTS):

@@ -17,6 +17,7 @@ from typing import ClassVar
 import draccus
 
 from eval.stages import entailment_scores, precision_recall_f1
+from rivegs_mllm.bounds import PositiveFloat, Probability
 from rivegs_mllm.cascade.grounding import gold_twin
 from rivegs_mllm.cascade.mllm import mllm_files, mllm_needs, mllm_stage
 from rivegs_mllm.cascade.stage import Stage, StageError, blind, refer
@@ -38,8 +39,8 @@ class Decision:
     ``temperature`` divides the logit (arXiv 1706.04599): over 1 for a model that is too sure of itself.
     """
 
-    threshold: float = 0.5
-    temperature: float = 1.0
+    threshold: Probability = 0.5
+    temperature: PositiveFloat = 1.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.threshold <= 1:

@@ -19,6 +19,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from data_builders.views import EntailmentRow, entailment_view
+from rivegs_mllm.bounds import Dropout, PositiveFloat, TokenCount
 from rivegs_mllm.cascade.captions import Captions
 from rivegs_mllm.cascade.encoders import bare_encoder, load_encoder, load_tokenizer
 from rivegs_mllm.cascade.entailment import (
@@ -188,7 +189,7 @@ class CaptionEntailment(Entailment):
         return CaptionStage(reader, Captions(self.captions), self._parts(), self.decision)
 
     def _card(self) -> Card:
-        return read_card(self.checkpoint, STAGE, "caption", self.types)
+        return read_card(self.checkpoint, STAGE, "caption", self.types, CaptionTraining)
 
     def _parts(self) -> Sequence[str]:
         return self.refer or self._card().settings["refer"]
@@ -212,9 +213,9 @@ class CaptionTraining(TrainableStage):
     revision: str | None = None
     refer: list[str] = field(default_factory=all_parts)
     expressions: Wordings = field(default_factory=Wordings)
-    max_length: int = 256
-    head_rate: float | None = None
-    dropout: float = 0.1
+    max_length: TokenCount = 256
+    head_rate: PositiveFloat | None = None
+    dropout: Dropout = 0.1
 
     def __post_init__(self) -> None:
         check_parts(self.refer)

@@ -26,11 +26,12 @@ from rivegs_mllm.cascade.entailment import (
 )
 from rivegs_mllm.cascade.grounding import all_parts, check_parts, needed
 from rivegs_mllm.cascade.judging import Batch, Judge, JudgeRecipe, fitting
-from rivegs_mllm.cascade.saved import Card, read_card
-from rivegs_mllm.cascade.stage import Stage
+from rivegs_mllm.cascade.saved import FILE_NAME, Card, read_card
+from rivegs_mllm.cascade.stage import Stage, StageError
 from rivegs_mllm.cascade.training import StageData, Trainable, TrainableStage
 from rivegs_mllm.cascade.wordings import Wordings
 from rivegs_mllm.epochs import Variants
+from rivegs_mllm.foreign import loading
 from rivegs_mllm.generate import batches
 from rivegs_mllm.train import check_pictures
 from rivegs_mllm.types import TYPES, Entity, Prediction, Sample, UserError
@@ -108,11 +109,16 @@ class ClassifierEntailment(Entailment):
 
     def load(self, folder: Path) -> Stage:
         """The stage, on the GPU where there is one. Raises StageError for a folder that is not whole."""
-        judge = draccus.decode(JudgeRecipe, self._card().settings["model"]).load(self.checkpoint)
+        judge = self._judge().load(self.checkpoint)
         return ClassifierStage(judge, self._parts(), self.decision, folder)
 
+    def _judge(self) -> JudgeRecipe:
+        """The judge that the card says was trained. Raises StageError where it cannot be made of that."""
+        with loading(f"{STAGE}: {self.checkpoint / FILE_NAME}: settings.model", StageError):
+            return draccus.decode(JudgeRecipe, self._card().settings["model"])
+
     def _card(self) -> Card:
-        return read_card(self.checkpoint, STAGE, "classifier", self.types)
+        return read_card(self.checkpoint, STAGE, "classifier", self.types, ClassifierTraining)
 
     def _parts(self) -> Sequence[str]:
         return self.refer or self._card().settings["refer"]

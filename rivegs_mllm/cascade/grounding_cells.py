@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from PIL import Image
@@ -24,6 +24,7 @@ from torchvision.ops import box_convert, generalized_box_iou_loss
 
 from data_builders.pictures import open_picture
 from data_builders.views import GroundingRow, grounding_view
+from rivegs_mllm.bounds import Bounds, Side
 from rivegs_mllm.cascade.grounding import (
     Found,
     Grounder,
@@ -139,7 +140,7 @@ class CellsGrounder(Grounder):
 
     def load(self, folder: Path) -> Stage:
         """The stage, on the GPU where there is one. Raises StageError for a folder that is not whole."""
-        card = read_card(self.checkpoint, STAGE, "cells", self.types)
+        card = read_card(self.checkpoint, STAGE, "cells", self.types, CellsTraining)
         path = self.checkpoint / WEIGHTS
         try:
             eyes = Eyes.load(self.checkpoint / EYES)
@@ -155,7 +156,7 @@ class CellsGrounder(Grounder):
         return GroundingStage("cells", Looker(model.to(device).eval(), eyes), self._parts(), folder, parameters)
 
     def _parts(self) -> Sequence[str]:
-        return self.refer or read_card(self.checkpoint, STAGE, "cells", self.types).settings["refer"]
+        return self.refer or read_card(self.checkpoint, STAGE, "cells", self.types, CellsTraining).settings["refer"]
 
 
 # Its training
@@ -186,8 +187,8 @@ class CellsTraining(TrainableStage):
     refer: list[str] = field(default_factory=all_parts)
     expressions: Wordings = field(default_factory=Wordings)
     unnamed: bool = True
-    width: int = 128
-    layers: int = 2
+    width: Side = 128
+    layers: Annotated[int, Bounds(1, 100)] = 2
 
     def __post_init__(self) -> None:
         check_parts(self.refer)

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from transformers import Florence2ForConditionalGeneration, Florence2Processor
 
+from rivegs_mllm.bounds import TokenCount
 from rivegs_mllm.cascade.grounding import Found, Grounder, GroundingStage, all_parts, check_parts, needed
 from rivegs_mllm.cascade.pretrained import load_pretrained, own_files
 from rivegs_mllm.cascade.stage import Stage
@@ -29,7 +30,7 @@ class Florence2Grounder(Grounder):
     model: str
     revision: str | None = None
     refer: list[str] = field(default_factory=all_parts)
-    max_new_tokens: int = 256
+    max_new_tokens: TokenCount = 256
     SEES_GOLD: ClassVar[bool] = False
 
     def __post_init__(self) -> None:

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from transformers import GenerationConfig, PreTrainedModel, ProcessorMixin
 
+from rivegs_mllm.bounds import TokenCount
 from rivegs_mllm.cascade.grounding import Found, Grounder, GroundingStage, all_parts, check_parts, needed
 from rivegs_mllm.cascade.pretrained import own_files
 from rivegs_mllm.cascade.stage import Stage
@@ -41,7 +42,7 @@ class VlmGrounder(Grounder):
     model: ModelRecipe
     refer: list[str] = field(default_factory=all_parts)
     prompt: str = PROMPT
-    max_new_tokens: int = 128
+    max_new_tokens: TokenCount = 128
     SEES_GOLD: ClassVar[bool] = False
 
     def __post_init__(self) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import torch
 from accelerate.utils import send_to_device
@@ -18,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from rivegs_mllm.bounds import Bounds, NonNegativeFloat, Side
 from rivegs_mllm.cascade.judging import Batch, JudgeRecipe, best_device, device_of, not_too_narrow, outcome
 from rivegs_mllm.cascade.late_interaction import NOTHING, Cells, Eyes, WordMatch, pad_pairs
 from rivegs_mllm.cascade.stage import StageError
@@ -107,9 +109,9 @@ class CellsRecipe(JudgeRecipe):
     """``base`` is the Qwen-VL whose vision tower it looks through: a hub id, a folder, or ``tiny``."""
 
     base: str
-    width: int = 128
-    layers: int = 2
-    contrast: float = 0.5
+    width: Side = 128
+    layers: Annotated[int, Bounds(1, 100)] = 2
+    contrast: NonNegativeFloat = 0.5
 
     def build(self) -> CellsJudge:
         """The base's tower, and a matching that is untrained. All training pictures' cells are held in memory."""

@@ -29,6 +29,7 @@ from transformers import (
     ViltModel,
 )
 
+from rivegs_mllm.bounds import Dropout
 from rivegs_mllm.cascade.judging import Batch, JudgeRecipe, best_device, device_of, not_too_narrow, outcome
 from rivegs_mllm.cascade.pretrained import load_pretrained
 from rivegs_mllm.cascade.stage import StageError
@@ -168,7 +169,7 @@ class PretrainedRecipe(JudgeRecipe):
 
     name: str
     revision: str | None = None
-    dropout: float = 0.1
+    dropout: Dropout = 0.1
 
     def build(self) -> PretrainedJudge:
         """The encoder with its weights, in float32, and a new head."""

@@ -15,6 +15,7 @@ from typing import ClassVar
 import draccus
 
 from data_builders.conll import read_knowledge_posts
+from rivegs_mllm.bounds import NonNegativeInt, Seed
 from rivegs_mllm.cascade.encyclopedia import read_encyclopedia
 from rivegs_mllm.cascade.mllm import mllm_files, mllm_needs, mllm_stage
 from rivegs_mllm.cascade.stage import Stage, StageError
@@ -58,8 +59,8 @@ class ReplayKnowledge(Knowledge):
     """
 
     source: Path | None = None
-    teacher: int | None = 0
-    seed: int = 0
+    teacher: NonNegativeInt | None = 0
+    seed: Seed = 0
     otherwise: str | None = None
     SEES_GOLD: ClassVar[bool] = False
 

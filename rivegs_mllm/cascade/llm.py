@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
+from rivegs_mllm.bounds import InFlight
 from rivegs_mllm.cascade.captions import Captions
 from rivegs_mllm.cascade.expansion import Expander, with_expressions
 from rivegs_mllm.cascade.knowledge import Knowledge
@@ -45,7 +46,7 @@ class LlmKnowledge(Knowledge):
     captions: list[Path] = field(default_factory=list)
     pictures: bool = False
     sampling: Sampling = field(default_factory=Sampling)
-    in_flight: int = 16
+    in_flight: InFlight = 16
     SEES_GOLD: ClassVar[bool] = False
 
     def load(self, folder: Path) -> Stage:
@@ -94,7 +95,7 @@ class LlmExpander(Expander):
     knowledge: bool = False
     pictures: bool = False
     sampling: Sampling = field(default_factory=Sampling)
-    in_flight: int = 16
+    in_flight: InFlight = 16
     SEES_GOLD: ClassVar[bool] = False
 
     def needs(self) -> Sequence[str]:

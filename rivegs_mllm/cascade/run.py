@@ -12,19 +12,19 @@ from pathlib import Path
 
 import draccus
 
+from rivegs_mllm.bounds import BatchSize, check_bounds
 from rivegs_mllm.cascade.entailment import Entailment
 from rivegs_mllm.cascade.expansion import Expander
 from rivegs_mllm.cascade.grounding import Grounder
 from rivegs_mllm.cascade.knowledge import Knowledge
 from rivegs_mllm.cascade.segmentation import Segmenter
-from rivegs_mllm.cascade.stage import NEEDS, SLOTS, Dependent, Needy, StageError, StageRecipe
+from rivegs_mllm.cascade.stage import NEEDS, SLOTS, Dependent, Needy, Stage, StageError, StageRecipe
 from rivegs_mllm.cascade.steps import StageReport, Step, run_steps, stamps
 from rivegs_mllm.cascade.tagging import Tagger
+from rivegs_mllm.foreign import loading
 from rivegs_mllm.records import write_records
 from rivegs_mllm.types import TYPES, Prediction, Sample, UserError
-from rivegs_mllm.yaml_recipe import decode, read_yaml
-
-_REGISTRIES = dict(zip(SLOTS, (Knowledge, Tagger, Expander, Entailment, Grounder, Segmenter), strict=True))
+from rivegs_mllm.yaml_recipe import parse_recipe, read_yaml
 
 _CURES = {
     "knowledge": "`type: none` goes without",
@@ -50,7 +50,12 @@ class CascadeRecipe:
     grounder: Grounder | None = None
     segmenter: Segmenter | None = None
     types: list[str] = field(default_factory=lambda: list(TYPES))
-    batch_size: int = 64
+    batch_size: BatchSize = 64
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
+        if not self.types:
+            raise UserError("types: empty; name the types of entities")
 
     def stages(self) -> dict[str, StageRecipe]:
         """The stages that are there, by slot, in the order in which they are run."""
@@ -69,13 +74,7 @@ def read_cascade(path: Path | str, overrides: Sequence[str] = ()) -> CascadeReci
     Another type for a slot lets its settings go. Raises UserError that names the file and the key for a key that is
     unknown or a value that does not fit.
     """
-    content = read_yaml(path, overrides)
-    for slot, registry in _REGISTRIES.items():
-        chosen = content.get(slot)
-        if isinstance(chosen, dict) and chosen.get("type") not in registry.get_known_choices():
-            known = ", ".join(sorted(registry.get_known_choices()))
-            raise UserError(f"{path}: {slot}.type: {chosen.get('type')!r} is none of {known}")
-    recipe = decode(CascadeRecipe, content, path)
+    recipe = parse_recipe(CascadeRecipe, path, overrides)
     if not recipe.stages():
         raise UserError(f"{path}: no slot has a stage; the slots are {', '.join(SLOTS)}")
     return recipe
@@ -110,7 +109,7 @@ def run_cascade(
     """
     check_needs(recipe)
     steps = [
-        Step(slot, type_of(choice), lambda choice=choice: choice.load(folder), choice.SEES_GOLD)
+        Step(slot, type_of(choice), lambda slot=slot, choice=choice: _loaded(slot, choice, folder), choice.SEES_GOLD)
         for slot, choice in recipe.stages().items()
     ]
     settings = draccus.encode(recipe)
@@ -118,6 +117,13 @@ def run_cascade(
     return run_steps(
         steps, samples, out, recipe.batch_size, {**settings, "files": stamps(_files(recipe))}, recipe.types
     )
+
+
+def _loaded(slot: str, choice: StageRecipe, folder: Path) -> Stage:
+    """A stage, ready to be called. Raises StageError in one line for files that cannot be loaded, whatever they are."""
+    files = ", ".join(map(str, _paths(choice)))
+    with loading(f"{slot} ({type_of(choice)}){': ' * bool(files)}{files}", StageError):
+        return choice.load(folder)
 
 
 def predict_cascade(

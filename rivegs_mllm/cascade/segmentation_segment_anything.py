@@ -20,7 +20,7 @@ from torch import nn
 
 from rivegs_mllm.cascade.segmentation import Segmenter, SegmentingStage
 from rivegs_mllm.cascade.stage import Stage, StageError
-from rivegs_mllm.runs import write_json
+from rivegs_mllm.files import write_json
 from rivegs_mllm.types import Box, UserError
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from data_builders.pictures import open_picture
 from eval.stages import segmentation_scores
+from rivegs_mllm.bounds import Bounds, NonNegativeInt, Side
 from rivegs_mllm.cascade.segmentation import SegmentingStage, decode
 from rivegs_mllm.cascade.segmentation_segment_anything import (
     Prompted,
@@ -96,14 +97,14 @@ class Row:
 class SegmentAnythingTraining(TrainableStage):
     """How the segmenter is trained. The fields are those of ``Size``. All training pictures are held in memory."""
 
-    side: int = 128
-    patch: int = 8
-    width: int = 64
-    depth: int = 2
-    heads: int = 2
-    window: int = 0
-    whole: list[int] = field(default_factory=lambda: [0, 1])
-    channels: int = 32
+    side: Side = 128
+    patch: Side = 8
+    width: Side = 64
+    depth: Annotated[int, Bounds(1, 100)] = 2
+    heads: Side = 2
+    window: NonNegativeInt = 0
+    whole: list[NonNegativeInt] = field(default_factory=lambda: [0, 1])
+    channels: Side = 32
     filled: bool = True
 
     def prepare(self, data: StageData) -> Trainable:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,10 +19,11 @@ from rich.progress import Progress
 
 from rivegs_mllm.cascade.meter import peak_bytes, reset_peak
 from rivegs_mllm.cascade.stage import Sized, Stage, StageError, blind, check_stage
+from rivegs_mllm.files import write_json
+from rivegs_mllm.foreign import read_object
 from rivegs_mllm.generate import batches
 from rivegs_mllm.records import read_predictions, to_line
 from rivegs_mllm.resume import progress, taken_up
-from rivegs_mllm.runs import write_json
 from rivegs_mllm.types import Prediction, Sample, UserError
 
 
@@ -144,7 +146,7 @@ def _reports(steps: Sequence[Step], out: Path) -> list[StageReport]:
     """What each step cost, summed over its batches and over the tries that the run took."""
     path = out / _COSTS
     lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []
-    costs = [StageReport(**json.loads(line)) for line in lines if line]
+    costs = [cost for line in lines if line and (cost := _cost(line)) is not None]
     reports = []
     for step in steps:
         own = [cost for cost in costs if cost.slot == step.slot]
@@ -155,12 +157,24 @@ def _reports(steps: Sequence[Step], out: Path) -> list[StageReport]:
     return reports
 
 
+def _cost(line: str) -> StageReport | None:
+    """A line of the costs, None where it was damaged: what was spent is told, and no run ends for it."""
+    try:
+        cost = StageReport(**json.loads(line))
+    except (ValueError, TypeError, RecursionError):
+        return None
+    numbers = (cost.posts, cost.seconds, cost.parameters or 0, cost.peak_memory or 0)
+    texts = (cost.slot, cost.kind)
+    fits = all(type(one) is str for one in texts) and all(type(one) in (int, float) and one >= 0 for one in numbers)
+    return cost if fits and all(map(math.isfinite, numbers)) else None
+
+
 def _claim(out: Path, settings: Mapping[str, object]) -> None:
     """Makes ``out`` the folder of this run. Raises UserError where it is another's."""
     settings = json.loads(json.dumps(settings, default=str, sort_keys=True))
     path = out / "run.json"
     if path.exists():
-        before = json.loads(path.read_text(encoding="utf-8"))
+        before = read_object(path, f"delete {out} to start anew")
         changed = sorted(key for key in settings.keys() | before.keys() if settings.get(key) != before.get(key))
         if changed:
             raise UserError(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import draccus
@@ -20,11 +20,23 @@ from transformers import Trainer, TrainingArguments, set_seed
 from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.trainer import TRAINING_ARGS_NAME
 
+from rivegs_mllm.bounds import check_bounds
 from rivegs_mllm.cascade.saved import FILE_NAME, Card, write_card
 from rivegs_mllm.distill.attach import Distilled, read_posts
 from rivegs_mllm.epochs import NewEpoch, like_lengths
-from rivegs_mllm.recipe import DataRecipe
-from rivegs_mllm.runs import STEPS, take_up, write_metrics
+from rivegs_mllm.recipe import DataRecipe, TrainSettings, check_train
+from rivegs_mllm.runs import (
+    begin,
+    exhaustion_named,
+    fingerprint,
+    model_fingerprint,
+    on_main,
+    owned,
+    resume_point,
+    run_training,
+    settings_of,
+    write_metrics,
+)
 from rivegs_mllm.types import TYPES, Sample, UserError
 
 
@@ -79,42 +91,63 @@ class StageTraining:
 
     data: DataRecipe
     stage: TrainableStage
-    train: TrainingArguments
+    train: TrainSettings
     types: list[str] = field(default_factory=lambda: list(TYPES))
     distilled: Distilled | None = None
 
+    def __post_init__(self) -> None:
+        check_bounds(self)
+        check_train(self.train)
+
 
 def train_stage(recipe: StageTraining) -> Path:
-    """Trains the stage and returns its folder, ``train.output_dir``; started again, goes on from the last checkpoint.
+    """Trains the stage and returns its folder, ``train.output_dir``; started again, resumes from the last checkpoint.
+    Says whether any steps were made.
 
-    Raises UserError before any step is made for data that does not fit the recipe, and where the folder holds a run
-    of another recipe.
+    Raises UserError before any step is made for data that does not fit the recipe, where the folder holds a run that
+    was started with other data or settings, and where another run writes to it.
     """
     out = Path(recipe.train.output_dir)
-    with PartialState().main_process_first():
-        checkpoint = take_up(out, _settings(recipe))
-    if (out / FILE_NAME).exists():
-        print(f"{out} holds this stage already, whole; for another choose another train.output_dir")
-        return out
     if is_deepspeed_zero3_enabled():
         raise UserError("stages are small and are not trained in shards: launch with ddp.yaml or zero2.yaml")
-    set_seed(recipe.train.seed)
-    folder, posts = recipe.data.folder, recipe.data
-    samples = read_posts(folder, posts.train, recipe.distilled)
+    with owned(out):
+        data, test = _read_data(recipe)
+        settings = _settings(recipe, data, test)
+        checkpoint = on_main(lambda: resume_point(out, settings, out / FILE_NAME, recipe.train))
+        main = PartialState().is_main_process
+        if (out / FILE_NAME).exists():
+            if main:
+                print(f"{out} holds this stage already, whole; for another choose another train.output_dir")
+            return out
+        set_seed(recipe.train.seed)
+        trainable = recipe.stage.prepare(data)
+        trainer = StageTrainer(trainable, recipe.train, data.dev)
+        with exhaustion_named(out):
+            if main:
+                begin(out, settings)
+            made = run_training(trainer, checkpoint)
+            write_metrics(trainer, out, test)
+            if recipe.train.should_save:
+                trainable.save(out)
+                write_card(out, _card(recipe))
+        trainer.accelerator.wait_for_everyone()
+        if main:
+            print(f"trained: {out}, {made}")
+    return out
+
+
+def _read_data(recipe: StageTraining) -> tuple[StageData, list[Sample]]:
+    """What the stage is trained with, and the posts of the test split, none where the recipe names no such split."""
+    folder, names = recipe.data.folder, recipe.data
+    samples = read_posts(folder, names.train, recipe.distilled)
+    if not samples:
+        raise UserError(f"{folder}: the split '{names.train}' holds no sample to train on")
     dev = []
     if recipe.train.eval_strategy != "no":
-        dev = read_posts(folder, posts.dev, recipe.distilled)[: posts.dev_posts]
-    test = read_posts(folder, posts.test, recipe.distilled) if posts.test else []
+        dev = read_posts(folder, names.dev, recipe.distilled)[: names.dev_posts]
+    test = read_posts(folder, names.test, recipe.distilled) if names.test else []
     check_types([*samples, *dev, *test], recipe.types)
-    trainable = recipe.stage.prepare(StageData(samples, dev, folder, tuple(recipe.types), recipe.train.seed))
-    trainer = StageTrainer(trainable, recipe.train, dev)
-    trainer.train(resume_from_checkpoint=checkpoint)
-    write_metrics(trainer, out, test)
-    if recipe.train.should_save:
-        trainable.save(out)
-        write_card(out, _card(recipe))
-    trainer.accelerator.wait_for_everyone()
-    return out
+    return StageData(samples, dev, folder, tuple(recipe.types), recipe.train.seed), test
 
 
 def check_types(samples: Sequence[Sample], types: Sequence[str]) -> None:
@@ -128,17 +161,16 @@ def check_types(samples: Sequence[Sample], types: Sequence[str]) -> None:
                 )
 
 
-def _settings(recipe: StageTraining) -> dict:
-    """What must not change between the start of a run and its end."""
-    steps = {name: getattr(recipe.train, name) for name in STEPS}
-    card = asdict(_card(recipe))
-    return {
-        "data": asdict(recipe.data),
-        "types": card["types"],
-        "stage": [card["kind"], card["settings"]],
-        "train": steps,
-        "distilled": recipe.distilled and asdict(recipe.distilled),
-    }
+def _settings(recipe: StageTraining, data: StageData, test: Sequence[Sample]) -> dict[str, object]:
+    """What must not change between the start of a run and its end, data and models by their content."""
+    card = _card(recipe)
+    parts = {"train": fingerprint(data.train, data.folder), "test": fingerprint(test, data.folder)}
+    if recipe.train.load_best_model_at_end:
+        parts["dev"] = fingerprint(data.dev, data.folder)
+    named = {name: value for name, value in card.settings.items() if isinstance(value, str)}
+    content = {f"{name} content": model_fingerprint(value) for name, value in named.items()}
+    stage = {"type": card.kind, **card.settings, **{name: value for name, value in content.items() if value}}
+    return settings_of(recipe.train, {"data": parts, "types": list(card.types), "stage": stage})
 
 
 def _card(recipe: StageTraining) -> Card:

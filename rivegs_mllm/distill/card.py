@@ -12,6 +12,7 @@ import orjson
 
 from rivegs_mllm.distill.recipe import DistillRecipe
 from rivegs_mllm.distill.store import FAILED, read_rows
+from rivegs_mllm.files import write_bytes, write_text
 
 RUNS = "runs.jsonl"
 CARD = "README.md"
@@ -29,8 +30,10 @@ kind, sample, mention and teacher the last one counts.
 """
 
 
-def note_run(recipe: DistillRecipe, kind: str, prompt: str, report: dict) -> None:
-    """Adds a run to the store's list of runs."""
+def note_run(recipe: DistillRecipe, kind: str, prompt: str, report: dict) -> list[str]:
+    """Adds a run to the store's list of runs. What was damaged in that list is left out and told in lines."""
+    path = recipe.store / RUNS
+    before, notes = _runs(path)
     run = {
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "kind": kind,
@@ -42,22 +45,40 @@ def note_run(recipe: DistillRecipe, kind: str, prompt: str, report: dict) -> Non
         "prompt": prompt,
         "report": report,
     }
-    with (recipe.store / RUNS).open("ab") as file:
+    if notes:
+        write_bytes(path, b"".join(orjson.dumps(one, option=orjson.OPT_APPEND_NEWLINE) for one in before))
+    with path.open("ab") as file:
         file.write(orjson.dumps(run, option=orjson.OPT_APPEND_NEWLINE, default=str))
+    return notes
 
 
 def write_card(recipe: DistillRecipe) -> Path:
     """Writes the card, of all runs of the store, and gives its path."""
-    runs = [orjson.loads(line) for line in (recipe.store / RUNS).read_bytes().splitlines()]
+    runs, _ = _runs(recipe.store / RUNS)
     parts = [_HEAD, _counts(recipe.store)]
     latest = {(run["kind"], run["teacher"]["teacher"]): run for run in runs if run["prompt"]}
     for (kind, teacher), run in sorted(latest.items()):
         parts.append(_described(kind, teacher, run))
     path = recipe.store / CARD
-    partial = path.with_name(f"{CARD}.partial")
-    partial.write_text("\n".join(parts), encoding="utf-8")
-    partial.replace(path)
+    write_text(path, "\n".join(parts))
     return path
+
+
+def _runs(path: Path) -> tuple[list[dict], list[str]]:
+    """The runs in a list of them, and in a line what of it is none: cut off, or damaged."""
+    lines = path.read_bytes().splitlines() if path.is_file() else []
+    runs = [run for run in map(_run, lines) if run is not None]
+    lost = len(lines) - len(runs)
+    return runs, [f"{path}: {len(runs):,} runs kept, {lost:,} damaged or cut-off lines dropped"] if lost else []
+
+
+def _run(line: bytes) -> dict | None:
+    try:
+        run = orjson.loads(line)
+        _described(run["kind"], run["teacher"]["teacher"], run)
+        return run if type(run["kind"]) is str else None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
 
 
 def _counts(store: Path) -> str:

@@ -10,6 +10,7 @@ from rivegs_mllm.distill.recipe import read_distill
 from rivegs_mllm.distill.rows import is_rows, make_rows, read_rows_recipe
 from rivegs_mllm.distill.tasks import captions_of
 from rivegs_mllm.distill.teach import distill, dry_run
+from rivegs_mllm.lock import lock_file
 from rivegs_mllm.records import read_split
 from rivegs_mllm.types import UserError
 from rivegs_mllm.yaml_recipe import read_yaml
@@ -36,8 +37,9 @@ def start(folder: Path, split: str, count: int, seed: int, captions: Sequence[Pa
     """Begins an example set from a labelled split, for people to correct. Raises UserError where ``out`` exists."""
     if out.exists():
         raise UserError(f"{out} exists; what people corrected there is not overwritten: name another file")
-    samples = read_split(folder, split)
-    examples = start_examples(samples, folder, count, seed, captions_of(samples, captions))
-    write_examples(out, examples)
+    with lock_file(out):
+        samples = read_split(folder, split)
+        examples = start_examples(samples, folder, count, seed, captions_of(samples, captions))
+        write_examples(out, examples)
     empty = sum(not entity.explanation for example in examples for entity in example.entities)
     print(f"wrote {out}: {len(examples)} posts; {empty} explanations are still to be written, and all are to be read")

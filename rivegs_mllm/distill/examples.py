@@ -10,6 +10,7 @@ from pathlib import Path
 
 import orjson
 
+from rivegs_mllm.files import complete_file
 from rivegs_mllm.types import Entity, Sample, UserError
 
 VERSION = 1
@@ -89,9 +90,7 @@ def read_examples(path: Path) -> list[Example]:
 
 def write_examples(path: Path, examples: Sequence[Example]) -> None:
     """Writes one example a line, pictures relative to the file; never a half file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
-    with partial.open("wb") as file:
+    with complete_file(path) as file:
         for example in examples:
             entities = [
                 {"text": entity.text, "type": entity.type, "explanation": entity.explanation, "shown": entity.shown}
@@ -107,7 +106,6 @@ def write_examples(path: Path, examples: Sequence[Example]) -> None:
                 "relation": example.relation,
             }
             file.write(orjson.dumps(raw, option=orjson.OPT_APPEND_NEWLINE))
-    partial.replace(path)
 
 
 def start_examples(
@@ -119,6 +117,8 @@ def start_examples(
     names the entity, or else its expression, and "" where there is neither: those are for people to write. Posts with
     a name come first, so that few examples are empty. ``folder`` is what the samples' pictures are relative to.
     """
+    if count < 1:
+        raise UserError(f"distill-examples: --count {count} posts; it must be 1 or more")
     if count > len(samples):
         raise UserError(f"{count} examples cannot be drawn from {len(samples)} posts; ask for fewer")
     rng = random.Random(seed)

@@ -10,6 +10,7 @@ from pathlib import Path
 import draccus
 import numpy as np
 
+from rivegs_mllm.bounds import BatchSize, TokenCount
 from rivegs_mllm.types import Sample, UserError
 
 
@@ -40,8 +41,8 @@ class TextFeatures(Features):
 
     model: str
     revision: str | None = None
-    batch_size: int = 64
-    max_length: int = 256
+    batch_size: BatchSize = 64
+    max_length: TokenCount = 256
 
     def make(self, contents: Sequence[Content]) -> np.ndarray:
         """Features of the texts."""
@@ -57,7 +58,7 @@ class ImageFeatures(Features):
 
     model: str
     revision: str | None = None
-    batch_size: int = 32
+    batch_size: BatchSize = 32
 
     def make(self, contents: Sequence[Content]) -> np.ndarray:
         """Features of the pictures, zeros where there is none."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from rivegs_mllm.bounds import InFlight, NonNegativeFloat, NonNegativeInt, PositiveInt, check_bounds
 from rivegs_mllm.chat import Chat, Patience, Sampling
 from rivegs_mllm.distill.tasks import Task
 from rivegs_mllm.types import UserError
@@ -18,29 +19,29 @@ class DistillData:
 
     folder: Path
     splits: list[str] = field(default_factory=lambda: ["train"])
-    posts: int | None = None
+    posts: PositiveInt | None = None
 
 
 @dataclass
 class Prices:
     """What a million tokens cost, in any currency; 0 for a teacher of one's own."""
 
-    prompt: float = 0.0
-    completion: float = 0.0
+    prompt: NonNegativeFloat = 0.0
+    completion: NonNegativeFloat = 0.0
 
 
 @dataclass
 class Limits:
     """How hard the teacher is pressed, and when a run stops by itself."""
 
-    in_flight: int = 16
+    in_flight: InFlight = 16
     """How many questions are open at a time."""
     patience: Patience = field(default_factory=Patience)
-    failures_in_a_row: int = 50
+    failures_in_a_row: PositiveInt = 50
     """So many questions that failed one after the other stop the run: something is wrong with the teacher."""
-    max_requests: int | None = None
+    max_requests: NonNegativeInt | None = None
     """Requests that this run may send, those that are tried again among them."""
-    max_cost: float | None = None
+    max_cost: NonNegativeFloat | None = None
     """What the store may have cost in all its runs together; a run stops before it could be passed."""
 
 
@@ -59,8 +60,7 @@ class DistillRecipe:
     """What is known of the right to use the teacher's answers, for the dataset card."""
 
     def __post_init__(self) -> None:
-        if self.limits.in_flight < 1 or self.limits.patience.attempts < 1:
-            raise UserError("limits: in_flight and patience.attempts are at least 1")
+        check_bounds(self)
         if self.limits.max_cost is not None and not (self.prices.prompt or self.prices.completion):
             raise UserError("limits.max_cost: nothing costs anything; say prices.prompt and prices.completion")
 

@@ -12,8 +12,11 @@ from pathlib import Path
 import draccus
 import orjson
 
+from rivegs_mllm.bounds import Probability
 from rivegs_mllm.cascade.stage import SLOTS, blind
 from rivegs_mllm.distill.recipe import DistillData
+from rivegs_mllm.files import check_output, write_bytes, write_text
+from rivegs_mllm.lock import lock_folder
 from rivegs_mllm.records import read_predictions, read_split, write_records
 from rivegs_mllm.types import Entity, Prediction, Sample, UserError
 from rivegs_mllm.yaml_recipe import parse_recipe
@@ -45,7 +48,7 @@ class RowsRecipe:
     cascade: Path | None = None
     predictions: Path | None = None
     """Instead of a cascade: what it, or any system, has predicted already."""
-    min_confidence: float = 0.9
+    min_confidence: Probability = 0.9
     """How probable an entity's decision, visible or not, must be; entities without a score count as sure."""
     boxes: bool = True
     """Whether a visible entity must have a box; false for cascades without a grounder."""
@@ -72,8 +75,13 @@ def make_rows(recipe: RowsRecipe) -> dict[str, Counter[str]]:
 
     Pictures stay where they are: their paths are made relative to ``out``. Raises UserError.
     """
+    check_output(recipe.out, [recipe.data.folder])
+    with lock_folder(recipe.out):
+        return _make_rows(recipe)
+
+
+def _make_rows(recipe: RowsRecipe) -> dict[str, Counter[str]]:
     counts: dict[str, Counter[str]] = {}
-    recipe.out.mkdir(parents=True, exist_ok=True)
     sources = _sources(recipe)
     short = {name: source["source"] for name, source in sources.items()}
     provenance: list[bytes] = []
@@ -88,9 +96,9 @@ def make_rows(recipe: RowsRecipe) -> dict[str, Counter[str]]:
         by_id = {prediction.id: prediction for prediction in predictions}
         provenance += [_provenance(split, row, by_id[row.id], short) for row in rows]
         write_records(recipe.out / f"{split}.jsonl", [_moved(row, recipe.data.folder, recipe.out) for row in rows])
-    (recipe.out / MADE_BY).write_bytes(orjson.dumps(sources, option=orjson.OPT_INDENT_2))
-    (recipe.out / PROVENANCE).write_bytes(b"".join(provenance))
-    (recipe.out / LEFT_OUT).write_text("".join(left_out), encoding="utf-8")
+    write_bytes(recipe.out / MADE_BY, orjson.dumps(sources, option=orjson.OPT_INDENT_2))
+    write_bytes(recipe.out / PROVENANCE, b"".join(provenance))
+    write_text(recipe.out / LEFT_OUT, "".join(left_out))
     return counts
 
 

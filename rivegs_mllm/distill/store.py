@@ -3,7 +3,8 @@
     manifest.json              which shards there are, and how large
     shard-000000.parquet ...   rows, never changed once they have this name
     journal-000003.jsonl       the rows since the last shard, one a line, written as they come
-    lock                       held while a run writes
+    damaged.jsonl              lines of journals that were no rows, set aside
+    .lock                      there while a run writes (lock.py)
 
 A row is in the journal before anything else happens to it, so a process that is killed loses none. When the journal is
 long enough, and when a run ends, it becomes the shard of its number: written under another name, renamed, listed, and
@@ -12,10 +13,10 @@ only then is the journal removed.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime, timezone
 from pathlib import Path
@@ -23,21 +24,26 @@ from types import ModuleType
 
 import orjson
 
+from rivegs_mllm.distill.fitted import fitted
+from rivegs_mllm.files import WriteError, write_bytes
+from rivegs_mllm.lock import lock_folder
 from rivegs_mllm.types import UserError
 
 VERSION = 1
 MANIFEST = "manifest.json"
+DAMAGED = "damaged.jsonl"
 ROWS_A_SHARD = 20_000
 ANSWERED, FAILED = "answered", "failed"
 
 _SYNC_SECONDS = 1.0
+_SHOWN = 200
 
 
 class StoreError(UserError):
     """A store that cannot be read or written. The message names the file and what to do."""
 
 
-def not_written(folder: Path, error: OSError) -> StoreError:
+def not_written(folder: Path, error: Exception) -> StoreError:
     """What to say where the disk is full, or its like."""
     return StoreError(f"{folder}: cannot be written: {error}; the same command goes on when it can")
 
@@ -79,21 +85,24 @@ class Row:
         return self.kind, self.sample, self.mention, self.teacher
 
 
+_NAMES = {item.name for item in fields(Row)}
+
+
 class Store:
-    """A store that is written to, by one process at a time. ``with Store(folder) as store: store.append(row)``."""
+    """A store that is written to, by one process at a time. ``with Store(folder) as store: store.append(row)``.
+
+    ``notes`` says in lines what was found damaged, and what became of it.
+    """
 
     def __init__(self, folder: Path, rows_a_shard: int = ROWS_A_SHARD):
-        """Opens or makes it, and mends what a killed process left. Raises StoreError where it cannot."""
+        """Opens or makes it, and repairs what a killed process left. Raises StoreError where it cannot, LockedError
+        where another run writes to it."""
         self.folder = folder
         self.rows_a_shard = self._seal_at = rows_a_shard
         _parquet()  # lest the answers are there and cannot be kept
-        folder.mkdir(parents=True, exist_ok=True)
-        self._lock = (folder / "lock").open("w")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self._lock.close()
-            raise StoreError(f"{folder}: another run writes to this store; wait for it, or use another") from None
+        self._lock = ExitStack()
+        self._lock.enter_context(lock_folder(folder))
+        self.notes: list[str] = []
         self._journal: int | None = None
         self._synced = 0.0
         try:
@@ -101,7 +110,7 @@ class Store:
             for partial in folder.glob("*.partial"):
                 partial.unlink()
             self._take_up()
-        except OSError as error:
+        except (OSError, WriteError) as error:
             self._lock.close()
             raise not_written(folder, error) from None
         except BaseException:
@@ -109,7 +118,11 @@ class Store:
             raise
 
     def append(self, row: Row) -> None:
-        """Keeps a row. When this returns, no kill of the process can lose it. Raises OSError, the store still whole."""
+        """Keeps a row, its values made to fit (``fitted``). When this returns, no kill of the process can lose it.
+
+        Raises OSError, the store still whole.
+        """
+        row = Row(**fitted(asdict(row)))
         line = orjson.dumps(asdict(row), option=orjson.OPT_APPEND_NEWLINE)
         try:
             written = 0
@@ -155,8 +168,29 @@ class Store:
         for path in self.folder.glob("journal-*.jsonl"):
             if _number(path) < self._number:  # its shard is there
                 path.unlink()
+        self._set_aside()
         self._rows = _taken(self._journal_path)
         self._open_journal()
+
+    def _set_aside(self) -> None:
+        """Moves the lines of the journal that are no rows out of the way, and tells of one that was cut off."""
+        path = self._journal_path
+        if not path.is_file():
+            return
+        *lines, rest = path.read_bytes().split(b"\n")
+        faults = {number: fault for number, line in enumerate(lines) if (fault := _fault(line))}
+        if rest:
+            self.notes.append(f"{path}: its last line was cut off and is taken back; its question is asked again")
+        if faults:
+            with (self.folder / DAMAGED).open("ab") as file:
+                file.writelines(lines[number] + b"\n" for number in faults)
+            kept = [line + b"\n" for number, line in enumerate(lines) if number not in faults]
+            write_bytes(path, b"".join([*kept, rest]))
+            first = min(faults)
+            self.notes.append(
+                f"{path}: {len(kept):,} rows kept, {len(faults):,} damaged lines moved to {DAMAGED} (the first was "
+                f"line {first + 1}: {faults[first]}); their questions are asked again"
+            )
 
     def _open_journal(self) -> None:
         self._journal = os.open(self._journal_path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
@@ -171,16 +205,17 @@ class Store:
             self._journal = None
 
     def _seal(self) -> None:
-        """The journal as a shard. Where the disk is too full for one, the rows stay in the journal, just as safe."""
+        """The journal as a shard. Where one cannot be written, the rows stay in the journal, just as safe."""
         shard = self.folder / f"shard-{self._number:06}.parquet"
         partial = shard.with_name(f"{shard.name}.partial")
         try:
             _parquet().write_shard(partial, map(asdict, self._rows))
             partial.replace(shard)
             _write_manifest(self.folder)
-        except OSError:
+        except (OSError, WriteError, ValueError, TypeError, ArithmeticError) as error:  # a full disk, or pyarrow's
             partial.unlink(missing_ok=True)
             self._seal_at += self.rows_a_shard
+            self.notes.append(f"{shard.name} could not be written ({_line(error)}); its rows stay in the journal")
             return
         self._close_journal()
         self._journal_path.unlink()
@@ -201,10 +236,8 @@ def read_rows(folder: Path) -> Iterator[Row]:
         rows = _parquet().read_shard(path)
         try:
             yield from map(_row, rows)
-        except (ValueError, KeyError, TypeError, OSError) as error:
-            raise StoreError(
-                f"{path}: cannot be read as a shard of a store ({error}); restore it from a copy"
-            ) from None
+        except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, OSError) as error:
+            raise _unreadable(path, error) from None
     sealed = {_number(path) for path in shards}
     for number in sorted(journals.keys() - sealed):
         yield from journals[number]
@@ -250,7 +283,6 @@ def _row(values: dict) -> Row:
 
 def _taken(journal: Path) -> list[Row]:
     """A journal's rows, none where it is gone. A last line without its line feed was cut off or is being written."""
-    names = {item.name for item in fields(Row)}
     try:
         lines = journal.read_bytes().split(b"\n")
     except FileNotFoundError:
@@ -258,13 +290,40 @@ def _taken(journal: Path) -> list[Row]:
     rows = []
     for number, line in enumerate(lines[:-1], 1):
         try:
-            values = orjson.loads(line)
-            if values.keys() != names:
-                raise ValueError("other fields than a row has")
-            rows.append(Row(**{**values, "faults": tuple(values["faults"])}))
+            rows.append(_journal_row(line))
         except (ValueError, AttributeError, TypeError) as error:
-            raise StoreError(f"{journal}:{number}: no row of a store ({error}); remove that line") from None
+            raise StoreError(
+                f"{journal}:{number}: no row of a store ({_line(error)}); `rivegs distill` sets it aside and goes on"
+            ) from None
     return rows
+
+
+def _journal_row(line: bytes) -> Row:
+    values = orjson.loads(line)
+    if values.keys() != _NAMES:
+        raise ValueError("other fields than a row has")
+    return Row(**fitted(values))
+
+
+def _fault(line: bytes) -> str:
+    """Why a line of a journal is no row, "" where it is one."""
+    try:
+        _journal_row(line)
+    except (ValueError, AttributeError, TypeError) as error:
+        return _line(error)
+    return ""
+
+
+def _line(error: Exception) -> str:
+    """An error's message on one line, cut short."""
+    return " ".join(str(error).split())[:_SHOWN] or type(error).__name__
+
+
+def _unreadable(path: Path, error: Exception) -> StoreError:
+    return StoreError(
+        f"{path}: cannot be read as a shard of a store ({_line(error)}); restore it from a copy, or move it and "
+        f"{MANIFEST} away to go on without its answers and ask for them again"
+    )
 
 
 def _shards(folder: Path) -> list[Path]:
@@ -282,9 +341,11 @@ def _check_manifest(folder: Path) -> None:
         return
     try:
         manifest = orjson.loads(path.read_bytes())
-        version, shards = manifest["version"], {shard["file"]: shard["bytes"] for shard in manifest["shards"]}
+        version, shards = manifest["version"], {str(shard["file"]): shard["bytes"] for shard in manifest["shards"]}
+        if not all(type(size) is int for size in shards.values()):
+            raise ValueError("shards: bytes is no whole number")
     except (ValueError, KeyError, TypeError) as error:
-        raise StoreError(f"{path}: damaged ({error}); delete it, and it is made anew from the shards") from None
+        raise StoreError(f"{path}: damaged ({_line(error)}); delete it, and it is made anew from the shards") from None
     if version != VERSION:
         raise StoreError(f"{path}: version {version!r}; this release reads version {VERSION}")
     for name, size in shards.items():
@@ -304,8 +365,6 @@ def _write_manifest(folder: Path) -> None:
         try:
             rows = parquet.count_rows(path)
         except (ValueError, OSError) as error:
-            raise StoreError(f"{path}: cannot be read as a shard of a store ({error}); restore it") from None
+            raise _unreadable(path, error) from None
         listed.append({"file": path.name, "rows": rows, "bytes": path.stat().st_size})
-    partial = folder / f"{MANIFEST}.partial"
-    partial.write_bytes(orjson.dumps({"version": VERSION, "shards": listed}, option=orjson.OPT_INDENT_2))
-    partial.replace(folder / MANIFEST)
+    write_bytes(folder / MANIFEST, orjson.dumps({"version": VERSION, "shards": listed}, option=orjson.OPT_INDENT_2))

@@ -17,6 +17,7 @@ import draccus
 import numpy as np
 import orjson
 
+from rivegs_mllm.bounds import NonNegativeInt, Seed
 from rivegs_mllm.cascade.captions import Captions
 from rivegs_mllm.cascade.stage import blind
 from rivegs_mllm.chat import Answer, Turns
@@ -25,6 +26,7 @@ from rivegs_mllm.distill.examples import Example, read_examples
 from rivegs_mllm.distill.features import Content, Features, contents_of
 from rivegs_mllm.distill.similar import drawn, nearest, own_examples
 from rivegs_mllm.distill.store import read_store
+from rivegs_mllm.files import complete_file
 from rivegs_mllm.prompts import CAPTION_QUESTION, caption_messages, expansion_messages, knowledge_messages
 from rivegs_mllm.records import read_predictions
 from rivegs_mllm.types import Sample, UserError
@@ -59,9 +61,9 @@ class Examples:
 
     file: Path | None = None
     choose: Literal["similar", "random", "none"] = "similar"
-    count: int = 5
+    count: NonNegativeInt = 5
     features: Features | None = None
-    seed: int = 0
+    seed: Seed = 0
 
     def __post_init__(self) -> None:
         if self.choose not in ("similar", "random", "none"):
@@ -95,12 +97,11 @@ class Examples:
         how = [type(self.features).__name__, draccus.encode(self.features)]
         name = _digest([how, _stamps(made), _stamps(posts), self.count])
         kept = store / f"similar-{name}.npy"
-        if kept.is_file():
-            return np.load(kept, allow_pickle=False)
+        if (chosen := _kept(kept, (len(posts), self.count))) is not None:
+            return chosen
         features = store / f"examples-{_digest([how, _stamps(made)])}.npy"
-        if features.is_file():
-            of_examples = np.load(features, allow_pickle=False)
-        else:
+        of_examples = _kept(features, (len(made), None))
+        if of_examples is None:
             of_examples = self.features.make(made)
             _save(features, of_examples)
         chosen = nearest(self.features.make(posts), of_examples, self.count, own)
@@ -223,9 +224,16 @@ def _digest(value: object) -> str:
     return hashlib.sha256(orjson.dumps(value, default=str)).hexdigest()[:16]
 
 
+def _kept(path: Path, shape: tuple[int, int | None]) -> np.ndarray | None:
+    """An array that was saved before, of that shape (None: any size); None where it is not there or was damaged."""
+    try:
+        array = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    fits = array.ndim == 2 and all(wanted in (None, size) for wanted, size in zip(shape, array.shape, strict=True))
+    return array if fits and np.isfinite(array).all() else None
+
+
 def _save(path: Path, array: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
-    with partial.open("wb") as file:
+    with complete_file(path) as file:
         np.save(file, array, allow_pickle=False)
-    partial.replace(path)

@@ -43,6 +43,8 @@ class Report:
     stopped: str = ""
     faults: Counter[str] = field(default_factory=Counter)
     error: Exception | None = None
+    notes: list[str] = field(default_factory=list)
+    """What of the store was damaged, and what became of it."""
 
     def __str__(self) -> str:
         lines = [
@@ -58,7 +60,7 @@ class Report:
             lines.append("--retry-failed asks what failed once more")
         if self.stopped and not self.error:
             lines.append(f"stopped: {self.stopped}; the same command goes on")
-        return "\n".join(lines)
+        return "\n".join([*lines, *self.notes])
 
 
 def distill(recipe: DistillRecipe, retry_failed: bool = False) -> Report:
@@ -77,14 +79,15 @@ def distill(recipe: DistillRecipe, retry_failed: bool = False) -> Report:
         if plan.ask and not run.report.error:
             run.teacher = recipe.teacher.open(recipe.sampling)
             asyncio.run(run.all())
-    report = run.report
-    if report.error:
-        print(report)
-        raise report.error
-    prompt = shown(questions, plan.ask[0]) if plan.ask else ""
-    figures = {name: value for name, value in vars(report).items() if name != "error"}
-    note_run(recipe, questions.kind, prompt, figures)
-    write_card(recipe)
+        report = run.report
+        report.notes += store.notes
+        if report.error:
+            print(report)
+            raise report.error
+        prompt = shown(questions, plan.ask[0]) if plan.ask else ""
+        figures = {name: value for name, value in vars(report).items() if name not in ("error", "notes")}
+        report.notes += note_run(recipe, questions.kind, prompt, figures)
+        write_card(recipe)
     return report
 
 

@@ -12,10 +12,12 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_model, save_model
-from transformers import Qwen2_5_VLForConditionalGeneration, Trainer, TrainingArguments, set_seed
+from transformers import Qwen2_5_VLForConditionalGeneration, Trainer, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
+from rivegs_mllm.bounds import Seed
 from rivegs_mllm.dataset import Encoder
+from rivegs_mllm.recipe import TrainSettings
 from rivegs_mllm.tiny import read, see
 from rivegs_mllm.tiny.architecture import build_contract, build_model, build_processor, train_tokenizer
 from rivegs_mllm.yaml_recipe import parse_recipe
@@ -26,9 +28,9 @@ class BaseRecipe:
     """How the tiny base is made. ``see`` and ``read`` are the two stages' training arguments."""
 
     out: Path
-    seed: int
-    see: TrainingArguments
-    read: TrainingArguments
+    seed: Seed
+    see: TrainSettings
+    read: TrainSettings
 
 
 def run_stage(trainer: Trainer) -> None:

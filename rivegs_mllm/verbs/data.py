@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from rivegs_mllm.lock import lock_folder
 from rivegs_mllm.verbs.frame import verb
 
 
@@ -55,14 +56,17 @@ def _build_twitter_gmner(args: argparse.Namespace, _: list[str]) -> None:
     from data_builders.report import format_report
     from data_builders.twitter_gmner import build_twitter_gmner
 
-    print(format_report(build_twitter_gmner(args.raw, args.images, args.out, args.without_images, args.knowledge)))
+    with lock_folder(args.out):
+        report = build_twitter_gmner(args.raw, args.images, args.out, args.without_images, args.knowledge)
+    print(format_report(report))
 
 
 def _build_mner(args: argparse.Namespace, _: list[str]) -> None:
     from data_builders.mner import build_mner
     from data_builders.report import format_report
 
-    report = build_mner(args.name, args.raw, args.images, args.out, args.without_images, args.knowledge)
+    with lock_folder(args.out):
+        report = build_mner(args.name, args.raw, args.images, args.out, args.without_images, args.knowledge)
     print(format_report(report))
 
 
@@ -70,13 +74,16 @@ def _build_twitter_smner(args: argparse.Namespace, _: list[str]) -> None:
     from data_builders.report import format_report
     from data_builders.twitter_smner import build_twitter_smner
 
-    print(format_report(build_twitter_smner(args.gmner, args.masks, args.out)))
+    with lock_folder(args.out):
+        report = build_twitter_smner(args.gmner, args.masks, args.out)
+    print(format_report(report))
 
 
 def _build_emblems(args: argparse.Namespace, _: list[str]) -> None:
     from data_builders.emblems.build import build_emblems
 
-    counts = build_emblems(args.out, args.seed, args.train, args.dev, args.test, args.names, args.unseen)
+    with lock_folder(args.out):
+        counts = build_emblems(args.out, args.seed, args.train, args.dev, args.test, args.names, args.unseen)
     for split, figures in counts.items():
         print(f"{split}: " + ", ".join(f"{count} {what}" for what, count in figures.items()))
 

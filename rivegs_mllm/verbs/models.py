@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 
+from rivegs_mllm.files import check_output
+from rivegs_mllm.lock import lock_file
 from rivegs_mllm.types import UserError
 from rivegs_mllm.verbs.frame import verb
 
@@ -55,11 +58,21 @@ def add_compare(verbs) -> None:
     compare.add_argument("--out", type=Path, required=True, help="the folder of table, predictions and drafts")
 
 
+def _check_recipe(path: Path, overrides: Sequence[str] = ()) -> None:
+    """Raises UserError for a recipe that cannot be read, before anything that takes seconds to import."""
+    from rivegs_mllm.yaml_recipe import read_yaml
+
+    read_yaml(path, overrides)
+
+
 def _preview(args: argparse.Namespace, overrides: list[str]) -> int:
+    _check_recipe(args.recipe, overrides)
     from rivegs_mllm.preview import write_preview
     from rivegs_mllm.recipe import read_recipe
 
-    problems = write_preview(read_recipe(args.recipe, overrides), args.out, args.count)
+    check_output(args.out, [args.recipe])
+    with lock_file(args.out):
+        problems = write_preview(read_recipe(args.recipe, overrides), args.out, args.count)
     for problem in problems:
         print(f"problem: {problem}", file=sys.stderr)
     print(f"wrote {args.out}")
@@ -67,6 +80,7 @@ def _preview(args: argparse.Namespace, overrides: list[str]) -> int:
 
 
 def _train(args: argparse.Namespace, overrides: list[str]) -> int:
+    _check_recipe(args.recipe, overrides)
     from rivegs_mllm.train import main as train
 
     seeds = ["--seeds", *map(str, args.seeds)] if args.seeds else []
@@ -74,6 +88,7 @@ def _train(args: argparse.Namespace, overrides: list[str]) -> int:
 
 
 def _predict(args: argparse.Namespace, overrides: list[str]) -> None:
+    _check_recipe(args.recipe, overrides)
     from rivegs_mllm.cascade.run import is_cascade
     from rivegs_mllm.records import read_split
 
@@ -103,6 +118,8 @@ def _predict_cascade(args: argparse.Namespace, overrides: list[str], samples: li
 
 
 def _compare(args: argparse.Namespace, _: list[str]) -> None:
+    for path in args.recipes:
+        _check_recipe(path)
     from rivegs_mllm.compare import as_tables, compare
 
     Console().print(as_tables(compare(args.recipes, args.data, args.split, args.out)))

@@ -7,6 +7,8 @@ import dataclasses
 import sys
 from pathlib import Path
 
+from rivegs_mllm.files import check_output
+from rivegs_mllm.lock import lock_file
 from rivegs_mllm.verbs.frame import add_gold, verb
 
 EVALUATE_EXAMPLES = """\
@@ -122,12 +124,16 @@ def _calibrate(args: argparse.Namespace, _: list[str]) -> None:
 
 def _report(args: argparse.Namespace, _: list[str]) -> None:
     from eval.report import system_names, write_report
+    from rivegs_mllm.evaluate_command import gold_file
     from rivegs_mllm.records import read_predictions
 
     names = system_names(args.predictions)
+    check_output(args.out, [gold_file(args.gold, args.split), *args.predictions])
     gold, root = _gold(args)
-    systems = dict(zip(names, map(read_predictions, args.predictions), strict=True))
-    for fault in write_report(args.out, gold, systems, root, args.limit):
+    with lock_file(args.out):
+        systems = dict(zip(names, map(read_predictions, args.predictions), strict=True))
+        faults = write_report(args.out, gold, systems, root, args.limit)
+    for fault in faults:
         print(fault, file=sys.stderr)
     print(f"wrote {args.out}")
 

@@ -1,0 +1,13 @@
+"""From how many posts on a figure says something."""
+
+from __future__ import annotations
+
+FEW = 30
+"""Posts, or gold entities, below which a warning stands beside the figures."""
+FEWEST = 10
+"""Posts with anything to count below which no interval is given: so few draws say nothing."""
+
+
+def few(count: int, of: str = "posts") -> str:
+    """What to say beside figures of few posts, "" where there are enough."""
+    return f"only {count} {of}: figures of fewer than {FEW} say little" if count < FEW else ""

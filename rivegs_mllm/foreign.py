@@ -1,0 +1,49 @@
+"""Reading files that others may have changed: JSON by its keys, and whatever a library loads."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rivegs_mllm.types import UserError
+
+MOST_BYTES = 2**26
+_SHOWN = 600
+
+
+def read_object(path: Path, cure: str, error: type[UserError] = UserError) -> dict[str, object]:
+    """The JSON object in a file. Raises ``error``, which names the file and says ``cure``, where there is none."""
+    try:
+        if path.stat().st_size > MOST_BYTES:
+            raise error(f"{path}: longer than {MOST_BYTES:,} bytes, which no such file is; {cure}")
+        content = json.loads(path.read_bytes())
+    except OSError as fault:
+        raise error(f"{path}: cannot be read: {fault.strerror or fault}; {cure}") from None
+    except UserError:
+        raise
+    except (ValueError, RecursionError) as fault:  # no JSON, no UTF-8, a number of thousands of digits; too deep
+        raise error(f"{path}: not JSON: {one_line(fault)}; {cure}") from None
+    if type(content) is not dict:
+        raise error(f"{path}: not a JSON object; {cure}")
+    return content
+
+
+@contextmanager
+def loading(what: str, error: type[UserError] = UserError) -> Iterator[None]:
+    """Within it, whatever a library raises becomes an ``error`` on one line: ``what`` says which files are read."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as fault:  # transformers, PEFT and safetensors raise whatever a damaged file makes them stumble on
+        raise error(f"{what}: cannot be loaded: {one_line(fault)}") from fault
+
+
+def one_line(error: BaseException) -> str:
+    """An error's message on one line, cut short."""
+    text = " ".join(str(error).split())
+    name = type(error).__name__
+    said = text if isinstance(error, (OSError, ValueError, RuntimeError)) and text else f"{name} {text}".strip()
+    return said if len(said) <= _SHOWN else f"{said[:_SHOWN]} ..."
