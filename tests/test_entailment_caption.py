@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from cascade_suite import StageSuite, drafted
 from entailment_training import save_colours, train
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from transformers import BertConfig, BertModel
 
@@ -108,6 +108,8 @@ TEXTS = st.text(st.sampled_from("abc é\n\t🙏-"), max_size=60)
 
 @settings(max_examples=60, deadline=None)
 @given(caption=TEXTS, text=TEXTS.filter(bool), length=st.integers(5, 40))
+@example(caption="", text="aaaa", length=7)
+@example(caption=" ", text="aaaa", length=7)
 def test_pairs_fit_and_what_was_cut_is_said(tokenizer, caption, text, length):
     pair, note = reader(tokenizer, length).pair(caption, text)
     ids = pair.inputs["input_ids"]

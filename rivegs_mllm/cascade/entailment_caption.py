@@ -96,7 +96,8 @@ class CaptionReader:
         """
         special = self.tokenizer.num_special_tokens_to_add(pair=False)
         between = self.tokenizer.num_special_tokens_to_add(pair=True)
-        short = shorten(self.tokenizer, text, self.max_length - between - 1 + special)
+        of_caption = min(1, len(self.tokenizer(caption, add_special_tokens=False).input_ids))
+        short = shorten(self.tokenizer, text, self.max_length - between - of_caption + special)
         length = len(self.tokenizer(short, add_special_tokens=False).input_ids)
         beginning = shorten(self.tokenizer, caption, self.max_length - between - length + special)
         left_out = len(caption) - len(beginning) + len(text) - len(short)
