@@ -150,6 +150,9 @@ class Recipe:
     augment: Augmentation = field(default_factory=Augmentation)
     predict: PredictRecipe = field(default_factory=PredictRecipe)
     max_length: TokenCount = 2048
+    muon: bool = False
+    """Whether Muon trains the adapter in place of ``train.optim``: in few steps it learns more, and DeepSpeed has none
+    that fits."""
 
     def __post_init__(self) -> None:
         check_bounds(self)

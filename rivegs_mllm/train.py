@@ -32,6 +32,7 @@ from rivegs_mllm.epochs import NewEpoch, like_lengths
 from rivegs_mllm.generate import Generator, batches
 from rivegs_mllm.loss import answer_loss
 from rivegs_mllm.modeling import System, add_adapter, base_path, load_base, save_beside_weights
+from rivegs_mllm.optimizer import muon
 from rivegs_mllm.picture_features import check_cacheable, encode_pictures, with_features
 from rivegs_mllm.recipe import Recipe
 from rivegs_mllm.records import read_split
@@ -140,6 +141,7 @@ class AnswerTrainer(Trainer):
             data_collator=Collator(dataset.encoder, keep_vision=self.pictures and not cached),
             compute_loss_func=answer_loss,
             callbacks=[NewEpoch(self.sampler, dataset)],
+            optimizer_cls_and_kwargs=muon(system.model, recipe.train) if recipe.muon else None,
         )
         if cached:
             dataset.features = encode_pictures(dataset, system)
@@ -214,6 +216,8 @@ def _settings(recipe: Recipe, posts: Posts) -> dict[str, object]:
     if recipe.train.load_best_model_at_end:
         data["dev"] = fingerprint(posts.dev, recipe.data.folder)
         parts["predict"] = {"max_new_tokens": recipe.predict.max_new_tokens}
+    if recipe.muon:
+        parts["muon"] = True
     return settings_of(recipe.train, {**parts, "data": data, "lora": lora})
 
 
