@@ -50,7 +50,7 @@ def test_rows_of_new_tokens_are_refused(tmp_path, emblems):
     save_base(tmp_path / "base", texts(emblems))
     recipe = make_recipe(tmp_path, tmp_path / "base", emblems, "--muon=true", "--answer.bins=100")
     system = add_adapter(load_base(recipe), recipe)
-    with pytest.raises(UserError, match="muon: .*trainable_tokens.* is trained too; set it to false"):
+    with pytest.raises(UserError, match=r"muon: .*trainable_tokens.* is trained too; set it to false"):
         muon(system.model, recipe.train)
 
 
