@@ -14,12 +14,12 @@ import tempfile
 import time
 from pathlib import Path
 
-from rivegs_mllm.chat import OpenAIChat, Sampling
-from rivegs_mllm.distill.recipe import DistillData, DistillRecipe, Limits
-from rivegs_mllm.distill.store import read_rows
+from rivegs_mllm.data.jsonl import write_records
+from rivegs_mllm.distill.config import DistillData, DistillRecipe, Limits
+from rivegs_mllm.distill.runner import distill
 from rivegs_mllm.distill.tasks import Examples, KnowledgeTask
-from rivegs_mllm.distill.teach import distill
-from rivegs_mllm.records import write_records
+from rivegs_mllm.llm.client import OpenAIChat, Sampling
+from rivegs_mllm.store.answer_store import read_rows
 from rivegs_mllm.types import Sample
 
 SERVER = """

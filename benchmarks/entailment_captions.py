@@ -26,12 +26,12 @@ from rich.table import Table
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from data_builders.twitter_gmner import build_twitter_gmner
-from data_builders.views import entailment_view
-from eval.stages import precision_recall_f1
-from rivegs_mllm.files import write_json
-from rivegs_mllm.records import SPLITS, read_split, write_records
-from rivegs_mllm.seeds import train_seeds
+from eval.stage_metrics import precision_recall_f1
+from rivegs_mllm.cascade.rows import entailment_view
+from rivegs_mllm.data.files import write_json
+from rivegs_mllm.data.jsonl import SPLITS, read_split, write_records
 from rivegs_mllm.train import start
+from rivegs_mllm.training.seeds import train_seeds
 from rivegs_mllm.types import Entity, Sample, UserError
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "stages" / "entailment_caption_minilm.yaml"

@@ -23,11 +23,11 @@ from pathlib import Path
 
 from pycocotools import mask as coco
 
-from eval.attribution import error_budget
+from eval.analysis.errors import error_budget
+from eval.analysis.significance import compare, f1_intervals
 from eval.protocols import PROTOCOLS
 from eval.scores import evaluate, evaluate_files, iou_sweep
-from eval.significance import compare, f1_intervals
-from rivegs_mllm.records import read_predictions, read_samples, to_line, write_records
+from rivegs_mllm.data.jsonl import read_predictions, read_samples, to_line, write_records
 from rivegs_mllm.types import TYPES, Box, Entity, Mask, Prediction, Sample
 
 
@@ -53,7 +53,7 @@ def main() -> None:
         gold_file, answer_file = Path(folder, "gold.jsonl"), Path(folder, "predictions.jsonl")
         write_records(gold_file, gold)
         write_records(answer_file, usual)
-        command = [sys.executable, "-m", "rivegs_mllm.cli", "evaluate", str(gold_file), str(answer_file)]
+        command = [sys.executable, "-m", "rivegs_mllm.cli.main", "evaluate", str(gold_file), str(answer_file)]
         _report("rivegs evaluate", repeats, lambda: subprocess.run(command, check=True, stdout=subprocess.DEVNULL))
         _report("read both files", repeats, lambda: (read_samples(gold_file), read_predictions(answer_file)))
     _report("evaluate", repeats, lambda: evaluate(gold, usual))

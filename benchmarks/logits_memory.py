@@ -25,7 +25,7 @@ def measure(all_positions: bool, vocabulary: int, steps: int) -> dict[str, float
     from peft import LoraConfig, get_peft_model
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-    from rivegs_mllm.loss import answer_loss
+    from rivegs_mllm.training.loss import answer_loss
 
     torch.manual_seed(0)
     device = "cuda" if torch.cuda.is_available() else "cpu"

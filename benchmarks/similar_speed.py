@@ -7,8 +7,8 @@ import time
 
 import numpy as np
 
-from rivegs_mllm.distill.features import unit
-from rivegs_mllm.distill.similar import nearest
+from rivegs_mllm.llm.embeddings import unit
+from rivegs_mllm.llm.retrieval import nearest
 
 
 def main(posts: int, examples: int) -> None:

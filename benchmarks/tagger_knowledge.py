@@ -25,10 +25,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from data_builders.emblems.build import build_emblems
 from data_builders.twitter_gmner import build_twitter_gmner
-from rivegs_mllm.files import write_json
-from rivegs_mllm.records import SPLITS
-from rivegs_mllm.seeds import train_seeds
+from rivegs_mllm.data.files import write_json
+from rivegs_mllm.data.jsonl import SPLITS
 from rivegs_mllm.train import start
+from rivegs_mllm.training.seeds import train_seeds
 from rivegs_mllm.types import UserError
 
 RECIPES = Path(__file__).parents[1] / "recipes" / "stages"

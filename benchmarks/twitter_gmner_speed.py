@@ -21,10 +21,10 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from data_builders.parallel import for_each_picture
-from data_builders.pictures import open_picture, read_header
+from data_builders.image_index import for_each_picture
 from data_builders.twitter_gmner import FOLDERS, build_twitter_gmner, find_raw
-from rivegs_mllm.records import SPLITS
+from rivegs_mllm.data.images import open_picture, read_header
+from rivegs_mllm.data.jsonl import SPLITS
 
 
 def main() -> None:

@@ -25,11 +25,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from data_builders.parallel import for_each_picture
-from data_builders.pictures import Header, PictureError, open_picture, read_header
-from data_builders.report import Finding, Report, count_split
+from data_builders.findings import Finding, Report, count_split
+from data_builders.image_index import for_each_picture
 from data_builders.twitter_gmner import find_raw, read_raw, to_samples
-from rivegs_mllm.records import SPLITS, RecordError, scan_samples
+from rivegs_mllm.data.images import Header, PictureError, open_picture, read_header
+from rivegs_mllm.data.jsonl import SPLITS, RecordError, scan_samples
 from rivegs_mllm.types import TYPES, Sample, UserError
 
 # A builder mends these and goes on; who publishes or trusts the data should not.

@@ -19,13 +19,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from data_builders.conll import Post
-from data_builders.pictures import Header, upright_box
-from data_builders.published import Picture, check_images, find_pictures, read_splits, unique_ids, write_dataset
-from data_builders.report import Finding, Report
-from data_builders.riveg import add_knowledge
-from data_builders.voc import Annotation, read_annotation, usable_boxes
-from rivegs_mllm.records import SPLITS
+from data_builders.common import Picture, check_images, find_pictures, read_splits, unique_ids, write_dataset
+from data_builders.findings import Finding, Report
+from data_builders.formats.conll import Post
+from data_builders.formats.riveg_text import add_knowledge
+from data_builders.formats.voc import Annotation, read_annotation, usable_boxes
+from rivegs_mllm.data.images import Header, upright_box
+from rivegs_mllm.data.jsonl import SPLITS
 from rivegs_mllm.types import Box, Entity, Sample, UserError
 
 FOLDERS = ("Twitter10000_v2.0", "Twitter10000")

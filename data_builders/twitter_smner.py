@@ -21,11 +21,11 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco
 
-from data_builders.labelme import Region, Regions, read_regions
-from data_builders.pictures import read_header, upright
-from data_builders.published import write_dataset
-from data_builders.report import Finding, Report
-from rivegs_mllm.records import SPLITS, read_split
+from data_builders.common import write_dataset
+from data_builders.findings import Finding, Report
+from data_builders.formats.labelme import Region, Regions, read_regions
+from rivegs_mllm.data.images import read_header, upright
+from rivegs_mllm.data.jsonl import SPLITS, read_split
 from rivegs_mllm.types import TYPES, Box, Entity, Mask, Sample, UserError
 
 _TYPES = {**{kind: kind for kind in TYPES}, "MISC": "OTHER"}

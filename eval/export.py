@@ -14,8 +14,8 @@ from pathlib import Path
 from pycocotools import mask as coco
 
 from eval.protocols import boxes_of, masks_of
-from eval.stages import by_id
-from rivegs_mllm.files import write_text
+from eval.stage_metrics import by_id
+from rivegs_mllm.data.files import write_text
 from rivegs_mllm.types import Box, Entity, Mask, Prediction, Sample, UserError
 
 Region = tuple[Box | None, Mask | None]

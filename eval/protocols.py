@@ -12,7 +12,7 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from eval.frames import in_resized_pixels, located
+from eval.coordinates import in_resized_pixels, located
 from eval.matching import Pair, best_box_iou, best_mask_iou, first_come, maximum_matching
 from rivegs_mllm.types import Box, Entity, Mask, Sample, UserError
 

@@ -8,13 +8,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, zip_longest
 from pathlib import Path
 
+from eval.counts import Sorts, Tally, check_subset, in_order, post_names
 from eval.matching import check_mask
 from eval.protocols import BOX, EES, GMNER, MASK, MNER, SMNER, SPAN, STRICT, TASKS, Judged, Post, Task, protocol_named
 from eval.protocols import said_visible as said_visible
-from eval.stages import Decisions, Found, Regions, align, by_id, found_by, precision_recall_f1
-from eval.tables import format_scores as format_scores
-from eval.tally import Sorts, Tally, check_subset, in_order, post_names
-from rivegs_mllm.records import stream_predictions, stream_samples
+from eval.report.tables import format_scores as format_scores
+from eval.stage_metrics import Decisions, Found, Regions, align, by_id, found_by, precision_recall_f1
+from rivegs_mllm.data.jsonl import stream_predictions, stream_samples
 from rivegs_mllm.types import TYPES, Box, Prediction, Sample, UserError
 
 Pair = tuple[Sample, Prediction | None]
@@ -33,7 +33,7 @@ def evaluate(
     """The scores, as `rivegs evaluate --json` writes them.
 
     ``{protocol: {subset: {task: {"correct", "predicted", "gold", "precision", "recall", "f1"}}}}``, fractions in
-    [0, 1], 0 where there is nothing to divide by; `eval.tally.count_post` has the subsets. SMNER and EES are there
+    [0, 1], 0 where there is nothing to divide by; `eval.counts.count_post` has the subsets. SMNER and EES are there
     when both the gold and the predictions have masks. Beside the protocols stand "posts", "stages" and what was
     missing or odd; docs/evaluation.md describes them. ``candidates`` are a detector's boxes by post, for ``hindex``.
 

@@ -7,14 +7,14 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from eval.calibration import FILE_NAME as CALIBRATION
-from eval.calibration import read_calibration
-from rivegs_mllm.contract import FILE_NAME
-from rivegs_mllm.generate import Generator, batches
-from rivegs_mllm.modeling import load_adapter, load_base
-from rivegs_mllm.recipe import Recipe
-from rivegs_mllm.records import to_line
-from rivegs_mllm.resume import progress, taken_up
+from eval.analysis.calibration import FILE_NAME as CALIBRATION
+from eval.analysis.calibration import read_calibration
+from rivegs_mllm.answer.contract import FILE_NAME
+from rivegs_mllm.config.schema import Recipe
+from rivegs_mllm.data.jsonl import to_line
+from rivegs_mllm.data.resume import progress, taken_up
+from rivegs_mllm.models.generation import Generator, batches
+from rivegs_mllm.models.loading import load_adapter, load_base
 from rivegs_mllm.types import Prediction, Sample, UserError
 
 

@@ -22,21 +22,21 @@ from transformers import Trainer, set_seed
 from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.trainer import TRAINING_ARGS_NAME
 
-from data_builders.pictures import picture_size
 from eval.scores import evaluate
+from rivegs_mllm.answer.contract import FILE_NAME
 from rivegs_mllm.cascade.training import StageTraining, train_stage
-from rivegs_mllm.contract import FILE_NAME
-from rivegs_mllm.dataset import AnswerDataset, Collator, Encoder, check_lengths
-from rivegs_mllm.distill.attach import read_posts
-from rivegs_mllm.epochs import NewEpoch, like_lengths
-from rivegs_mllm.generate import Generator, batches
-from rivegs_mllm.loss import answer_loss
-from rivegs_mllm.modeling import System, add_adapter, base_path, load_base, save_beside_weights
-from rivegs_mllm.optimizer import muon
-from rivegs_mllm.picture_features import check_cacheable, encode_pictures, with_features
-from rivegs_mllm.recipe import Recipe
-from rivegs_mllm.records import read_split
-from rivegs_mllm.runs import (
+from rivegs_mllm.config.schema import Recipe
+from rivegs_mllm.config.yaml_loader import decode, read_yaml
+from rivegs_mllm.data.images import picture_size
+from rivegs_mllm.data.jsonl import read_split
+from rivegs_mllm.models.generation import Generator, batches
+from rivegs_mllm.models.loading import System, add_adapter, base_path, load_base, save_beside_weights
+from rivegs_mllm.store.attach import read_posts
+from rivegs_mllm.training.dataset import AnswerDataset, Collator, Encoder, check_lengths
+from rivegs_mllm.training.loss import answer_loss
+from rivegs_mllm.training.optimizer import muon
+from rivegs_mllm.training.picture_features import check_cacheable, encode_pictures, with_features
+from rivegs_mllm.training.run_dir import (
     begin,
     exhaustion_named,
     fingerprint,
@@ -48,9 +48,9 @@ from rivegs_mllm.runs import (
     settings_of,
     write_metrics,
 )
-from rivegs_mllm.seeds import format_seeds, train_seeds
+from rivegs_mllm.training.sampling import NewEpoch, like_lengths
+from rivegs_mllm.training.seeds import format_seeds, train_seeds
 from rivegs_mllm.types import Sample, UserError
-from rivegs_mllm.yaml_recipe import decode, read_yaml
 
 
 def train(recipe: Recipe) -> Path:

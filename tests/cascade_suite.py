@@ -20,9 +20,9 @@ import draccus
 import pytest
 from tiny_base import without_picture
 
-from rivegs_mllm.cascade.run import CascadeRecipe
-from rivegs_mllm.cascade.stage import NEEDS, SLOTS, Needy, Stage, StageRecipe, blind, check_stage
-from rivegs_mllm.records import prediction_from_json, read_split, to_line
+from rivegs_mllm.cascade.base import NEEDS, SLOTS, Needy, Stage, StageRecipe, blind, check_stage
+from rivegs_mllm.cascade.config import CascadeRecipe
+from rivegs_mllm.data.jsonl import prediction_from_json, read_split, to_line
 from rivegs_mllm.types import Entity, Prediction, Sample
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from PIL import Image
 
 from rivegs_mllm.cascade.training import StageTraining, train_stage
-from rivegs_mllm.records import write_records
+from rivegs_mllm.config.yaml_loader import parse_recipe
+from rivegs_mllm.data.jsonl import write_records
 from rivegs_mllm.types import Box, Entity, Sample
-from rivegs_mllm.yaml_recipe import parse_recipe
 
 TRAIN = """\
 data:

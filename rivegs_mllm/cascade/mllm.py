@@ -14,14 +14,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from weakref import WeakValueDictionary
 
-from eval.calibration import FILE_NAME as CALIBRATION
-from eval.calibration import Calibration, read_calibration
-from rivegs_mllm.answer import text_order
-from rivegs_mllm.cascade.stage import Stage, StageError
-from rivegs_mllm.contract import FILE_NAME
-from rivegs_mllm.generate import Generator, batches
-from rivegs_mllm.modeling import load_adapter
-from rivegs_mllm.recipe import read_recipe
+from eval.analysis.calibration import FILE_NAME as CALIBRATION
+from eval.analysis.calibration import Calibration, read_calibration
+from rivegs_mllm.answer.contract import FILE_NAME
+from rivegs_mllm.answer.serialization import text_order
+from rivegs_mllm.cascade.base import Stage, StageError
+from rivegs_mllm.config.schema import read_recipe
+from rivegs_mllm.models.generation import Generator, batches
+from rivegs_mllm.models.loading import load_adapter
 from rivegs_mllm.types import Entity, Prediction, Sample, UserError
 
 SEGMENT_OF = {

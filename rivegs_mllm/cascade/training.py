@@ -20,12 +20,11 @@ from transformers import Trainer, TrainingArguments, set_seed
 from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.trainer import TRAINING_ARGS_NAME
 
-from rivegs_mllm.bounds import check_bounds
-from rivegs_mllm.cascade.saved import FILE_NAME, Card, write_card
-from rivegs_mllm.distill.attach import Distilled, read_posts
-from rivegs_mllm.epochs import NewEpoch, like_lengths
-from rivegs_mllm.recipe import DataRecipe, TrainSettings, check_train
-from rivegs_mllm.runs import (
+from rivegs_mllm.cascade.checkpoint import FILE_NAME, Card, write_card
+from rivegs_mllm.config.bounds import check_bounds
+from rivegs_mllm.config.schema import DataRecipe, TrainSettings, check_train
+from rivegs_mllm.store.attach import Distilled, read_posts
+from rivegs_mllm.training.run_dir import (
     begin,
     exhaustion_named,
     fingerprint,
@@ -37,6 +36,7 @@ from rivegs_mllm.runs import (
     settings_of,
     write_metrics,
 )
+from rivegs_mllm.training.sampling import NewEpoch, like_lengths
 from rivegs_mllm.types import TYPES, Sample, UserError
 
 
@@ -60,11 +60,11 @@ class Trainable:
 
     ``model(**batch)`` gives a dict (or a transformers output) with ``loss``, a mean over what the batch holds.
     A model with tied weights must be a transformers or PEFT model, which save these rightly.
-    ``train`` has rows and ``set_epoch``; ``rivegs_mllm.epochs.Variants`` is one. ``lengths`` has a length for each
-    row, so that batches are of like length. ``collate`` makes a batch of rows: tensors by argument of ``model``.
-    ``evaluate`` gives the stage's figures on labelled posts, such as ``{"span_f1": 0.8}``, which the recipe names as
-    ``eval_span_f1``; the model is in evaluation mode and no gradients are kept. ``save`` writes a folder that the
-    stage of a cascade loads; its card is written behind it.
+    ``train`` has rows and ``set_epoch``; ``rivegs_mllm.training.sampling.Variants`` is one. ``lengths`` has a length
+    for each row, so that batches are of like length. ``collate`` makes a batch of rows: tensors by argument of
+    ``model``. ``evaluate`` gives the stage's figures on labelled posts, such as ``{"span_f1": 0.8}``, which the recipe
+    names as ``eval_span_f1``; the model is in evaluation mode and no gradients are kept. ``save`` writes a folder that
+    the stage of a cascade loads; its card is written behind it.
     ``rates``: the learning rate of parameters whose name begins so, where it is not ``train.learning_rate``.
     """
 

@@ -17,18 +17,18 @@ import draccus
 import numpy as np
 import orjson
 
-from rivegs_mllm.bounds import NonNegativeInt, Seed
-from rivegs_mllm.cascade.captions import Captions
-from rivegs_mllm.cascade.stage import blind
-from rivegs_mllm.chat import Answer, Turns
-from rivegs_mllm.distill.checks import check_caption, check_expression, check_knowledge
-from rivegs_mllm.distill.examples import Example, read_examples
-from rivegs_mllm.distill.features import Content, Features, contents_of
-from rivegs_mllm.distill.similar import drawn, nearest, own_examples
-from rivegs_mllm.distill.store import read_store
-from rivegs_mllm.files import complete_file
-from rivegs_mllm.prompts import CAPTION_QUESTION, caption_messages, expansion_messages, knowledge_messages
-from rivegs_mllm.records import read_predictions
+from rivegs_mllm.answer.prompt import CAPTION_QUESTION, caption_messages, expansion_messages, knowledge_messages
+from rivegs_mllm.cascade.base import blind
+from rivegs_mllm.config.bounds import NonNegativeInt, Seed
+from rivegs_mllm.data.files import complete_file
+from rivegs_mllm.data.jsonl import read_predictions
+from rivegs_mllm.llm.answer_checks import check_caption, check_expression, check_knowledge
+from rivegs_mllm.llm.client import Answer, Turns
+from rivegs_mllm.llm.embeddings import Content, Features, contents_of
+from rivegs_mllm.llm.few_shot import Example, read_examples
+from rivegs_mllm.llm.retrieval import drawn, nearest, own_examples
+from rivegs_mllm.store.answer_store import read_store
+from rivegs_mllm.store.captions import Captions
 from rivegs_mllm.types import Sample, UserError
 
 

@@ -15,8 +15,8 @@ from transformers import (
     Qwen2VLVideoProcessor,
 )
 
-from rivegs_mllm.contract import Contract, loc_tokens
-from rivegs_mllm.tiny.induction import lay_induction
+from rivegs_mllm.answer.contract import Contract, loc_tokens
+from rivegs_mllm.tiny.induction_init import lay_induction
 
 PATCH = 14
 MERGE = 2

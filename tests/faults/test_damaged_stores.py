@@ -14,9 +14,9 @@ from chat_server import ChatServer, completion
 from test_distill import good, posts, recipe
 from test_store import row
 
-from rivegs_mllm.distill import store as stores
-from rivegs_mllm.distill.store import DAMAGED, Row, Store, StoreError, read_rows
-from rivegs_mllm.distill.teach import distill
+from rivegs_mllm.distill.runner import distill
+from rivegs_mllm.store import answer_store as stores
+from rivegs_mllm.store.answer_store import DAMAGED, Row, Store, StoreError, read_rows
 from rivegs_mllm.types import UserError
 
 WRONG = [None, True, -1, 2**63, 2**70, 1.5, "", "word", "half \ud800", "NUL \0", [], [1], {}, {"a": 1}, "x" * 10**6]

@@ -13,11 +13,11 @@ import pytest
 from chat_server import ChatServer, Reply, completion
 from test_distill import good, posts, recipe
 
-from rivegs_mllm.chat import OpenAIChat, Patience
-from rivegs_mllm.chat_openai import MAX_BYTES
-from rivegs_mllm.distill.recipe import Limits
-from rivegs_mllm.distill.store import ANSWERED, read_rows
-from rivegs_mllm.distill.teach import distill
+from rivegs_mllm.distill.config import Limits
+from rivegs_mllm.distill.runner import distill
+from rivegs_mllm.llm.client import OpenAIChat, Patience
+from rivegs_mllm.llm.openai_client import MAX_BYTES
+from rivegs_mllm.store.answer_store import ANSWERED, read_rows
 from rivegs_mllm.types import UserError
 
 KEY = "sekret-key-0123456789"

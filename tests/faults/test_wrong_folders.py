@@ -11,15 +11,15 @@ from pathlib import Path
 import pytest
 from stage_training import make_recipe
 
-from eval.calibration import FILE_NAME as CALIBRATION
-from eval.calibration import read_calibration
-from rivegs_mllm.cascade.crf import CrfTagger, load_reader
-from rivegs_mllm.cascade.run import _loaded
+from eval.analysis.calibration import FILE_NAME as CALIBRATION
+from eval.analysis.calibration import read_calibration
+from rivegs_mllm.answer.contract import FILE_NAME as CONTRACT
+from rivegs_mllm.answer.contract import Contract
+from rivegs_mllm.cascade.config import _loaded
+from rivegs_mllm.cascade.tagging.crf import CrfTagger, load_reader
 from rivegs_mllm.cascade.training import train_stage
-from rivegs_mllm.contract import FILE_NAME as CONTRACT
-from rivegs_mllm.contract import Contract
-from rivegs_mllm.modeling import check_adapter_config, load_adapter
-from rivegs_mllm.recipe import read_recipe
+from rivegs_mllm.config.schema import read_recipe
+from rivegs_mllm.models.loading import check_adapter_config, load_adapter
 from rivegs_mllm.types import TYPES, UserError
 
 LONGEST = 1000

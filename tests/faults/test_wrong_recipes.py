@@ -16,18 +16,18 @@ import pytest
 import yaml
 
 from data_builders.emblems.build import build_emblems
-from rivegs_mllm.bounds import Bounds, is_union
-from rivegs_mllm.cascade.run import CascadeRecipe, read_cascade
+from rivegs_mllm.answer.prompt import check_instruction
+from rivegs_mllm.cascade.config import CascadeRecipe, read_cascade
 from rivegs_mllm.cascade.training import StageTraining
-from rivegs_mllm.distill.examples import start_examples
-from rivegs_mllm.distill.recipe import DistillRecipe, read_distill
-from rivegs_mllm.distill.rows import read_rows_recipe
-from rivegs_mllm.preview import write_preview
-from rivegs_mllm.prompts import check_instruction
-from rivegs_mllm.recipe import PredictRecipe, Recipe, read_recipe
-from rivegs_mllm.records import read_split
+from rivegs_mllm.config.bounds import Bounds, is_union
+from rivegs_mllm.config.schema import PredictRecipe, Recipe, read_recipe
+from rivegs_mllm.config.yaml_loader import parse_recipe
+from rivegs_mllm.data.jsonl import read_split
+from rivegs_mllm.distill.config import DistillRecipe, read_distill
+from rivegs_mllm.distill.pseudo_labels import read_rows_recipe
+from rivegs_mllm.llm.few_shot import start_examples
+from rivegs_mllm.training.preview import write_preview
 from rivegs_mllm.types import UserError
-from rivegs_mllm.yaml_recipe import parse_recipe
 
 ROOT = Path(__file__).parents[2]
 TINY = ROOT / "recipes" / "tiny" / "e2e.yaml"
@@ -341,7 +341,7 @@ FORMS = {
     "a distill recipe to predict": (DISTILL, read_cascade, "which is for rivegs distill"),
     "rows to train": (ROWS, read_recipe, "which is for rivegs distill"),
     "a single model to distill": (TINY, read_distill, "a single model, which is for rivegs train"),
-    "the tiny base to train": (ROOT / "recipes" / "tiny" / "base.yaml", read_recipe, "rivegs_mllm.tiny.make"),
+    "the tiny base to train": (ROOT / "recipes" / "tiny" / "base.yaml", read_recipe, "rivegs_mllm.tiny.build"),
 }
 
 
@@ -372,7 +372,7 @@ def test_settings_made_in_python_are_held_to_the_same():
     ],
 )
 def test_a_recipe_that_is_not_there_is_told_in_no_time(command):
-    code = "import sys; from rivegs_mllm.cli import main; code = main(sys.argv[1:]); "
+    code = "import sys; from rivegs_mllm.cli.main import main; code = main(sys.argv[1:]); "
     code += "sys.exit(9 if 'torch' in sys.modules or 'transformers' in sys.modules else code)"
     done = subprocess.run([sys.executable, "-c", code, *command.split()], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, ""), done.stderr

@@ -2,7 +2,7 @@
 
 import evaluate
 
-from eval.metric_module import INPUTS, OUTPUTS, complete, compute, features
+from eval.metrics.common import INPUTS, OUTPUTS, complete, compute, features
 
 _DESCRIPTION = """\
 Precision, recall and F1 of entity extraction and grounding (EEG): an entity is correct when the mention and
@@ -25,7 +25,7 @@ Examples:
 
 
 class Eeg(evaluate.Metric):
-    """EEG; see `eval.metric_module`."""
+    """EEG; see `eval.metrics.common`."""
 
     def _info(self):
         return evaluate.MetricInfo(

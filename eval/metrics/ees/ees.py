@@ -2,7 +2,7 @@
 
 import evaluate
 
-from eval.metric_module import INPUTS, OUTPUTS, complete, compute, features
+from eval.metrics.common import INPUTS, OUTPUTS, complete, compute, features
 
 _DESCRIPTION = """\
 Precision, recall and F1 of entity extraction and segmentation (EES): an entity is correct when the mention
@@ -27,7 +27,7 @@ Examples:
 
 
 class Ees(evaluate.Metric):
-    """EES; see `eval.metric_module`."""
+    """EES; see `eval.metrics.common`."""
 
     def _info(self):
         return evaluate.MetricInfo(

@@ -2,7 +2,7 @@
 
 import evaluate
 
-from eval.metric_module import INPUTS, OUTPUTS, complete, compute, features
+from eval.metrics.common import INPUTS, OUTPUTS, complete, compute, features
 
 _DESCRIPTION = """\
 Precision, recall and F1 of grounded multimodal named entity recognition (GMNER): an entity is correct when
@@ -26,7 +26,7 @@ Examples:
 
 
 class Gmner(evaluate.Metric):
-    """GMNER; see `eval.metric_module`."""
+    """GMNER; see `eval.metrics.common`."""
 
     def _info(self):
         return evaluate.MetricInfo(

@@ -2,7 +2,7 @@
 
 import evaluate
 
-from eval.metric_module import INPUTS, OUTPUTS, complete, compute, features
+from eval.metrics.common import INPUTS, OUTPUTS, complete, compute, features
 
 _DESCRIPTION = """\
 Precision, recall and F1 of multimodal named entity recognition (MNER): an entity is correct when the mention
@@ -25,7 +25,7 @@ Examples:
 
 
 class Mner(evaluate.Metric):
-    """MNER; see `eval.metric_module`."""
+    """MNER; see `eval.metrics.common`."""
 
     def _info(self):
         return evaluate.MetricInfo(

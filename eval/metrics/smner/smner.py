@@ -2,7 +2,7 @@
 
 import evaluate
 
-from eval.metric_module import INPUTS, OUTPUTS, complete, compute, features
+from eval.metrics.common import INPUTS, OUTPUTS, complete, compute, features
 
 _DESCRIPTION = """\
 Precision, recall and F1 of segmented multimodal named entity recognition (SMNER): an entity is correct when
@@ -27,7 +27,7 @@ Examples:
 
 
 class Smner(evaluate.Metric):
-    """SMNER; see `eval.metric_module`."""
+    """SMNER; see `eval.metrics.common`."""
 
     def _info(self):
         return evaluate.MetricInfo(

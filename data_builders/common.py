@@ -1,0 +1,116 @@
+"""What the builders of published datasets share: splits are read, pictures found, and a dataset folder written."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from data_builders.findings import SHOWN, Finding, Report, count_split
+from data_builders.formats.conll import Post, read_posts
+from data_builders.image_index import for_each_picture
+from rivegs_mllm.data.files import write_text
+from rivegs_mllm.data.images import Header, PictureError, PictureIndex, read_header
+from rivegs_mllm.data.jsonl import SPLITS, write_records
+from rivegs_mllm.types import Sample, UserError
+
+FINDINGS = "findings.txt"
+
+# Headers are a read and little work each: more threads than cores hide the waiting for a disk.
+_THREADS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """``path`` relative to the dataset's folder."""
+
+    path: str
+    header: Header
+
+
+def check_images(images: Sequence[Path], without_images: bool) -> None:
+    """Raises UserError unless exactly one of the two is given."""
+    if bool(images) == without_images:
+        raise UserError("give the folders that hold the pictures (--images), or --without-images, but not both")
+
+
+def read_splits(paths: Mapping[str, Path], findings: list[Finding]) -> dict[str, list[Post]]:
+    """The posts by split. A file that cannot be read becomes a finding of level "error", repairs become warnings."""
+    posts: dict[str, list[Post]] = {}
+    for split, path in paths.items():
+        try:
+            posts[split] = read_posts(path)
+        except UserError as error:
+            posts[split] = []
+            findings.append(Finding("unreadable file", str(path), str(error), "error"))
+        for post in posts[split]:
+            findings += [Finding(repair.kind, f"{path}:{repair.line}", repair.message) for repair in post.repairs]
+            if not post.tokens:
+                findings.append(Finding("empty post", f"{path}:{post.line}", f"{post.id} has no text; it is kept"))
+    return posts
+
+
+def find_pictures(
+    ids: Iterable[str],
+    folders: Sequence[Path],
+    out: Path,
+    findings: list[Finding],
+    level: Literal["error", "warning"] = "error",
+) -> dict[str, Picture]:
+    """The pictures by id. Those that are missing or cannot be read are left out, each a finding of ``level``."""
+    index = PictureIndex(folders)
+    for path in index.shadowed:
+        findings.append(Finding("picture twice", str(path), "another picture of this id is taken instead"))
+    paths: list[tuple[str, str]] = []
+    for identity in sorted(ids):
+        path = index.find(identity)
+        if path is None:
+            where = ", ".join(map(str, folders))
+            findings.append(Finding("missing picture", identity, f"no picture of this name in {where}", level))
+        else:
+            paths.append((identity, str(path)))
+    headers = for_each_picture(read_header, [path for _, path in paths], _THREADS)
+    pictures = {}
+    for (identity, path), header in zip(paths, headers, strict=True):
+        if isinstance(header, PictureError):
+            findings.append(Finding("unreadable picture", path, str(header), level))
+            continue
+        pictures[identity] = Picture(Path(os.path.relpath(path, out)).as_posix(), header)
+        if header.orientation != 1:
+            findings.append(Finding("rotated picture", path, f"EXIF orientation {header.orientation}; read upright"))
+    return pictures
+
+
+def unique_ids(posts: Sequence[Post], place: str, findings: list[Finding]) -> list[str]:
+    """The posts' ids; one that comes again is another post with the same picture, and gets ``#2``, ``#3`` behind it."""
+    seen: dict[str, int] = {}
+    ids = []
+    for post in posts:
+        seen[post.id] = count = seen.get(post.id, 0) + 1
+        ids.append(post.id if count == 1 else f"{post.id}#{count}")
+        if count > 1:
+            findings.append(Finding("repeated id", f"{place}:{post.line}", f"{post.id} again; it becomes {ids[-1]}"))
+    return ids
+
+
+def write_dataset(out: Path, samples: Mapping[str, Sequence[Sample]], findings: list[Finding]) -> Report:
+    """Writes ``out/findings.txt`` and, if none of them is an error, ``out/{train,dev,test}.jsonl``; else UserError."""
+    report = Report({split: count_split(samples[split]) for split in SPLITS}, findings)
+    write_text(out / FINDINGS, "".join(f"{finding}\n" for finding in findings))
+    if report.errors:
+        raise UserError(_refusal(report.errors, out / FINDINGS))
+    # No old split may stand beside a new one if writing stops half-way.
+    for split in SPLITS:
+        (out / f"{split}.jsonl").unlink(missing_ok=True)
+    for split in SPLITS:
+        write_records(out / f"{split}.jsonl", samples[split])
+    return report
+
+
+def _refusal(errors: Sequence[Finding], listing: Path) -> str:
+    counts = ", ".join(f"{count} x {kind}" for kind, count in Counter(error.kind for error in errors).items())
+    shown = "".join(f"\n  {error.kind}: {error.place}: {error.message}" for error in errors[:SHOWN])
+    return f"nothing built: {counts}; all are listed in {listing}{shown}"

@@ -1,0 +1,145 @@
+"""Posts in CoNLL files: a token and a BIO tag a line, a blank line between posts.
+
+Two kinds of file are read: posts under ``IMGID:`` lines (Twitter-2015, Twitter-2017, Twitter-GMNER), and RiVEG's
+knowledge files, posts without ids in which the words tagged X behind ``<EOS>`` are what an LLM wrote about the post.
+
+Repairs, each listed in the post that needed it, so that nothing is mended in silence:
+an I- tag that continues no entity of its type starts one, as conlleval has it;
+a token that is empty or holds white space gets ``_`` in its place, so that spans stay what they were.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from data_builders.formats.text_files import read_lines
+from rivegs_mllm.types import Entity, UserError
+
+_TYPES = {"PER": "PER", "LOC": "LOC", "ORG": "ORG", "OTHER": "OTHER", "MISC": "OTHER"}
+_BEGIN = {f"B-{name}": kind for name, kind in _TYPES.items()}
+_INSIDE = {f"I-{name}": kind for name, kind in _TYPES.items()}
+_TAGS = frozenset(("O", *_BEGIN, *_INSIDE))
+
+ID_MARK = "IMGID:"
+KNOWLEDGE_MARK = "<EOS>"
+
+
+@dataclass(frozen=True, slots=True)
+class Repair:
+    """What was mended where: ``kind`` is "orphan tag" or "blank token", ``line`` counts from 1."""
+
+    line: int
+    kind: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Post:
+    """A post of an ``IMGID:`` file. ``line`` is that of its id; its entities have spans but no boxes."""
+
+    id: str
+    line: int
+    tokens: tuple[str, ...]
+    entities: tuple[Entity, ...] = ()
+    repairs: tuple[Repair, ...] = ()
+
+
+def read_posts(path: Path | str) -> list[Post]:
+    """The posts of a file, in its order, one without tokens included. Raises UserError naming file and line."""
+    posts: list[Post] = []
+    for number, block in _blocks(path):
+        if not block[0].startswith(ID_MARK):
+            raise UserError(f"{path}:{number}: {block[0]!r} stands under no {ID_MARK} line; put the post's id above it")
+        # A post that follows without a blank line between.
+        starts = [index for index, line in enumerate(block) if line.startswith(ID_MARK)]
+        for start, end in zip(starts, [*starts[1:], len(block)], strict=True):
+            posts.append(_post(path, number + start, block[start:end]))
+    return posts
+
+
+def read_knowledge_posts(path: Path | str) -> list[tuple[tuple[str, ...], str]]:
+    """(tokens, knowledge) of each post of a knowledge file, in its order. Raises UserError naming file and line."""
+    posts = []
+    for number, block in _blocks(path):
+        words = [word for word, _ in _pairs(path, number, block)]
+        if KNOWLEDGE_MARK not in words:
+            raise UserError(f"{path}:{number}: the post that starts here has no {KNOWLEDGE_MARK} line")
+        mark = words.index(KNOWLEDGE_MARK)
+        posts.append((tuple(words[:mark]), " ".join(filter(None, words[mark + 1 :]))))
+    return posts
+
+
+def _blocks(path: Path | str) -> Iterator[tuple[int, list[str]]]:
+    """Runs of lines that are not blank, each with the number of its first line."""
+    block: list[str] = []
+    for number, line in enumerate(read_lines(path), 1):
+        if line and not line.isspace():
+            block.append(line)
+        # A tab and a tag is a blank token, not the end of a post.
+        elif block:
+            yield number - len(block), block
+            block = []
+    if block:
+        yield number + 1 - len(block), block
+
+
+def _pairs(path: Path | str, number: int, lines: list[str]) -> list[tuple[str, str]]:
+    pairs = []
+    for offset, line in enumerate(lines):
+        token, tab, tag = line.rpartition("\t")
+        if not tab:
+            raise UserError(f"{path}:{number + offset}: {line!r} is not a token, a tab and a tag")
+        pairs.append((token, tag))
+    return pairs
+
+
+def _post(path: Path | str, number: int, block: list[str]) -> Post:
+    identity = block[0][len(ID_MARK) :].strip()
+    if not identity:
+        raise UserError(f"{path}:{number}: {ID_MARK} without an id")
+    pairs = _pairs(path, number + 1, block[1:])
+    tokens, tags = [token for token, _ in pairs], [tag for _, tag in pairs]
+    if not _TAGS.issuperset(tags):
+        index = next(index for index, tag in enumerate(tags) if tag not in _TAGS)
+        known = ", ".join(_TYPES)
+        raise UserError(f"{path}:{number + 1 + index}: tag {tags[index]!r} is neither O nor B- or I- with {known}")
+    repairs = []
+    if " ".join(tokens).split() != tokens:
+        repairs += _mend_tokens(tokens, number + 1)
+    spans, orphans = _spans(tags)
+    for index in orphans:
+        message = f"{tokens[index]!r} is tagged {tags[index]} but continues no such entity; it starts one"
+        repairs.append(Repair(number + 1 + index, "orphan tag", message))
+    entities = [Entity(" ".join(tokens[start:end]), kind, (start, end)) for start, end, kind in spans]
+    return Post(identity, number, tuple(tokens), tuple(entities), tuple(repairs))
+
+
+def _mend_tokens(tokens: list[str], number: int) -> list[Repair]:
+    """Mends the list in place."""
+    repairs = []
+    for index, token in enumerate(tokens):
+        mended = "_".join(token.split()) or "_"
+        if mended != token:
+            tokens[index] = mended
+            repairs.append(Repair(number + index, "blank token", f"the token {token!r} is read as {mended!r}"))
+    return repairs
+
+
+def _spans(tags: list[str]) -> tuple[list[tuple[int, int, str]], list[int]]:
+    """(start, end, type) of each entity, end-exclusive, and the indices of the orphan I- tags."""
+    spans: list[tuple[int, int, str]] = []
+    orphans = []
+    open_kind = ""
+    for index, tag in enumerate(tags):
+        if tag == "O":
+            open_kind = ""
+        elif tag in _INSIDE and _INSIDE[tag] == open_kind:
+            spans[-1] = (spans[-1][0], index + 1, open_kind)
+        else:
+            if tag in _INSIDE:
+                orphans.append(index)
+            open_kind = _INSIDE.get(tag) or _BEGIN[tag]
+            spans.append((index, index + 1, open_kind))
+    return spans, orphans

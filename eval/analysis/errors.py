@@ -1,0 +1,278 @@
+"""Where the points are lost: one verdict for every predicted and every gold entity, and what mending it would give.
+
+The protocol is ``strict``. As in TIDE (Bolya et al., 2020) an error has one cause, the first that applies, and its
+weight is the F1 that mending it alone would give.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from eval.coordinates import located
+from eval.matching import Pair, best_box_iou, first_come
+from eval.protocols import (
+    EEG,
+    EES,
+    GMNER,
+    MASK,
+    MNER,
+    SPAN,
+    STRICT,
+    Task,
+    boxes_of,
+    masks_of,
+    said_visible,
+    same_span_or_text,
+)
+from eval.stage_metrics import by_id, precision_recall_f1, share
+from rivegs_mllm.types import Entity, Prediction, Sample
+
+CORRECT = "correct"
+VERDICTS = {
+    CORRECT: "correct",
+    "unreadable": "gold entity not found, in an answer that could not be read wholly",
+    "missed": "gold entity not found",
+    "invented": "no gold entity there",
+    "duplicate": "said once more",
+    "span_longer": "the mention is longer than the gold one",
+    "span_shorter": "the mention is shorter than the gold one",
+    "span_overlapping": "the mention overlaps the gold one",
+    "type_wrong": "mention right, type wrong",
+    "said_invisible": "visible, but said invisible or not boxed",
+    "boxed_invisible": "not visible, but boxed",
+    "box_off": "box on the object, but not well enough",
+    "box_on_another": "box on another entity's object",
+    "box_on_nothing": "box on no entity's object",
+    "mask_wrong": "box right, mask wrong",
+}
+"""Each verdict and what it means, in the order in which they are looked for and reported."""
+
+TOUCHES = 0.1
+"""A box with at least this IoU lies on its object, although not well enough."""
+
+_GOLD_ALONE = ("unreadable", "missed")
+_SAID_ALONE = ("invented", "duplicate")
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What is said of an entity. ``partner`` is the place of the entity on the other side that it is compared with."""
+
+    name: str
+    partner: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PostVerdicts:
+    """The verdicts of a post's entities, in their order. Two that are compared with each other have the same one."""
+
+    id: str
+    gold: tuple[Verdict, ...]
+    said: tuple[Verdict, ...]
+
+
+def verdicts_of(sample: Sample, prediction: Prediction | None, task: Task = GMNER, iou: float = 0.5) -> PostVerdicts:
+    """One verdict for every entity of a post. ``task`` is GMNER, or SMNER: then masks are looked at beside boxes."""
+    said = prediction.entities if prediction else ()
+    golds = sample.entities
+    gold_verdicts: list[Verdict | None] = [None] * len(golds)
+    said_verdicts: list[Verdict | None] = [None] * len(said)
+
+    def settle(pairs: Sequence[Pair], name: str | None = None) -> None:
+        for gold, place in pairs:
+            found = name or _cause(golds, gold, said[place], task, iou)
+            gold_verdicts[gold], said_verdicts[place] = Verdict(found, place), Verdict(found, gold)
+
+    def open_pairs(of: Task) -> list[Pair]:
+        left = [index for index, verdict in enumerate(gold_verdicts) if verdict is None]
+        free = [place for place, verdict in enumerate(said_verdicts) if verdict is None]
+        found = STRICT.correct([golds[index] for index in left], [said[place] for place in free], of, iou)
+        return [(left[index], free[place]) for index, place in found]
+
+    settle(open_pairs(task), CORRECT)
+    settle(open_pairs(GMNER))
+    settle(open_pairs(MNER))
+    settle(open_pairs(EES if task.region is MASK else EEG), "type_wrong")
+    settle(open_pairs(SPAN), "type_wrong")
+    if None in gold_verdicts and None in said_verdicts:
+        for pair, name in _overlapping(sample, said, gold_verdicts, said_verdicts):
+            settle([pair], name)
+    for place, verdict in enumerate(said_verdicts):
+        if verdict is None:
+            said_verdicts[place] = _alone(place, golds, said)
+    lost = "unreadable" if prediction and prediction.errors else "missed"
+    return PostVerdicts(
+        sample.id, tuple(verdict or Verdict(lost) for verdict in gold_verdicts), tuple(filter(None, said_verdicts))
+    )
+
+
+def error_budget(
+    samples: Sequence[Sample], predictions: Sequence[Prediction], task: Task = GMNER, iou: float = 0.5
+) -> dict:
+    """The verdicts counted and weighed.
+
+    ``{"task", "iou", "f1", "predicted": {verdict: count}, "gold": {verdict: count}, "mended": {verdict: {"f1",
+    "gain"}}, "replaced": {stage: {"f1", "estimated"}}}``. The counts add up to the predicted and the gold entities.
+    ``mended`` is the F1 with what the verdict blames, and nothing else, set right; ``replaced`` as `replaced_stages`.
+    """
+    answers = by_id(samples, predictions)
+    said: Counter[str] = Counter()
+    gold: Counter[str] = Counter()
+    won: Counter[str] = Counter()
+    more: Counter[str] = Counter()
+    for sample in samples:
+        prediction = answers.get(sample.id)
+        verdicts = verdicts_of(sample, prediction, task, iou)
+        said.update(verdict.name for verdict in verdicts.said)
+        gold.update(verdict.name for verdict in verdicts.gold)
+        before = prediction.entities if prediction else ()
+        for name in {verdict.name for verdict in (*verdicts.gold, *verdicts.said)} - {CORRECT}:
+            after = mend(sample, before, verdicts, name, task)
+            won[name] += len(STRICT.correct(sample.entities, after, task, iou)) - gold_correct(verdicts)
+            more[name] += len(after) - len(before)
+    correct, n_said, n_gold = gold[CORRECT], said.total(), gold.total()
+    now = precision_recall_f1(correct, n_said, n_gold)["f1"]
+    mended = {
+        name: precision_recall_f1(correct + won[name], n_said + more[name], n_gold)["f1"]
+        for name in VERDICTS
+        if name != CORRECT
+    }
+    return {
+        "task": task.name,
+        "iou": iou,
+        "f1": now,
+        "predicted": {name: said[name] for name in VERDICTS if name not in _GOLD_ALONE},
+        "gold": {name: gold[name] for name in VERDICTS if name not in _SAID_ALONE},
+        "mended": {name: {"f1": f1, "gain": f1 - now} for name, f1 in mended.items()},
+        "replaced": replaced_stages(samples, answers, task, iou),
+    }
+
+
+def gold_correct(verdicts: PostVerdicts) -> int:
+    """How many entities of the post are right."""
+    return sum(verdict.name == CORRECT for verdict in verdicts.gold)
+
+
+def mend(
+    sample: Sample, said: Sequence[Entity], verdicts: PostVerdicts, name: str, task: Task = GMNER
+) -> tuple[Entity, ...]:
+    """The predicted entities with what the verdict ``name`` blames set right, and nothing else."""
+    if name in _GOLD_ALONE:
+        lost = [gold for gold, verdict in zip(sample.entities, verdicts.gold, strict=True) if verdict.name == name]
+        return (*said, *lost)
+    mended = []
+    for entity, verdict in zip(said, verdicts.said, strict=True):
+        if verdict.name != name:
+            mended.append(entity)
+        elif verdict.partner is not None:
+            mended.append(_mended(entity, sample.entities[verdict.partner], name, task))
+    return tuple(mended)
+
+
+def replaced_stages(
+    samples: Sequence[Sample], answers: Mapping[str, Prediction], task: Task = GMNER, iou: float = 0.5
+) -> dict:
+    """The F1 with one stage replaced by the gold: ``{"mentions" | "visibility" | "regions": {"f1", "estimated"}}``.
+
+    Where the later stages never saw what the gold would have given them (a mention that was missed, an entity that
+    was never grounded), they are taken to be right as often as where they did; ``estimated`` counts those entities.
+    Running the cascade with the stage ``gold`` in its slot needs no such estimate.
+    """
+    kind = task.region
+    named = found = found_right = decided = grounded = grounded_right = unseen = absent = n_said = n_gold = 0
+    for sample in samples:
+        said = answers[sample.id].entities if sample.id in answers else ()
+        n_said += len(said)
+        n_gold += len(sample.entities)
+        untyped = EES if kind is MASK else EEG
+        found += len(STRICT.correct(sample.entities, said, SPAN))
+        found_right += len(STRICT.correct(sample.entities, said, untyped, iou))
+        for index, place in _named(sample.entities, said, task, iou):
+            gold, entity = sample.entities[index], said[place]
+            wanted, given = kind.of(gold), kind.of(replace(entity, visible=None))
+            named += 1
+            decided += bool(wanted) == bool(kind.of(entity))
+            absent += not wanted
+            unseen += bool(wanted) and not given
+            grounded += bool(wanted and given)
+            grounded_right += bool(wanted and given) and kind.best_iou(given[0], wanted) > iou
+    with_mentions = found_right + (n_gold - found) * share(found_right, found)
+    with_visibility = absent + grounded_right + unseen * share(grounded_right, grounded)
+    return {
+        "mentions": {"f1": share(with_mentions, n_gold), "estimated": n_gold - found},
+        "visibility": {"f1": share(2 * with_visibility, n_said + n_gold), "estimated": unseen},
+        "regions": {"f1": share(2 * decided, n_said + n_gold), "estimated": 0},
+    }
+
+
+def _named(golds: Sequence[Entity], said: Sequence[Entity], task: Task, iou: float) -> list[Pair]:
+    """Pairs of the same mention and type, those that are right in the task first."""
+    right = STRICT.correct(golds, said, task, iou)
+    return first_come([*right, *STRICT.correct(golds, said, MNER)])
+
+
+def _cause(golds: Sequence[Entity], index: int, said: Entity, task: Task, iou: float) -> str:
+    """Why a pair of the same mention and type is not right."""
+    gold = golds[index]
+    wanted, given = boxes_of(gold), boxes_of(said)
+    if wanted and given:
+        reached = best_box_iou(given[0], wanted)
+        if reached <= iou:
+            others = [box for place, other in enumerate(golds) if place != index for box in boxes_of(other)]
+            if best_box_iou(given[0], others) > iou:
+                return "box_on_another"
+            return "box_off" if reached >= TOUCHES else "box_on_nothing"
+    elif wanted or given:
+        return "said_invisible" if wanted else "boxed_invisible"
+    if task.region is not MASK:
+        return CORRECT
+    if wanted or (masks_of(gold) and masks_of(said)):
+        return "mask_wrong"
+    return "said_invisible" if masks_of(gold) else "boxed_invisible"
+
+
+def _overlapping(
+    sample: Sample,
+    said: Sequence[Entity],
+    gold_verdicts: Sequence[Verdict | None],
+    said_verdicts: Sequence[Verdict | None],
+) -> list[tuple[Pair, str]]:
+    """Open entities whose spans overlap, those with the most common tokens first, and how the said one is wrong."""
+    golds, said = located(sample.tokens, sample.entities), located(sample.tokens, said)
+    shared = []
+    for place, entity in enumerate(said):
+        for index, gold in enumerate(golds):
+            if gold_verdicts[index] or said_verdicts[place] or not (gold.span and entity.span):
+                continue
+            common = min(gold.span[1], entity.span[1]) - max(gold.span[0], entity.span[0])
+            if common > 0:
+                shared.append((-common, (index, place)))
+    taken = first_come(pair for _, pair in sorted(shared))
+    return [((index, place), _span_fault(golds[index].span, said[place].span)) for index, place in taken]
+
+
+def _span_fault(gold: tuple[int, int], said: tuple[int, int]) -> str:
+    if said[0] <= gold[0] and gold[1] <= said[1]:
+        return "span_longer"
+    return "span_shorter" if gold[0] <= said[0] and said[1] <= gold[1] else "span_overlapping"
+
+
+def _alone(place: int, golds: Sequence[Entity], said: Sequence[Entity]) -> Verdict:
+    """The verdict of a prediction that no gold entity is left for."""
+    again = any(same_span_or_text(other, said[place]) for other in (*golds, *said[:place]))
+    return Verdict("duplicate" if again else "invented")
+
+
+def _mended(entity: Entity, gold: Entity, name: str, task: Task) -> Entity:
+    if name.startswith("span"):
+        return replace(entity, text=gold.text, span=gold.span)
+    if name == "type_wrong":
+        return replace(entity, type=gold.type)
+    if name == "boxed_invisible":
+        return replace(entity, visible=False, boxes=(), masks=())
+    masks = gold.masks if task.region is MASK else entity.masks
+    if name == "mask_wrong":
+        return replace(entity, masks=masks)
+    return replace(entity, visible=said_visible(gold), boxes=gold.boxes, masks=masks)

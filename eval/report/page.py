@@ -1,0 +1,205 @@
+"""One HTML page that shows what one system or two get right and wrong. It needs no other file and no network.
+
+Its parts: `eval.report.posts` (the gallery's data), `eval.report.plots` (plots), and in the folder ``page`` its
+template, tables, style and script.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from eval.analysis.errors import CORRECT, VERDICTS
+from eval.analysis.significance import DRAWS, compare
+from eval.analysis.summary import explain
+from eval.protocols import GMNER, SMNER, Task
+from eval.report.plots import calibration_curve, iou_curve, waterfall
+from eval.report.posts import Answers, Judged, judge, picture_of, post_as_json, with_picture
+from eval.report.tables import too_few
+from eval.scores import tasks_of
+from rivegs_mllm.data.files import write_text
+from rivegs_mllm.types import TYPES, Prediction, Sample, UserError
+
+_PAGE = Path(__file__).parent / "templates"
+_KINDS = ("entities:", "type:", "box:", "mention:")
+_ODD = {
+    "missing_predictions": "without a prediction",
+    "unreadable_answers": "answer not wholly readable",
+    "boxes_without_area": "a predicted box without area, which agrees with nothing",
+    "boxes_outside": "a predicted box that reaches outside the picture",
+    "unknown_types": "a predicted type that the gold does not have",
+}
+
+
+def write_report(
+    out: Path,
+    gold: Sequence[Sample],
+    predictions: Mapping[str, Sequence[Prediction]],
+    image_root: Path,
+    limit: int = 60,
+) -> list[str]:
+    """Writes the page to ``out``, whole or not at all: scores with intervals, error budget, curves, and every post.
+
+    ``predictions`` are one system's or two systems', by name; of two, the second is compared with the first. At most
+    ``limit`` posts carry their picture, made small; ``image_root`` is the folder that the samples' image paths are
+    relative to. Returns what is wrong with pictures that are missing or not of the size on record; the page says so
+    too. Raises UserError for no system or more than two, without matplotlib, and as `eval.scores.evaluate` does.
+    """
+    if not 1 <= len(predictions) <= 2:
+        raise UserError(f"report: one system or two, not {len(predictions)}")
+    if limit < 0:
+        raise UserError(f"report: --limit {limit} posts with pictures; it must be 0 or more")
+    limit = min(limit, len(gold))
+    systems = list(predictions.values())
+    results = [explain(gold, said) for said in systems]
+    answers = {name: {answer.id: answer for answer in said} for name, said in predictions.items()}
+    tasks = [task for task in min((tasks_of(gold, said) for said in systems), key=len) if task in (GMNER, SMNER)]
+    figures = _figures(results, list(predictions), tasks)
+    judged = [judge(sample, answers, tasks) for sample in gold]
+    pictured = with_picture(gold, judged, [_costs(result, GMNER) for result in results], limit)
+    posts, problems = _posts(gold, answers, judged, pictured, image_root)
+    page = _render(
+        names=list(predictions),
+        results=results,
+        comparison=compare(gold, [systems[0]], [systems[1]]) if len(systems) == 2 else {},
+        tasks=[task.name for task in tasks],
+        moves=_moves([by_task[GMNER.name] for by_task in judged]) if len(systems) == 2 else {},
+        posts=posts,
+        problems=problems,
+        **figures,
+        data={
+            "systems": list(predictions),
+            "verdicts": VERDICTS,
+            "costs": {task.name: [_costs(result, task) for result in results] for task in tasks},
+            "types": _types(gold, systems),
+            "posts": posts,
+        },
+    )
+    write_text(out, page)
+    return problems
+
+
+def system_names(paths: Sequence[Path]) -> list[str]:
+    """A name for each file of predictions: its name without ending, with as many folders as tell them apart.
+
+    Raises UserError where a file comes twice, and for a folder.
+    """
+    for path in paths:
+        if path.is_dir():
+            raise UserError(f"{path}: a folder; the page shows single runs, name a file of predictions in it")
+    parts = [path.resolve().with_suffix("").parts for path in paths]
+    if len(set(parts)) < len(parts):
+        raise UserError("report: the same file of predictions comes twice")
+    for length in range(1, max(map(len, parts), default=0) + 1):
+        names = ["/".join(part[-length:]) for part in parts]
+        if len(set(names)) == len(names):
+            return names
+    return []
+
+
+def _posts(
+    gold: Sequence[Sample], answers: Answers, judged: Sequence[Judged], pictured: set[str], root: Path
+) -> tuple[list[dict], list[str]]:
+    posts, problems = [], []
+    for sample, by_task in zip(gold, judged, strict=True):
+        picture, problem = picture_of(sample, root) if sample.id in pictured else (None, "")
+        posts.append(post_as_json(sample, answers, by_task, picture, problem))
+        if problem:
+            problems.append(problem)
+    return posts, problems
+
+
+def _figures(results: Sequence[Mapping], names: Sequence[str], tasks: Sequence[Task]) -> dict:
+    waterfalls = {}
+    for task in tasks:
+        budgets = [result["error_budget"][task.name] for result in results]
+        least = max(0, 10 * (int(10 * min(budget["f1"] for budget in budgets)) - 2))
+        waterfalls[task.name] = [waterfall(budget, place, least) for place, budget in enumerate(budgets)]
+    curves = [result["calibration"] for result in results]
+    sweeps = [
+        {task.name: result["iou_sweep"]["strict"][task.name] for task in tasks if task.name in result["error_budget"]}
+        for result in results
+    ]
+    return {
+        "waterfalls": waterfalls,
+        "iou": iou_curve(sweeps, names),
+        "calibration": calibration_curve(curves, names) if any(curves) else None,
+    }
+
+
+def _render(**values: object) -> str:
+    environment = Environment(
+        loader=FileSystemLoader(_PAGE),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "ensure_ascii": False}
+    style, *scripts = ((_PAGE / name).read_text(encoding="utf-8") for name in ("page.css", "post.js", "page.js"))
+    script = "".join(scripts)
+    policy = (
+        f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {_hash(script)}; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    results, posts = values["results"], values["posts"]
+    budget = results[0]["error_budget"]["GMNER"]["mended"]
+    return environment.get_template("page.html.jinja").render(
+        **values,
+        two=len(results) == 2,
+        masked="SMNER" in values["tasks"],
+        scored=list(max((result["strict"]["all"] for result in results), key=len)),
+        outlined=any(entity["masks"] for post in posts for entity in _entities(post)),
+        subsets=[name for name in results[0]["strict"] if name != "all" and not name.startswith(_KINDS)],
+        costliest=max(
+            (name for name in budget if budget[name]["gain"] > 0), key=lambda n: budget[n]["gain"], default=""
+        ),
+        pictured=sum(post["picture"] is not None for post in posts),
+        verdicts=VERDICTS,
+        odd=_ODD,
+        found=[key for key in _ODD if any(result[key]["count"] for result in results)],
+        few=list(dict.fromkeys(note for result in results for note in too_few(result))),
+        draws=DRAWS,
+        policy=policy,
+        style=Markup(style),
+        script=Markup(script),
+    )
+
+
+def _entities(post: dict) -> list[dict]:
+    return [*post["gold"], *(entity for said in post["said"] for entity in said["entities"])]
+
+
+def _hash(text: str) -> str:
+    """By what the page's security policy knows its own style and script."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+def _costs(result: Mapping, task: Task) -> dict[str, float]:
+    return {name: row["gain"] for name, row in result["error_budget"][task.name]["mended"].items()}
+
+
+def _types(gold: Sequence[Sample], systems: Sequence[Sequence[Prediction]]) -> list[str]:
+    """The types that are met, those of Twitter-GMNER first."""
+    met = {entity.type for post in (*gold, *(one for said in systems for one in said)) for entity in post.entities}
+    return [name for name in TYPES if name in met] + sorted(met - set(TYPES))
+
+
+def _moves(judged: Sequence[Sequence]) -> dict:
+    """What two systems make of the gold entities: ``{"counts": {(A's verdict, B's): count}, "tally", "rows",
+    "columns"}``."""
+    counts = Counter((first.name, second.name) for a, b in judged for first, second in zip(a.gold, b.gold, strict=True))
+    tally = Counter({"mended": 0, "broken": 0, "right": 0, "wrong": 0})
+    for (first, second), count in counts.items():
+        if second == CORRECT:
+            tally["right" if first == CORRECT else "mended"] += count
+        else:
+            tally["broken" if first == CORRECT else "wrong"] += count
+    rows, columns = ([name for name in VERDICTS if any(key[side] == name for key in counts)] for side in (0, 1))
+    return {"counts": counts, "tally": tally, "rows": rows, "columns": columns}

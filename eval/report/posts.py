@@ -1,0 +1,143 @@
+"""The posts of the page: what its gallery draws, as plain values that become JSON.
+
+Everything that came with a post stays a string; the page's script sets it as text and never as markup.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice, zip_longest
+from pathlib import Path
+
+from eval.analysis.errors import CORRECT, VERDICTS, PostVerdicts, Verdict, verdicts_of
+from eval.coordinates import located
+from eval.protocols import Task, boxes_of, masks_of, said_visible
+from eval.report.thumbnails import Picture, outline, small_picture
+from rivegs_mllm.data.images import PictureError, is_outside
+from rivegs_mllm.types import Entity, Prediction, Sample
+
+Answers = Mapping[str, Mapping[str, Prediction]]
+"""Of each system, its predictions by post."""
+
+Judged = dict[str, list[PostVerdicts]]
+"""Of a post, by task: the verdicts of each system."""
+
+
+def judge(sample: Sample, answers: Answers, tasks: Sequence[Task]) -> Judged:
+    """The verdicts of every system on a post."""
+    return {task.name: [verdicts_of(sample, said.get(sample.id), task) for said in answers.values()] for task in tasks}
+
+
+def worst(verdicts: PostVerdicts, cost: Mapping[str, float]) -> str:
+    """The verdict of a post that costs most, `CORRECT` where all is right or there is nothing."""
+    found = {verdict.name for verdict in (*verdicts.gold, *verdicts.said)} - {CORRECT}
+    order = list(VERDICTS)
+    return min(found, key=lambda name: (-cost[name], order.index(name)), default=CORRECT)
+
+
+def with_picture(
+    gold: Sequence[Sample], judged: Sequence[Judged], costs: Sequence[Mapping[str, float]], limit: int
+) -> set[str]:
+    """The ids of the at most ``limit`` posts whose picture the page carries.
+
+    In turns from the groups of posts with the same worst verdicts, costliest group first, so that each is to be seen;
+    within a group spread evenly over the gold. ``costs`` are, for each system, the F1 that mending a verdict gives.
+    """
+    groups: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    for sample, by_task in zip(gold, judged, strict=True):
+        if sample.image:
+            first = next(iter(by_task.values()))
+            empty = not any(one.gold or one.said for one in first)
+            groups[("",) if empty else tuple(map(worst, first, costs))].append(sample.id)
+    rank = sorted(groups, key=lambda names: (-sum(map(_cost, costs, names)), names))
+    turns = zip_longest(*([names] * len(groups[names]) for names in rank))
+    taken = Counter(islice((names for turn in turns for names in turn if names is not None), limit))
+    return {name for names, count in taken.items() for name in _spread(groups[names], count)}
+
+
+def post_as_json(sample: Sample, answers: Answers, judged: Judged, picture: Picture | None, problem: str) -> dict:
+    """A post as the page's script reads it; masks are drawn only where there is a picture.
+
+    ``{"id", "subset", "tokens", "size": [width, height] or None, "picture", "problem", "knowledge", "gold": [entity],
+    "said": [{"missing", "entities", "knowledge", "raw", "errors"}], "verdicts": {task: [{"gold", "said"}]}}``; a
+    verdict is [name, place of the partner or None]. Boxes are [x, y, width, height] in pixels of the original.
+    """
+    size = (picture.width, picture.height) if picture else sample.size
+    drawn = picture is not None
+    return {
+        "id": sample.id,
+        "subset": sample.subset,
+        "tokens": sample.tokens,
+        "size": size,
+        "picture": picture.uri if picture else None,
+        "problem": problem,
+        "knowledge": sample.knowledge,
+        "gold": [_entity(entity, drawn) for entity in sample.entities],
+        "said": [_answer(sample, said.get(sample.id), drawn) for said in answers.values()],
+        "verdicts": {
+            task: [{"gold": _pairs(verdicts.gold), "said": _pairs(verdicts.said)} for verdicts in systems]
+            for task, systems in judged.items()
+        },
+    }
+
+
+def picture_of(sample: Sample, root: Path) -> tuple[Picture | None, str]:
+    """The post's picture made small, and what is wrong with it. None of another folder: pages are passed on."""
+    if is_outside(sample.image):
+        return (
+            None,
+            f"post {sample.id}: its picture, {sample.image!r:.200}, lies outside the dataset's folder: not shown",
+        )
+    try:
+        picture = small_picture(root / sample.image)
+    except PictureError as error:
+        return None, f"post {sample.id}: {error}"
+    if sample.size in (None, (picture.width, picture.height)):
+        return picture, ""
+    shown, noted = f"{picture.width} x {picture.height}", f"{sample.size[0]} x {sample.size[1]}"
+    return picture, f"post {sample.id}: the picture has {shown} pixels, the record says {noted}"
+
+
+def _answer(sample: Sample, said: Prediction | None, drawn: bool) -> dict:
+    entities = located(sample.tokens, said.entities) if said else []
+    return {
+        "missing": said is None,
+        "entities": [_entity(entity, drawn) for entity in entities],
+        "knowledge": said.knowledge if said else "",
+        "raw": said.raw if said else "",
+        "errors": said.errors if said else (),
+    }
+
+
+def _entity(entity: Entity, drawn: bool) -> dict:
+    return {
+        "text": entity.text,
+        "type": entity.type,
+        "span": entity.span,
+        "expression": entity.expression,
+        "visible": said_visible(entity),
+        "score": entity.visible_score,
+        "boxes": [
+            [_short(value) for value in (box.xmin, box.ymin, max(box.xmax - box.xmin, 0), max(box.ymax - box.ymin, 0))]
+            for box in boxes_of(entity)
+        ],
+        "masks": [outline(mask) for mask in masks_of(entity)] if drawn else [],
+    }
+
+
+def _pairs(verdicts: Sequence[Verdict]) -> list[tuple[str, int | None]]:
+    return [(verdict.name, verdict.partner) for verdict in verdicts]
+
+
+def _short(value: float) -> float:
+    """Enough digits for a screen."""
+    return round(min(max(value, -1e6), 1e6), 1)
+
+
+def _cost(cost: Mapping[str, float], name: str) -> float:
+    return cost.get(name, 0.0)
+
+
+def _spread(ids: Sequence[str], count: int) -> Iterable[str]:
+    return [ids[index * len(ids) // count] for index in range(count)]

@@ -1,0 +1,350 @@
+r"""An answer is a cascade, written down: a record as text, and text as a record.
+
+One line a thing, in five segments, every line ended by a line feed::
+
+    knowledge: Kevin Durant played for the Warriors, the Rockets are their rivals.
+    entity 1: Kevin Durant (PER)
+    entity 2: Rockets (ORG)
+    expression 1: a tall man in a white jersey
+    expression 2: a red logo with an R
+    visible 1: yes
+    visible 2: no
+    box 1: <loc_10><loc_20><loc_30><loc_40>
+
+- A post without entity has ``entity: none`` as its entities segment, and nothing after it.
+- The segments are those of the contract. An entity has one line in each of them, in the boxes segment only if visible.
+- Entities stand in the order of the text. An entity is at the first occurrence of its mention that starts at or after
+  the end of the entity before it; if there is none, at the first that no earlier entity has. One that is elsewhere
+  names its occurrence in the post, counted from 1: ``entity 2: Paris (LOC, 2)``.
+- Line breaks, backslashes and the opening ``<|`` of a model's control tokens are escaped as in JSON, so that text stays
+  on its line and stays text. Blanks survive, the leading and trailing ones too.
+- ``boxes`` without ``visible``: an entity is visible if it has a box. Neither: visibility is not said.
+- Without a size there is no picture: no box is written or read, and an undecided entity is written as not visible.
+
+Masks and ``visible_score`` are no part of an answer.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from rivegs_mllm.answer.contract import SEGMENTS, Contract
+from rivegs_mllm.types import Box, Entity, Prediction, UserError
+
+YES, NO = " yes", " no"
+"""The words of the visibility decision as they follow ``line_start("visible", n)``: one token each."""
+
+_LABELS = dict(zip(SEGMENTS, ("knowledge", "entity", "expression", "visible", "box"), strict=True))
+_SEGMENT_OF = {label: segment for segment, label in _LABELS.items()}
+_NO_ENTITY = "entity: none"
+_LINE = re.compile(r"(knowledge|entity|expression|visible|box)(?: ([0-9]{1,6}))?: ?(.*)")
+_ENTITY = re.compile(r"(.+) \(([^(),]+)(?:, ([0-9]{1,6}))?\)")
+
+# What str.splitlines breaks at, the backslash itself, and "<" where it would open a control token.
+_TO_ESCAPE = re.compile("[\\\\\n\r\v\f\x1c-\x1e\x85\u2028\u2029]|<(?=\\|)")
+_SHORT_ESCAPES = {"\\": "\\\\", "\n": "\\n", "\r": "\\r"}
+_ESCAPED = re.compile(r"\\(?:([\\nr])|u([0-9a-f]{4}))")
+_LETTERS = {"\\": "\\", "n": "\n", "r": "\r"}
+
+Span = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A line of an answer with its line feed, and the segment it belongs to."""
+
+    segment: str
+    text: str
+
+
+def in_text_order(entities: Iterable[Entity]) -> tuple[Entity, ...]:
+    """The entities as an answer numbers them: by their spans, those without a span last, else as given."""
+    return tuple(sorted(entities, key=text_order))
+
+
+def text_order(entity: Entity) -> tuple:
+    """What ``in_text_order`` sorts by."""
+    return entity.span is None, entity.span or ()
+
+
+def line_start(segment: str, number: int | None = None) -> str:
+    """How a line begins, up to where the model decides: ``line_start("visible", 1)`` is ``"visible 1:"``.
+
+    ``number`` is the entity's, from 1; None for the knowledge.
+    """
+    return f"{_LABELS[segment]}:" if number is None else f"{_LABELS[segment]} {number}:"
+
+
+def render(
+    tokens: Sequence[str],
+    knowledge: str,
+    entities: Iterable[Entity],
+    contract: Contract,
+    size: tuple[int, int] | None,
+) -> tuple[Piece, ...]:
+    """The answer that says this, one piece a line; the texts of the pieces joined are the answer.
+
+    ``size`` is (width, height) of the original picture, None without one. The pieces of the first segments do not
+    depend on the later ones, so ``render(..., contract.until(segment), ...)`` gives the first pieces of the whole.
+    Raises UserError for what an answer of this contract cannot say.
+    """
+    ordered = in_text_order(entities)
+    writers = {
+        "knowledge": lambda: [_line("knowledge", None, escape(knowledge))],
+        "entities": lambda: _entity_lines(tokens, ordered, contract),
+        "expressions": lambda: [
+            _line("expressions", number, escape(entity.expression)) for number, entity in enumerate(ordered, 1)
+        ],
+        "visible": lambda: [
+            _line("visible", number, "yes" if _is_visible(entity, size) else "no")
+            for number, entity in enumerate(ordered, 1)
+        ],
+        "boxes": lambda: _box_lines(ordered, contract, size),
+    }
+    return tuple([piece for segment in contract.segments for piece in writers[segment]()])
+
+
+def parse(
+    id: str,
+    text: str,
+    tokens: Sequence[str],
+    contract: Contract,
+    size: tuple[int, int] | None,
+    scores: Mapping[int, float] | None = None,
+) -> Prediction:
+    """What an answer says of the post ``id`` with these tokens and a picture of ``size`` = (width, height).
+
+    Takes any text, keeps it as ``raw``, and lists in ``errors`` what of it could not be read. Lines may stand in any
+    order; of two that say the same thing the first counts. A mention that is not in the post has no span; a type
+    that the contract does not know is kept; boxes of an entity that is said not to be visible are not.
+    ``scores`` is the probability of being visible by the number that the answer gives the entity.
+    """
+    lines, errors = _read_lines(text, contract)
+    knowledge = lines.pop(("knowledge", None), None)
+    if "knowledge" in contract.segments and knowledge is None:
+        errors.append("no knowledge line")
+    entities = _read_entities(lines, tokens, contract, size, scores or {}, errors)
+    errors += [f"'{line_start(segment, number)}' speaks of no entity" for segment, number in lines]
+    return Prediction(id, _unescape(knowledge or ""), entities, raw=text, errors=tuple(errors))
+
+
+def _line(segment: str, number: int | None, content: str) -> Piece:
+    start = line_start(segment, number)
+    return Piece(segment, f"{start} {content}\n" if content else f"{start}\n")
+
+
+def _entity_lines(tokens: Sequence[str], entities: Sequence[Entity], contract: Contract) -> list[Piece]:
+    if not entities:
+        return [Piece("entities", f"{_NO_ENTITY}\n")]
+    pieces, spans = [], _Spans(tokens)
+    for number, entity in enumerate(entities, 1):
+        if entity.type not in contract.types:
+            raise UserError(f"entity {entity.text!r}: type {entity.type!r} is not one of {', '.join(contract.types)}")
+        if not entity.text:
+            raise UserError(f"entity {number} of type {entity.type} has no mention")
+        kind, expected = entity.type, spans.expected(entity.text)
+        if entity.span is not None and entity.span != expected:
+            kind = f"{kind}, {spans.occurrence(entity.text, entity.span)}"
+        spans.take(entity.span or expected)
+        pieces.append(_line("entities", number, f"{escape(entity.text)} ({kind})"))
+    return pieces
+
+
+def _box_lines(entities: Sequence[Entity], contract: Contract, size: tuple[int, int] | None) -> list[Piece]:
+    if size is None:
+        return []
+    pieces = []
+    for number, entity in enumerate(entities, 1):
+        if _is_visible(entity, size) and entity.boxes:
+            pieces.append(_line("boxes", number, contract.encode_boxes(entity.boxes, size)))
+        elif _is_visible(entity, size) and "visible" not in contract.segments:
+            raise UserError(f"entity {entity.text!r} is visible without a box, which needs the segment 'visible'")
+    return pieces
+
+
+def _is_visible(entity: Entity, size: tuple[int, int] | None) -> bool:
+    if entity.boxes:
+        if entity.visible is False:
+            raise UserError(f"entity {entity.text!r} has boxes, but is not visible")
+        return True
+    if entity.visible is None and size is not None:
+        raise UserError(f"entity {entity.text!r}: whether it is visible is not known; leave out 'visible' and 'boxes'")
+    return bool(entity.visible)
+
+
+class _Spans:
+    """Where the entities of a post are, taken in the order of the answer. Spans are token offsets, end-exclusive."""
+
+    def __init__(self, tokens: Sequence[str]) -> None:
+        self.tokens = tuple(tokens)
+        self.taken: set[Span] = set()
+        self.end = 0
+
+    def occurrences(self, mention: str) -> list[Span]:
+        words = tuple(mention.split(" "))
+        starts = range(len(self.tokens) - len(words) + 1)
+        return [(at, at + len(words)) for at in starts if self.tokens[at : at + len(words)] == words]
+
+    def expected(self, mention: str) -> Span | None:
+        """Where the next entity is if its line does not name the occurrence."""
+        spans = self.occurrences(mention)
+        ahead = [span for span in spans if span[0] >= self.end]
+        free = [span for span in spans if span not in self.taken]
+        return next(iter(ahead + free), None)
+
+    def occurrence(self, mention: str, span: Span) -> int:
+        """The number, from 1, of the occurrence at ``span``."""
+        spans = self.occurrences(mention)
+        if span not in spans:
+            found = " ".join(self.tokens[slice(*span)])
+            raise UserError(f"entity {mention!r}: the tokens of its span {list(span)} are {found!r}")
+        return spans.index(span) + 1
+
+    def take(self, span: Span | None) -> None:
+        if span is not None:
+            self.taken.add(span)
+            self.end = span[1]
+
+
+_Lines = dict[tuple[str, int | None], str]
+
+
+def _read_lines(text: str, contract: Contract) -> tuple[_Lines, list[str]]:
+    """The contents of the lines by segment and number, and what is wrong with the lines as such."""
+    lines: _Lines = {}
+    errors = []
+    *whole, rest = text.split("\n")
+    if rest:
+        whole.append(rest)
+        errors.append(f"the last line is cut off: {_shown(rest)}")
+    for line in whole:
+        match = _LINE.fullmatch(line)
+        segment = match and _SEGMENT_OF[match[1]]
+        if match is None or (match[2] is None) != (segment == "knowledge" or line == _NO_ENTITY):
+            if line.strip():
+                errors.append(f"not a line of an answer: {_shown(line)}")
+            continue
+        key = (segment, None if match[2] is None else int(match[2]))
+        if segment not in contract.segments:
+            errors.append(f"the contract has no segment '{segment}': {_shown(line)}")
+        elif key in lines:
+            errors.append(f"comes twice: {_shown(line)}")
+        else:
+            lines[key] = match[3]
+    return lines, errors
+
+
+def _read_entities(
+    lines: _Lines,
+    tokens: Sequence[str],
+    contract: Contract,
+    size: tuple[int, int] | None,
+    scores: Mapping[int, float],
+    errors: list[str],
+) -> tuple[Entity, ...]:
+    """The entities, their lines taken out of ``lines``."""
+    none = lines.pop(("entities", None), None)
+    numbers = sorted(number for segment, number in lines if segment == "entities")
+    if none is None and not numbers and "entities" in contract.segments:
+        errors.append("no entity line")
+    if none is not None and numbers:
+        errors.append(f"'{_NO_ENTITY}' beside entities")
+    entities, spans = [], _Spans(tokens)
+    for number in numbers:
+        match = _ENTITY.fullmatch(lines.pop(("entities", number)))
+        if match is None:
+            errors.append(f"entity {number}: not 'mention (type)'")
+            continue
+        mention = _unescape(match[1])
+        if match[2] not in contract.types:
+            errors.append(f"entity {number}: unknown type {_shown(match[2])}")
+        span = _find_span(spans, mention, match[3], number, errors)
+        expression = _read_expression(lines, number, contract, errors)
+        visible, boxes = _read_regions(lines, number, contract, size, errors)
+        entities.append(Entity(mention, match[2], span, expression, visible, scores.get(number), boxes))
+    return tuple(entities)
+
+
+def _find_span(spans: _Spans, mention: str, occurrence: str | None, number: int, errors: list[str]) -> Span | None:
+    span, found = spans.expected(mention), spans.occurrences(mention)
+    if not found:
+        errors.append(f"entity {number}: {_shown(mention)} is not in the post")
+    elif occurrence is not None and 1 <= int(occurrence) <= len(found):
+        span = found[int(occurrence) - 1]
+    elif occurrence is not None:
+        errors.append(f"entity {number}: {_shown(mention)} has no occurrence {occurrence} in the post")
+    elif span is None:
+        errors.append(f"entity {number}: every {_shown(mention)} of the post has its entity already")
+    spans.take(span)
+    return span
+
+
+def _read_expression(lines: _Lines, number: int, contract: Contract, errors: list[str]) -> str:
+    expression = lines.pop(("expressions", number), None)
+    if expression is None and "expressions" in contract.segments:
+        errors.append(f"entity {number}: no expression line")
+    return _unescape(expression or "")
+
+
+def _read_regions(
+    lines: _Lines,
+    number: int,
+    contract: Contract,
+    size: tuple[int, int] | None,
+    errors: list[str],
+) -> tuple[bool | None, tuple[Box, ...]]:
+    """Whether the entity is visible, and its boxes."""
+    word, boxes = lines.pop(("visible", number), None), _read_boxes(lines, number, contract, size, errors)
+    if "visible" not in contract.segments:
+        return (bool(boxes) if "boxes" in contract.segments and size is not None else None), boxes
+    visible = {YES.strip(): True, NO.strip(): False}.get((word or "").strip())
+    if word is None:
+        errors.append(f"entity {number}: no visible line")
+    elif visible is None:
+        errors.append(f"entity {number}: visible is {_shown(word)}, neither yes nor no")
+    if visible is False and boxes:
+        errors.append(f"entity {number}: not visible, so its {len(boxes)} boxes are left out")
+        return visible, ()
+    if visible and not boxes and "boxes" in contract.segments and size is not None:
+        errors.append(f"entity {number}: visible without a box")
+    return visible, boxes
+
+
+def _read_boxes(
+    lines: _Lines,
+    number: int,
+    contract: Contract,
+    size: tuple[int, int] | None,
+    errors: list[str],
+) -> tuple[Box, ...]:
+    content = lines.pop(("boxes", number), None)
+    if content is None:
+        return ()
+    if size is None:
+        errors.append(f"entity {number}: boxes without a picture")
+        return ()
+    boxes, faults = contract.decode_boxes(content, size)
+    errors += [f"entity {number}: {fault}" for fault in faults]
+    return tuple(boxes)
+
+
+def escape(text: str) -> str:
+    """Text that stays on its line and opens no control token; ``parse`` undoes it."""
+    return _TO_ESCAPE.sub(lambda match: _SHORT_ESCAPES.get(match[0]) or f"\\u{ord(match[0]):04x}", text)
+
+
+def _unescape(text: str) -> str:
+    return _ESCAPED.sub(_unescaped, text)
+
+
+def _unescaped(match: re.Match[str]) -> str:
+    if match[1]:
+        return _LETTERS[match[1]]
+    character = chr(int(match[2], 16))
+    return match[0] if "\ud800" <= character <= "\udfff" else character  # half a surrogate pair is no text
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= 80 else f"{text[:79]}…")

@@ -1,0 +1,155 @@
+"""The cascade: its recipe, and its run over all posts.
+
+Samples are shown to a stage without their gold, but for the stages that stand in for a perfect one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import draccus
+
+from rivegs_mllm.cascade.base import NEEDS, SLOTS, Dependent, Needy, Stage, StageError, StageRecipe
+from rivegs_mllm.cascade.entailment.base import Entailment
+from rivegs_mllm.cascade.grounding.base import Grounder
+from rivegs_mllm.cascade.knowledge.base import Knowledge
+from rivegs_mllm.cascade.knowledge.expansion import Expander
+from rivegs_mllm.cascade.runner import StageReport, Step, run_steps, stamps
+from rivegs_mllm.cascade.segmentation.base import Segmenter
+from rivegs_mllm.cascade.tagging.base import Tagger
+from rivegs_mllm.config.bounds import BatchSize, check_bounds
+from rivegs_mllm.config.yaml_loader import parse_recipe, read_yaml
+from rivegs_mllm.data.foreign import loading
+from rivegs_mllm.data.jsonl import write_records
+from rivegs_mllm.types import TYPES, Prediction, Sample, UserError
+
+_CURES = {
+    "knowledge": "`type: none` goes without",
+    "tagger": "such as `type: mllm`",
+    "expander": "`type: none` goes without",
+    "entailment": "`type: always` takes every entity for visible",
+    "grounder": "such as `type: mllm`",
+}
+
+
+@dataclass
+class CascadeRecipe:
+    """One stage a slot, null to skip the slot. ``types`` is what a tagger may name.
+
+    ``batch_size`` is how many posts a stage is given before its drafts are written to disk; a stage with a model has a
+    batch size of its own.
+    """
+
+    knowledge: Knowledge | None = None
+    tagger: Tagger | None = None
+    expander: Expander | None = None
+    entailment: Entailment | None = None
+    grounder: Grounder | None = None
+    segmenter: Segmenter | None = None
+    types: list[str] = field(default_factory=lambda: list(TYPES))
+    batch_size: BatchSize = 64
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
+        if not self.types:
+            raise UserError("types: empty; name the types of entities")
+
+    def stages(self) -> dict[str, StageRecipe]:
+        """The stages that are there, by slot, in the order in which they are run."""
+        slots = (self.knowledge, self.tagger, self.expander, self.entailment, self.grounder, self.segmenter)
+        return {slot: choice for slot, choice in zip(SLOTS, slots, strict=True) if choice is not None}
+
+
+def is_cascade(path: Path | str) -> bool:
+    """Whether the recipe is one of a cascade: it names a slot at its top. Raises UserError where it cannot be read."""
+    return not read_yaml(path).keys().isdisjoint(SLOTS)
+
+
+def read_cascade(path: Path | str, overrides: Sequence[str] = ()) -> CascadeRecipe:
+    """The recipe in a YAML file, with overrides such as ``--grounder.type=gold`` or ``--expander=null``.
+
+    Another type for a slot lets its settings go. Raises UserError that names the file and the key for a key that is
+    unknown or a value that does not fit.
+    """
+    recipe = parse_recipe(CascadeRecipe, path, overrides)
+    if not recipe.stages():
+        raise UserError(f"{path}: no slot has a stage; the slots are {', '.join(SLOTS)}")
+    return recipe
+
+
+def check_needs(recipe: CascadeRecipe) -> None:
+    """Raises StageError for a stage that needs a field which no stage before it fills."""
+    stages = recipe.stages()
+    for slot, choice in stages.items():
+        further = tuple(choice.needs()) if isinstance(choice, Needy) else ()
+        for need in (*NEEDS[slot], *further):
+            if need not in stages:
+                raise StageError(
+                    f"{slot} ({type_of(choice)}): needs what the slot '{need}' fills, but that is null; "
+                    f"give it a stage ({_CURES[need]}), or choose another type for {slot}"
+                )
+
+
+def type_of(choice: StageRecipe) -> str:
+    """The ``type:`` that a stage is chosen by."""
+    return choice.get_choice_name(type(choice))
+
+
+def run_cascade(
+    recipe: CascadeRecipe, samples: Sequence[Sample], folder: Path, out: Path
+) -> tuple[list[Prediction], list[StageReport]]:
+    """The predictions for all samples, in order, and what each stage cost, also saved as ``out/stages.json``.
+
+    ``folder`` is what pictures are relative to, ``out`` the work folder. Raises StageError where a slot needs a field
+    that nobody fills, before anything is run, and where a stage breaks the contract; UserError where ``out`` holds
+    another run.
+    """
+    check_needs(recipe)
+    steps = [
+        Step(slot, type_of(choice), lambda slot=slot, choice=choice: _loaded(slot, choice, folder), choice.SEES_GOLD)
+        for slot, choice in recipe.stages().items()
+    ]
+    settings = draccus.encode(recipe)
+    del settings["batch_size"]
+    return run_steps(
+        steps, samples, out, recipe.batch_size, {**settings, "files": stamps(_files(recipe))}, recipe.types
+    )
+
+
+def _loaded(slot: str, choice: StageRecipe, folder: Path) -> Stage:
+    """A stage, ready to be called. Raises StageError in one line for files that cannot be loaded, whatever they are."""
+    files = ", ".join(map(str, _paths(choice)))
+    with loading(f"{slot} ({type_of(choice)}){': ' * bool(files)}{files}", StageError):
+        return choice.load(folder)
+
+
+def predict_cascade(
+    recipe: CascadeRecipe, samples: Sequence[Sample], folder: Path, out: Path
+) -> tuple[list[Prediction], list[StageReport]]:
+    """As ``run_cascade``, the predictions written to ``out``, the work folder beside it as ``<out>.stages``."""
+    predictions, reports = run_cascade(recipe, samples, folder, out.with_name(f"{out.name}.stages"))
+    write_records(out, predictions)
+    return predictions, reports
+
+
+def _files(recipe: CascadeRecipe) -> Iterator[Path]:
+    """The files and folders that the stages' answers depend on."""
+    for choice in recipe.stages().values():
+        yield from _paths(choice)
+        if isinstance(choice, Dependent):
+            yield from choice.files()
+
+
+def _paths(value: object) -> Iterator[Path]:
+    """The paths among the settings of a stage."""
+    if isinstance(value, Path):
+        yield value
+    elif isinstance(value, (list, tuple)):
+        for own in value:
+            yield from _paths(own)
+    elif dataclasses.is_dataclass(value):
+        for own in dataclasses.fields(value):
+            yield from _paths(getattr(value, own.name))

@@ -1,0 +1,1 @@
+"""The entailment slot: whether the picture shows an entity."""

@@ -1,0 +1,185 @@
+"""Entailment: whether the picture shows an entity.
+
+An entailment stage fills ``visible`` and ``visible_score``, the probability of it. What it is asked about is the
+referring expression ``mention (type) - expression``, or parts of it. Where there is nothing to look at, a post
+without picture or one that cannot be opened, no entity is visible, with a probability of 0, and ``errors`` says so.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import draccus
+
+from eval.stage_metrics import entailment_scores, precision_recall_f1
+from rivegs_mllm.cascade.base import Stage, StageError, blind, refer
+from rivegs_mllm.cascade.grounding.base import gold_twin
+from rivegs_mllm.cascade.mllm import mllm_files, mllm_needs, mllm_stage
+from rivegs_mllm.config.bounds import PositiveFloat, Probability
+from rivegs_mllm.models.generation import batches
+from rivegs_mllm.types import Entity, Prediction, Sample, UserError
+
+AT_ONCE = 32
+"""How many posts are judged together where a stage is measured."""
+
+
+class Entailment(draccus.PluginRegistry, discover_packages_path="rivegs_mllm.cascade"):
+    """The settings of an entailment stage, chosen by ``type:``."""
+
+
+@dataclass
+class Decision:
+    """How a probability is made of a logit, and from which probability on an entity is visible.
+
+    ``temperature`` divides the logit (arXiv 1706.04599): over 1 for a model that is too sure of itself.
+    """
+
+    threshold: Probability = 0.5
+    temperature: PositiveFloat = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.threshold <= 1:
+            raise UserError(f"decision.threshold: {self.threshold} is not a probability")
+        if self.temperature <= 0:
+            raise UserError(f"decision.temperature: {self.temperature} is not above 0")
+
+    def decided(self, entity: Entity, logit: float) -> Entity:
+        """The entity with its decision; ``logit`` is that of yes against no."""
+        score = (1 + math.tanh(logit / self.temperature / 2)) / 2  # a sigmoid that cannot overflow
+        return dataclasses.replace(entity, visible=score >= self.threshold, visible_score=score)
+
+
+def with_decisions(
+    draft: Prediction, decision: Decision, logits: Sequence[float], notes: Sequence[str] = ()
+) -> Prediction:
+    """The draft with a logit of yes against no for each entity decided on, ``notes`` behind its errors."""
+    entities = tuple(decision.decided(entity, logit) for entity, logit in zip(draft.entities, logits, strict=True))
+    return dataclasses.replace(draft, entities=entities, errors=(*draft.errors, *notes))
+
+
+def with_nothing_visible(draft: Prediction, note: str) -> Prediction:
+    """The draft of a post that shows nothing, with the reason behind its errors."""
+    entities = tuple(dataclasses.replace(entity, visible=False, visible_score=0.0) for entity in draft.entities)
+    return dataclasses.replace(draft, entities=entities, errors=(*draft.errors, note))
+
+
+def referred(entities: Sequence[Entity], parts: Sequence[str]) -> tuple[list[str], list[str]]:
+    """What is asked about each entity: the parts of its referring expression, or its mention where it has none.
+
+    The second list says in words of which entities the mention was taken so.
+    """
+    texts, notes = [refer(entity, parts) for entity in entities], []
+    for place, entity in enumerate(entities):
+        if not texts[place]:
+            texts[place] = entity.text
+            notes.append(f"{entity.text!r} has no {' or '.join(parts)}: its mention was judged")
+    return texts, notes
+
+
+def entailment_figures(stage: Stage, samples: Sequence[Sample]) -> dict[str, float]:
+    """Accuracy and the F1 of yes of a stage that is given the gold entities; accuracy also of the posts' own subsets.
+
+    ``majority`` is the accuracy of saying the more frequent of yes and no each time.
+    """
+    drafts = []
+    for sample in samples:
+        bare = [
+            dataclasses.replace(entity, visible=None, visible_score=None, boxes=(), masks=())
+            for entity in sample.entities
+        ]
+        drafts.append(Prediction(sample.id, entities=tuple(bare)))
+    judged: list[Prediction] = []
+    for some in batches(range(len(samples)), AT_ONCE):
+        judged += stage([blind(samples[place]) for place in some], [drafts[place] for place in some])
+    scores = entailment_scores(samples, judged)
+    confusion = scores["confusion"]
+    right, missed = confusion["visible"]["visible"], confusion["visible"]["invisible"]
+    said = right + confusion["invisible"]["visible"]
+    figures = {
+        "accuracy": scores["accuracy"],
+        "f1": precision_recall_f1(right, said, right + missed)["f1"],
+        "majority": max(right + missed, scores["total"] - right - missed) / max(1, scores["total"]),
+    }
+    for subset in sorted({sample.subset for sample in samples} - {""}):
+        own = [place for place, sample in enumerate(samples) if sample.subset == subset]
+        scores = entailment_scores([samples[place] for place in own], [judged[place] for place in own])
+        figures[f"accuracy_{subset}"] = scores["accuracy"]
+    return figures
+
+
+@Entailment.register_subclass("always")
+@dataclass
+class AlwaysEntailment(Entailment):
+    """Every entity is visible in a post with a picture: the floor, as in systems that ground whatever they find."""
+
+    SEES_GOLD: ClassVar[bool] = False
+
+    def load(self, folder: Path) -> Stage:
+        """The stage."""
+        return _always
+
+
+def _always(samples: Sequence[Sample], drafts: Sequence[Prediction]) -> list[Prediction]:
+    filled = []
+    for sample, draft in zip(samples, drafts, strict=True):
+        shown = bool(sample.image)
+        entities = [dataclasses.replace(entity, visible=shown, visible_score=float(shown)) for entity in draft.entities]
+        filled.append(dataclasses.replace(draft, entities=tuple(entities)))
+    return filled
+
+
+@Entailment.register_subclass("gold")
+@dataclass
+class GoldEntailment(Entailment):
+    """The gold decisions, for oracle ablations. An entity that the gold does not have is not visible."""
+
+    SEES_GOLD: ClassVar[bool] = True
+
+    def load(self, folder: Path) -> Stage:
+        """The stage."""
+        return _gold
+
+
+def _gold(samples: Sequence[Sample], drafts: Sequence[Prediction]) -> list[Prediction]:
+    return [
+        dataclasses.replace(draft, entities=tuple(_as_gold(sample, entity) for entity in draft.entities))
+        for sample, draft in zip(samples, drafts, strict=True)
+    ]
+
+
+def _as_gold(sample: Sample, entity: Entity) -> Entity:
+    twin = gold_twin(sample, entity)
+    if twin is not None and twin.visible is None and not twin.boxes:
+        raise StageError(
+            f"entailment (gold): post {sample.id!r}: the gold does not say whether the picture shows {twin.text!r}; "
+            "use data with regions, such as Twitter-GMNER, or another entailment"
+        )
+    visible = twin is not None and (bool(twin.boxes) if twin.visible is None else twin.visible)
+    return dataclasses.replace(entity, visible=visible, visible_score=float(visible))
+
+
+@Entailment.register_subclass("mllm")
+@dataclass
+class MllmEntailment(Entailment):
+    """The end-to-end model; ``adapter`` is null for where the recipe's training leaves it."""
+
+    recipe: Path
+    adapter: Path | None = None
+    SEES_GOLD: ClassVar[bool] = False
+
+    def needs(self) -> Sequence[str]:
+        """The slots whose segments come before the decisions."""
+        return mllm_needs(self.recipe, "entailment")
+
+    def files(self) -> Sequence[Path]:
+        """The adapter's."""
+        return mllm_files(self.recipe, self.adapter)
+
+    def load(self, folder: Path) -> Stage:
+        """The stage."""
+        return mllm_stage(self.recipe, self.adapter, "entailment", folder)

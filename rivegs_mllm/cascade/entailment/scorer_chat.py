@@ -1,0 +1,116 @@
+"""The judge ``chat``: a chat model is asked whether the picture shows it, and the logits of yes and no are compared."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate.utils import send_to_device
+from peft import LoraConfig, PeftModel, get_peft_model
+from PIL import Image
+from transformers import AutoProcessor, ProcessorMixin
+
+from rivegs_mllm.answer.serialization import NO, YES, Piece, escape
+from rivegs_mllm.cascade.base import StageError
+from rivegs_mllm.cascade.entailment.scorer import Batch, JudgeRecipe, best_device, device_of, not_too_narrow
+from rivegs_mllm.config.schema import ModelRecipe
+from rivegs_mllm.models.loading import check_decision_tokens, load_adapter_weights, load_model, load_processor
+from rivegs_mllm.training.dataset import Collator, Encoder
+from rivegs_mllm.types import UserError
+
+QUESTION = "Does the picture show {entity}? Answer yes or no."
+
+
+class ChatJudge:
+    """A ``Judge`` by question and answer. A picture is opened once for all its entities, and read anew for each."""
+
+    looks_once = False
+    room = 256
+
+    def __init__(self, model: PeftModel, processor: ProcessorMixin, question: str):
+        self.model = model
+        self.processor = processor
+        self.tokenizer = processor.tokenizer
+        self.question = question
+        self.encoder = Encoder(processor)
+        self.collate = Collator(self.encoder, keep_vision=False)
+        self.yes, self.no = check_decision_tokens(processor.tokenizer)
+
+    def look(self, images: Sequence[Image.Image]) -> list[Image.Image]:
+        """The pictures themselves."""
+        return [not_too_narrow(image) for image in images]
+
+    def learn(
+        self,
+        looks: Sequence[Image.Image],
+        owner: Sequence[int],
+        texts: Sequence[str],
+        visible: Sequence[bool],
+        rivals: Sequence[Sequence[bool]],
+    ) -> Batch:
+        """See ``Judge.learn``; the loss is that of the answer's one token."""
+        return self._batch(looks, owner, texts, [(Piece("visible", YES if own else NO),) for own in visible])
+
+    @torch.inference_mode()
+    def logits(self, looks: Sequence[Image.Image], owner: Sequence[int], texts: Sequence[str]) -> torch.Tensor:
+        """See ``Judge.logits``."""
+        batch = self._batch(looks, owner, texts, [()] * len(texts))
+        del batch["labels"]
+        last = self.model(**send_to_device(batch, device_of(self.model))).logits[:, -1].float().cpu()
+        return last[:, self.yes] - last[:, self.no]
+
+    def save(self, folder: Path) -> None:
+        """Adapter and processor; the base is named in the stage's card."""
+        self.model.save_pretrained(folder)
+        self.processor.save_pretrained(folder)
+
+    def _batch(
+        self,
+        looks: Sequence[Image.Image],
+        owner: Sequence[int],
+        texts: Sequence[str],
+        answers: Sequence[tuple[Piece, ...]],
+    ) -> Batch:
+        rows = []
+        for place, text, answer in zip(owner, texts, answers, strict=True):
+            asked = self.question.format(entity=escape(text))
+            turns = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": asked}]}]
+            rows.append({**self.encoder.prompt(turns, looks[place]), **self.encoder.answer(answer, end=False)})
+        batch = self.collate(rows)
+        del batch["weights"]
+        return {**batch, "logits_to_keep": batch["labels"].shape[1]}
+
+
+@JudgeRecipe.register_subclass("chat")
+@dataclass
+class ChatRecipe(JudgeRecipe):
+    """``base`` is a model as of an end-to-end recipe, ``lora`` the adapter that is trained.
+
+    ``question`` has ``{entity}`` where the referring expression comes in.
+    """
+
+    base: ModelRecipe
+    lora: LoraConfig
+    question: str = QUESTION
+
+    def __post_init__(self) -> None:
+        if "{entity}" not in self.question:
+            raise UserError("model.question: has no {entity} where the referring expression could come in")
+        if self.base.quantization is not None:
+            raise UserError("model.base.quantization: a judge is trained on a base that is not quantized; say null")
+
+    def build(self) -> ChatJudge:
+        """The base, with an adapter that does nothing yet."""
+        processor = load_processor(self.base)
+        return ChatJudge(get_peft_model(load_model(self.base), self.lora), processor, self.question)
+
+    def load(self, folder: Path) -> ChatJudge:
+        """See ``JudgeRecipe.load``."""
+        try:
+            processor = AutoProcessor.from_pretrained(folder)
+            model = load_adapter_weights(load_model(self.base), folder)
+        except (OSError, ValueError) as error:
+            raise StageError(f"entailment (classifier): {folder} is damaged: {error}; train the stage again") from None
+        return ChatJudge(model.to(best_device()).eval(), processor, self.question)

@@ -1,0 +1,200 @@
+"""The judge ``pretrained``: vision-language encoders with a two-way head.
+
+CLIP and SigLIP embed picture and text apart, and a new head reads both embeddings, their difference and their product.
+BLIP brings its own head for image-text matching. ViLT reads picture and text together, and gets a new head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate.utils import send_to_device
+from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.nn import functional as F  # noqa: N812
+from transformers import (
+    AutoConfig,
+    AutoProcessor,
+    BlipForImageTextRetrieval,
+    CLIPModel,
+    PreTrainedConfig,
+    PreTrainedModel,
+    ProcessorMixin,
+    SiglipModel,
+    ViltModel,
+)
+
+from rivegs_mllm.cascade.base import StageError
+from rivegs_mllm.cascade.entailment.scorer import Batch, JudgeRecipe, best_device, device_of, not_too_narrow, outcome
+from rivegs_mllm.config.bounds import Dropout
+from rivegs_mllm.models.pretrained import load_pretrained
+
+STAGE = "entailment (classifier)"
+WEIGHTS = "model.safetensors"
+
+Tensors = Mapping[str, torch.Tensor]
+
+
+class DualEncoder(nn.Module):
+    """Two embeddings, u of the picture and v of the text, and a head over [u, v, |u - v|, u * v]."""
+
+    def __init__(self, encoder: PreTrainedModel, width: int, dropout: float):
+        super().__init__()
+        self.encoder = encoder
+        self.head = nn.Sequential(nn.Linear(4 * width, width), nn.GELU(), nn.Dropout(dropout), nn.Linear(width, 1))
+
+    def forward(
+        self, pictures: Tensors, owner: torch.Tensor, texts: Tensors, labels: torch.Tensor | None = None
+    ) -> dict[str, torch.Tensor]:
+        """``pictures`` is the image processor's and ``texts`` the tokenizer's, ``owner`` (texts,) the text's picture;
+        each picture is embedded once. Gives the ``outcome``; so do the other models."""
+        u = F.normalize(self.encoder.get_image_features(**pictures).pooler_output, dim=-1)[owner]
+        v = F.normalize(self.encoder.get_text_features(**texts).pooler_output, dim=-1)
+        return outcome(self.head(torch.cat([u, v, (u - v).abs(), u * v], -1)).squeeze(-1), labels)
+
+
+class BlipMatcher(nn.Module):
+    """BLIP's image-text matching; its head was trained with the captions, ``width`` and ``dropout`` have no use."""
+
+    def __init__(self, encoder: PreTrainedModel, width: int, dropout: float):
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(
+        self, pictures: Tensors, owner: torch.Tensor, texts: Tensors, labels: torch.Tensor | None = None
+    ) -> dict[str, torch.Tensor]:
+        """As ``DualEncoder.forward``."""
+        patches = self.encoder.vision_model(**pictures).last_hidden_state[owner]
+        seen = torch.ones(patches.shape[:2], dtype=torch.long, device=patches.device)
+        hidden = self.encoder.text_encoder(
+            **texts, encoder_hidden_states=patches, encoder_attention_mask=seen
+        ).last_hidden_state
+        no, yes = self.encoder.itm_head(hidden[:, 0]).unbind(-1)
+        return outcome(yes - no, labels)
+
+
+class ViltMatcher(nn.Module):
+    """ViLT with a head; picture and text go through all layers together, so a picture is read anew for each text."""
+
+    def __init__(self, encoder: PreTrainedModel, width: int, dropout: float):
+        super().__init__()
+        self.encoder = encoder
+        self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(width, 1))
+
+    def forward(
+        self, pictures: Tensors, owner: torch.Tensor, texts: Tensors, labels: torch.Tensor | None = None
+    ) -> dict[str, torch.Tensor]:
+        """As ``DualEncoder.forward``."""
+        own = {name: value[owner] for name, value in pictures.items()}
+        return outcome(self.head(self.encoder(**own, **texts).pooler_output).squeeze(-1), labels)
+
+
+@dataclass(frozen=True)
+class Family:
+    """How models of a type are used: transformers' class, the head's, the width of what the head reads, and whether
+    texts are padded to the longest (True) or to the full length."""
+
+    encoder: type[PreTrainedModel]
+    matcher: type[nn.Module]
+    width: Callable[[PreTrainedConfig], int]
+    padding: bool | str = True
+
+
+FAMILIES = {
+    "clip": Family(CLIPModel, DualEncoder, lambda config: config.projection_dim),
+    "siglip": Family(SiglipModel, DualEncoder, lambda config: config.text_config.projection_size, "max_length"),
+    "blip": Family(BlipForImageTextRetrieval, BlipMatcher, lambda config: config.text_config.hidden_size),
+    "vilt": Family(ViltModel, ViltMatcher, lambda config: config.hidden_size),
+}
+"""By the ``model_type`` of the config."""
+
+
+class PretrainedJudge:
+    """A ``Judge`` of one of the families."""
+
+    looks_once = False
+
+    def __init__(self, model: nn.Module, processor: ProcessorMixin):
+        config = model.encoder.config
+        self.model = model
+        self.processor = processor
+        self.tokenizer = processor.tokenizer
+        self.room = min(config.get_text_config().max_position_embeddings, self.tokenizer.model_max_length)
+        self.padding = FAMILIES[config.model_type].padding
+
+    def look(self, images: Sequence[Image.Image]) -> list[Image.Image]:
+        """The pictures themselves."""
+        return [not_too_narrow(image) for image in images]
+
+    def learn(
+        self,
+        looks: Sequence[Image.Image],
+        owner: Sequence[int],
+        texts: Sequence[str],
+        visible: Sequence[bool],
+        rivals: Sequence[Sequence[bool]],
+    ) -> Batch:
+        """See ``Judge.learn``; other posts' pictures are not learned from."""
+        return {**self._pairs(looks, owner, texts), "labels": torch.tensor(visible, dtype=torch.float32)}
+
+    @torch.inference_mode()
+    def logits(self, looks: Sequence[Image.Image], owner: Sequence[int], texts: Sequence[str]) -> torch.Tensor:
+        """See ``Judge.logits``."""
+        pairs = send_to_device(self._pairs(looks, owner, texts), device_of(self.model))
+        return self.model(**pairs)["logits"].float().cpu()
+
+    def save(self, folder: Path) -> None:
+        """Config, processor and weights."""
+        self.model.encoder.config.save_pretrained(folder)
+        self.processor.save_pretrained(folder)
+        save_file({name: value.contiguous() for name, value in self.model.state_dict().items()}, folder / WEIGHTS)
+
+    def _pairs(self, looks: Sequence[Image.Image], owner: Sequence[int], texts: Sequence[str]) -> Batch:
+        pictures = self.processor.image_processor(list(looks), return_tensors="pt")
+        words = self.tokenizer(
+            list(texts), padding=self.padding, truncation=True, max_length=self.room, return_tensors="pt"
+        )
+        return {"pictures": dict(pictures), "owner": torch.tensor(owner), "texts": dict(words)}
+
+
+@JudgeRecipe.register_subclass("pretrained")
+@dataclass
+class PretrainedRecipe(JudgeRecipe):
+    """``name`` is the hub id or folder of a CLIP, SigLIP, BLIP or ViLT, which is trained whole."""
+
+    name: str
+    revision: str | None = None
+    dropout: Dropout = 0.1
+
+    def build(self) -> PretrainedJudge:
+        """The encoder with its weights, in float32, and a new head."""
+        family = FAMILIES.get(_model_type(self.name, self.revision))
+        kind = family.encoder if family else PreTrainedModel  # of no family: load_pretrained says what is wrong
+        processors = dict.fromkeys(FAMILIES, AutoProcessor)
+        encoder, processor = load_pretrained(kind, self.name, self.revision, processors, STAGE)
+        return PretrainedJudge(family.matcher(encoder, family.width(encoder.config), self.dropout), processor)
+
+    def load(self, folder: Path) -> PretrainedJudge:
+        """See ``JudgeRecipe.load``."""
+        try:
+            config = AutoConfig.from_pretrained(folder)
+            family = FAMILIES[config.model_type]
+            model = family.matcher(family.encoder(config), family.width(config), self.dropout)
+            model.load_state_dict(load_file(folder / WEIGHTS))
+            processor = AutoProcessor.from_pretrained(folder)
+        except (KeyError, RuntimeError, OSError, ValueError, SafetensorError) as error:
+            raise StageError(f"{STAGE}: {folder} is damaged: {error}; train the stage again") from None
+        return PretrainedJudge(model.to(best_device()).eval(), processor)
+
+
+def _model_type(name: str, revision: str | None) -> str:
+    """The family of a model, "" where there is no such model, which is for ``load_pretrained`` to say."""
+    try:
+        return AutoConfig.from_pretrained(name, revision=revision).model_type
+    except (OSError, ValueError):
+        return ""

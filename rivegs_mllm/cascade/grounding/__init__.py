@@ -1,0 +1,1 @@
+"""The grounder's slot: an expression's boxes."""

@@ -1,0 +1,196 @@
+"""Grounders: where in the picture each visible entity is.
+
+A grounder fills ``boxes``, best first, in pixels of the original picture, of the entities that are visible or of
+which that is undecided. What it is asked for is the referring expression ``mention (type) - expression``, or parts
+of it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import draccus
+from PIL import Image
+
+from eval.protocols import same_span_or_text
+from eval.stage_metrics import grounding_scores
+from rivegs_mllm.cascade.base import Stage, StageError, blind, refer
+from rivegs_mllm.cascade.mllm import mllm_files, mllm_needs, mllm_stage
+from rivegs_mllm.data.images import PictureError, open_picture
+from rivegs_mllm.types import Box, Entity, Prediction, Sample, UserError
+
+PARTS = ("mention", "type", "expression")
+"""What a referring expression can be made of."""
+
+OVERHANG = 1.0
+"""By how many pixels rounding may move an edge outside the picture. It is then moved back."""
+
+NOBODYS = Box(0, 0, 1, 1)
+"""What the perfect grounder gives for an entity that is not in the picture."""
+
+
+class Grounder(draccus.PluginRegistry, discover_packages_path="rivegs_mllm.cascade"):
+    """The settings of a grounder, chosen by ``type:``."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """The boxes that fit one referring expression, best first, in pixels of the picture; and what went wrong."""
+
+    boxes: tuple[Box, ...]
+    notes: tuple[str, ...] = ()
+
+
+Locate = Callable[[Image.Image, Sequence[str]], Sequence[Found]]
+"""From an upright picture and the referring expressions to be found in it, to one ``Found`` for each."""
+
+
+class GroundingStage:
+    """A grounder that looks at one picture at a time: opened once, for all expressions that are to be found in it.
+
+    ``kind`` is the ``type:`` of the grounder, ``refer`` the parts of the referring expression, ``folder`` what
+    pictures are relative to, ``parameters`` the size of the model.
+    """
+
+    def __init__(self, kind: str, locate: Locate, refer: Sequence[str], folder: Path, parameters: int):
+        self.where = f"grounder ({kind})"
+        self.locate = locate
+        self.refer = tuple(refer)
+        self.folder = folder
+        self.parameters = parameters
+
+    def __call__(self, samples: Sequence[Sample], drafts: Sequence[Prediction]) -> list[Prediction]:
+        return [self._ground(sample, draft) for sample, draft in zip(samples, drafts, strict=True)]
+
+    def _ground(self, sample: Sample, draft: Prediction) -> Prediction:
+        places = [place for place, entity in enumerate(draft.entities) if entity.visible is not False]
+        if not places or not sample.image:
+            return draft
+        try:
+            image = open_picture(self.folder / sample.image)
+        except PictureError as error:
+            return dataclasses.replace(draft, errors=(*draft.errors, f"{self.where}: no picture: {error}"))
+        entities, notes = list(draft.entities), []
+        texts = [refer(entities[place], self.refer) for place in places]
+        for number, place in enumerate(places):
+            if not texts[number]:
+                texts[number] = entities[place].text
+                notes.append(f"{texts[number]!r} has no {' or '.join(self.refer)}: its mention was looked for")
+        for place, text, found in zip(places, texts, self.locate(image, texts), strict=True):
+            boxes = inside(found.boxes, image.size, self.where, sample.id)
+            entities[place] = dataclasses.replace(entities[place], boxes=boxes)
+            notes += [f"{text!r}: {note}" for note in (*found.notes, *(() if boxes else ("no box",)))]
+        errors = (*draft.errors, *(f"{self.where}: {note}" for note in notes))
+        return dataclasses.replace(draft, entities=tuple(entities), errors=errors)
+
+
+def inside(boxes: Sequence[Box], size: tuple[int, int], where: str, sample: str) -> tuple[Box, ...]:
+    """The boxes, edges that rounding put outside the picture of ``size`` moved back.
+
+    Raises StageError for a box that lies outside by more, or that has no area. ``where`` names slot and type.
+    """
+    width, height = size
+    moved = []
+    for box in boxes:
+        edges = (max(box.xmin, 0.0), max(box.ymin, 0.0), min(box.xmax, width), min(box.ymax, height))
+        given = (box.xmin, box.ymin, box.xmax, box.ymax)
+        near = all(abs(new - old) <= OVERHANG for new, old in zip(edges, given, strict=True))
+        if not (near and edges[0] < edges[2] and edges[1] < edges[3]):
+            raise StageError(
+                f"{where}: the box {list(given)} of post {sample!r} has no area or is outside its picture of "
+                f"{width} x {height}; boxes are xmin, ymin, xmax, ymax in pixels of the original picture, upright: "
+                "let the grounder scale them to it"
+            )
+        moved.append(Box(*edges))
+    return tuple(moved)
+
+
+def check_parts(parts: Sequence[str]) -> None:
+    """Raises UserError unless ``parts``, the setting ``refer``, is a selection of PARTS."""
+    if not parts or not set(parts) <= set(PARTS):
+        raise UserError(f"refer: {list(parts)} is not a selection of {', '.join(PARTS)}")
+
+
+def needed(parts: Sequence[str]) -> tuple[str, ...]:
+    """The slots that must be filled for these parts of the referring expression."""
+    return ("expander",) if "expression" in parts else ()
+
+
+def all_parts() -> list[str]:
+    """The default of the setting ``refer``."""
+    return list(PARTS)
+
+
+def gold_twin(sample: Sample, entity: Entity) -> Entity | None:
+    """The gold entity of a post that has a predicted one's mention and type, None where there is none."""
+    return next((gold for gold in sample.entities if same_span_or_text(gold, entity, typed=True)), None)
+
+
+def grounding_figures(stage: Stage, samples: Sequence[Sample]) -> dict[str, float]:
+    """Prec@0.5 and mean IoU of a grounder that is given the gold entities; Prec@0.5 also of the posts' own subsets."""
+    drafts = []
+    for sample in samples:
+        bare = [
+            dataclasses.replace(entity, boxes=(), masks=(), visible=bool(entity.boxes)) for entity in sample.entities
+        ]
+        drafts.append(Prediction(sample.id, entities=tuple(bare)))
+    grounded = stage([blind(sample) for sample in samples], drafts)
+    scores = grounding_scores(samples, grounded)
+    figures = {"precision": scores["precision"], "mean_iou": scores["mean_iou"]}
+    for subset in sorted({sample.subset for sample in samples} - {""}):
+        own = [place for place, sample in enumerate(samples) if sample.subset == subset]
+        scores = grounding_scores([samples[place] for place in own], [grounded[place] for place in own])
+        figures[f"precision_{subset}"] = scores["precision"]
+    return figures
+
+
+@Grounder.register_subclass("gold")
+@dataclass
+class GoldGrounder(Grounder):
+    """The gold boxes, for oracle ablations. It mends boxes alone: an entity that is said to be visible and is not gets
+    a box, as from any grounder that is asked, which is nobody's."""
+
+    SEES_GOLD: ClassVar[bool] = True
+
+    def load(self, folder: Path) -> Stage:
+        """The stage."""
+        return _gold
+
+
+def _gold(samples: Sequence[Sample], drafts: Sequence[Prediction]) -> list[Prediction]:
+    filled = []
+    for sample, draft in zip(samples, drafts, strict=True):
+        entities = []
+        for entity in draft.entities:
+            twin = None if entity.visible is False else gold_twin(sample, entity)
+            if twin is not None:
+                entity = dataclasses.replace(entity, boxes=twin.boxes or (NOBODYS,) * bool(entity.visible))
+            entities.append(entity)
+        filled.append(dataclasses.replace(draft, entities=tuple(entities)))
+    return filled
+
+
+@Grounder.register_subclass("mllm")
+@dataclass
+class MllmGrounder(Grounder):
+    """The end-to-end model; ``adapter`` is null for where the recipe's training leaves it."""
+
+    recipe: Path
+    adapter: Path | None = None
+    SEES_GOLD: ClassVar[bool] = False
+
+    def needs(self) -> Sequence[str]:
+        """The slots whose segments come before the boxes."""
+        return mllm_needs(self.recipe, "grounder")
+
+    def files(self) -> Sequence[Path]:
+        """The adapter's."""
+        return mllm_files(self.recipe, self.adapter)
+
+    def load(self, folder: Path) -> Stage:
+        """The stage."""
+        return mllm_stage(self.recipe, self.adapter, "grounder", folder)

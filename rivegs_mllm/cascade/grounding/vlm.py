@@ -1,0 +1,125 @@
+"""The grounder ``vlm``: a chat model that was pre-trained to ground, asked in its own words and box language.
+
+Qwen2-VL and Qwen3-VL answer in thousandths of the picture, Qwen2.5-VL in pixels of the picture as it was resized.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from PIL import Image
+from transformers import GenerationConfig, PreTrainedModel, ProcessorMixin
+
+from rivegs_mllm.answer.contract import Contract
+from rivegs_mllm.cascade.base import Stage
+from rivegs_mllm.cascade.grounding.base import Found, Grounder, GroundingStage, all_parts, check_parts, needed
+from rivegs_mllm.config.bounds import TokenCount
+from rivegs_mllm.config.schema import AnswerRecipe, ModelRecipe
+from rivegs_mllm.models.loading import load_model, load_processor, make_contract
+from rivegs_mllm.models.pretrained import own_files
+from rivegs_mllm.types import Box, UserError
+
+PROMPT = 'Locate {text} in the image. Answer with its bounding box as JSON: {{"bbox_2d": [x1, y1, x2, y2]}}'
+
+_NUMBER = r"\s*(\d+(?:\.\d+)?)\s*"
+_BOX = re.compile(rf"\[{_NUMBER},{_NUMBER},{_NUMBER},{_NUMBER}\]|\({_NUMBER},{_NUMBER}\)\s*,\s*\({_NUMBER},{_NUMBER}\)")
+"""JSON, or Qwen2-VL's pair of corners: (x1,y1),(x2,y2)."""
+
+
+@Grounder.register_subclass("vlm")
+@dataclass
+class VlmGrounder(Grounder):
+    """``model`` is the base as in a recipe of the end-to-end model, ``refer`` the parts of the referring expression.
+
+    ``prompt`` is what is asked; ``{text}`` stands for the referring expression, and a brace is written twice.
+    """
+
+    model: ModelRecipe
+    refer: list[str] = field(default_factory=all_parts)
+    prompt: str = PROMPT
+    max_new_tokens: TokenCount = 128
+    SEES_GOLD: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        check_parts(self.refer)
+        try:
+            asked = self.prompt.format(text="\0")
+        except (KeyError, IndexError, ValueError) as error:
+            raise UserError(f"prompt: {error} cannot be filled in; only {{text}} can, and braces are doubled") from None
+        if "\0" not in asked:
+            raise UserError("prompt: has no {text}, so what is to be found would not be said")
+
+    def needs(self) -> Sequence[str]:
+        """Expressions, where they are referred by."""
+        return needed(self.refer)
+
+    def files(self) -> Sequence[Path]:
+        """The model's, where it is a folder."""
+        return own_files(self.model.base)
+
+    def load(self, folder: Path) -> Stage:
+        """The stage, on the GPU where there is one. Raises UserError for a base of a family that nobody has checked."""
+        processor = load_processor(self.model)
+        contract = make_contract(self.model, AnswerRecipe(encoding="native", bins=None), processor)
+        model = load_model(self.model).eval()
+        if self.model.quantization is None:  # 4-bit weights lie where they belong
+            model.to("cuda" if torch.cuda.is_available() else "cpu")
+        parameters = sum(value.numel() for value in model.parameters())
+        asker = Asker(model, processor, contract, self.prompt, self.max_new_tokens)
+        return GroundingStage("vlm", asker, self.refer, folder, parameters)
+
+
+@dataclass(frozen=True)
+class Asker:
+    """A model that is asked for one text at a time: a ``Locate`` of ``rivegs_mllm.cascade.grounding.base``."""
+
+    model: PreTrainedModel
+    processor: ProcessorMixin
+    contract: Contract
+    prompt: str
+    max_new_tokens: int
+
+    @torch.inference_mode()
+    def __call__(self, image: Image.Image, texts: Sequence[str]) -> list[Found]:
+        """The boxes in the answer to each text, in their order."""
+        tokenizer = self.processor.tokenizer
+        inputs = self.processor(
+            text=[self._chat(text) for text in texts],
+            images=[image] * len(texts),
+            padding=True,
+            padding_side="left",
+            return_tensors="pt",
+        ).to(self.model.device)
+        settings = GenerationConfig(
+            max_new_tokens=self.max_new_tokens,
+            do_sample=False,
+            repetition_penalty=1.0,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+        tokens = self.model.generate(**inputs, generation_config=settings)[:, inputs["input_ids"].shape[1] :]
+        return [read(answer, self.contract, image.size) for answer in tokenizer.batch_decode(tokens)]
+
+    def _chat(self, text: str) -> str:
+        asked = {"type": "text", "text": self.prompt.format(text=text)}
+        turns = [{"role": "user", "content": [{"type": "image"}, asked]}]
+        return self.processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+
+
+def read(answer: str, contract: Contract, size: tuple[int, int]) -> Found:
+    """The boxes in an answer, whatever stands around them, in pixels of a picture of ``size`` = (width, height)."""
+    boxes: list[Box] = []
+    notes = []
+    for match in _BOX.finditer(answer):
+        numbers = [str(round(float(number))) for number in match.groups() if number is not None]
+        own, faults = contract.decode_boxes(f"[{', '.join(numbers)}]", size)
+        boxes += own
+        notes += faults
+    if not boxes and not notes:
+        notes.append(f"the answer has no box: {answer[:200]!r}")
+    return Found(tuple(boxes), tuple(notes))

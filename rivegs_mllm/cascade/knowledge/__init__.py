@@ -1,0 +1,1 @@
+"""The slots of knowledge and of expressions."""

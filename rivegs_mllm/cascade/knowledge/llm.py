@@ -1,0 +1,156 @@
+"""Knowledge and expressions from a language model that is asked while the cascade runs (RiVEG, section III).
+
+The prompts are those of ``rivegs distill``; to ask once and use the answers many times, distil them into a store and
+take the stage ``replay``. A question that gets no answer leaves its field empty, and ``errors`` says so.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar
+
+from rivegs_mllm.answer.prompt import expansion_messages, knowledge_messages
+from rivegs_mllm.cascade.base import Stage
+from rivegs_mllm.cascade.knowledge.base import Knowledge
+from rivegs_mllm.cascade.knowledge.expansion import Expander, with_expressions
+from rivegs_mllm.config.bounds import InFlight
+from rivegs_mllm.distill.tasks import Examples
+from rivegs_mllm.llm.answer_checks import check_expression, check_knowledge
+from rivegs_mllm.llm.client import Answer, Asker, Chat, Sampling, Turns
+from rivegs_mllm.store.captions import Captions
+from rivegs_mllm.types import Prediction, Sample
+
+Check = Callable[[Sample, Answer], tuple[dict, list[str]]]
+
+
+def _no_examples() -> Examples:
+    return Examples(choose="none")
+
+
+@Knowledge.register_subclass("llm")
+@dataclass
+class LlmKnowledge(Knowledge):
+    """PLIM: which names the post holds and what is known of them, asked with similar annotated posts as examples.
+
+    ``captions`` are stores or files that say what the pictures show, ``pictures`` shows the picture itself, to a
+    teacher that sees. ``in_flight`` questions at most are open at a time.
+    """
+
+    teacher: Chat
+    examples: Examples = field(default_factory=_no_examples)
+    captions: list[Path] = field(default_factory=list)
+    pictures: bool = False
+    sampling: Sampling = field(default_factory=Sampling)
+    in_flight: InFlight = 16
+    SEES_GOLD: ClassVar[bool] = False
+
+    def load(self, folder: Path) -> Stage:
+        """The stage, its teacher opened. Raises UserError where teacher, examples or captions cannot be had."""
+        return KnowledgeWriter(self, folder)
+
+
+class KnowledgeWriter:
+    """Fills ``knowledge``."""
+
+    def __init__(self, settings: LlmKnowledge, folder: Path):
+        self.settings = settings
+        self.folder = folder
+        self.captions = Captions(settings.captions)
+        self.features = tempfile.TemporaryDirectory(prefix="rivegs-examples-")  # those of the examples are made once
+        self.ask = _opened(self, settings.teacher, settings.sampling, settings.in_flight)
+
+    def __call__(self, samples: Sequence[Sample], drafts: Sequence[Prediction]) -> list[Prediction]:
+        if not samples:
+            return []
+        chosen = self.settings.examples.select(samples, self.folder, Path(self.features.name))
+        questions = [
+            knowledge_messages(
+                sample, shown, self.captions.of(sample), _picture(sample, self.folder, self.settings.pictures)
+            )
+            for sample, shown in zip(samples, chosen, strict=True)
+        ]
+        filled = []
+        for sample, draft, answer in zip(samples, drafts, self.ask(questions), strict=True):
+            notes = _notes("knowledge (llm)", sample, answer, check_knowledge)
+            filled.append(dataclasses.replace(draft, knowledge=answer.text.strip(), errors=(*draft.errors, *notes)))
+        return filled
+
+
+@Expander.register_subclass("llm")
+@dataclass
+class LlmExpander(Expander):
+    """Entity expansion: "what is X in the Text?", asked in the light of what the picture shows.
+
+    ``captions`` are stores or files that say that; ``knowledge``: whether the post's knowledge stands there too;
+    ``pictures`` shows the picture itself. ``in_flight`` questions at most are open at a time.
+    """
+
+    teacher: Chat
+    captions: list[Path] = field(default_factory=list)
+    knowledge: bool = False
+    pictures: bool = False
+    sampling: Sampling = field(default_factory=Sampling)
+    in_flight: InFlight = 16
+    SEES_GOLD: ClassVar[bool] = False
+
+    def needs(self) -> Sequence[str]:
+        """The knowledge, where it is part of the question."""
+        return ("knowledge",) if self.knowledge else ()
+
+    def load(self, folder: Path) -> Stage:
+        """The stage, its teacher opened. Raises UserError where teacher or captions cannot be had."""
+        return ExpressionWriter(self, folder)
+
+
+class ExpressionWriter:
+    """Fills ``expression``. Entities of a post with the same mention are asked about once."""
+
+    def __init__(self, settings: LlmExpander, folder: Path):
+        self.settings = settings
+        self.folder = folder
+        self.captions = Captions(settings.captions)
+        self.ask = _opened(self, settings.teacher, settings.sampling, settings.in_flight)
+
+    def __call__(self, samples: Sequence[Sample], drafts: Sequence[Prediction]) -> list[Prediction]:
+        questions: dict[tuple[str, str], Turns] = {}
+        for sample, draft in zip(samples, drafts, strict=True):
+            known = draft.knowledge if self.settings.knowledge else ""
+            background = " ".join(filter(None, (self.captions.of(sample), known)))
+            picture = _picture(sample, self.folder, self.settings.pictures)
+            for entity in draft.entities:
+                questions[sample.id, entity.text] = expansion_messages(sample, entity.text, background, picture)
+        answers = dict(zip(questions, self.ask(list(questions.values())), strict=True)) if questions else {}
+        return [self._filled(sample, draft, answers) for sample, draft in zip(samples, drafts, strict=True)]
+
+    def _filled(self, sample: Sample, draft: Prediction, answers: dict[tuple[str, str], Answer]) -> Prediction:
+        own = {entity.text: answers[sample.id, entity.text] for entity in draft.entities}
+        notes = [
+            note
+            for mention, answer in own.items()
+            for note in _notes(f"expander (llm): {mention!r}", sample, answer, check_expression)
+        ]
+        draft = with_expressions(draft, [own[entity.text].text.strip() for entity in draft.entities])
+        return dataclasses.replace(draft, errors=(*draft.errors, *notes))
+
+
+def _opened(stage: object, teacher: Chat, sampling: Sampling, in_flight: int) -> Asker:
+    """The teacher, closed when the stage is let go."""
+    asker = Asker(teacher, sampling, in_flight)
+    weakref.finalize(stage, asker.close)
+    return asker
+
+
+def _notes(where: str, sample: Sample, answer: Answer, check: Check) -> list[str]:
+    """What is wrong with an answer."""
+    if answer.error:
+        return [f"{where}: no answer: {answer.error}"]
+    return [f"{where}: {fault}" for fault in check(sample, answer)[1]]
+
+
+def _picture(sample: Sample, folder: Path, wanted: bool) -> Path | None:
+    return folder / sample.image if wanted and sample.image else None

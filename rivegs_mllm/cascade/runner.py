@@ -1,0 +1,210 @@
+"""Stages run one after the other over all posts, with the drafts on disk and what each stage cost.
+
+A work folder holds ``1-tagger.jsonl`` and so on, the drafts after each stage, and is gone on with when the run was cut
+off; ``run.json``, what the run was started with; and ``stages.json``, what each stage cost.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.progress import Progress
+
+from rivegs_mllm.cascade.base import Sized, Stage, StageError, blind, check_stage
+from rivegs_mllm.cascade.profiling import peak_bytes, reset_peak
+from rivegs_mllm.data.files import write_json
+from rivegs_mllm.data.foreign import read_object
+from rivegs_mllm.data.jsonl import read_predictions, to_line
+from rivegs_mllm.data.resume import progress, taken_up
+from rivegs_mllm.models.generation import batches
+from rivegs_mllm.types import Prediction, Sample, UserError
+
+
+@dataclass(frozen=True)
+class Step:
+    """What the runner runs: the slot that is filled, by which type, how to load it, and whether it is shown gold."""
+
+    slot: str
+    kind: str
+    load: Callable[[], Stage]
+    sees_gold: bool = False
+
+
+@dataclass(frozen=True)
+class StageReport:
+    """What a stage cost. ``seconds`` are those of ``posts`` posts, without loading. ``parameters`` is None where the
+    stage does not tell. ``peak_memory`` is in bytes, of the GPU or else of the whole process, None where unknown."""
+
+    slot: str
+    kind: str
+    posts: int
+    seconds: float
+    parameters: int | None
+    peak_memory: int | None
+
+
+def run_steps(
+    steps: Sequence[Step],
+    samples: Sequence[Sample],
+    out: Path,
+    batch_size: int,
+    settings: Mapping[str, object],
+    types: Sequence[str],
+) -> tuple[list[Prediction], list[StageReport]]:
+    """The predictions for all samples, in order, and what each step cost.
+
+    ``out`` is the work folder, ``settings`` what the answers depend on beside the samples, ``types`` what a tagger may
+    name. Raises StageError where a stage breaks the contract, UserError where ``out`` holds another run.
+    """
+    _claim(out, {**settings, "posts": _digest(samples)})
+    drafts = [Prediction(sample.id) for sample in samples]
+    stage: Stage | None = None
+    with progress() as bars:
+        for number, step in enumerate(steps, 1):
+            path = out / f"{number}-{step.slot}.jsonl"
+            if path.exists():
+                drafts = _finished(path, samples)
+                continue
+            reset_peak()
+            stage = step.load()  # the one before is let go only now, so that slots of one model share it
+            drafts = _fill(step, stage, samples, drafts, path, batch_size, types, bars)
+    reports = _reports(steps, out)
+    write_json(out / "stages.json", [dataclasses.asdict(report) for report in reports])
+    return drafts, reports
+
+
+def _fill(
+    step: Step,
+    stage: Stage,
+    samples: Sequence[Sample],
+    drafts: Sequence[Prediction],
+    path: Path,
+    batch_size: int,
+    types: Sequence[str],
+    bars: Progress,
+) -> list[Prediction]:
+    """The drafts with the step's field filled, written to ``path`` when all are."""
+    partial = path.with_name(f"{path.name}.partial")
+    done = taken_up(partial, samples, f"delete {path.parent}")
+    task = bars.add_task(f"{step.slot} ({step.kind})", total=len(samples), completed=len(done))
+    with partial.open("ab") as file:
+        for some in batches(samples[len(done) :], batch_size):
+            before = drafts[len(done) : len(done) + len(some)]
+            shown = some if step.sees_gold else [blind(sample) for sample in some]
+            start = time.perf_counter()
+            after = stage(shown, before)
+            seconds = time.perf_counter() - start
+            check_stage(step.slot, step.kind, some, before, after)
+            if step.slot == "tagger":
+                _check_types(step, after, types)
+            file.writelines(to_line(draft) for draft in after)
+            file.flush()
+            _note(path.parent, step, stage, len(some), seconds)
+            done += after
+            bars.advance(task, len(some))
+    partial.replace(path)
+    return done
+
+
+def _finished(path: Path, samples: Sequence[Sample]) -> list[Prediction]:
+    drafts = read_predictions(path)
+    if [draft.id for draft in drafts] != [sample.id for sample in samples]:
+        raise UserError(f"{path} does not hold these posts in this order; delete {path.parent}")
+    return drafts
+
+
+def _check_types(step: Step, drafts: Sequence[Prediction], types: Sequence[str]) -> None:
+    """A tagger of another type set is an error; a single answer that it says itself is unreadable is none."""
+    for draft in drafts:
+        unknown = next((entity for entity in draft.entities if entity.type not in types), None)
+        if unknown is not None and not draft.errors:
+            raise StageError(
+                f"{step.slot} ({step.kind}): gave {unknown.text!r} of post {draft.id!r} the type {unknown.type!r}, "
+                f"which is none of {', '.join(types)}; take a tagger of these types, or set the recipe's `types`"
+            )
+
+
+_COSTS = "costs.jsonl"
+
+
+def _note(out: Path, step: Step, stage: Stage, posts: int, seconds: float) -> None:
+    """Appends what a batch cost."""
+    parameters = stage.parameters if isinstance(stage, Sized) else None
+    line = dataclasses.asdict(StageReport(step.slot, step.kind, posts, seconds, parameters, peak_bytes()))
+    with (out / _COSTS).open("a", encoding="utf-8") as file:
+        file.write(f"{json.dumps(line)}\n")
+
+
+def _reports(steps: Sequence[Step], out: Path) -> list[StageReport]:
+    """What each step cost, summed over its batches and over the tries that the run took."""
+    path = out / _COSTS
+    lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []
+    costs = [cost for line in lines if line and (cost := _cost(line)) is not None]
+    reports = []
+    for step in steps:
+        own = [cost for cost in costs if cost.slot == step.slot]
+        peaks = [cost.peak_memory for cost in own if cost.peak_memory is not None]
+        posts, seconds = sum(cost.posts for cost in own), sum(cost.seconds for cost in own)
+        parameters = own[-1].parameters if own else None
+        reports.append(StageReport(step.slot, step.kind, posts, seconds, parameters, max(peaks, default=None)))
+    return reports
+
+
+def _cost(line: str) -> StageReport | None:
+    """A line of the costs, None where it was damaged: what was spent is told, and no run ends for it."""
+    try:
+        cost = StageReport(**json.loads(line))
+    except (ValueError, TypeError, RecursionError):
+        return None
+    numbers = (cost.posts, cost.seconds, cost.parameters or 0, cost.peak_memory or 0)
+    texts = (cost.slot, cost.kind)
+    fits = all(type(one) is str for one in texts) and all(type(one) in (int, float) and one >= 0 for one in numbers)
+    return cost if fits and all(map(math.isfinite, numbers)) else None
+
+
+def _claim(out: Path, settings: Mapping[str, object]) -> None:
+    """Makes ``out`` the folder of this run. Raises UserError where it is another's."""
+    settings = json.loads(json.dumps(settings, default=str, sort_keys=True))
+    path = out / "run.json"
+    if path.exists():
+        before = read_object(path, f"delete {out} to start anew")
+        changed = sorted(key for key in settings.keys() | before.keys() if settings.get(key) != before.get(key))
+        if changed:
+            raise UserError(
+                f"{out} holds drafts of another run ({', '.join(changed)} differ); choose another folder, or delete it"
+            )
+        _cut_off_lines(out / _COSTS)
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(path, settings)
+
+
+def _cut_off_lines(path: Path) -> None:
+    """Takes back a last line that was cut off while it was written."""
+    if path.exists():
+        with path.open("r+b") as file:
+            file.truncate(file.read().rfind(b"\n") + 1)
+
+
+def _digest(samples: Sequence[Sample]) -> str:
+    digest = hashlib.sha256()
+    for sample in samples:
+        digest.update(to_line(sample))
+    return digest.hexdigest()
+
+
+def stamps(paths: Iterable[Path]) -> dict[str, list]:
+    """Size and time of change of the files at or below each path, by path: what tells a changed file."""
+    found = {}
+    for path in paths:
+        if path.exists():
+            files = [path] if path.is_file() else sorted(own for own in path.rglob("*") if own.is_file())
+            found[str(path)] = [[str(own), own.stat().st_size, own.stat().st_mtime_ns] for own in files]
+    return found

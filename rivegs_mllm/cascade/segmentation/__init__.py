@@ -1,0 +1,1 @@
+"""The segmenter's slot: from a box to a mask."""

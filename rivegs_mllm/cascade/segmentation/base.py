@@ -1,0 +1,148 @@
+"""Segmenters: which pixels of its boxes an entity covers.
+
+A segmenter fills ``masks``, one a box and in their order, as COCO run-length codes in the size of the original picture,
+upright.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import draccus
+import numpy as np
+from PIL import Image
+from pycocotools import mask as coco
+
+from eval.matching import best_box_iou
+from rivegs_mllm.cascade.base import Stage
+from rivegs_mllm.cascade.grounding.base import gold_twin, inside
+from rivegs_mllm.data.images import PictureError, open_picture, picture_size
+from rivegs_mllm.types import Box, Entity, Mask, Prediction, Sample
+
+RIGHT = 0.5
+"""The IoU from which on a box is the gold one's, to the perfect segmenter."""
+
+
+class Segmenter(draccus.PluginRegistry, discover_packages_path="rivegs_mllm.cascade"):
+    """The settings of a segmenter, chosen by ``type:``."""
+
+
+Segment = Callable[[Image.Image, Sequence[Box]], Sequence[np.ndarray]]
+"""From an upright picture and boxes in its pixels to a mask for each, bool (height, width)."""
+
+
+class SegmentingStage:
+    """A segmenter that looks at one picture at a time: opened and embedded once for all boxes of its post.
+
+    ``kind`` is the ``type:`` of the segmenter, ``folder`` what pictures are relative to, ``parameters`` the size of
+    the model.
+    """
+
+    def __init__(self, kind: str, segment: Segment, folder: Path, parameters: int):
+        self.where = f"segmenter ({kind})"
+        self.segment = segment
+        self.folder = folder
+        self.parameters = parameters
+
+    def __call__(self, samples: Sequence[Sample], drafts: Sequence[Prediction]) -> list[Prediction]:
+        return [self._fill(sample, draft) for sample, draft in zip(samples, drafts, strict=True)]
+
+    def _fill(self, sample: Sample, draft: Prediction) -> Prediction:
+        boxes = [box for entity in draft.entities for box in entity.boxes]
+        if not boxes or not sample.image:
+            return draft
+        try:
+            image = open_picture(self.folder / sample.image)
+        except PictureError as error:
+            return dataclasses.replace(draft, errors=(*draft.errors, f"{self.where}: no picture: {error}"))
+        masks = self.segment(image, inside(boxes, image.size, self.where, sample.id))
+        return with_masks(draft, [encode(mask) for mask in masks])
+
+
+def with_masks(draft: Prediction, masks: Sequence[Mask]) -> Prediction:
+    """The draft with one mask a box, ``masks`` in the order of entities and of their boxes."""
+    rest = iter(masks)
+    entities = tuple(
+        dataclasses.replace(entity, masks=tuple(next(rest) for _ in entity.boxes)) for entity in draft.entities
+    )
+    return dataclasses.replace(draft, entities=entities)
+
+
+def encode(mask: np.ndarray) -> Mask:
+    """A bool mask (height, width) as a COCO run-length code."""
+    coded = coco.encode(np.asfortranarray(mask, dtype=np.uint8))
+    return Mask((int(coded["size"][0]), int(coded["size"][1])), coded["counts"].decode("ascii"))
+
+
+def decode(mask: Mask) -> np.ndarray:
+    """The bool mask (height, width) of a COCO run-length code."""
+    return coco.decode({"size": list(mask.size), "counts": mask.counts.encode("ascii")}).astype(bool)
+
+
+def filled(box: Box, size: tuple[int, int]) -> np.ndarray:
+    """The pixels of a picture of ``size`` = (width, height) whose centre is in the box, at least one."""
+    width, height = size
+    mask = np.zeros((height, width), dtype=bool)
+    left, top = min(round(box.xmin), width - 1), min(round(box.ymin), height - 1)
+    mask[top : max(round(box.ymax), top + 1), left : max(round(box.xmax), left + 1)] = True
+    return mask
+
+
+@Segmenter.register_subclass("box")
+@dataclass
+class BoxSegmenter(Segmenter):
+    """The filled box: what any segmenter should be better than."""
+
+    SEES_GOLD: ClassVar[bool] = False
+
+    def load(self, folder: Path) -> Stage:
+        """The stage."""
+        return BoxStage("box", folder, gold=False)
+
+
+@Segmenter.register_subclass("gold")
+@dataclass
+class GoldSegmenter(Segmenter):
+    """The gold masks where the box is right, for oracle ablations; the filled box where it is wrong."""
+
+    SEES_GOLD: ClassVar[bool] = True
+
+    def load(self, folder: Path) -> Stage:
+        """The stage."""
+        return BoxStage("gold", folder, gold=True)
+
+
+class BoxStage:
+    """Fills each box; with ``gold``, entities whose box is right get the masks of their gold instead."""
+
+    parameters = 0
+
+    def __init__(self, kind: str, folder: Path, gold: bool):
+        self.where = f"segmenter ({kind})"
+        self.folder = folder
+        self.gold = gold
+
+    def __call__(self, samples: Sequence[Sample], drafts: Sequence[Prediction]) -> list[Prediction]:
+        return [self._fill(sample, draft) for sample, draft in zip(samples, drafts, strict=True)]
+
+    def _fill(self, sample: Sample, draft: Prediction) -> Prediction:
+        if not sample.image or not any(entity.boxes for entity in draft.entities):
+            return draft
+        size = sample.size or picture_size(self.folder / sample.image)
+        entities = []
+        for entity in draft.entities:
+            boxes = inside(entity.boxes, size, self.where, sample.id)
+            masks = _gold_masks(sample, entity) if self.gold else ()
+            masks = masks or tuple(encode(filled(box, size)) for box in boxes)
+            entities.append(dataclasses.replace(entity, masks=masks))
+        return dataclasses.replace(draft, entities=tuple(entities))
+
+
+def _gold_masks(sample: Sample, entity: Entity) -> tuple[Mask, ...]:
+    twin = gold_twin(sample, entity)
+    right = twin and entity.boxes and twin.boxes and best_box_iou(entity.boxes[0], twin.boxes) >= RIGHT
+    return twin.masks if right else ()

@@ -1,0 +1,171 @@
+"""The training of the segmenter ``segment_anything`` from nothing, at a small size, prompted with gold boxes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F  # noqa: N812
+
+from eval.stage_metrics import segmentation_scores
+from rivegs_mllm.cascade.base import blind
+from rivegs_mllm.cascade.segmentation.base import SegmentingStage, decode
+from rivegs_mllm.cascade.segmentation.segment_anything import (
+    Prompted,
+    Size,
+    build,
+    filled_prompts,
+    grid_of,
+    save_sam,
+)
+from rivegs_mllm.cascade.training import StageData, Trainable, TrainableStage
+from rivegs_mllm.config.bounds import Bounds, NonNegativeInt, Side
+from rivegs_mllm.data.images import open_picture
+from rivegs_mllm.training.sampling import Variants
+from rivegs_mllm.types import Box, Mask, Prediction, Sample, UserError
+
+if TYPE_CHECKING:
+    from segment_anything.modeling import Sam
+
+
+class Pupil(nn.Module):
+    """A model with its loss: cross-entropy in the box and outside, dice, and the error of the quality it predicts.
+
+    In and outside the box are averaged apart: over the whole picture the few covered pixels would be outweighed, and
+    the model would first learn to say nothing.
+    """
+
+    def __init__(self, model: Sam, size: Size):
+        super().__init__()
+        self.model = model
+        self.size = size
+
+    def forward(self, pictures: torch.Tensor, boxes: Sequence[torch.Tensor], masks: Sequence[torch.Tensor]) -> dict:
+        """The mean loss over boxes.
+
+        ``pictures`` (B, 3, side, side) is normalised and padded; ``boxes`` (N, 4) of each in its pixels, ``masks``
+        (N, grid, grid) the share of each cell of the decoder's output that is covered.
+        """
+        seen = self.model.image_encoder(pictures)
+        losses = [self._loss(one[None], *gold) for one, *gold in zip(seen, boxes, masks, strict=True)]
+        return {"loss": torch.cat(losses).mean()}
+
+    def _loss(self, seen: torch.Tensor, boxes: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+        """(N,): the loss of each box of a picture."""
+        inside = filled_prompts(boxes, dataclasses.replace(self.size, filled=True))
+        prompt = inside if self.size.filled else None
+        sparse, dense = self.model.prompt_encoder(points=None, boxes=boxes, masks=prompt)
+        logits, quality = self.model.mask_decoder(
+            image_embeddings=seen,
+            image_pe=self.model.prompt_encoder.get_dense_pe(),
+            sparse_prompt_embeddings=sparse,
+            dense_prompt_embeddings=dense,
+            multimask_output=False,
+        )
+        logits, said, inside = logits[:, 0], logits[:, 0].sigmoid(), inside[:, 0]
+        wrong = F.binary_cross_entropy_with_logits(logits, masks, reduction="none")
+        wrong = mean_where(wrong, inside) + mean_where(wrong, 1 - inside)
+        dice = 1 - (2 * (said * masks).sum((1, 2)) + 1) / (said.sum((1, 2)) + masks.sum((1, 2)) + 1)
+        with torch.no_grad():
+            both, either = (logits > 0) & (masks > 0.5), (logits > 0) | (masks > 0.5)
+            iou = both.sum((1, 2)) / either.sum((1, 2)).clamp(min=1)
+        return wrong + dice + (quality[:, 0] - iou) ** 2
+
+
+def mean_where(values: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+    """(N,): the mean of (N, H, W) where ``chosen`` is 1, 0 where nothing is."""
+    return (values * chosen).sum((1, 2)) / chosen.sum((1, 2)).clamp(min=1)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A picture as the model takes it, with boxes and masks as of ``Pupil.forward``."""
+
+    picture: torch.Tensor
+    boxes: torch.Tensor
+    masks: torch.Tensor
+
+
+@TrainableStage.register_subclass("segment_anything")
+@dataclass
+class SegmentAnythingTraining(TrainableStage):
+    """How the segmenter is trained. The fields are those of ``Size``. All training pictures are held in memory."""
+
+    side: Side = 128
+    patch: Side = 8
+    width: Side = 64
+    depth: Annotated[int, Bounds(1, 100)] = 2
+    heads: Side = 2
+    window: NonNegativeInt = 0
+    whole: list[NonNegativeInt] = field(default_factory=lambda: [0, 1])
+    channels: Side = 32
+    filled: bool = True
+
+    def prepare(self, data: StageData) -> Trainable:
+        """The model, untrained, and its rows: pictures with the boxes and masks of all that they show."""
+        size = Size(**{**dataclasses.asdict(self), "whole": tuple(self.whole)})
+        model = build(size)
+        shown = [sample for sample in data.train if any(pairs(sample))]
+        if not shown:
+            raise UserError(f"{data.folder}: no entity has a mask, so there is nothing to learn segmentation from")
+        rows = Variants([[make_row(sample, data.folder, model, size)] for sample in shown], "first", data.seed)
+        stage = SegmentingStage("segment_anything", Prompted(model, size), data.folder, 0)
+        return Trainable(
+            model=Pupil(model, size),
+            train=rows,
+            lengths=rows.lengths(lambda row: len(row.boxes)),
+            collate=collate,
+            evaluate=lambda samples: segmentation_figures(stage, samples),
+            save=lambda folder: save_sam(model, size, folder),
+        )
+
+
+def pairs(sample: Sample) -> list[tuple[Box, Mask]]:
+    """The boxes of a post and their masks, of entities that have one for each."""
+    entities = [entity for entity in sample.entities if len(entity.boxes) == len(entity.masks)]
+    return [pair for entity in entities for pair in zip(entity.boxes, entity.masks, strict=True)]
+
+
+def make_row(sample: Sample, folder: Path, model: Sam, size: Size) -> Row:
+    """A post as a row."""
+    from segment_anything.utils.transforms import ResizeLongestSide
+
+    side, grid = size.side, grid_of(size)
+    resize = ResizeLongestSide(side)
+    image = np.asarray(open_picture(folder / sample.image))
+    picture = torch.from_numpy(resize.apply_image(image)).permute(2, 0, 1).float()
+    boxes, masks = zip(*pairs(sample), strict=True)
+    corners = np.array([[box.xmin, box.ymin, box.xmax, box.ymax] for box in boxes], dtype=np.float32)
+    whole = torch.stack([torch.from_numpy(decode(mask)).float() for mask in masks])
+    small = F.interpolate(whole[:, None], picture.shape[1:], mode="bilinear", antialias=True)
+    padded = F.pad(small, (0, side - small.shape[3], 0, side - small.shape[2]))
+    return Row(
+        model.preprocess(picture).detach(),
+        torch.from_numpy(resize.apply_boxes(corners, image.shape[:2])).float(),
+        F.interpolate(padded, (grid, grid), mode="area")[:, 0],
+    )
+
+
+def collate(rows: Sequence[Row]) -> dict:
+    """The arguments of ``Pupil.forward`` by name."""
+    return {
+        "pictures": torch.stack([row.picture for row in rows]),
+        "boxes": [row.boxes for row in rows],
+        "masks": [row.masks for row in rows],
+    }
+
+
+def segmentation_figures(stage: SegmentingStage, samples: Sequence[Sample]) -> dict[str, float]:
+    """Mean IoU of a segmenter that is given the gold boxes, and the share of masks with an IoU above 0.5."""
+    drafts = []
+    for sample in samples:
+        bare = [dataclasses.replace(entity, masks=()) for entity in sample.entities]
+        drafts.append(Prediction(sample.id, entities=tuple(bare)))
+    scores = segmentation_scores(samples, stage([blind(sample) for sample in samples], drafts))
+    return {"mean_iou": scores["mean_iou"], "precision": scores["precision"]}

@@ -1,0 +1,1 @@
+"""The tagger's slot: entities in a text."""

@@ -1,0 +1,320 @@
+"""The tagger ``crf``: an encoder over ``[text ; knowledge]`` and a conditional random field over the text's words.
+
+PLIM / RiVEG's first stage: loss and decoding are on the text's words alone, each at its first token.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, ClassVar
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from eval.scores import evaluate
+from rivegs_mllm.cascade.base import StageError
+from rivegs_mllm.cascade.checkpoint import Card, read_card
+from rivegs_mllm.cascade.rows import OUTSIDE, bio_tags
+from rivegs_mllm.cascade.tagging.base import Tagger
+from rivegs_mllm.cascade.tagging.windows import EMPTY_WORDS, WordEncoder
+from rivegs_mllm.cascade.training import StageData, Trainable, TrainableStage
+from rivegs_mllm.config.bounds import BatchSize, Dropout, NonNegativeInt, OneOf, PositiveFloat, TokenCount
+from rivegs_mllm.models.text_encoders import bare_encoder, load_encoder, load_tokenizer, marks
+from rivegs_mllm.training.name_augmentation import made_up_names, name_words, rename
+from rivegs_mllm.training.sampling import VARIANTS, Variants
+from rivegs_mllm.types import TYPES, Entity, Prediction, Sample, UserError
+
+STAGE = "tagger (crf)"
+NEVER = -10_000.0
+WEIGHTS = "model.safetensors"
+NO_KNOWLEDGE = "none"
+
+
+def labels(types: Sequence[str]) -> list[str]:
+    """The BIO tags of a type set, in the order of the field's states."""
+    return [OUTSIDE, *(f"{place}-{kind}" for kind in types for place in "BI")]
+
+
+class WordTagger(nn.Module):
+    """Encoder, a linear layer, and the field, in which I-X follows B-X and I-X only."""
+
+    def __init__(self, encoder: PreTrainedModel, types: Sequence[str], dropout: float):
+        from torchcrf import CRF
+
+        super().__init__()
+        tags = labels(types)
+        self.encoder = encoder
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(encoder.config.hidden_size, len(tags))
+        self.crf = CRF(len(tags), batch_first=True)
+        with torch.no_grad():
+            for after, tag in enumerate(tags):
+                if tag.startswith("I-"):
+                    self.crf.start_transitions[after] = NEVER
+                    for before, last in enumerate(tags):
+                        if last[2:] != tag[2:]:
+                            self.crf.transitions[before, after] = NEVER
+
+    def forward(
+        self, inputs: Mapping[str, torch.Tensor], words: torch.Tensor, tags: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        """The loss: negative log-likelihood of the tags, a mean over windows.
+
+        ``inputs`` is the encoder's, (windows, tokens); ``words`` the place of each word's first token and ``tags``
+        its tag, (windows, words), -1 behind the last word.
+        """
+        scores, mask = self._emissions(inputs, words)
+        return {"loss": -self.crf(scores, tags.clamp(min=0), mask, reduction="mean")}
+
+    def decode(self, inputs: Mapping[str, torch.Tensor], words: torch.Tensor) -> list[list[int]]:
+        """The likeliest tags of each window's words; arguments as of ``forward``."""
+        return self.crf.decode(*self._emissions(inputs, words))
+
+    def _emissions(self, inputs: Mapping[str, torch.Tensor], words: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The score of each tag, (windows, words, tags), in float32, and which words there are, (windows, words)."""
+        hidden = self.encoder(**inputs).last_hidden_state
+        places = words.clamp(min=0).unsqueeze(-1).expand(-1, -1, hidden.shape[-1])
+        return self.head(self.dropout(hidden.gather(1, places))).float(), words >= 0
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A trained or untrained tagger with what it reads by."""
+
+    model: WordTagger
+    encoder: WordEncoder
+    types: tuple[str, ...]
+    batch_size: int
+
+    def tag(
+        self, posts: Sequence[Sample], knowledge: Sequence[str]
+    ) -> list[tuple[tuple[Entity, ...], tuple[str, ...]]]:
+        """Of each post its entities, in the order of the text, and what of it did not fit."""
+        read = [self.encoder.windows(post.id, post.tokens, text) for post, text in zip(posts, knowledge, strict=True)]
+        rows = [(index, window) for index, (windows, _) in enumerate(read) for window in windows]
+        rows.sort(key=lambda row: row[1].tokens)
+        tags = [[OUTSIDE] * len(post.tokens) for post in posts]
+        names = labels(self.types)
+        device = next(self.model.parameters()).device
+        for start in range(0, len(rows), self.batch_size):
+            some = rows[start : start + self.batch_size]
+            batch = collate([{"window": window} for _, window in some], self.encoder.tokenizer)
+            inputs = {key: value.to(device) for key, value in batch["inputs"].items()}
+            with torch.no_grad():
+                found = self.model.decode(inputs, batch["words"].to(device))
+            for (index, window), states in zip(some, found, strict=True):
+                tags[index][window.start : window.start + len(states)] = [names[state] for state in states]
+        return [
+            (tuple(entities(post.tokens, own)), tuple(notes))
+            for post, own, (_, notes) in zip(posts, tags, read, strict=True)
+        ]
+
+
+def entities(tokens: Sequence[str], tags: Sequence[str]) -> Iterator[Entity]:
+    """The entities that BIO tags mark. An I- tag that continues nothing of its type, as where a text was split into
+    windows, begins an entity."""
+    start, kind = 0, ""
+    for index, tag in enumerate([*tags, OUTSIDE]):
+        if kind and tag != f"I-{kind}":
+            yield Entity(" ".join(tokens[start:index]), kind, (start, index))
+            kind = ""
+        if not kind and tag != OUTSIDE:
+            start, kind = index, tag[2:]
+
+
+def collate(rows: Sequence[Mapping], tokenizer: PreTrainedTokenizerFast) -> dict:
+    """Windows as a batch for ``WordTagger``; rows have a ``window`` and, to train, the ``tags`` of its words."""
+    inputs = tokenizer.pad([row["window"].inputs for row in rows], return_tensors="pt")
+    batch = {"inputs": dict(inputs), "words": _padded([row["window"].first for row in rows])}
+    if "tags" in rows[0]:
+        batch["tags"] = _padded([row["tags"] for row in rows])
+    return batch
+
+
+def _padded(rows: Sequence[Sequence[int]]) -> torch.Tensor:
+    tensors = [torch.tensor(row, dtype=torch.long) for row in rows]
+    return nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=-1)
+
+
+# The stage of a cascade
+
+
+@Tagger.register_subclass("crf")
+@dataclass
+class CrfTagger(Tagger):
+    """A trained tagger. ``checkpoint`` is the folder that ``rivegs train`` wrote, ``types`` what it must know."""
+
+    checkpoint: Path
+    types: list[str] = field(default_factory=lambda: list(TYPES))
+    batch_size: BatchSize = 32
+    SEES_GOLD: ClassVar[bool] = False
+
+    def needs(self) -> tuple[str, ...]:
+        """The knowledge, where it was trained with knowledge."""
+        card = read_card(self.checkpoint, STAGE, "crf", self.types, CrfTraining)
+        return ("knowledge",) if _reads_knowledge(card) else ()
+
+    def load(self, folder: Path) -> CrfStage:
+        """The stage, on the GPU where there is one."""
+        return CrfStage(*load_reader(self.checkpoint, self.types, self.batch_size))
+
+
+class CrfStage:
+    """Fills ``entities``. A tagger that was trained with knowledge reads it from the drafts."""
+
+    def __init__(self, reader: Reader, reads_knowledge: bool):
+        self.reader = reader
+        self.reads_knowledge = reads_knowledge
+        self.parameters = sum(value.numel() for value in reader.model.parameters())
+
+    def __call__(self, samples: Sequence[Sample], drafts: Sequence[Prediction]) -> list[Prediction]:
+        if not samples:
+            return []
+        knowledge = [draft.knowledge if self.reads_knowledge else "" for draft in drafts]
+        return [
+            dataclasses.replace(draft, entities=found, errors=draft.errors + self._without(draft) + notes)
+            for draft, (found, notes) in zip(drafts, self.reader.tag(samples, knowledge), strict=True)
+        ]
+
+    def _without(self, draft: Prediction) -> tuple[str, ...]:
+        missed = self.reads_knowledge and not draft.knowledge
+        return (f"{STAGE}: was trained with knowledge, but the draft has none",) if missed else ()
+
+
+def load_reader(folder: Path, types: Sequence[str], batch_size: int) -> tuple[Reader, bool]:
+    """A trained tagger, and whether it reads knowledge. Raises StageError for a folder that is not one, whole."""
+    card = read_card(folder, STAGE, "crf", types, CrfTraining)
+    settings = card.settings
+    model = WordTagger(bare_encoder(folder), card.types, settings["dropout"])
+    try:
+        model.load_state_dict(load_file(folder / WEIGHTS))
+    except (RuntimeError, OSError, SafetensorError) as error:
+        raise StageError(f"{STAGE}: {folder / WEIGHTS}: {error}; train the stage again") from None
+    model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    encoder = WordEncoder(
+        load_tokenizer(folder), settings["max_length"], settings["empty_words"], STAGE, marks(model.encoder)
+    )
+    return Reader(model, encoder, card.types, batch_size), _reads_knowledge(card)
+
+
+def _reads_knowledge(card: Card) -> bool:
+    return card.settings["knowledge"] != NO_KNOWLEDGE
+
+
+# Its training
+
+
+@TrainableStage.register_subclass("crf")
+@dataclass
+class CrfTraining(TrainableStage):
+    """How the tagger is trained.
+
+    ``encoder`` is what ``rivegs_mllm.models.text_encoders.load_encoder`` takes. ``knowledge``: "none", or which of a
+    post's texts is read: "draw" one an epoch, "copies" of the post for each, "first". Dev is always read with the
+    first. ``renamings``: how many more variants each text has with its mentions under made-up names
+    (``rivegs_mllm.training.name_augmentation``), for an encoder that knows no language yet. ``head_rate`` is the
+    learning rate of the linear layer and the field, null for that of the encoder. ``max_length`` and ``empty_words``
+    are those of ``rivegs_mllm.cascade.tagging.windows.WordEncoder``.
+    """
+
+    encoder: str
+    revision: str | None = None
+    knowledge: str = "draw"
+    renamings: NonNegativeInt = 0
+    max_length: TokenCount = 256
+    empty_words: Annotated[str, OneOf(EMPTY_WORDS)] = "error"
+    head_rate: PositiveFloat | None = None
+    dropout: Dropout = 0.1
+
+    def __post_init__(self) -> None:
+        if self.knowledge not in (NO_KNOWLEDGE, *VARIANTS):
+            known = ", ".join((NO_KNOWLEDGE, *VARIANTS))
+            raise UserError(f"stage.knowledge: {self.knowledge!r} is none of {known}")
+
+    def prepare(self, data: StageData) -> Trainable:
+        """The tagger, untrained, and its rows: windows of posts with their tags, one variant a knowledge text."""
+        if self.knowledge != NO_KNOWLEDGE and not any(sample.knowledge for sample in data.train):
+            raise UserError(f"{data.folder}: no post has knowledge; say `stage.knowledge: none`, or build it with some")
+        model, tokenizer = load_encoder(self.encoder, self.revision, self._corpus(data.train))
+        encoder = WordEncoder(tokenizer, self.max_length, self.empty_words, STAGE, marks(model))
+        tagger = WordTagger(model, data.types, self.dropout)
+        rows = Variants(self._rows(data, encoder), "copies" if self.knowledge == "copies" else "draw", data.seed)
+        reader = Reader(tagger, encoder, data.types, batch_size=64)
+
+        def figures(samples: Sequence[Sample]) -> dict[str, float]:
+            return span_figures(samples, reader.tag(samples, [self._texts(sample)[0] for sample in samples]))
+
+        def save(folder: Path) -> None:
+            save_tagger(tagger, tokenizer, folder)
+
+        return Trainable(
+            model=tagger,
+            train=rows,
+            lengths=rows.lengths(lambda row: row["window"].tokens),
+            collate=lambda batch: collate(batch, tokenizer),
+            evaluate=figures,
+            save=save,
+            rates={} if self.head_rate is None else {"head.": self.head_rate, "crf.": self.head_rate},
+        )
+
+    def _texts(self, sample: Sample) -> tuple[str, ...]:
+        """The knowledge texts that the post may be read with, at least one, which may be empty."""
+        chosen = {NO_KNOWLEDGE: (), "first": sample.knowledge[:1]}
+        return chosen.get(self.knowledge, sample.knowledge) or ("",)
+
+    def _corpus(self, samples: Sequence[Sample]) -> Iterator[str]:
+        for sample in samples:
+            yield from (sample.text, *self._texts(sample))
+
+    def _rows(self, data: StageData, encoder: WordEncoder) -> list[list[dict]]:
+        """A row a window of a post, and its variants. Prints what did not fit into the encoder."""
+        rows, unfit, names = [], [], labels(data.types)
+        words, rng = name_words(data.train), random.Random(data.seed)
+        for sample in data.train:
+            tags = [names.index(tag) for tag in bio_tags(sample)]
+            mentions = [entity.text for entity in sample.entities]
+            texts = [(sample.tokens, text) for text in self._texts(sample)]
+            texts += [_renamed(*text, mentions, words, rng) for text in texts for _ in range(self.renamings)]
+            read = [encoder.windows(sample.id, *text) for text in texts]
+            notes = dict.fromkeys(note for _, own in read for note in own)
+            unfit += [f"  {sample.id}: " + "; ".join(notes)] if notes else []
+            alike = [windows for windows, _ in read if len(windows) == len(read[0][0])]
+            for own in zip(*alike, strict=True):
+                rows.append([{"window": part, "tags": tags[part.start :][: len(part.first)]} for part in own])
+        if unfit:
+            shown = "\n".join(unfit[:10])
+            print(f"{len(unfit)} of {len(data.train)} posts do not fit into {encoder.max_length} tokens:\n{shown}")
+        return rows
+
+
+def _renamed(
+    tokens: Sequence[str], knowledge: str, mentions: Sequence[str], words: Sequence[str], rng: random.Random
+) -> tuple[tuple[str, ...], str]:
+    new = made_up_names(mentions, words, rng)
+    return tuple(rename(token, new) for token in tokens), rename(knowledge, new)
+
+
+def span_figures(
+    samples: Sequence[Sample], found: Sequence[tuple[tuple[Entity, ...], tuple[str, ...]]]
+) -> dict[str, float]:
+    """Precision, recall and F1 of mention and type; F1 also of the posts' own subsets, as ``span_f1_unseen``."""
+    predictions = [Prediction(sample.id, entities=own) for sample, (own, _) in zip(samples, found, strict=True)]
+    scores = evaluate(samples, predictions)["strict"]
+    figures = {f"span_{name}": scores["all"]["MNER"][name] for name in ("f1", "precision", "recall")}
+    for subset in sorted({sample.subset for sample in samples} - {""}):
+        figures[f"span_f1_{subset}"] = scores[subset]["MNER"]["f1"]
+    return figures
+
+
+def save_tagger(tagger: WordTagger, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Writes what ``load_reader`` reads, but for the card: the encoder's config, its tokenizer and all weights."""
+    tagger.encoder.config.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    save_file({name: value.contiguous() for name, value in tagger.state_dict().items()}, folder / WEIGHTS)

@@ -1,0 +1,97 @@
+"""The verbs that make datasets and check them."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from rivegs_mllm.cli.common import verb
+from rivegs_mllm.data.lock import lock_folder
+
+
+def add_build(verbs) -> None:
+    build = verbs.add_parser("build", help="make a dataset folder of train.jsonl, dev.jsonl and test.jsonl")
+    sets = build.add_subparsers(title="datasets", required=True, metavar="DATASET")
+    gmner = verb(sets, "twitter-gmner", "Twitter-GMNER v1 or v2.0 from its published files", _build_twitter_gmner)
+    gmner.add_argument("--raw", type=Path, required=True, help="Twitter10000_v2.0 or Twitter10000, or its parent")
+    _add_published(gmner)
+    for name in ("twitter-2015", "twitter-2017"):
+        mner = verb(sets, name, f"{name.title()}, text and pictures without boxes, from its CoNLL files", _build_mner)
+        mner.add_argument("--raw", type=Path, required=True, help="folder of train.txt, dev.txt or valid.txt, test.txt")
+        _add_published(mner)
+        mner.set_defaults(name=name)
+    smner = verb(sets, "twitter-smner", "Twitter-SMNER: masks on the built Twitter-GMNER", _build_twitter_smner)
+    smner.add_argument("--gmner", type=Path, required=True, help="the folder that `build twitter-gmner` wrote")
+    smner.add_argument("--masks", type=Path, required=True, help="folder of the published labelme files, <id>.json")
+    smner.add_argument("--out", type=Path, required=True, help="the dataset folder to write")
+    emblems = verb(sets, "emblems", "the made benchmark, which needs no download", _build_emblems)
+    emblems.add_argument("--out", type=Path, required=True, help="the dataset folder to write")
+    emblems.add_argument("--seed", type=int, default=0, help="the same seed gives the same files (default 0)")
+    for name, default, what in (
+        ("train", 2400, "posts to train on"),
+        ("dev", 200, "posts to choose by"),
+        ("test", 400, "posts to test on, half of them of unseen names"),
+        ("names", 48, "names that all splits may hold"),
+        ("unseen", 24, "names that only test posts hold"),
+    ):
+        emblems.add_argument(f"--{name}", type=int, default=default, help=f"{what} (default {default})")
+
+
+def _add_published(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--images", type=Path, nargs="+", default=[], help="folders of pictures, found by their id")
+    parser.add_argument("--out", type=Path, required=True, help="the dataset folder to write")
+    parser.add_argument(
+        "--without-images", action="store_true", help="no pictures; sizes from the XML, if there is any"
+    )
+    parser.add_argument("--knowledge", type=Path, help="folder of RiVEG's knowledge files {train,dev,test}.txt")
+
+
+def add_audit(verbs) -> None:
+    audit = verb(verbs, "audit", "check a dataset folder or published Twitter-GMNER; exit code 1 on errors", _audit)
+    audit.add_argument("folder", type=Path, help="the folder")
+    audit.add_argument("--raw", type=Path, help="the published files it was built from, to be checked with it")
+
+
+def _build_twitter_gmner(args: argparse.Namespace, _: list[str]) -> None:
+    from data_builders.findings import format_report
+    from data_builders.twitter_gmner import build_twitter_gmner
+
+    with lock_folder(args.out):
+        report = build_twitter_gmner(args.raw, args.images, args.out, args.without_images, args.knowledge)
+    print(format_report(report))
+
+
+def _build_mner(args: argparse.Namespace, _: list[str]) -> None:
+    from data_builders.findings import format_report
+    from data_builders.twitter_mner import build_mner
+
+    with lock_folder(args.out):
+        report = build_mner(args.name, args.raw, args.images, args.out, args.without_images, args.knowledge)
+    print(format_report(report))
+
+
+def _build_twitter_smner(args: argparse.Namespace, _: list[str]) -> None:
+    from data_builders.findings import format_report
+    from data_builders.twitter_smner import build_twitter_smner
+
+    with lock_folder(args.out):
+        report = build_twitter_smner(args.gmner, args.masks, args.out)
+    print(format_report(report))
+
+
+def _build_emblems(args: argparse.Namespace, _: list[str]) -> None:
+    from data_builders.emblems.build import build_emblems
+
+    with lock_folder(args.out):
+        counts = build_emblems(args.out, args.seed, args.train, args.dev, args.test, args.names, args.unseen)
+    for split, figures in counts.items():
+        print(f"{split}: " + ", ".join(f"{count} {what}" for what, count in figures.items()))
+
+
+def _audit(args: argparse.Namespace, _: list[str]) -> int:
+    from data_builders.audit import audit
+    from data_builders.findings import format_report
+
+    report = audit(args.folder, args.raw)
+    print(format_report(report))
+    return report.exit_code

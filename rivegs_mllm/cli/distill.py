@@ -1,0 +1,41 @@
+"""The verbs that ask a language model about posts."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from rivegs_mllm.cli.common import verb
+
+
+def add_distill(verbs) -> None:
+    distill = verb(
+        verbs,
+        "distill",
+        "ask a language model about posts and keep its answers, or turn a cascade into training data; "
+        "started again it goes on. Exit code 1 where questions are left without an answer",
+        _distill,
+        True,
+    )
+    distill.add_argument("recipe", type=Path)
+    distill.add_argument("--dry-run", action="store_true", help="say what would be asked and what it would cost")
+    distill.add_argument("--retry-failed", action="store_true", help="ask what failed once more, and nothing else")
+    examples = verb(verbs, "distill-examples", "begin a set of examples for knowledge prompts", _distill_examples)
+    examples.add_argument("data", type=Path, help="a dataset folder with gold")
+    examples.add_argument("--split", default="train", help="the split to draw posts from (default train)")
+    examples.add_argument("--count", type=int, default=200, help="how many posts (default 200)")
+    examples.add_argument("--seed", type=int, default=0, help="the same seed draws the same posts (default 0)")
+    examples.add_argument("--captions", type=Path, nargs="+", default=[], help="stores or files with captions")
+    examples.add_argument("--out", type=Path, required=True, help="the file to write, for people to correct")
+
+
+def _distill(args: argparse.Namespace, overrides: list[str]) -> int:
+    from rivegs_mllm.cli.distill_command import run
+
+    return run(args.recipe, overrides, args.dry_run, args.retry_failed)
+
+
+def _distill_examples(args: argparse.Namespace, _: list[str]) -> None:
+    from rivegs_mllm.cli.distill_command import start
+
+    start(args.data, args.split, args.count, args.seed, args.captions, args.out)

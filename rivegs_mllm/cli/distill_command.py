@@ -1,0 +1,45 @@
+"""The verb ``rivegs distill``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rivegs_mllm.config.yaml_loader import read_yaml
+from rivegs_mllm.data.jsonl import read_split
+from rivegs_mllm.data.lock import lock_file
+from rivegs_mllm.distill.config import read_distill
+from rivegs_mllm.distill.pseudo_labels import is_rows, make_rows, read_rows_recipe
+from rivegs_mllm.distill.runner import distill, dry_run
+from rivegs_mllm.distill.tasks import captions_of
+from rivegs_mllm.llm.few_shot import start_examples, write_examples
+from rivegs_mllm.types import UserError
+
+
+def run(path: Path, overrides: Sequence[str], only_plan: bool, retry_failed: bool) -> int:
+    """Runs a recipe of a teacher or of a cascade. Returns 1 where questions are left without an answer, else 0."""
+    if is_rows(read_yaml(path, overrides)):
+        if only_plan or retry_failed:
+            raise UserError(f"{path}: turns a cascade into rows; --dry-run and --retry-failed are for teachers")
+        for split, counts in make_rows(read_rows_recipe(path, overrides)).items():
+            print(f"{split}: " + ", ".join(f"{count:,} {what}" for what, count in counts.items()))
+        return 0
+    recipe = read_distill(path, overrides)
+    if only_plan:
+        print(dry_run(recipe, retry_failed))
+        return 0
+    report = distill(recipe, retry_failed)
+    print(report)
+    return int(bool(report.stopped or report.failed or report.failed_before))
+
+
+def start(folder: Path, split: str, count: int, seed: int, captions: Sequence[Path], out: Path) -> None:
+    """Begins an example set from a labelled split, for people to correct. Raises UserError where ``out`` exists."""
+    if out.exists():
+        raise UserError(f"{out} exists; what people corrected there is not overwritten: name another file")
+    with lock_file(out):
+        samples = read_split(folder, split)
+        examples = start_examples(samples, folder, count, seed, captions_of(samples, captions))
+        write_examples(out, examples)
+    empty = sum(not entity.explanation for example in examples for entity in example.entities)
+    print(f"wrote {out}: {len(examples)} posts; {empty} explanations are still to be written, and all are to be read")

@@ -1,0 +1,153 @@
+"""The verbs that score predictions and show them."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from pathlib import Path
+
+from rivegs_mllm.cli.common import add_gold, verb
+from rivegs_mllm.data.files import check_output
+from rivegs_mllm.data.lock import lock_file
+
+EVALUATE_EXAMPLES = """\
+examples:
+  rivegs evaluate data/emblems predictions.jsonl
+  rivegs evaluate data/emblems predictions.jsonl --explain --json scores.json
+  rivegs evaluate data/emblems predictions.jsonl --protocol strict riveg e2e
+  rivegs evaluate data/emblems old.jsonl new.jsonl          which is better, and could it be chance
+  rivegs evaluate data/emblems 1.jsonl 2.jsonl 3.jsonl --seeds       mean and deviation
+  rivegs evaluate data/emblems runs/old runs/new            two systems of several seeds, a folder each
+  rivegs evaluate --format riveg gold.txt said.txt          the rows of RiVEG's own statistic
+
+Tasks: MNER (mention, type), GMNER (and box), EEG (mention, box), SMNER and EES (the same with masks).
+docs/evaluation.md says what each figure means."""
+
+
+def add_evaluate(verbs) -> None:
+    evaluate = verb(
+        verbs, "evaluate", "scores of a system; of several also which is better, and whether by chance", _evaluate
+    )
+    evaluate.formatter_class = argparse.RawDescriptionHelpFormatter
+    evaluate.epilog = EVALUATE_EXAMPLES
+    add_gold(evaluate)
+    evaluate.add_argument(
+        "predictions",
+        metavar="PREDICTIONS",
+        type=Path,
+        nargs="+",
+        help="JSON lines, a file a system, each compared with the first; a folder is one system, its files the seeds",
+    )
+    counted = evaluate.add_argument_group("what counts as correct")
+    counted.add_argument(
+        "--protocol",
+        nargs="+",
+        metavar="NAME",
+        choices=("strict", "riveg", "e2e", "hindex", "mqspn"),
+        help="one or several of strict, riveg, e2e, hindex, mqspn, see docs/evaluation.md (default strict; of riveg "
+        "rows riveg and strict)",
+    )
+    counted.add_argument("--iou", type=float, default=0.5, metavar="X", help="what regions reach (default 0.5)")
+    counted.add_argument(
+        "--candidates", type=Path, metavar="FILE", help="a detector's boxes, JSON lines: for hindex, and Top-N-Prec"
+    )
+    shown = evaluate.add_argument_group("what is shown beside the five tasks")
+    shown.add_argument("--subsets", action="store_true", help="by type, entities a post, box size, repeated mentions")
+    shown.add_argument("--stages", action="store_true", help="spans, visibility, boxes and masks, each judged alone")
+    shown.add_argument("--sweep", action="store_true", help="F1 at IoU thresholds from 0.5 to 0.95")
+    shown.add_argument(
+        "--explain", action="store_true", help="all of these, intervals, where the points are lost, and calibration"
+    )
+    shown.add_argument("--json", type=Path, metavar="FILE", help="also write all figures to this file")
+    read = evaluate.add_argument_group("what is read")
+    read.add_argument("--seeds", action="store_true", help="PREDICTIONS are runs of one system with different seeds")
+    read.add_argument(
+        "--format", choices=("records", "riveg"), default="records", help="riveg: the rows of its statistic, .txt"
+    )
+    read.add_argument(
+        "--boxes", type=Path, nargs="+", default=[], metavar="FILE", help="the grounder's JSON, for rows without boxes"
+    )
+
+
+def add_calibrate(verbs) -> None:
+    calibrate = verb(
+        verbs, "calibrate", "fit visible_score and its threshold on predictions of dev, for predict to use", _calibrate
+    )
+    add_gold(calibrate, "dev")
+    calibrate.add_argument("predictions", metavar="PREDICTIONS", type=Path, help="of that split, JSON lines")
+    calibrate.add_argument(
+        "--adapter", type=Path, required=True, metavar="DIR", help="the trained folder; calibration.json is left there"
+    )
+
+
+def add_report(verbs) -> None:
+    report = verb(
+        verbs, "report", "one offline page: scores, where points are lost, and every post; of two what changes", _report
+    )
+    add_gold(report)
+    report.add_argument(
+        "predictions", metavar="PREDICTIONS", type=Path, nargs="+", help="JSON lines, of one system or of two: A and B"
+    )
+    report.add_argument("--out", type=Path, default=Path("report.html"), help="the page (default report.html)")
+    report.add_argument("--limit", type=int, default=60, help="how many posts carry their picture (default 60)")
+
+
+def add_export(verbs) -> None:
+    export = verb(verbs, "export", "gold and predictions in the formats of other tools", _export)
+    add_gold(export)
+    export.add_argument(
+        "predictions", metavar="PREDICTIONS", type=Path, nargs="*", help="JSON lines; called by the name of the file"
+    )
+    export.add_argument("--out", type=Path, required=True, metavar="DIR", help="a folder a format is written in it")
+    export.add_argument(
+        "--format",
+        nargs="+",
+        metavar="NAME",
+        choices=("coco", "fiftyone", "riveg"),
+        default=["coco", "fiftyone"],
+        help="of coco, fiftyone and riveg, the rows of its statistic (default coco fiftyone)",
+    )
+
+
+def _evaluate(args: argparse.Namespace, _: list[str]) -> None:
+    from rivegs_mllm.cli.evaluate_command import Asked, evaluate
+
+    evaluate(Asked(**{field.name: getattr(args, field.name) for field in dataclasses.fields(Asked)}))
+
+
+def _calibrate(args: argparse.Namespace, _: list[str]) -> None:
+    from rivegs_mllm.cli.evaluate_command import calibrate
+
+    calibrate(args.gold, args.split, args.predictions, args.adapter)
+
+
+def _report(args: argparse.Namespace, _: list[str]) -> None:
+    from eval.report.page import system_names, write_report
+    from rivegs_mllm.cli.evaluate_command import gold_file
+    from rivegs_mllm.data.jsonl import read_predictions
+
+    names = system_names(args.predictions)
+    check_output(args.out, [gold_file(args.gold, args.split), *args.predictions])
+    gold, root = _gold(args)
+    with lock_file(args.out):
+        systems = dict(zip(names, map(read_predictions, args.predictions), strict=True))
+        faults = write_report(args.out, gold, systems, root, args.limit)
+    for fault in faults:
+        print(fault, file=sys.stderr)
+    print(f"wrote {args.out}")
+
+
+def _export(args: argparse.Namespace, _: list[str]) -> None:
+    from rivegs_mllm.cli.evaluate_command import export
+
+    export(args.gold, args.split, args.predictions, args.out, args.format)
+
+
+def _gold(args: argparse.Namespace) -> tuple[list, Path]:
+    """The gold samples and the folder that their pictures are relative to."""
+    from rivegs_mllm.data.jsonl import read_samples, read_split
+
+    if args.gold.is_dir():
+        return read_split(args.gold, args.split), args.gold
+    return read_samples(args.gold), args.gold.parent

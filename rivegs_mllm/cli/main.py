@@ -1,0 +1,76 @@
+"""The command ``rivegs``. Each verb imports what it needs when it is called, so that help and scores come at once."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from rivegs_mllm.cli.data import add_audit, add_build
+from rivegs_mllm.cli.distill import add_distill
+from rivegs_mllm.cli.evaluate import add_calibrate, add_evaluate, add_export, add_report
+from rivegs_mllm.cli.models import add_compare, add_predict, add_preview, add_train
+from rivegs_mllm.types import UserError
+
+OVERVIEW = """\
+Grounded multimodal named entity recognition: which names a post holds, of which type, and where its picture shows them.
+
+a run from data to scores:
+  rivegs build emblems --out data/emblems --seed 0       make the embedded benchmark
+  rivegs audit data/emblems                              check it before spending time
+  rivegs preview RECIPE --out preview.html               look at what the model will be given
+  rivegs train RECIPE                                    fine-tune on one device, or by accelerate launch on many
+  rivegs predict RECIPE --data data/emblems --split test --out predictions.jsonl
+  rivegs evaluate data/emblems predictions.jsonl         score them; --explain says where the points are lost
+  rivegs evaluate data/emblems old.jsonl new.jsonl       which is better, by how much, and could it be chance
+  rivegs report data/emblems predictions.jsonl --out report.html
+  rivegs export data/emblems predictions.jsonl --out DIR for COCO's tools and FiftyOne
+  rivegs compare RECIPE RECIPE ... --data data/emblems --out runs/compare    several systems in one table
+  rivegs distill RECIPE --dry-run                        ask a language model about posts; first: what it would cost
+
+RECIPE is a YAML file of recipes/; --section.field=value behind it overrides what it says.
+`rivegs VERB --help` tells more. The file formats are described in docs/format.md."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a verb. Returns 0, 1 where an audit found errors, 2 for a user's mistake, 130 when interrupted."""
+    parser = _parser()
+    known, rest = parser.parse_known_args(arguments)
+    if rest and not known.takes_overrides:
+        parser.error(f"unknown arguments: {' '.join(rest)}")
+    try:
+        return known.run(known, rest) or 0
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+    except OSError as error:
+        print(f"error: {error}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on where it was, if the verb can", file=sys.stderr)
+        return 130
+    return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="rivegs", description=OVERVIEW, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    verbs = parser.add_subparsers(title="verbs", required=True, metavar="VERB")
+    for add in (
+        add_build,
+        add_audit,
+        add_preview,
+        add_distill,
+        add_train,
+        add_predict,
+        add_evaluate,
+        add_calibrate,
+        add_report,
+        add_compare,
+        add_export,
+    ):
+        add(verbs)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,126 @@
+"""The verbs that train models and let them answer."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from rivegs_mllm.cli.common import verb
+from rivegs_mllm.data.files import check_output
+from rivegs_mllm.data.lock import lock_file
+from rivegs_mllm.types import UserError
+
+
+def add_preview(verbs) -> None:
+    preview = verb(verbs, "preview", "a page of what the model will be given, without loading it", _preview, True)
+    preview.add_argument("recipe", type=Path)
+    preview.add_argument("--out", type=Path, default=Path("preview.html"), help="the page (default preview.html)")
+    preview.add_argument("--count", type=int, default=6, help="how many samples it shows (default 6)")
+
+
+def add_train(verbs) -> None:
+    train = verb(
+        verbs,
+        "train",
+        "fine-tune on one device; for several start `accelerate launch ... -m rivegs_mllm.train RECIPE`",
+        _train,
+        True,
+    )
+    train.add_argument("recipe", type=Path, help="of the end-to-end model, or of a stage of the cascade")
+    train.add_argument("--seeds", type=int, nargs="+", help="train with each, and print mean and deviation")
+
+
+def add_predict(verbs) -> None:
+    predict = verb(verbs, "predict", "answer posts; started again it goes on where it was cut off", _predict, True)
+    predict.add_argument("recipe", type=Path, help="of an end-to-end model, or of a cascade")
+    predict.add_argument("--data", type=Path, required=True, help="a dataset folder")
+    predict.add_argument("--split", default="test", help="train, dev or test (default test)")
+    predict.add_argument("--out", type=Path, required=True, help="the predictions to write, JSON lines")
+    which = predict.add_mutually_exclusive_group()
+    which.add_argument("--adapter", type=Path, help="trained folder or checkpoint (default: the recipe's output_dir)")
+    which.add_argument("--untuned", action="store_true", help="the base alone, before any fine-tuning")
+
+
+def add_compare(verbs) -> None:
+    compare = verb(
+        verbs,
+        "compare",
+        "run systems on the same posts: scores, stages and costs in one table; it, too, goes on",
+        _compare,
+    )
+    compare.add_argument("recipes", type=Path, nargs="+", metavar="RECIPE", help="cascades and end-to-end models")
+    compare.add_argument("--data", type=Path, required=True, help="a dataset folder")
+    compare.add_argument("--split", default="test", help="train, dev or test (default test)")
+    compare.add_argument("--out", type=Path, required=True, help="the folder of table, predictions and drafts")
+
+
+def _check_recipe(path: Path, overrides: Sequence[str] = ()) -> None:
+    """Raises UserError for a recipe that cannot be read, before anything that takes seconds to import."""
+    from rivegs_mllm.config.yaml_loader import read_yaml
+
+    read_yaml(path, overrides)
+
+
+def _preview(args: argparse.Namespace, overrides: list[str]) -> int:
+    _check_recipe(args.recipe, overrides)
+    from rivegs_mllm.config.schema import read_recipe
+    from rivegs_mllm.training.preview import write_preview
+
+    check_output(args.out, [args.recipe])
+    with lock_file(args.out):
+        problems = write_preview(read_recipe(args.recipe, overrides), args.out, args.count)
+    for problem in problems:
+        print(f"problem: {problem}", file=sys.stderr)
+    print(f"wrote {args.out}")
+    return 1 if problems else 0
+
+
+def _train(args: argparse.Namespace, overrides: list[str]) -> int:
+    _check_recipe(args.recipe, overrides)
+    from rivegs_mllm.train import main as train
+
+    seeds = ["--seeds", *map(str, args.seeds)] if args.seeds else []
+    return train([str(args.recipe), *overrides, *seeds])
+
+
+def _predict(args: argparse.Namespace, overrides: list[str]) -> None:
+    _check_recipe(args.recipe, overrides)
+    from rivegs_mllm.cascade.config import is_cascade
+    from rivegs_mllm.data.jsonl import read_split
+
+    samples = read_split(args.data, args.split)
+    run = _predict_cascade if is_cascade(args.recipe) else _predict_end_to_end
+    predictions = run(args, overrides, samples)
+    noted = sum(bool(prediction.errors) for prediction in predictions)
+    print(f"wrote {args.out}: {len(predictions)} posts, {noted} of them with something in `errors`")
+
+
+def _predict_end_to_end(args: argparse.Namespace, overrides: list[str], samples: list) -> list:
+    from rivegs_mllm.config.schema import read_recipe
+    from rivegs_mllm.predict import predict
+
+    recipe = read_recipe(args.recipe, overrides)
+    adapter = None if args.untuned else args.adapter or Path(recipe.train.output_dir)
+    return predict(recipe, samples, args.data, args.out, adapter)
+
+
+def _predict_cascade(args: argparse.Namespace, overrides: list[str], samples: list) -> list:
+    from rivegs_mllm.cascade.config import predict_cascade, read_cascade
+
+    if args.adapter or args.untuned:
+        raise UserError(f"{args.recipe} is a cascade, whose stages name their own weights: --SLOT.adapter=FOLDER")
+    predictions, _ = predict_cascade(read_cascade(args.recipe, overrides), samples, args.data, args.out)
+    return predictions
+
+
+def _compare(args: argparse.Namespace, _: list[str]) -> None:
+    for path in args.recipes:
+        _check_recipe(path)
+    from rivegs_mllm.compare.run import as_tables, compare
+
+    Console().print(as_tables(compare(args.recipes, args.data, args.split, args.out)))
+    print(f"wrote {args.out / 'compare.md'}")

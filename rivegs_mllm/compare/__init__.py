@@ -1,0 +1,1 @@
+"""Systems compared: run on the same posts, in one table."""

@@ -1,0 +1,129 @@
+"""Systems side by side on the same posts: cascades and end-to-end models, their scores and what they cost.
+
+A work folder a system lies in the folder of the comparison, so that it goes on where it was cut off.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import draccus
+import orjson
+
+from eval.scores import evaluate
+from eval.stage_metrics import stage_scores
+from rivegs_mllm.cascade.base import WHOLE
+from rivegs_mllm.cascade.config import CascadeRecipe, check_needs, is_cascade, read_cascade, run_cascade, type_of
+from rivegs_mllm.cascade.mllm import mllm_files, whole_stage
+from rivegs_mllm.cascade.runner import StageReport, Step, run_steps, stamps
+from rivegs_mllm.compare.tables import as_markdown, as_page, as_tables
+from rivegs_mllm.config.schema import Recipe, read_recipe
+from rivegs_mllm.data.files import check_output, write_json, write_text
+from rivegs_mllm.data.jsonl import read_split, write_records
+from rivegs_mllm.data.lock import lock_folder
+from rivegs_mllm.types import Prediction, Sample, UserError
+
+Systems = dict[str, tuple[Path, CascadeRecipe | Recipe]]
+"""The recipes by the names of their files."""
+
+__all__ = ["as_tables", "compare"]
+
+
+def compare(recipes: Sequence[Path], folder: Path, split: str, out: Path) -> dict:
+    """Runs each system on the posts of ``folder/<split>.jsonl`` and scores it.
+
+    Returns, and writes to ``out/compare.json``: ``{"posts", "systems": {name: {"recipe", "scores", "stages", "costs",
+    "total"}}}``, a system's name that of its recipe file. ``scores`` is what `eval.scores.evaluate` gives, ``stages``
+    what `eval.stage_metrics.stage_scores` gives by subset, ``costs`` a `StageReport` a stage, ``total`` their sum. The
+    tables of them are in ``out/compare.md`` and ``compare.html``, the predictions in ``out/<name>.jsonl``. Raises
+    UserError for a recipe that is wrong, before any system is run.
+    """
+    systems = _read(recipes)
+    for name in systems:
+        check_output(out / f"{name}.jsonl", [folder / f"{split}.jsonl"])
+    samples = read_split(folder, split)
+    with lock_folder(out):
+        return _compare(systems, samples, folder, split, out)
+
+
+def _compare(systems: Systems, samples: Sequence[Sample], folder: Path, split: str, out: Path) -> dict:
+    found = {}
+    for name, (path, recipe) in systems.items():
+        try:
+            predictions, costs = _run(path, recipe, samples, folder, out / name)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from error
+        write_records(out / f"{name}.jsonl", predictions)
+        found[name] = {"recipe": str(path), **_figures(samples, predictions, recipe, costs)}
+    result = {"data": str(folder), "split": split, "posts": len(samples), "systems": found}
+    write_json(out / "compare.json", result)
+    write_text(out / "compare.md", as_markdown(result))
+    write_text(out / "compare.html", as_page(result))
+    return result
+
+
+def _read(recipes: Sequence[Path]) -> Systems:
+    systems: Systems = {}
+    for path in recipes:
+        if path.stem in systems:
+            raise UserError(f"{path} and {systems[path.stem][0]} have the same file name; rename one")
+        if is_cascade(path):
+            recipe = read_cascade(path)
+            try:
+                check_needs(recipe)
+            except UserError as error:
+                raise UserError(f"{path}: {error}") from None
+        else:
+            recipe = read_recipe(path)
+        systems[path.stem] = (path, recipe)
+    return systems
+
+
+def _run(
+    path: Path, recipe: CascadeRecipe | Recipe, samples: Sequence[Sample], folder: Path, out: Path
+) -> tuple[list[Prediction], list[StageReport]]:
+    if isinstance(recipe, CascadeRecipe):
+        return run_cascade(recipe, samples, folder, out)
+    step = Step(WHOLE, "mllm", lambda: whole_stage(path, None, folder))
+    parts = {name: dataclasses.asdict(getattr(recipe, name)) for name in ("model", "answer", "predict")}
+    settings = {**parts, "files": stamps(mllm_files(path, None))}
+    return run_steps([step], samples, out, recipe.predict.batch_size, settings, ())
+
+
+def _figures(
+    samples: Sequence[Sample],
+    predictions: Sequence[Prediction],
+    recipe: CascadeRecipe | Recipe,
+    costs: Sequence[StageReport],
+) -> dict:
+    subsets = {"all": samples}
+    for name in sorted({sample.subset for sample in samples} - {""}):
+        subsets[name] = [sample for sample in samples if sample.subset == name]
+    by_id = {prediction.id: prediction for prediction in predictions}
+    stages = {name: stage_scores(own, [by_id[sample.id] for sample in own]) for name, own in subsets.items()}
+    peaks = [cost.peak_memory for cost in costs if cost.peak_memory is not None]
+    total = {
+        "parameters": _parameters(recipe, costs),
+        "seconds_a_post": sum(_a_post(cost) for cost in costs),
+        "peak_memory": max(peaks, default=None),
+    }
+    plain = [dataclasses.asdict(cost) for cost in costs]
+    return {"scores": evaluate(samples, predictions), "stages": stages, "costs": plain, "total": total}
+
+
+def _a_post(cost: StageReport) -> float:
+    return cost.seconds / cost.posts if cost.posts else 0.0
+
+
+def _parameters(recipe: CascadeRecipe | Recipe, costs: Sequence[StageReport]) -> int:
+    """Of all models of a system together; stages of the same type and settings are one model."""
+    if not isinstance(recipe, CascadeRecipe):
+        return sum(cost.parameters or 0 for cost in costs)
+    choices = recipe.stages()
+    models = {}
+    for cost in costs:
+        choice = choices[cost.slot]
+        models[type_of(choice), orjson.dumps(draccus.encode(choice), default=str)] = cost.parameters or 0
+    return sum(models.values())

@@ -1,0 +1,1 @@
+"""Records, pictures and files, read and written."""

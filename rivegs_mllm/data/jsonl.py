@@ -1,0 +1,311 @@
+"""The record as JSON lines: reading with validation that names file, line and field, writing whole files only.
+
+docs/format.md describes both formats for those who write them from another system.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import orjson
+
+from rivegs_mllm.data.files import complete_file
+from rivegs_mllm.types import Box, Entity, Mask, Prediction, Sample, UserError
+
+VERSION = 1
+SPLITS = ("train", "dev", "test")
+
+Record = TypeVar("Record", Sample, Prediction)
+
+
+class RecordError(UserError):
+    """A line that is not a valid record. The message names the file, the line, the field and the fault."""
+
+
+class _FieldError(Exception):
+    """A field and what is wrong with it, before file and line are known."""
+
+
+def read_samples(path: Path | str) -> list[Sample]:
+    """The samples of a JSONL file, in its order. Raises RecordError; an id that comes twice is one."""
+    return list(_read(Path(path), sample_from_json))
+
+
+def read_predictions(path: Path | str) -> list[Prediction]:
+    """The predictions of a JSONL file, in its order. Raises RecordError; an id that comes twice is one."""
+    return list(_read(Path(path), prediction_from_json))
+
+
+def stream_samples(path: Path | str) -> Iterator[Sample]:
+    """As `read_samples`, one by one, for files that do not fit into memory."""
+    return _read(Path(path), sample_from_json)
+
+
+def stream_predictions(path: Path | str) -> Iterator[Prediction]:
+    """As `read_predictions`, one by one."""
+    return _read(Path(path), prediction_from_json)
+
+
+def read_split(folder: Path | str, split: str) -> list[Sample]:
+    """The samples of ``folder/<split>.jsonl``. Raises RecordError when the folder has no such split."""
+    path = Path(folder) / f"{split}.jsonl"
+    if not path.is_file():
+        found = sorted(p.stem for p in Path(folder).glob("*.jsonl"))
+        there = f"it has {', '.join(found)}" if found else "it has no .jsonl file; build one with `rivegs build`"
+        raise RecordError(f"{folder}: no split '{split}' (looked for {path.name}); {there}")
+    return read_samples(path)
+
+
+def write_records(path: Path | str, records: Iterable[Sample | Prediction]) -> None:
+    """Writes one record a line, a complete file or none. Raises `files.WriteError`."""
+    with complete_file(Path(path)) as file:
+        file.writelines(to_line(record) for record in records)
+
+
+def to_line(record: Sample | Prediction) -> bytes:
+    """One record as a line of JSON in UTF-8, its line feed included. Fields at their default are left out."""
+    as_json = _sample_to_json(record) if isinstance(record, Sample) else _prediction_to_json(record)
+    return orjson.dumps({"version": VERSION, **as_json}, option=orjson.OPT_APPEND_NEWLINE)
+
+
+def scan_samples(path: Path | str) -> Iterator[tuple[int, Sample | RecordError]]:
+    """The number of each line that is not blank, and its sample or what is wrong with it: for audits, that go on."""
+    return _scan(Path(path), sample_from_json)
+
+
+def _read(path: Path, parse: Callable[[object], Record]) -> Iterator[Record]:
+    for _, record in _scan(path, parse):
+        if isinstance(record, RecordError):
+            raise record
+        yield record
+
+
+def _scan(path: Path, parse: Callable[[object], Record]) -> Iterator[tuple[int, Record | RecordError]]:
+    if not path.is_file():
+        raise RecordError(f"{path}: no such file")
+    seen: dict[str, int] = {}
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                record = parse(orjson.loads(line))
+            except orjson.JSONDecodeError as error:
+                yield number, RecordError(f"{path}:{number}: not JSON: {error}")
+            except _FieldError as fault:
+                yield number, RecordError(f"{path}:{number}: {fault}")
+            else:
+                if seen.setdefault(record.id, number) == number:
+                    yield number, record
+                else:
+                    message = f"id: {record.id!r} came already on line {seen[record.id]}"
+                    yield number, RecordError(f"{path}:{number}: {message}")
+
+
+_SAMPLE_KEYS = frozenset(("version", "id", "tokens", "image", "size", "entities", "knowledge", "subset"))
+_PREDICTION_KEYS = frozenset(("version", "id", "knowledge", "entities", "raw", "errors"))
+_ENTITY_KEYS = frozenset(("text", "type", "span", "expression", "visible", "visible_score", "boxes", "masks"))
+
+
+def sample_from_json(value: object) -> Sample:
+    """A sample from decoded JSON."""
+    raw = _mapping(value, "line", _SAMPLE_KEYS)
+    identity = _identity(raw)
+    tokens = _strings(raw.get("tokens"), "tokens")
+    for index, token in enumerate(tokens):
+        if not token or token != "".join(token.split()):
+            raise _FieldError(f"tokens[{index}]: {token!r} is empty or holds white space")
+    size = raw.get("size")
+    if size is not None and not (_is_ints(size, 2) and min(size) > 0):
+        raise _FieldError(f"size: {size!r} is not [width, height] in pixels")
+    entities = _entities(raw)
+    for index, entity in enumerate(entities):
+        _check_gold(entity, tokens, f"entities[{index}]")
+    return Sample(
+        id=identity,
+        tokens=tokens,
+        image=_string(raw, "image"),
+        size=None if size is None else (size[0], size[1]),
+        entities=entities,
+        knowledge=_strings(raw.get("knowledge", []), "knowledge"),
+        subset=_string(raw, "subset"),
+    )
+
+
+def prediction_from_json(value: object) -> Prediction:
+    """A prediction from decoded JSON."""
+    raw = _mapping(value, "line", _PREDICTION_KEYS)
+    return Prediction(
+        id=_identity(raw),
+        knowledge=_string(raw, "knowledge"),
+        entities=_entities(raw),
+        raw=_string(raw, "raw"),
+        errors=_strings(raw.get("errors", []), "errors"),
+    )
+
+
+def _check_gold(entity: Entity, tokens: tuple[str, ...], where: str) -> None:
+    if entity.span is None:
+        raise _FieldError(f"{where}.span: a gold entity needs its token offsets [start, end]")
+    start, end = entity.span
+    if end > len(tokens):
+        raise _FieldError(f"{where}.span: [{start}, {end}] reaches past the {len(tokens)} tokens")
+    if " ".join(tokens[start:end]) != entity.text:
+        raise _FieldError(
+            f"{where}.text: {entity.text!r} is not the tokens of its span, {' '.join(tokens[start:end])!r}"
+        )
+    if entity.boxes and entity.visible is False:
+        raise _FieldError(f"{where}.visible: false, but the entity has boxes")
+    for index, box in enumerate(entity.boxes):
+        if box.xmax <= box.xmin or box.ymax <= box.ymin:
+            raise _FieldError(f"{where}.boxes[{index}]: has no area")
+
+
+def _entities(raw: dict) -> tuple[Entity, ...]:
+    values = raw.get("entities", [])
+    if type(values) is not list:
+        raise _FieldError("entities: not a list")
+    return tuple([_entity(value, index) for index, value in enumerate(values)])
+
+
+def _entity(value: object, index: int) -> Entity:
+    where = f"entities[{index}]"
+    raw = _mapping(value, where, _ENTITY_KEYS)
+    text, kind = raw.get("text"), raw.get("type")
+    if type(text) is not str or not text:
+        raise _FieldError(f"{where}.text: {text!r} is not a non-empty string")
+    if type(kind) is not str or not kind:
+        raise _FieldError(f"{where}.type: {kind!r} is not a non-empty string")
+    span = raw.get("span")
+    if span is not None and not (_is_ints(span, 2) and 0 <= span[0] < span[1]):
+        raise _FieldError(f"{where}.span: {span!r} is not [start, end] with 0 <= start < end")
+    expression = raw.get("expression", "")
+    if type(expression) is not str:
+        raise _FieldError(f"{where}.expression: {expression!r} is not a string")
+    visible = raw.get("visible")
+    if visible is not None and type(visible) is not bool:
+        raise _FieldError(f"{where}.visible: {visible!r} is not true, false or null")
+    score = raw.get("visible_score")
+    if score is not None and not (_is_number(score) and 0 <= score <= 1):
+        raise _FieldError(f"{where}.visible_score: {score!r} is not a probability")
+    return Entity(
+        text=text,
+        type=kind,
+        span=None if span is None else (span[0], span[1]),
+        expression=expression,
+        visible=visible,
+        visible_score=score,
+        boxes=_boxes(raw["boxes"], where) if "boxes" in raw else (),
+        masks=_masks(raw["masks"], where) if "masks" in raw else (),
+    )
+
+
+def _boxes(values: object, where: str) -> tuple[Box, ...]:
+    if type(values) is not list:
+        raise _FieldError(f"{where}.boxes: not a list")
+    for index, value in enumerate(values):
+        if type(value) is not list or len(value) != 4 or not all(map(_is_number, value)):
+            raise _FieldError(f"{where}.boxes[{index}]: {value!r} is not [xmin, ymin, xmax, ymax]")
+    return tuple([Box(*value) for value in values])
+
+
+def _masks(values: object, where: str) -> tuple[Mask, ...]:
+    if type(values) is not list:
+        raise _FieldError(f"{where}.masks: not a list")
+    masks = []
+    for index, value in enumerate(values):
+        raw = _mapping(value, f"{where}.masks[{index}]", frozenset(("size", "counts")))
+        size, counts = raw.get("size"), raw.get("counts")
+        if not (_is_ints(size, 2) and min(size) > 0):
+            raise _FieldError(f"{where}.masks[{index}].size: {size!r} is not [height, width]")
+        if type(counts) is not str:
+            raise _FieldError(f"{where}.masks[{index}].counts: not a compressed COCO run-length string")
+        masks.append(Mask((size[0], size[1]), counts))
+    return tuple(masks)
+
+
+def _mapping(value: object, where: str, known: frozenset[str]) -> dict:
+    if type(value) is not dict:
+        raise _FieldError(f"{where}: not a JSON object")
+    if value.get("version", VERSION) != VERSION:
+        raise _FieldError(f"version: {value['version']!r}; this release reads version {VERSION}")
+    unknown = value.keys() - known
+    if unknown:
+        raise _FieldError(f"{where}: unknown field {sorted(unknown)[0]!r}; known are {', '.join(sorted(known))}")
+    return value
+
+
+def _identity(raw: dict) -> str:
+    identity = raw.get("id")
+    if type(identity) is not str or not identity:
+        raise _FieldError(f"id: {identity!r} is not a non-empty string")
+    return identity
+
+
+def _string(raw: dict, key: str) -> str:
+    value = raw.get(key, "")
+    if type(value) is not str:
+        raise _FieldError(f"{key}: {value!r} is not a string")
+    return value
+
+
+def _strings(values: object, where: str) -> tuple[str, ...]:
+    if type(values) is not list:
+        raise _FieldError(f"{where}: not a list")
+    for index, value in enumerate(values):
+        if type(value) is not str:
+            raise _FieldError(f"{where}[{index}]: {value!r} is not a string")
+    return tuple(values)
+
+
+def _is_number(value: object) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
+
+
+def _is_ints(values: object, length: int) -> bool:
+    return type(values) is list and len(values) == length and all(type(value) is int for value in values)
+
+
+def _sample_to_json(sample: Sample) -> dict:
+    raw: dict = {"id": sample.id, "tokens": sample.tokens}
+    if sample.image:
+        raw["image"] = sample.image
+    if sample.size is not None:
+        raw["size"] = sample.size
+    raw["entities"] = [_entity_to_json(entity) for entity in sample.entities]
+    if sample.knowledge:
+        raw["knowledge"] = sample.knowledge
+    if sample.subset:
+        raw["subset"] = sample.subset
+    return raw
+
+
+def _prediction_to_json(prediction: Prediction) -> dict:
+    raw: dict = {"id": prediction.id, "entities": [_entity_to_json(entity) for entity in prediction.entities]}
+    if prediction.knowledge:
+        raw["knowledge"] = prediction.knowledge
+    if prediction.raw:
+        raw["raw"] = prediction.raw
+    if prediction.errors:
+        raw["errors"] = prediction.errors
+    return raw
+
+
+def _entity_to_json(entity: Entity) -> dict:
+    raw: dict = {"text": entity.text, "type": entity.type}
+    if entity.span is not None:
+        raw["span"] = entity.span
+    if entity.expression:
+        raw["expression"] = entity.expression
+    if entity.visible is not None:
+        raw["visible"] = entity.visible
+    if entity.visible_score is not None:
+        raw["visible_score"] = entity.visible_score
+    if entity.boxes:
+        raw["boxes"] = [(box.xmin, box.ymin, box.xmax, box.ymax) for box in entity.boxes]
+    if entity.masks:
+        raw["masks"] = [{"size": mask.size, "counts": mask.counts} for mask in entity.masks]
+    return raw

@@ -1,0 +1,70 @@
+"""What a recipe of ``rivegs distill`` can say."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rivegs_mllm.config.bounds import InFlight, NonNegativeFloat, NonNegativeInt, PositiveInt, check_bounds
+from rivegs_mllm.config.yaml_loader import parse_recipe
+from rivegs_mllm.distill.tasks import Task
+from rivegs_mllm.llm.client import Chat, Patience, Sampling
+from rivegs_mllm.types import UserError
+
+
+@dataclass
+class DistillData:
+    """A dataset folder, which of its splits, and how many posts of each from its start; null for all."""
+
+    folder: Path
+    splits: list[str] = field(default_factory=lambda: ["train"])
+    posts: PositiveInt | None = None
+
+
+@dataclass
+class Prices:
+    """What a million tokens cost, in any currency; 0 for a teacher of one's own."""
+
+    prompt: NonNegativeFloat = 0.0
+    completion: NonNegativeFloat = 0.0
+
+
+@dataclass
+class Limits:
+    """How hard the teacher is pressed, and when a run stops by itself."""
+
+    in_flight: InFlight = 16
+    """How many questions are open at a time."""
+    patience: Patience = field(default_factory=Patience)
+    failures_in_a_row: PositiveInt = 50
+    """So many questions that failed one after the other stop the run: something is wrong with the teacher."""
+    max_requests: NonNegativeInt | None = None
+    """Requests that this run may send, those that are tried again among them."""
+    max_cost: NonNegativeFloat | None = None
+    """What the store may have cost in all its runs together; a run stops before it could be passed."""
+
+
+@dataclass
+class DistillRecipe:
+    """A teacher is asked about every post of a dataset, and its answers are kept in a store."""
+
+    data: DistillData
+    store: Path
+    task: Task
+    teacher: Chat
+    sampling: Sampling = field(default_factory=Sampling)
+    limits: Limits = field(default_factory=Limits)
+    prices: Prices = field(default_factory=Prices)
+    licence: str = ""
+    """What is known of the right to use the teacher's answers, for the dataset card."""
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
+        if self.limits.max_cost is not None and not (self.prices.prompt or self.prices.completion):
+            raise UserError("limits.max_cost: nothing costs anything; say prices.prompt and prices.completion")
+
+
+def read_distill(path: Path | str, overrides: Sequence[str] = ()) -> DistillRecipe:
+    """The recipe in a YAML file. Raises UserError that names file and key."""
+    return parse_recipe(DistillRecipe, path, overrides)

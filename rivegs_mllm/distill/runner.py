@@ -1,0 +1,275 @@
+"""The run: a teacher is asked what the plan says, a fixed number of questions at a time, and every answer is kept."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import signal
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import orjson
+
+from rivegs_mllm.cascade.base import blind
+from rivegs_mllm.data.jsonl import read_split
+from rivegs_mllm.data.progress import Live
+from rivegs_mllm.distill.config import DistillRecipe
+from rivegs_mllm.distill.dataset_card import note_run, write_card
+from rivegs_mllm.distill.planner import Item, Known, Plan, describe, make_plan, shown, what_is_known
+from rivegs_mllm.distill.tasks import ExpressionTask, Questions
+from rivegs_mllm.llm.client import Answer, Teacher, TeacherError, ask
+from rivegs_mllm.store.answer_store import ANSWERED, FAILED, Row, Store, not_written, read_rows
+from rivegs_mllm.types import Sample, UserError
+
+
+@dataclass
+class Report:
+    """What a run did. ``left`` is how many questions have no answer yet, ``stopped`` why it ended early, "" if not.
+
+    ``lost`` counts answers that came and could not be written; ``faults`` those of the answers, by name.
+    """
+
+    answered: int = 0
+    taken_over: int = 0
+    failed: int = 0
+    failed_before: int = 0
+    done_before: int = 0
+    left: int = 0
+    lost: int = 0
+    requests: int = 0
+    cost: float = 0.0
+    stopped: str = ""
+    faults: Counter[str] = field(default_factory=Counter)
+    error: Exception | None = None
+    notes: list[str] = field(default_factory=list)
+    """What of the store was damaged, and what became of it."""
+
+    def __str__(self) -> str:
+        lines = [
+            f"answered {self.answered:,}, taken over {self.taken_over:,}, failed {self.failed:,}, "
+            f"answered before {self.done_before:,}, failed before {self.failed_before:,}, not asked {self.left:,}",
+            f"{self.requests:,} requests, cost {self.cost:,.4f}",
+        ]
+        if self.faults:
+            lines.append("marked: " + ", ".join(f"{name} {count:,}" for name, count in self.faults.most_common()))
+        if self.lost:
+            lines.append(f"{self.lost:,} answers came and could not be written; their questions will be asked again")
+        if self.failed or self.failed_before:
+            lines.append("--retry-failed asks what failed once more")
+        if self.stopped and not self.error:
+            lines.append(f"stopped: {self.stopped}; the same command goes on")
+        return "\n".join([*lines, *self.notes])
+
+
+def distill(recipe: DistillRecipe, retry_failed: bool = False) -> Report:
+    """Asks whatever the store has no answer to yet, and writes the dataset card.
+
+    Raises UserError before anything is asked for data, examples or a teacher that cannot be had; TeacherError, after
+    all answers under way have been kept, where the teacher can answer nothing; StoreError where the store cannot be
+    written.
+    """
+    questions = prepare(recipe)
+    with Store(recipe.store) as store:
+        known = what_is_known(recipe.store, questions.kind, recipe.teacher.identity["teacher"])
+        plan = make_plan(recipe, questions, known, retry_failed)
+        run = _Run(recipe, store, questions, plan, known)
+        run.before()
+        if plan.ask and not run.report.error:
+            run.teacher = recipe.teacher.open(recipe.sampling)
+            asyncio.run(run.all())
+        report = run.report
+        report.notes += store.notes
+        if report.error:
+            print(report)
+            raise report.error
+        prompt = shown(questions, plan.ask[0]) if plan.ask else ""
+        figures = {name: value for name, value in vars(report).items() if name not in ("error", "notes")}
+        report.notes += note_run(recipe, questions.kind, prompt, figures)
+        write_card(recipe)
+    return report
+
+
+def dry_run(recipe: DistillRecipe, retry_failed: bool = False) -> str:
+    """What a run would ask, and what it would cost. Asks nobody."""
+    questions = prepare(recipe)
+    known = what_is_known(recipe.store, questions.kind, recipe.teacher.identity["teacher"])
+    return describe(recipe, questions, known, make_plan(recipe, questions, known, retry_failed))
+
+
+def prepare(recipe: DistillRecipe) -> Questions:
+    """The questions about the dataset's posts. Raises UserError."""
+    samples: dict[str, Sample] = {}
+    for split in recipe.data.splits:
+        for sample in read_split(recipe.data.folder, split)[: recipe.data.posts]:
+            if sample.id in samples:
+                raise UserError(f"{recipe.data.folder}: {sample.id!r} is in two of the splits; give each its own store")
+            samples[sample.id] = sample
+    posts = list(samples.values())
+    if not (isinstance(recipe.task, ExpressionTask) and recipe.task.mentions == "gold"):
+        posts = [blind(sample) for sample in posts]
+    return recipe.task.prepare(posts, recipe.data.folder, recipe.store)
+
+
+class _Run:
+    """One run and its state. All of it lives in one thread, so that nothing needs a lock."""
+
+    def __init__(self, recipe: DistillRecipe, store: Store, questions: Questions, plan: Plan, known: Known):
+        self.recipe = recipe
+        self.store = store
+        self.questions = questions
+        self.plan = plan
+        self.spent = known.cost
+        self.reserved = 0.0
+        self.in_a_row = 0
+        self.teacher: Teacher | None = None
+        self.items: Iterator[Item] = iter(plan.ask)
+        self.report = Report(failed_before=plan.failed, done_before=plan.done, left=len(plan.ask))
+        self.stopping = asyncio.Event()
+
+    def before(self) -> None:
+        """Writes what needs no teacher: questions that cannot be asked, and answers that other posts have."""
+        try:
+            for item, fault in self.plan.broken:
+                self._keep(item, Answer(error=fault, tries=0))
+            if self.plan.take_over:
+                wanted = {item.key for item in self.plan.take_over}
+                rows = {
+                    row.key: row for row in read_rows(self.recipe.store) if row.key in wanted and row.status == ANSWERED
+                }
+                for item in self.plan.take_over:
+                    self._take_over(rows[item.key], item)
+        except OSError as error:
+            self._stop("the store cannot be written", not_written(self.recipe.store, error))
+
+    async def all(self) -> None:
+        """Asks everything, ``in_flight`` at a time, until it is done or stopped; what is under way is waited for."""
+        loop = asyncio.get_running_loop()
+        for sign in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(sign, self._interrupted)
+        try:
+            with Live(len(self.plan.ask)) as self.live:
+                workers = [self._work() for _ in range(min(self.recipe.limits.in_flight, len(self.plan.ask)))]
+                await asyncio.gather(*workers)
+        finally:
+            for sign in (signal.SIGINT, signal.SIGTERM):
+                loop.remove_signal_handler(sign)
+            await self.teacher.close()
+
+    async def _work(self) -> None:
+        while not self.stopping.is_set():
+            item = next(self.items, None)
+            if item is None:
+                return
+            await self._one(item)
+
+    async def _one(self, item: Item) -> None:
+        most = self._cost(item.most_prompt_tokens, self.recipe.sampling.max_tokens)
+        limit = self.recipe.limits.max_cost
+        if limit is not None and self.spent + self.reserved + most > limit:
+            return self._stop(f"the next question could take the store's cost past {limit:g}")
+        self.reserved += most
+        try:
+            turns = self.questions.turns(item.index, item.mention)
+            answer = await ask(self.teacher, turns, self.recipe.limits.patience, self._may_try, self._pause)
+        except TeacherError as error:
+            return self._stop(str(error), error)
+        except Exception as error:  # a fault of ours: the answers under way are kept all the same
+            return self._stop(repr(error), error)
+        finally:
+            self.reserved -= most
+        if answer is None or (answer.again and self.stopping.is_set()):
+            return None  # it may be answered another time
+        try:
+            self._keep(item, answer)
+            self.report.left -= 1
+        except OSError as error:
+            self.report.lost += 1
+            self._stop("the store cannot be written", not_written(self.recipe.store, error))
+        self._show(answer)
+        return None
+
+    def _keep(self, item: Item, answer: Answer) -> None:
+        """Writes an answer, for its own post and for those with the same question. Raises OSError."""
+        sample = self.questions.samples[item.index]
+        found, faults = ({}, []) if answer.error else self.questions.check(sample, answer)
+        cost = self._cost(answer.prompt_tokens or 0, answer.completion_tokens or 0)
+        identity = self.recipe.teacher.identity
+        row = Row(
+            sample=sample.id,
+            kind=self.questions.kind,
+            mention=item.mention,
+            key=item.key,
+            question=item.question,
+            teacher=identity["teacher"],
+            revision=identity["revision"] or answer.model,
+            text=answer.text,
+            fields=orjson.dumps(found).decode(),
+            faults=tuple(faults),
+            status=FAILED if answer.error else ANSWERED,
+            error=answer.error,
+            finish_reason=answer.finish_reason,
+            prompt_tokens=answer.prompt_tokens,
+            completion_tokens=answer.completion_tokens,
+            cost=cost,
+            latency=answer.latency,
+            tries=answer.tries,
+        )
+        self.store.append(row)
+        self.spent += cost
+        self.report.cost += cost
+        self.report.faults.update(faults)
+        if answer.error:
+            self.report.failed += 1
+        else:
+            self.report.answered += 1
+        for other in self.plan.same.get(item.key, ()):
+            self._take_over(row, other)
+
+    def _take_over(self, row: Row, item: Item) -> None:
+        """The row of another post for this one, whose question is the same. It is read anew: the posts may differ."""
+        sample = self.questions.samples[item.index]
+        found, faults = {}, []
+        if row.status == ANSWERED:
+            found, faults = self.questions.check(sample, Answer(row.text, finish_reason=row.finish_reason))
+        made = {"sample": sample.id, "kind": self.questions.kind, "mention": item.mention}
+        free = {"prompt_tokens": None, "completion_tokens": None, "cost": 0.0, "latency": 0.0, "tries": 0}
+        read = {"fields": orjson.dumps(found).decode(), "faults": tuple(faults)}
+        self.store.append(dataclasses.replace(row, **made, **free, **read))
+        self.report.taken_over += 1
+
+    def _may_try(self) -> bool:
+        limit = self.recipe.limits.max_requests
+        if limit is not None and self.report.requests >= limit:
+            self._stop(f"{limit:,} requests are sent")
+        if self.stopping.is_set():
+            return False
+        self.report.requests += 1
+        return True
+
+    async def _pause(self, seconds: float) -> None:
+        """Waits before another try, but not when the run is to stop."""
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self.stopping.wait(), seconds)
+
+    def _stop(self, why: str, error: Exception | None = None) -> None:
+        if not self.stopping.is_set():
+            self.report.stopped = why
+            self.report.error = error
+            self.stopping.set()
+
+    def _interrupted(self) -> None:
+        if self.stopping.is_set():  # asked a second time: do not wait for what is under way
+            raise KeyboardInterrupt
+        self._stop("interrupted")
+
+    def _show(self, answer: Answer) -> None:
+        self.in_a_row = self.in_a_row + 1 if answer.error else 0
+        if self.in_a_row >= self.recipe.limits.failures_in_a_row:
+            self._stop(f"{self.in_a_row} questions in a row failed, the last with: {answer.error}")
+        self.live.advance(self.spent, self.report.failed)
+
+    def _cost(self, prompt_tokens: int, completion_tokens: int) -> float:
+        prices = self.recipe.prices
+        return (prompt_tokens * prices.prompt + completion_tokens * prices.completion) / 1e6

@@ -1,0 +1,1 @@
+"""Language models that are asked: clients, examples in a prompt, checks of answers."""

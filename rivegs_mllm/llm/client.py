@@ -1,0 +1,385 @@
+"""Teachers: language models that are asked in the chat format, whatever runs them.
+
+A question is a list of turns as transformers and OpenAI have them: ``{"role", "content"}``, the content a text or a
+list of ``{"type": "text", "text": ...}`` and ``{"type": "image", "path": ...}``. Pictures are named by their file; a
+teacher opens them when it is asked and sends them as data URLs where it sends them at all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import random
+from abc import abstractmethod
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Protocol
+
+import draccus
+import orjson
+from PIL import Image
+from tenacity import AsyncRetrying, RetryCallState, retry_if_result, stop_after_attempt, stop_before_delay
+
+from rivegs_mllm.config.bounds import (
+    BatchSize,
+    Bounds,
+    NonNegativeFloat,
+    NonNegativeInt,
+    OneOf,
+    PositiveInt,
+    Seed,
+    Side,
+    TokenCount,
+)
+from rivegs_mllm.data.images import PictureError, open_picture
+from rivegs_mllm.types import UserError
+
+Turns = list[dict]
+
+
+class TeacherError(UserError):
+    """A teacher that can answer no question at all: wrong key, wrong model, no credit. Says what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came of a question: ``text``, or ``error``, which says why there is none.
+
+    ``finish_reason`` is "stop", "length" where the answer was cut off, or what else the teacher says. Tokens are None
+    where the teacher does not count them. ``latency`` is the seconds of the last try, ``tries`` how often it was asked.
+    ``model`` is who answered, in the teacher's own words. ``again`` says whether the same question may be answered
+    another time, not before ``wait`` seconds are over.
+    """
+
+    text: str = ""
+    finish_reason: str = ""
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    latency: float = 0.0
+    error: str = ""
+    model: str = ""
+    again: bool = False
+    wait: float = 0.0
+    tries: int = 1
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How an answer is drawn. ``temperature`` 0 is the likeliest; ``max_tokens`` the longest answer."""
+
+    temperature: Annotated[float, Bounds(0, 100)] = 0.0
+    top_p: Annotated[float, Bounds(above=0, high=1)] = 1.0
+    max_tokens: TokenCount = 256
+    seed: Seed = 0
+    stop: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long a question is tried: ``attempts`` in all and no new one after ``seconds`` from the first.
+
+    Between two tries it waits a random time, up to ``first_wait`` seconds and twice as much after each, ``last_wait``
+    at most ("full jitter"), and longer where the teacher asks for it.
+    """
+
+    attempts: Annotated[int, Bounds(1, 1000)] = 6
+    seconds: NonNegativeFloat = 300.0
+    first_wait: NonNegativeFloat = 1.0
+    last_wait: NonNegativeFloat = 60.0
+
+
+class Teacher(Protocol):
+    """An open teacher. It may be asked many questions at a time, all from one event loop."""
+
+    async def ask(self, turns: Turns) -> Answer:
+        """One try. What is wrong with this question alone is the answer's ``error``; raises TeacherError otherwise."""
+
+    async def close(self) -> None:
+        """Gives back connections and memory."""
+
+
+class Chat(draccus.ChoiceRegistry):
+    """The settings of a teacher: ``type:`` is openai, vllm, hf or replay."""
+
+    @property
+    @abstractmethod
+    def identity(self) -> dict:
+        """What makes it another teacher if it is changed, ``teacher`` (its name) and ``revision`` among it."""
+
+    @abstractmethod
+    def open(self, sampling: Sampling) -> Teacher:
+        """The teacher, ready to be asked. Raises UserError where it cannot be had."""
+
+
+@Chat.register_subclass("openai")
+@dataclass
+class OpenAIChat(Chat):
+    """Any endpoint that speaks OpenAI's chat completions: OpenAI, vllm serve, transformers serve, llama.cpp ..."""
+
+    model: str
+    base_url: str = "https://api.openai.com/v1"
+    key_env: str | None = "OPENAI_API_KEY"
+    """The environment variable that holds the key; null for an endpoint that wants none."""
+    name: str | None = None
+    """What the teacher is called in stores; the model's name where null."""
+    revision: str = ""
+    """Which version of the model this is, where its name does not say it."""
+    timeout: Annotated[float, Bounds(above=0, high=86400)] = 120.0
+    """Seconds in which an answer must have come."""
+    max_side: Side = 1024
+    """The longer side of a picture as it is sent, in pixels; larger ones are made smaller."""
+    max_tokens_field: str = "max_tokens"
+    """What the endpoint calls the longest answer; OpenAI's reasoning models want max_completion_tokens."""
+    extra: dict[str, str | int | float | bool] = field(default_factory=dict)
+    """Further fields of the request."""
+
+    @property
+    def identity(self) -> dict:
+        """Its name, model, revision, pictures and further fields; where it is served does not matter."""
+        names = {"teacher": self.name or self.model, "model": self.model, "revision": self.revision}
+        return {**names, "max_side": self.max_side, "extra": self.extra}
+
+    def open(self, sampling: Sampling) -> Teacher:
+        """A client. Raises UserError where the key is not in the environment."""
+        try:
+            from rivegs_mllm.llm.openai_client import OpenAITeacher
+        except ImportError as error:
+            raise UserError(f"teacher.type openai: {error}; pip install 'rivegs-mllm[distill]'") from None
+
+        return OpenAITeacher(self, sampling)
+
+
+@Chat.register_subclass("hf")
+@dataclass
+class HFChat(Chat):
+    """A model in this process, through transformers: a language model or one that sees.
+
+    ``model`` is a folder, a hub id, or ``package:NAME/FOLDER``, a folder inside an installed package.
+    """
+
+    model: str
+    gguf_file: str | None = None
+    """A GGUF file in that folder or repository."""
+    name: str | None = None
+    revision: str | None = None
+    batch_size: BatchSize = 8
+    dtype: str = "auto"
+    device: str = "auto"
+    """auto, cpu, or a device such as cuda:0; auto spreads the model over what there is."""
+    max_side: Side = 1024
+
+    @property
+    def identity(self) -> dict:
+        """Its name, weights and numbers. A model in a folder is known by the folder's own name, wherever it lies."""
+        model = Path(self.model).name if Path(self.model).is_dir() else self.model
+        names = {"teacher": self.name or model, "model": model, "revision": self.revision or ""}
+        return {**names, "gguf_file": self.gguf_file, "dtype": self.dtype, "max_side": self.max_side}
+
+    def open(self, sampling: Sampling) -> Teacher:
+        """The loaded model."""
+        from rivegs_mllm.llm.transformers_client import HFTeacher
+
+        return HFTeacher(self, sampling)
+
+
+@Chat.register_subclass("vllm")
+@dataclass
+class VLLMChat(Chat):
+    """A model in this process, through vLLM's continuous batching, over the GPUs of one or many machines."""
+
+    model: str
+    name: str | None = None
+    revision: str | None = None
+    dtype: str = "auto"
+    quantization: str | None = None
+    tensor_parallel_size: PositiveInt = 1
+    data_parallel_size: PositiveInt = 1
+    executor: Annotated[str, OneOf(("mp", "ray"))] = "mp"
+    """``mp`` for the GPUs of this machine, ``ray`` for those of a Ray cluster that this machine is in."""
+    gpu_memory_utilization: Annotated[float, Bounds(above=0, high=1)] = 0.9
+    max_model_len: TokenCount | None = None
+    pictures: NonNegativeInt = 1
+    """How many pictures a question may hold."""
+    max_side: Side = 1024
+
+    @property
+    def identity(self) -> dict:
+        """Its name, weights and numbers; how many GPUs share the work does not matter."""
+        names = {"teacher": self.name or self.model, "model": self.model, "revision": self.revision or ""}
+        return {**names, "dtype": self.dtype, "quantization": self.quantization, "max_side": self.max_side}
+
+    def open(self, sampling: Sampling) -> Teacher:
+        """The engine, started."""
+        from rivegs_mllm.llm.transformers_client import VLLMTeacher
+
+        return VLLMTeacher(self, sampling)
+
+
+@Chat.register_subclass("replay")
+@dataclass
+class ReplayChat(Chat):
+    """The answers that a store holds to the very same questions. It asks nobody."""
+
+    store: Path
+    teacher: str | None = None
+    """Whose answers; null for those of whoever answered first."""
+
+    @property
+    def identity(self) -> dict:
+        """The name of whom it replays."""
+        return {"teacher": self.teacher or "replay", "revision": ""}
+
+    def open(self, sampling: Sampling) -> Teacher:
+        """The store's answers by question. Raises UserError where there is no such store."""
+        from rivegs_mllm.store.answer_store import answers_by_question
+
+        return ReplayTeacher(answers_by_question(self.store, self.teacher), self.store)
+
+
+class ReplayTeacher:
+    """Answers from ``answers``, question digest to text."""
+
+    def __init__(self, answers: dict[str, str], store: Path):
+        self.answers = answers
+        self.store = store
+
+    async def ask(self, turns: Turns) -> Answer:
+        """The stored text."""
+        try:
+            text = self.answers.get(question_digest(turns))
+        except PictureError as error:
+            return Answer(error=str(error))
+        if text is None:
+            return Answer(error=f"{self.store} holds no answer to this question; distil it first")
+        return Answer(text, finish_reason="stop")
+
+    async def close(self) -> None:
+        """Nothing is held."""
+
+
+async def ask(
+    teacher: Teacher,
+    turns: Turns,
+    patience: Patience,
+    may_try: Callable[[], bool] = lambda: True,
+    pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
+) -> Answer | None:
+    """The answer to a question after as many tries as ``patience`` allows; the last one's where none succeeds.
+
+    ``may_try`` is called before each try; where it says no, nothing more is sent and None is given back, or the
+    answer of the try before. ``pause`` waits between two tries, for the seconds it is given. Raises TeacherError.
+    """
+    last: Answer | None = None
+    tries = 0
+
+    async def once() -> Answer | None:
+        nonlocal last, tries
+        if not may_try():
+            return None
+        tries += 1
+        last = await teacher.ask(turns)
+        return last
+
+    retrying = AsyncRetrying(
+        sleep=pause,
+        stop=stop_after_attempt(patience.attempts) | stop_before_delay(patience.seconds),
+        wait=lambda state: _wait(patience, state),
+        retry=retry_if_result(lambda answer: answer is not None and answer.again),
+        retry_error_callback=lambda state: state.outcome.result(),
+    )
+    answer = await retrying(once) or last
+    if answer is None:
+        return None
+    return replace(answer, tries=tries)
+
+
+def _wait(patience: Patience, state: RetryCallState) -> float:
+    longest = min(patience.last_wait, patience.first_wait * 2 ** (state.attempt_number - 1))
+    return max(random.uniform(0, longest), state.outcome.result().wait)
+
+
+class Asker:
+    """A teacher for callers without an event loop: ``with Asker(chat) as asker: answers = asker(questions)``."""
+
+    def __init__(
+        self, chat: Chat, sampling: Sampling | None = None, in_flight: int = 16, patience: Patience | None = None
+    ):
+        """Opens the teacher. ``in_flight`` questions at most are asked at a time."""
+        self.teacher = chat.open(sampling or Sampling())
+        self.in_flight = in_flight
+        self.patience = patience or Patience()
+        self.loop = asyncio.new_event_loop()
+
+    def __call__(self, questions: Sequence[Turns]) -> list[Answer]:
+        """One answer a question, in order. Raises TeacherError."""
+        return self.loop.run_until_complete(self._ask_all(questions))
+
+    async def _ask_all(self, questions: Sequence[Turns]) -> list[Answer]:
+        limit = asyncio.Semaphore(self.in_flight)
+
+        async def one(turns: Turns) -> Answer:
+            async with limit:
+                return await ask(self.teacher, turns, self.patience)
+
+        tasks = [asyncio.ensure_future(one(turns)) for turns in questions]
+        try:
+            return list(await asyncio.gather(*tasks))
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    def close(self) -> None:
+        """Gives back connections and memory."""
+        self.loop.run_until_complete(self.teacher.close())
+        self.loop.close()
+
+    def __enter__(self) -> Asker:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+
+def question_digest(turns: Turns) -> str:
+    """SHA-256 of what is asked, pictures by their files' bytes. Raises PictureError where one is missing."""
+    return hashlib.sha256(orjson.dumps(_by_content(turns), option=orjson.OPT_SORT_KEYS)).hexdigest()
+
+
+def key_of(identity: dict, sampling: Sampling, question: str) -> str:
+    """SHA-256 of who is asked, how the answer is drawn, and what is asked (``question``, from question_digest)."""
+    parts = [identity, asdict(sampling), question]
+    return hashlib.sha256(orjson.dumps(parts, option=orjson.OPT_SORT_KEYS)).hexdigest()
+
+
+def _by_content(turns: Turns) -> list[dict]:
+    return [
+        turn
+        if isinstance(turn["content"], str)
+        else {**turn, "content": [_part_by_content(part) for part in turn["content"]]}
+        for turn in turns
+    ]
+
+
+def _part_by_content(part: dict) -> dict:
+    if part["type"] != "image":
+        return part
+    try:
+        data = Path(part["path"]).read_bytes()
+    except OSError as error:
+        raise PictureError(f"{part['path']}: {error.strerror}") from None
+    return {"type": "image", "sha256": hashlib.sha256(data).hexdigest()}
+
+
+def picture_paths(turns: Turns) -> list[str]:
+    """The files of the pictures in a question, in order."""
+    parts = [part for turn in turns if not isinstance(turn["content"], str) for part in turn["content"]]
+    return [part["path"] for part in parts if part["type"] == "image"]
+
+
+def shown_picture(path: str, max_side: int) -> Image.Image:
+    """The picture upright in RGB, its longer side ``max_side`` pixels at most. Raises PictureError."""
+    image = open_picture(path)
+    image.thumbnail((max_side, max_side))
+    return image

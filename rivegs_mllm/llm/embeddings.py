@@ -1,0 +1,110 @@
+"""Feature makers: posts and examples as vectors that can be compared. ``type:`` is text, image, fused or mllm."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import draccus
+import numpy as np
+
+from rivegs_mllm.config.bounds import BatchSize, TokenCount
+from rivegs_mllm.types import Sample, UserError
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """A text and its picture, None without one."""
+
+    id: str
+    text: str
+    picture: Path | None
+
+
+class Features(draccus.ChoiceRegistry):
+    """The settings of a feature maker."""
+
+    @abstractmethod
+    def make(self, contents: Sequence[Content]) -> np.ndarray:
+        """(contents, d), each row of length 1, or 0 where there is nothing to see. Raises UserError."""
+
+
+@Features.register_subclass("text")
+@dataclass
+class TextFeatures(Features):
+    """Any sentence encoder: the mean of its last hidden states over the tokens.
+
+    ``model`` is a folder, a hub id, or ``package:NAME/FOLDER``, a folder inside an installed package.
+    """
+
+    model: str
+    revision: str | None = None
+    batch_size: BatchSize = 64
+    max_length: TokenCount = 256
+
+    def make(self, contents: Sequence[Content]) -> np.ndarray:
+        """Features of the texts."""
+        from rivegs_mllm.llm.encode import encode_texts
+
+        return encode_texts(self, [content.text for content in contents])
+
+
+@Features.register_subclass("image")
+@dataclass
+class ImageFeatures(Features):
+    """The picture half of CLIP, SigLIP or their like. A folder or a hub id."""
+
+    model: str
+    revision: str | None = None
+    batch_size: BatchSize = 32
+
+    def make(self, contents: Sequence[Content]) -> np.ndarray:
+        """Features of the pictures, zeros where there is none."""
+        from rivegs_mllm.llm.encode import encode_pictures
+
+        return encode_pictures(self, [content.picture for content in contents])
+
+
+@Features.register_subclass("fused")
+@dataclass
+class FusedFeatures(Features):
+    """Text and picture beside each other, each of length 1, so that both count the same."""
+
+    text: TextFeatures
+    image: ImageFeatures
+
+    def make(self, contents: Sequence[Content]) -> np.ndarray:
+        """Both features, concatenated and brought to length 1 again."""
+        return unit(np.concatenate([self.text.make(contents), self.image.make(contents)], axis=1))
+
+
+@Features.register_subclass("mllm")
+@dataclass
+class MLLMFeatures(Features):
+    """The mean of a fine-tuned model's hidden states over prompt and picture; in the paper this is UMT's."""
+
+    recipe: Path
+    adapter: Path
+
+    def make(self, contents: Sequence[Content]) -> np.ndarray:
+        """Features of text and picture together."""
+        from rivegs_mllm.llm.encode import encode_by_mllm
+
+        return encode_by_mllm(self.recipe, self.adapter, contents)
+
+
+def contents_of(samples: Sequence[Sample], folder: Path) -> list[Content]:
+    """The texts and pictures of posts."""
+    return [Content(sample.id, sample.text, folder / sample.image if sample.image else None) for sample in samples]
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    """The rows brought to length 1 in float32; rows of zeros stay. Raises UserError for what is no number."""
+    vectors = np.asarray(vectors, dtype=np.float32)
+    if not np.isfinite(vectors).all():
+        row = int(np.flatnonzero(~np.isfinite(vectors).all(axis=1))[0])
+        raise UserError(f"the features of post {row} are not finite; take another encoder or dtype")
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors / np.where(lengths > 0, lengths, 1)

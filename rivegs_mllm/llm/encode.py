@@ -1,0 +1,111 @@
+"""The models behind the feature makers, each run in batches over all posts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import track
+from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
+
+from rivegs_mllm.answer.prompt import messages
+from rivegs_mllm.config.schema import read_recipe
+from rivegs_mllm.data.images import open_picture
+from rivegs_mllm.llm.embeddings import Content, ImageFeatures, TextFeatures, unit
+from rivegs_mllm.models.loading import load_adapter
+from rivegs_mllm.models.located import located
+from rivegs_mllm.training.dataset import Encoder, batch
+from rivegs_mllm.types import Sample, UserError
+
+Item = TypeVar("Item")
+
+
+@torch.inference_mode()
+def encode_texts(settings: TextFeatures, texts: Sequence[str]) -> np.ndarray:
+    """(texts, d): the mean of the last hidden states over a text's tokens, of length 1."""
+    model, tokenizer = _load(AutoModel, settings), _load(AutoTokenizer, settings)
+    order = sorted(range(len(texts)), key=lambda index: len(texts[index]))  # like lengths, little padding
+    made = np.zeros((len(texts), model.config.hidden_size), dtype=np.float32)
+    for some in _batches(order, settings.batch_size, "text features"):
+        inputs = tokenizer(
+            [texts[index] for index in some],
+            padding=True,
+            truncation=True,
+            max_length=settings.max_length,
+            return_tensors="pt",
+        ).to(model.device)
+        made[some] = _mean(model(**inputs).last_hidden_state, inputs["attention_mask"])
+    return unit(made)
+
+
+@torch.inference_mode()
+def encode_pictures(settings: ImageFeatures, pictures: Sequence[Path | None]) -> np.ndarray:
+    """(pictures, d) of length 1, zeros where there is no picture. Raises PictureError for one that cannot be opened."""
+    model, processor = _load(AutoModel, settings), _load(AutoImageProcessor, settings)
+    try:
+        encode = model.get_image_features
+    except AttributeError:
+        raise UserError(f"features: {settings.model} has no picture half as CLIP and SigLIP have") from None
+    shown = [index for index, picture in enumerate(pictures) if picture is not None]
+    found: dict[int, np.ndarray] = {}
+    for some in _batches(shown, settings.batch_size, "picture features"):
+        inputs = processor([open_picture(pictures[index]) for index in some], return_tensors="pt").to(model.device)
+        found.update(zip(some, encode(**inputs).pooler_output.float().cpu().numpy(), strict=True))
+    if not found:
+        raise UserError("features: none of the posts has a picture; take type text")
+    made = np.zeros((len(pictures), len(found[shown[0]])), dtype=np.float32)
+    for index, vector in found.items():
+        made[index] = vector
+    return unit(made)
+
+
+@torch.inference_mode()
+def encode_by_mllm(recipe: Path, adapter: Path, contents: Sequence[Content]) -> np.ndarray:
+    """(contents, d): the mean of the fine-tuned model's last hidden states over its prompt, of length 1."""
+    settings = read_recipe(recipe)
+    system = load_adapter(adapter, settings)
+    system.model.eval()
+    encoder = Encoder(system.processor)
+    nothing = {"answer": torch.empty(0, dtype=torch.long), "weights": torch.empty(0)}
+    made = []
+    for some in _batches(contents, settings.predict.batch_size, "model features"):
+        rows = []
+        for content in some:
+            sample = Sample(content.id, tuple(content.text.split()), image=str(content.picture or ""))
+            turns = messages(sample, system.instruction, system.contract.types)
+            image = open_picture(content.picture) if content.picture else None
+            rows.append({**encoder.prompt(turns, image), **nothing})
+        inputs = batch(rows, encoder.tokenizer.pad_token_id)
+        inputs = {key: value.to(system.model.device) for key, value in inputs.items()}
+        hidden = system.model(**inputs, output_hidden_states=True, logits_to_keep=1).hidden_states[-1]
+        made.append(_mean(hidden, inputs["attention_mask"]))
+    return unit(np.concatenate(made))
+
+
+def _load(kind, settings: TextFeatures | ImageFeatures):
+    weights = {"use_safetensors": True} if kind is AutoModel else {}
+    try:
+        loaded = kind.from_pretrained(
+            located(settings.model), revision=settings.revision, trust_remote_code=False, **weights
+        )
+    except (OSError, ValueError) as error:
+        raise UserError(f"features: {settings.model}: {error}") from None
+    if isinstance(loaded, torch.nn.Module):
+        loaded.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+    return loaded
+
+
+def _mean(hidden: torch.Tensor, mask: torch.Tensor) -> np.ndarray:
+    """The mean over the positions of the mask, (rows, d); of an empty text it is zeros."""
+    weights = mask[..., None].to(torch.float32)
+    return ((hidden.float() * weights).sum(1) / weights.sum(1).clamp(min=1)).cpu().numpy()
+
+
+def _batches(items: Sequence[Item], size: int, what: str) -> Iterator[list[Item]]:
+    starts = range(0, len(items), size)
+    for start in track(starts, what, console=Console(stderr=True), transient=True, disable=len(starts) < 10):
+        yield list(items[start : start + size])

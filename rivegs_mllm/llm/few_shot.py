@@ -1,0 +1,190 @@
+"""Annotated posts that stand in a knowledge prompt as examples, in a JSONL that docs/distilling.md describes."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import orjson
+
+from rivegs_mllm.data.files import complete_file
+from rivegs_mllm.types import Entity, Sample, UserError
+
+VERSION = 1
+TYPE_WORDS = {
+    "PER": "person",
+    "LOC": "location",
+    "ORG": "organization",
+    "OTHER": "miscellaneous",
+    "MISC": "miscellaneous",
+}
+"""How a type is called in plain words; a type that is not here is called by its own name in small letters."""
+
+_KEYS = {"version", "id", "text", "image", "caption", "entities", "relation"}
+_ENTITY_KEYS = {"text", "type", "explanation", "shown"}
+
+
+class ExampleError(UserError):
+    """A line that is no annotated post. The message names the file, the line and the fault."""
+
+
+@dataclass(frozen=True, slots=True)
+class Explained:
+    """A named entity of an example: what it is, in a sentence, and whether the picture shows it (None: not said)."""
+
+    text: str
+    type: str
+    explanation: str = ""
+    shown: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """An annotated post. ``image`` is a path, "" without a picture; ``relation`` how picture and text are related."""
+
+    id: str
+    text: str
+    image: str = ""
+    caption: str = ""
+    entities: tuple[Explained, ...] = ()
+    relation: str = ""
+
+    @property
+    def answer(self) -> str:
+        """The annotation as the answer that a teacher shall imitate: a line of names, then the explanations."""
+        names = "; ".join(f"{entity.text} ({type_word(entity.type)})" for entity in self.entities)
+        said = [part for entity in self.entities for part in (entity.explanation, _shown(entity)) if part]
+        rest = " ".join([*said, self.relation]).strip()
+        return f"Named entities: {names or 'none'}" + (f"\n{rest}" if rest else "")
+
+
+def type_word(name: str) -> str:
+    """A type in plain words."""
+    return TYPE_WORDS.get(name, name.lower())
+
+
+def read_examples(path: Path) -> list[Example]:
+    """The examples of a JSONL file, their pictures' paths made relative to the working folder. Raises ExampleError."""
+    if not path.is_file():
+        raise ExampleError(f"{path}: no such file; start one with `rivegs distill-examples`")
+    examples: dict[str, Example] = {}
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            example = _example(orjson.loads(line), path.parent)
+        except orjson.JSONDecodeError as error:
+            raise ExampleError(f"{path}:{number}: not JSON: {error}") from None
+        except ExampleError as fault:
+            raise ExampleError(f"{path}:{number}: {fault}") from None
+        if example.id in examples:
+            raise ExampleError(f"{path}:{number}: id: {example.id!r} came already")
+        examples[example.id] = example
+    if not examples:
+        raise ExampleError(f"{path}: holds no example")
+    return list(examples.values())
+
+
+def write_examples(path: Path, examples: Sequence[Example]) -> None:
+    """Writes one example a line, pictures relative to the file; never a half file."""
+    with complete_file(path) as file:
+        for example in examples:
+            entities = [
+                {"text": entity.text, "type": entity.type, "explanation": entity.explanation, "shown": entity.shown}
+                for entity in example.entities
+            ]
+            raw = {
+                "version": VERSION,
+                "id": example.id,
+                "text": example.text,
+                "image": os.path.relpath(example.image, path.parent) if example.image else "",
+                "caption": example.caption,
+                "entities": entities,
+                "relation": example.relation,
+            }
+            file.write(orjson.dumps(raw, option=orjson.OPT_APPEND_NEWLINE))
+
+
+def start_examples(
+    samples: Sequence[Sample], folder: Path, count: int, seed: int, captions: Mapping[str, str] | None = None
+) -> list[Example]:
+    """The beginning of an example set: ``count`` labelled posts drawn at random, for people to correct and complete.
+
+    What the gold and the captions know is filled in. Explanations are the sentence of the post's own knowledge that
+    names the entity, or else its expression, and "" where there is neither: those are for people to write. Posts with
+    a name come first, so that few examples are empty. ``folder`` is what the samples' pictures are relative to.
+    """
+    if count < 1:
+        raise UserError(f"distill-examples: --count {count} posts; it must be 1 or more")
+    if count > len(samples):
+        raise UserError(f"{count} examples cannot be drawn from {len(samples)} posts; ask for fewer")
+    rng = random.Random(seed)
+    drawn = rng.sample(samples, len(samples))
+    drawn.sort(key=lambda sample: not sample.entities)
+    return [_started(sample, folder, (captions or {}).get(sample.id, "")) for sample in drawn[:count]]
+
+
+def _started(sample: Sample, folder: Path, caption: str) -> Example:
+    entities = tuple(
+        Explained(entity.text, entity.type, _explanation(sample, entity), entity.visible) for entity in sample.entities
+    )
+    belongs = any(entity.shown for entity in entities)
+    relation = "Text and picture belong together." if belongs else "The picture shows none of the names in the text."
+    image = str(folder / sample.image) if sample.image else ""
+    return Example(sample.id, sample.text, image, caption, entities, relation if sample.image else "")
+
+
+def _explanation(sample: Sample, entity: Entity) -> str:
+    sentences = [part for text in sample.knowledge[:1] for part in text.split(". ")]
+    known = next((part.rstrip(".") for part in sentences if entity.text.casefold() in part.casefold()), "")
+    looks = f"{entity.text} looks like {entity.expression}" if entity.expression else ""
+    return " ".join(f"{part}." for part in (known, looks) if part)
+
+
+def _shown(entity: Explained) -> str:
+    if entity.shown is None:
+        return ""
+    return f"The picture shows {entity.text}." if entity.shown else f"The picture does not show {entity.text}."
+
+
+def _example(raw: object, folder: Path) -> Example:
+    if type(raw) is not dict:
+        raise ExampleError("not a JSON object")
+    if raw.get("version", VERSION) != VERSION:
+        raise ExampleError(f"version: {raw['version']!r}; this release reads version {VERSION}")
+    if unknown := raw.keys() - _KEYS:
+        raise ExampleError(f"unknown field {sorted(unknown)[0]!r}; known are {', '.join(sorted(_KEYS))}")
+    for key in ("id", "text"):
+        if not (type(raw.get(key)) is str and raw[key].strip()):
+            raise ExampleError(f"{key}: {raw.get(key)!r} is not a non-empty string")
+    for key in ("image", "caption", "relation"):
+        if type(raw.get(key, "")) is not str:
+            raise ExampleError(f"{key}: {raw[key]!r} is not a string")
+    if type(raw.get("entities", [])) is not list:
+        raise ExampleError("entities: not a list")
+    entities = tuple(_explained(value, index, raw["text"]) for index, value in enumerate(raw.get("entities", [])))
+    image = str(folder / raw["image"]) if raw.get("image") else ""
+    return Example(raw["id"], raw["text"], image, raw.get("caption", ""), entities, raw.get("relation", ""))
+
+
+def _explained(raw: object, index: int, text: str) -> Explained:
+    where = f"entities[{index}]"
+    if type(raw) is not dict:
+        raise ExampleError(f"{where}: not a JSON object")
+    if unknown := raw.keys() - _ENTITY_KEYS:
+        raise ExampleError(
+            f"{where}: unknown field {sorted(unknown)[0]!r}; known are {', '.join(sorted(_ENTITY_KEYS))}"
+        )
+    for key in ("text", "type"):
+        if not (type(raw.get(key)) is str and raw[key].strip()):
+            raise ExampleError(f"{where}.{key}: {raw.get(key)!r} is not a non-empty string")
+    if raw["text"] not in text:
+        raise ExampleError(f"{where}.text: {raw['text']!r} does not stand in the example's text")
+    if type(raw.get("explanation", "")) is not str:
+        raise ExampleError(f"{where}.explanation: {raw['explanation']!r} is not a string")
+    if raw.get("shown") is not None and type(raw["shown"]) is not bool:
+        raise ExampleError(f"{where}.shown: {raw['shown']!r} is not true, false or null")
+    return Explained(raw["text"], raw["type"], raw.get("explanation", ""), raw.get("shown"))

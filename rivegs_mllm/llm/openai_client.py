@@ -1,0 +1,263 @@
+"""Asking an endpoint that speaks OpenAI's chat completions over HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+import json
+import os
+import time
+import zlib
+from datetime import datetime, timezone
+from email.utils import parsedate_to_datetime
+from urllib.parse import urlsplit
+
+import openai
+import orjson
+
+from rivegs_mllm.data.images import PictureError
+from rivegs_mllm.distill.fitted import whole_characters
+from rivegs_mllm.llm.client import Answer, OpenAIChat, Sampling, TeacherError, Turns, picture_paths, shown_picture
+from rivegs_mllm.types import UserError
+
+MAX_BYTES = 4 * 2**20
+"""The longest response that is read: far more than any answer asked for, and little enough for hundreds at a time."""
+
+MAX_ERROR_BYTES = 2**16
+"""The longest body of an error that is read."""
+
+_JPEG_QUALITY = 92
+_LONGEST_WAIT = 600.0
+_SHOWN = 300
+_AGAIN = (408, 409, 425, 429)
+_LONGEST_WORD = 200
+"""Letters of a model's name or a reason to stop."""
+_MOST_TOKENS = 2**53
+_SHORTEST_SECRET = 6
+"""A shorter key is no secret, and would blot out words of answers that happen to be the same."""
+_GZIP_OR_ZLIB = 32 + zlib.MAX_WBITS
+
+
+class OpenAITeacher:
+    """A client of ``chat.base_url``. It tries once; retrying is the caller's (``rivegs_mllm.llm.client.ask``)."""
+
+    def __init__(self, chat: OpenAIChat, sampling: Sampling):
+        """Raises UserError where the key is not in the environment or stands in the address."""
+        self.chat = chat
+        self.key = _key(chat)
+        self.client = openai.AsyncOpenAI(
+            api_key=self.key or "none",
+            base_url=chat.base_url,
+            timeout=chat.timeout,
+            max_retries=0,
+            http_client=_CarefulClient(timeout=chat.timeout),
+        )
+        self.settings = {
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            chat.max_tokens_field: sampling.max_tokens,
+            "seed": sampling.seed,
+            **({"stop": sampling.stop} if sampling.stop else {}),
+            **chat.extra,
+        }
+
+    async def ask(self, turns: Turns) -> Answer:
+        """One request. Raises TeacherError for a wrong key, an unknown model and an account without credit."""
+        if picture_paths(turns):
+            try:
+                turns = await asyncio.to_thread(_with_pictures, turns, self.chat.max_side)
+            except PictureError as error:
+                return Answer(error=str(error))
+        start = time.perf_counter()
+        try:
+            body = await asyncio.wait_for(self._body(turns), self.chat.timeout)
+        except (openai.APITimeoutError, asyncio.TimeoutError):
+            return self._failed(start, f"no answer in {self.chat.timeout:g} seconds", again=True)
+        except openai.APIStatusError as error:
+            return self._refused(start, error)
+        except (openai.OpenAIError, OSError, ValueError) as error:
+            return self._failed(start, f"connection failed: {error.__cause__ or error!r}", again=True)
+        if body is None:
+            return self._failed(start, f"the response is longer than {MAX_BYTES:,} bytes, which no answer is")
+        return self._read(start, body)
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        await self.client.close()
+
+    async def _body(self, turns: Turns) -> bytes | None:
+        """The response's body, None where it is too long."""
+        call = self.client.chat.completions.with_streaming_response.create(
+            model=self.chat.model, messages=turns, extra_body=self.settings
+        )
+        async with call as response:
+            parts, size = [], 0
+            try:
+                async for part in response.iter_bytes():
+                    parts.append(part)
+                    size += len(part)
+                    if size > MAX_BYTES:
+                        return None
+            except Exception as error:  # of the HTTP library below openai, which is another one from version to version
+                raise ConnectionError(repr(error)) from error
+            return b"".join(parts)
+
+    def _read(self, start: float, body: bytes) -> Answer:
+        """The answer in a body; whatever is not one becomes an error."""
+        latency = time.perf_counter() - start
+        try:
+            value = _json(body)
+            choice = value["choices"][0]
+            message = choice["message"]
+            text = _text(message.get("content") or message.get("refusal") or "")
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
+            shown = self._hidden(body[: 2 * MAX_ERROR_BYTES].decode("utf-8", "replace"))[:_SHOWN]
+            return self._failed(start, f"the response is no chat completion: {shown!r}", again=True)
+        usage = value.get("usage")
+        usage = usage if type(usage) is dict else {}
+        return Answer(
+            text=self._hidden(text),
+            finish_reason="refusal" if message.get("refusal") else self._word(choice.get("finish_reason")),
+            prompt_tokens=_count(usage.get("prompt_tokens")),
+            completion_tokens=_count(usage.get("completion_tokens")),
+            latency=latency,
+            model=self._word(value.get("model")),
+        )
+
+    def _refused(self, start: float, error: openai.APIStatusError) -> Answer:
+        """What a response of status 400 and above means for this question. Raises TeacherError where for all."""
+        status, said = error.status_code, self._hidden(str(error.message))[:_SHOWN]
+        where = f"{self.chat.base_url} ({self.chat.model}) answers {status}: {said}"
+        if status < 400:
+            target = self._hidden(error.response.headers.get("location", "nowhere"))[:_SHOWN]
+            raise TeacherError(
+                f"{self.chat.base_url} ({self.chat.model}) redirects ({status}) to {target!r}; redirects are not "
+                "followed: set teacher.base_url to where the endpoint is"
+            )
+        if status == 401:
+            raise TeacherError(f"{where}; set {self.chat.key_env or 'teacher.key_env'} to a key that it knows")
+        if status in (404, 405) or error.code == "model_not_found":
+            raise TeacherError(f"{where}; check teacher.base_url (it mostly ends in /v1) and teacher.model")
+        if status == 402 or error.code == "insufficient_quota":
+            raise TeacherError(f"{where}; the account has no credit left; the same command goes on when it has")
+        again = status in _AGAIN or status >= 500
+        return self._failed(start, f"status {status}: {said}", again, _asked_wait(error.response.headers))
+
+    def _failed(self, start: float, error: str, again: bool = False, wait: float = 0.0) -> Answer:
+        return Answer(error=self._hidden(error), latency=time.perf_counter() - start, again=again, wait=wait)
+
+    def _hidden(self, text: str) -> str:
+        """The text without the key, should an endpoint repeat it. To be called before anything is cut."""
+        return text.replace(self.key, "***") if len(self.key) >= _SHORTEST_SECRET else text
+
+    def _word(self, value: object) -> str:
+        """A short text that an endpoint says beside its answer, "" where it is none."""
+        return self._hidden(whole_characters(value))[:_LONGEST_WORD] if type(value) is str else ""
+
+
+class _CarefulClient(openai.DefaultAsyncHttpxClient):
+    """Follows no redirect, and reads no more of an error than can be shown.
+
+    A question holds a picture and goes nowhere but where the recipe says. openai reads the body of an error whole and
+    decoded, however long it is.
+    """
+
+    async def send(self, request, *, stream: bool = False, **options):
+        """The response; of one that is an error a short copy that needs no decoding."""
+        response = await super().send(request, stream=True, **{**options, "follow_redirects": False})
+        if response.status_code < 300:
+            if not stream:
+                await response.aread()
+            return response
+        parts, size = [], 0
+        try:
+            async for part in response.aiter_raw():
+                parts.append(part)
+                size += len(part)
+                if size >= MAX_ERROR_BYTES:
+                    break
+        finally:
+            await response.aclose()
+        body = _unzipped(b"".join(parts), response.headers.get("content-encoding", ""))
+        kept = {name: response.headers[name] for name in ("location", "retry-after") if name in response.headers}
+        return type(response)(response.status_code, headers=kept, content=body, request=request)
+
+
+def _key(chat: OpenAIChat) -> str:
+    address = urlsplit(chat.base_url)
+    if address.scheme not in ("http", "https") or not address.netloc:
+        raise UserError(f"teacher.base_url: {chat.base_url!r} is no address such as http://localhost:8000/v1")
+    if address.username or address.password or address.query:
+        raise UserError("teacher.base_url: holds a user, password or query; keys are read from teacher.key_env alone")
+    if chat.key_env is None:
+        return ""
+    key = os.environ.get(chat.key_env, "").strip()
+    if not all("!" <= letter <= "~" for letter in key):
+        raise UserError(f"teacher.key_env: {chat.key_env} holds letters that no key has; export it anew")
+    if not key:
+        raise UserError(
+            f"teacher.key_env: the environment has no {chat.key_env}; export it, or set key_env to null for an "
+            "endpoint that wants no key"
+        )
+    return key
+
+
+def _with_pictures(turns: Turns, max_side: int) -> Turns:
+    """The turns with each picture as a data URL."""
+    return [
+        turn
+        if isinstance(turn["content"], str)
+        else {**turn, "content": [_sent_part(part, max_side) for part in turn["content"]]}
+        for turn in turns
+    ]
+
+
+def _sent_part(part: dict, max_side: int) -> dict:
+    if part["type"] != "image":
+        return part
+    data = io.BytesIO()
+    shown_picture(part["path"], max_side).save(data, "JPEG", quality=_JPEG_QUALITY)
+    encoded = base64.b64encode(data.getvalue()).decode("ascii")
+    return {"type": "image_url", "image_url": {"url": f"data:image/jpeg;base64,{encoded}"}}
+
+
+def _json(body: bytes) -> dict:
+    """A response's JSON. Half characters (lone surrogates) become U+FFFD: the answer is paid for and can be read."""
+    try:
+        return orjson.loads(body)
+    except ValueError:
+        return json.loads(body)
+
+
+def _text(value: object) -> str:
+    if type(value) is not str:
+        raise TypeError
+    return whole_characters(value)
+
+
+def _count(value: object) -> int | None:
+    return value if type(value) is int and 0 <= value < _MOST_TOKENS else None
+
+
+def _unzipped(body: bytes, encoding: str) -> bytes:
+    """The beginning of a body as it was before it was compressed; as it came where it cannot be read."""
+    if encoding.lower() not in ("gzip", "deflate"):
+        return body[:MAX_ERROR_BYTES]
+    try:
+        return zlib.decompressobj(_GZIP_OR_ZLIB).decompress(body, MAX_ERROR_BYTES)
+    except zlib.error:
+        return b"a compressed text that is damaged"
+
+
+def _asked_wait(headers) -> float:
+    """Seconds that a Retry-After header asks for; 0 without one, and never more than _LONGEST_WAIT."""
+    value = headers.get("retry-after", "")
+    try:
+        seconds = float(value)
+    except ValueError:
+        try:
+            seconds = (parsedate_to_datetime(value) - datetime.now(timezone.utc)).total_seconds()
+        except (ValueError, TypeError, OverflowError):
+            return 0.0
+    return min(max(seconds, 0.0), _LONGEST_WAIT) if seconds == seconds else 0.0

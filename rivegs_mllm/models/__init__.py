@@ -1,0 +1,1 @@
+"""Pretrained models: loaded, adapted, and generating answers."""

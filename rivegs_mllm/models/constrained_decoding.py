@@ -1,0 +1,96 @@
+"""Generation that can name nothing but what the post says: mentions are runs of its words, types those of the contract.
+
+A mention that is not in the post is never right, and small models misspell names that they have not learned.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import torch
+from transformers import LogitsProcessor, PreTrainedTokenizerBase
+
+from rivegs_mllm.answer.serialization import escape
+
+LONGEST = 30
+"""Words that a mention can have."""
+
+_LINE = re.compile(rb"entity [0-9]+:(.*)", re.DOTALL)
+_BEHIND = " ("
+"""What ends a mention: its type follows."""
+_MARKS = (")\n", ",")
+"""What ends a type: the line, whose end may be one token with the bracket; or the occurrence follows."""
+
+
+class Spelling:
+    """The bytes of each token, and the tokens by their bytes. Special tokens have none."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase):
+        letters = _letters()
+        self.bytes = {
+            token: bytes(letters[letter] for letter in text)
+            for text, token in tokenizer.get_vocab().items()
+            if token not in tokenizer.added_tokens_decoder and all(letter in letters for letter in text)
+        }
+        self.tokens = {spelled: token for token, spelled in self.bytes.items()}
+        self.longest = max(map(len, self.tokens))
+
+
+class PostMentions(LogitsProcessor):
+    """Within the line of an entity, only tokens are left by which its mention stays a run of words of the row's post.
+
+    ``posts`` are the words of each row's post; rows behind these are left as they are. The mention is followed by one
+    of ``types``. For tokenizers that spell bytes (byte-level BPE), as those of the Qwen models do. One for each call of
+    ``generate``.
+    """
+
+    def __init__(self, spelling: Spelling, posts: Sequence[Sequence[str]], types: Sequence[str]):
+        self.spelling = spelling
+        self.ends = [f"{type}{mark}".encode() for type in types for mark in _MARKS]
+        self.mentions = [_mentions(words) for words in posts]
+        self.lines = [b""] * len(posts)
+        self.begun = False
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """The scores (rows, tokens) of the next token, what must not follow at minus infinity."""
+        if self.begun:
+            for row, token in enumerate(input_ids[: len(self.lines), -1].tolist()):
+                self.lines[row] = (self.lines[row] + self.spelling.bytes.get(token, b"")).rpartition(b"\n")[2]
+        self.begun = True
+        for row, (line, mentions) in enumerate(zip(self.lines, self.mentions, strict=True)):
+            if (entity := _LINE.fullmatch(line)) and (allowed := self._next(entity[1], mentions)):
+                kept = scores[row, allowed]
+                scores[row] = float("-inf")
+                scores[row, allowed] = kept
+        return scores
+
+    def _next(self, written: bytes, mentions: Sequence[bytes]) -> list[int]:
+        """The tokens that can follow what is ``written`` behind an entity's label; none where all of it is said."""
+        behind = [written[len(mention) :] for mention in mentions if written.startswith(mention)]
+        if any(own.startswith(end) for own in behind for end in self.ends):
+            return []
+        rests = [mention[len(written) :] for mention in mentions if mention.startswith(written)]
+        rests += [end[len(own) :] for own in behind for end in self.ends if end.startswith(own)]
+        parts = {rest[: self.spelling.longest] for rest in rests}
+        texts = {part[:length] for part in parts for length in range(1, len(part) + 1)}
+        return sorted(self.spelling.tokens[text] for text in texts if text in self.spelling.tokens)
+
+
+def _letters() -> dict[str, int]:
+    """By the letter that byte-level BPE writes for a byte (GPT-2): printable bytes stand for themselves."""
+    plain = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAC + 1), *range(0xAE, 0xFF + 1)]
+    letters = {chr(byte): byte for byte in plain}
+    for number, byte in enumerate(byte for byte in range(256) if byte not in plain):
+        letters[chr(256 + number)] = byte
+    return letters
+
+
+def _mentions(words: Sequence[str]) -> list[bytes]:
+    """Each run of words as the line of an entity has it, with what stands before and behind."""
+    runs = {
+        " ".join(words[start:end])
+        for start in range(len(words))
+        for end in range(start + 1, min(start + LONGEST, len(words)) + 1)
+    }
+    return [f" {escape(run)}{_BEHIND}".encode() for run in sorted(runs)]

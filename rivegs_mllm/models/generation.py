@@ -1,0 +1,229 @@
+"""Answers from a model: batched, left-padded, after a forced prefix or none, with the probability of being visible."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedTokenizerBase,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
+
+from rivegs_mllm.answer.contract import SEGMENTS, Contract
+from rivegs_mllm.answer.serialization import Piece, line_start, parse, render
+from rivegs_mllm.data.images import PictureError
+from rivegs_mllm.models.constrained_decoding import PostMentions, Spelling
+from rivegs_mllm.models.loading import System, check_decision_tokens
+from rivegs_mllm.training.dataset import Encoder, Tensors, batch, blank_row, encode_prompt, with_picture
+from rivegs_mllm.types import Prediction, Sample, UserError
+
+Item = TypeVar("Item")
+
+_BEFORE_DECISION = re.compile(r"visible ([0-9]+):$")
+
+
+class VisibleScores(LogitsProcessor):
+    """Notes at each step how probable yes is against no, for each row."""
+
+    def __init__(self, yes: int, no: int):
+        self.yes = yes
+        self.no = no
+        self.steps: list[torch.Tensor] = []
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        self.steps.append((scores[:, self.yes] - scores[:, self.no]).float().sigmoid())
+        return scores
+
+
+class SegmentEnd(StoppingCriteria):
+    """Stops a row as soon as it begins a line of another segment than ``segment``; ``prompt`` columns come before."""
+
+    REACH = 16
+    """Tokens, from the end, in which the beginning of a line is looked for: more than its label can have."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, segment: str, prompt: int):
+        self.tokenizer = tokenizer
+        self.foreign = foreign_line(segment)
+        self.prompt = prompt
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs) -> torch.Tensor:
+        start = max(self.prompt, input_ids.shape[1] - self.REACH)
+        before = "" if start == self.prompt else " "  # what is looked at does not begin a line then
+        texts = self.tokenizer.batch_decode(input_ids[:, start:], clean_up_tokenization_spaces=False)
+        ended = [self.foreign.search(before + text) is not None for text in texts]
+        return torch.tensor(ended, device=input_ids.device)
+
+
+def foreign_line(segment: str) -> re.Pattern[str]:
+    """Finds where a text begins a line of another segment than ``segment``."""
+    labels = [line_start(other).rstrip(":") for other in SEGMENTS if other != segment]
+    return re.compile(rf"^(?:{'|'.join(labels)})", re.MULTILINE)
+
+
+class Generator:
+    """Answers samples with one system; the mentions it writes are words of the post (constrain.py).
+
+    ``keep_vision`` and ``synced`` are for ranks that share a sharded model.
+    """
+
+    def __init__(
+        self, system: System, folder: Path, max_new_tokens: int, keep_vision: bool = False, synced: bool = False
+    ):
+        self.system = system
+        self.folder = folder
+        self.encoder = Encoder(system.processor)
+        self.blank = blank_row(self.encoder) if keep_vision else None
+        self.synced = synced
+        self.decision = check_decision_tokens(system.processor.tokenizer)
+        self.spelling = Spelling(system.processor.tokenizer)
+        tokenizer = self.encoder.tokenizer
+        self.settings = GenerationConfig(
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            use_cache=True,
+            repetition_penalty=1.0,  # else the base's own holds, and those of Qwen would shift boxes and scores
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+
+    def answer(
+        self,
+        samples: Sequence[Sample],
+        drafts: Sequence[Prediction] | None = None,
+        until: str | None = None,
+        only: str | None = None,
+    ) -> list[Prediction]:
+        """One prediction a sample, in order. With ``drafts`` the segments up to ``until`` are forced to what they say.
+
+        A draft that says what its ``raw`` says up to there is forced as it stands in ``raw``, so that a model goes on
+        from its own words. ``only`` is the one segment to be generated; null generates all the rest. Raises UserError
+        for a draft that an answer cannot say.
+
+        A post whose picture cannot be opened is answered from its text alone, and its ``errors`` say so.
+        """
+        seen, rows, forced, faults = [], [], [], []
+        for index, sample in enumerate(samples):
+            shown, prompt, fault = self._prompt(sample)
+            text, tokens = self._forced(shown, drafts[index] if drafts else None, until)
+            rows.append({**batch([{**prompt, **tokens}], self.encoder.tokenizer.pad_token_id), **_NO_ANSWER})
+            seen.append(shown)
+            forced.append(text)
+            faults.append(fault)
+        scores = VisibleScores(*self.decision)
+        mentions = PostMentions(self.spelling, [sample.tokens for sample in samples], self.system.contract.types)
+        generated = self._generate(rows, [scores, mentions], only)[: len(samples)]
+        probabilities = torch.stack(scores.steps, 1)
+        return [
+            self._read(sample, text, tokens, row, fault, only)
+            for sample, text, tokens, row, fault in zip(
+                seen, forced, generated.tolist(), probabilities.tolist()[: len(samples)], faults, strict=True
+            )
+        ]
+
+    def _prompt(self, sample: Sample) -> tuple[Sample, Tensors, tuple[str, ...]]:
+        """The sample as it can be shown, without a picture that cannot be opened; its prompt; and what was wrong."""
+        contract, instruction = self.system.contract, self.system.instruction
+        try:
+            return sample, encode_prompt(sample, self.folder, self.encoder, contract, instruction), ()
+        except PictureError as error:
+            blind = dataclasses.replace(sample, image="", size=None)
+            prompt = encode_prompt(blind, self.folder, self.encoder, contract, instruction)
+            return blind, prompt, (f"no picture: {error}",)
+
+    def _forced(self, sample: Sample, draft: Prediction | None, until: str | None) -> tuple[str, Tensors]:
+        if draft is None:
+            return "", self.encoder.answer((), end=False)
+        contract = self.system.contract.until(until)
+        if _says(sample, draft, contract):
+            pieces = [Piece(until, f"{line}\n") for line in draft.raw[:-1].split("\n")]
+        else:
+            try:
+                pieces = render(sample.tokens, draft.knowledge, draft.entities, contract, _size(sample))
+            except UserError as error:
+                raise UserError(f"post {sample.id!r}: {error}") from None
+        return "".join(piece.text for piece in pieces), self.encoder.answer(pieces, end=False)
+
+    @torch.inference_mode()
+    def _generate(self, rows: Sequence[Tensors], watchers: list[LogitsProcessor], only: str | None) -> torch.Tensor:
+        """The new tokens of each row, (rows, steps), padded behind the end token."""
+        model = self.system.model
+        inputs = batch(with_picture(rows, self.blank), self.encoder.tokenizer.pad_token_id)
+        inputs = {key: value.to(model.device) for key, value in inputs.items()}
+        prompt = inputs["input_ids"].shape[1]
+        ends = [] if only is None else [SegmentEnd(self.encoder.tokenizer, only, prompt)]
+        whole = model.generate(
+            **inputs,
+            generation_config=self.settings,
+            logits_processor=LogitsProcessorList(watchers),
+            stopping_criteria=StoppingCriteriaList(ends),
+            synced_gpus=self.synced,
+        )
+        return whole[:, prompt:]
+
+    def _read(
+        self,
+        sample: Sample,
+        forced: str,
+        tokens: list[int],
+        probabilities: list[float],
+        faults: tuple[str, ...],
+        only: str | None = None,
+    ) -> Prediction:
+        contract, tokenizer = self.system.contract, self.encoder.tokenizer
+        if tokenizer.eos_token_id in tokens:
+            tokens = tokens[: tokens.index(tokenizer.eos_token_id)]
+        text = tokenizer.decode(tokens, clean_up_tokenization_spaces=False)
+        if only is not None:
+            contract = contract.until(only)
+            text = foreign_line(only).split(text, maxsplit=1)[0]
+        scores = self._scores(tokens, probabilities)
+        prediction = parse(sample.id, forced + text, sample.tokens, contract, _size(sample), scores)
+        return dataclasses.replace(prediction, errors=faults + prediction.errors)
+
+    def _scores(self, tokens: list[int], probabilities: list[float]) -> dict[int, float]:
+        """The probability of yes by the number of the entity it was decided for."""
+        scores: dict[int, float] = {}
+        for step, token in enumerate(tokens):
+            if token in self.decision:
+                before = self.encoder.tokenizer.decode(tokens[max(0, step - 8) : step])
+                if match := _BEFORE_DECISION.search(before):
+                    scores.setdefault(int(match[1]), probabilities[step])
+        return scores
+
+
+_NO_ANSWER = {"answer": torch.empty(0, dtype=torch.long), "weights": torch.empty(0)}
+
+
+def _says(sample: Sample, draft: Prediction, contract: Contract) -> bool:
+    """Whether the draft's raw text is whole lines up to the contract's last segment that say what its fields say."""
+    last = contract.segments[-1]
+    numbers = range(1, len(draft.entities) + 1) if last in ("expressions", "visible") else ()
+    begun = [*(line_start(last, number) for number in numbers)] or [line_start(last).rstrip(":")]
+    lines = draft.raw.split("\n")
+    if lines.pop() or not all(any(line.startswith(start) for line in lines) for start in begun):
+        return False
+    for segment in SEGMENTS[SEGMENTS.index(last) + 1 :]:
+        if any(line.startswith(line_start(segment).rstrip(":")) for line in lines):
+            return False
+    read = parse(sample.id, draft.raw, sample.tokens, contract, _size(sample))
+    entities = tuple(dataclasses.replace(entity, visible_score=None) for entity in draft.entities)
+    return (read.knowledge, read.entities) == (draft.knowledge, entities)
+
+
+def _size(sample: Sample) -> tuple[int, int] | None:
+    return sample.size if sample.image else None
+
+
+def batches(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
+    """The items, ``size`` at a time."""
+    for start in range(0, len(items), size):
+        yield items[start : start + size]

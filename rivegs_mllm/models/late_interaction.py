@@ -1,0 +1,174 @@
+"""A text matched against the cells of a picture: late interaction (arXiv 2004.12832) over a frozen vision tower.
+
+The tower is that of any Qwen-VL base and is never trained, so each picture goes through it once; what is trained is
+what each word of a text weighs, and a linear change of the cells. The grounder reads the best cell, the entailment
+classifier how well the best cell fits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.nn import functional as F  # noqa: N812
+from torch.nn.utils.rnn import pad_sequence
+from transformers import AutoModel, AutoModelForImageTextToText, AutoProcessor, ProcessorMixin
+from transformers.models.qwen2_vl.configuration_qwen2_vl import Qwen2VLVisionConfig
+from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VisionTransformerPretrainedModel
+
+from rivegs_mllm.models.loading import base_path
+from rivegs_mllm.types import UserError
+
+AutoModel.register(Qwen2VLVisionConfig, Qwen2VisionTransformerPretrainedModel, exist_ok=True)  # transformers lacks it
+
+NOTHING = -1e4
+"""The score of a cell that is padding: none after a softmax, and still a finite number."""
+
+
+class Eyes:
+    """A frozen vision tower and its processor: pictures to cell tokens, texts to token ids.
+
+    ``words`` (vocabulary, d) is the direction of each token's embedding in the base's language model, which reads
+    cell tokens, d wide too, in the same place.
+    """
+
+    WORDS = "words.safetensors"
+
+    def __init__(self, tower: nn.Module, processor: ProcessorMixin, words: torch.Tensor):
+        self.tower = tower.eval().requires_grad_(False)
+        self.processor = processor
+        self.words = words
+
+    @classmethod
+    def of_base(cls, base: str) -> Eyes:
+        """The tower of a Qwen-VL base: a hub id, a folder, or ``tiny``. Raises UserError where it has none."""
+        path = base_path(base)
+        try:
+            model = AutoModelForImageTextToText.from_pretrained(path, dtype=torch.float32, use_safetensors=True)
+            words = F.normalize(model.get_input_embeddings().weight.detach(), dim=-1).half()
+            return cls(model.model.visual, AutoProcessor.from_pretrained(path), words)
+        except (OSError, ValueError, AttributeError) as error:
+            raise UserError(f"{path}: no Qwen-VL base whose vision tower could be used: {error}") from None
+
+    @classmethod
+    def load(cls, folder: Path) -> Eyes:
+        """What ``save`` saved. Raises UserError where it is not whole."""
+        try:
+            words = load_file(folder / cls.WORDS)["words"]
+            return cls(AutoModel.from_pretrained(folder), AutoProcessor.from_pretrained(folder), words)
+        except (OSError, ValueError, KeyError, SafetensorError) as error:
+            raise UserError(f"{folder}: no vision tower that was saved whole: {error}; train the stage again") from None
+
+    def save(self, folder: Path) -> None:
+        """Tower, processor and words, so that a trained folder needs no base beside it."""
+        self.tower.save_pretrained(folder)
+        self.processor.save_pretrained(folder)
+        save_file({"words": self.words}, folder / self.WORDS)
+
+    @property
+    def width(self) -> int:
+        """The width of a cell token."""
+        return self.words.shape[1]
+
+    @torch.inference_mode()
+    def look(self, images: Sequence[Image.Image]) -> list[Cells]:
+        """The cells of each picture."""
+        pixels = self.processor.image_processor(list(images), return_tensors="pt").to(self.tower.device)
+        grids = pixels["image_grid_thw"]
+        tokens = self.tower(pixels["pixel_values"], grid_thw=grids).pooler_output
+        merge = self.processor.image_processor.merge_size
+        shapes = [(int(rows) // merge, int(columns) // merge) for _, rows, columns in grids]
+        parts = tokens.float().cpu().split([rows * columns for rows, columns in shapes])
+        return [Cells(part.clone(), *shape) for part, shape in zip(parts, shapes, strict=True)]
+
+    def read(self, texts: Sequence[str]) -> list[torch.Tensor]:
+        """The token ids of each text, (tokens,)."""
+        tokenizer = self.processor.tokenizer
+        return [torch.tensor(ids) for ids in tokenizer(list(texts), add_special_tokens=False).input_ids]
+
+
+@dataclass(frozen=True)
+class Cells:
+    """A picture as its tower sees it: ``tokens`` (rows * columns, d), row by row."""
+
+    tokens: torch.Tensor
+    rows: int
+    columns: int
+
+    def centres(self) -> torch.Tensor:
+        """(rows * columns, 2): x and y of each cell's centre in [0, 1] of the picture."""
+        y, x = torch.meshgrid(torch.arange(self.rows), torch.arange(self.columns), indexing="ij")
+        return torch.stack([(x.flatten() + 0.5) / self.columns, (y.flatten() + 0.5) / self.rows], 1)
+
+
+def pad_pairs(cells: Sequence[Cells], texts: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Pairs of a picture and a text, padded: the arguments of ``WordMatch.forward`` by name."""
+    return {
+        "cells": pad_sequence([own.tokens for own in cells], batch_first=True),
+        "cell_mask": pad_sequence([torch.ones(len(own.tokens), dtype=torch.bool) for own in cells], batch_first=True),
+        "words": pad_sequence(list(texts), batch_first=True),
+        "word_mask": pad_sequence([torch.ones(len(ids), dtype=torch.bool) for ids in texts], batch_first=True),
+    }
+
+
+class WordMatch(nn.Module):
+    """Scores every cell of a picture by how alike it is to the words of a text, as the base embeds both.
+
+    What is learned is how much each word of a text counts, and a linear change of the cells: nothing of single words,
+    so that names learned by heart do not stand in the way of expressions that were never read before. ``words`` is
+    that of ``Eyes``; ``width`` and ``layers`` are those of the encoder that weighs.
+    """
+
+    MAX_WORDS = 512
+
+    def __init__(self, words: torch.Tensor, width: int = 128, layers: int = 2):
+        super().__init__()
+        seen = words.shape[1]
+        self.register_buffer("words", words, persistent=False)
+        self.into = nn.Linear(seen, width)
+        self.places = nn.Embedding(self.MAX_WORDS, width)
+        layer = nn.TransformerEncoderLayer(
+            width, max(1, width // 32), 2 * width, 0.1, "gelu", batch_first=True, norm_first=True
+        )
+        self.encoder = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
+        self.weight = nn.Linear(width, 1)
+        self.norm = nn.LayerNorm(seen)
+        self.key = nn.Linear(seen, seen)
+        self.sharpness = nn.Parameter(torch.tensor(15.0))
+        for start in (self.weight, self.key):  # all words count alike, and cells are taken as they are
+            nn.init.zeros_(start.weight)
+            nn.init.zeros_(start.bias)
+
+    def forward(
+        self, cells: torch.Tensor, cell_mask: torch.Tensor, words: torch.Tensor, word_mask: torch.Tensor
+    ) -> torch.Tensor:
+        """``cells`` (B, C, seen), ``words`` (B, T) token ids, masks true where not padding; scores (B, C)."""
+        fits = torch.einsum("bd,bcd->bc", self.query(words, word_mask), self.keys(cells))
+        return fits.masked_fill(~cell_mask, NOTHING)
+
+    def all_pairs(
+        self, cells: torch.Tensor, cell_mask: torch.Tensor, words: torch.Tensor, word_mask: torch.Tensor
+    ) -> torch.Tensor:
+        """Every text against every picture, as in contrastive training: scores (texts, pictures, C)."""
+        fits = torch.einsum("td,pcd->tpc", self.query(words, word_mask), self.keys(cells))
+        return fits.masked_fill(~cell_mask, NOTHING)
+
+    def keys(self, cells: torch.Tensor) -> torch.Tensor:
+        """What queries are compared with, (B, C, seen)."""
+        return F.normalize(cells, dim=-1) + self.key(self.norm(cells))
+
+    def query(self, words: torch.Tensor, word_mask: torch.Tensor) -> torch.Tensor:
+        """What a text looks for, (B, seen): the mean of its words, weighed by attention."""
+        if words.shape[1] > self.MAX_WORDS:
+            raise UserError(f"a text of {words.shape[1]} tokens; at most {self.MAX_WORDS} can be matched: shorten it")
+        known = self.words[words].float()
+        hidden = self.into(known * known.shape[-1] ** 0.5) + self.places.weight[: words.shape[1]]
+        hidden = self.encoder(hidden, src_key_padding_mask=~word_mask)
+        weights = self.weight(hidden).masked_fill(~word_mask[..., None], NOTHING).softmax(1)
+        return self.sharpness * (weights * known).sum(1)

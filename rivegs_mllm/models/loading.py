@@ -1,0 +1,270 @@
+"""Base model, processor and adapter: loaded, made trainable, saved, and loaded again with the contract checked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from peft import PeftModel, get_peft_model, get_peft_model_state_dict, prepare_model_for_kbit_training
+from peft.utils import SAFETENSORS_WEIGHTS_NAME
+from safetensors import SafetensorError, safe_open
+from transformers import (
+    AutoConfig,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    ProcessorMixin,
+)
+from transformers.integrations import is_deepspeed_zero3_enabled
+
+from rivegs_mllm.answer.contract import NATIVE_STEPS, Contract, loc_tokens
+from rivegs_mllm.answer.prompt import check_instruction
+from rivegs_mllm.answer.serialization import NO, YES
+from rivegs_mllm.config.bounds import shown
+from rivegs_mllm.config.schema import AnswerRecipe, ModelRecipe, Recipe
+from rivegs_mllm.data.files import write_text
+from rivegs_mllm.data.foreign import loading, one_line, read_object
+from rivegs_mllm.models.fused_lora import use_fused_layers
+from rivegs_mllm.types import UserError
+
+TINY = Path(__file__).parents[1] / "tiny" / "base"
+
+
+@dataclass
+class System:
+    """A model that can answer: with its processor, the contract of its answers and what it is asked."""
+
+    model: torch.nn.Module
+    processor: ProcessorMixin
+    contract: Contract
+    instruction: str
+
+
+def load_base(recipe: Recipe) -> System:
+    """The base model of a recipe, untrained for the task, with rows for location tokens added if it lacks them."""
+    processor, contract = load_without_weights(recipe)
+    model = load_model(recipe.model)
+    add_rows(model, processor.tokenizer)
+    return System(model, processor, contract, recipe.answer.instruction)
+
+
+def load_without_weights(recipe: Recipe) -> tuple[ProcessorMixin, Contract]:
+    """Processor, its location tokens added, and contract: all that decides what a base model is given."""
+    processor = load_processor(recipe.model)
+    contract = make_contract(recipe.model, recipe.answer, processor)
+    check_instruction(recipe.answer.instruction)
+    if contract.encoding == "loc":
+        add_tokens(processor.tokenizer, loc_tokens(contract.bins))
+    check_decision_tokens(processor.tokenizer)
+    return processor, contract
+
+
+def add_adapter(system: System, recipe: Recipe) -> System:
+    """The system with a LoRA adapter to train, which also trains the rows of tokens that were added to the base."""
+    model, lora = system.model, recipe.lora
+    if recipe.model.quantization is not None:
+        if is_deepspeed_zero3_enabled():
+            raise UserError("model.quantization: 4-bit weights cannot be sharded by ZeRO-3; use zero2.yaml, or no nf4")
+        model = prepare_model_for_kbit_training(
+            model, recipe.train.gradient_checkpointing, recipe.train.gradient_checkpointing_kwargs
+        )
+    new = new_token_ids(system, recipe.model)
+    if new:
+        tied = model.config.get_text_config().tie_word_embeddings
+        lora.trainable_token_indices = {"embed_tokens": new} if tied else {"embed_tokens": new, "lm_head": new}
+    sharded = is_deepspeed_zero3_enabled()
+    # A sharded weight is whole only within its own module, and a weight of 4 bits is none to multiply with.
+    if recipe.train.device.type == "cpu" and not sharded and recipe.model.quantization is None:
+        use_fused_layers(lora)
+    # ZeRO-3 wants one type in a module; elsewhere float32 adapters beside a bfloat16 base are safer.
+    try:
+        system.model = get_peft_model(model, lora, autocast_adapter_dtype=not sharded)
+    except Exception as error:  # PEFT, such as for modules that are not there
+        raise UserError(f"lora: {one_line(error)}") from error
+    return system
+
+
+def save_beside_weights(system: System, folder: Path) -> None:
+    """All that an adapter folder holds beside the weights; the contract last, so that a folder with one is whole.
+
+    Raises UserError where the training went astray and a weight is no number.
+    """
+    for name, value in system.model.named_parameters():
+        if value.requires_grad and not torch.isfinite(value).all():
+            raise UserError(f"{folder}: {name} is no longer finite, so there is no model; lower train.learning_rate")
+    system.processor.save_pretrained(folder)
+    write_text(folder / "instruction.txt", system.instruction)
+    system.contract.save(folder)
+
+
+def load_adapter(folder: Path, recipe: Recipe) -> System:
+    """A trained system. Raises UserError where the folder is not whole, or not of this recipe's base and contract."""
+    contract = Contract.load(folder)
+    for name in ("adapter_config.json", SAFETENSORS_WEIGHTS_NAME, "instruction.txt"):
+        if not (folder / name).is_file():
+            raise UserError(f"{folder}: has no {name}, so it is not a whole adapter; copy or train it again")
+    trained_on = check_adapter_config(folder)
+    instruction = _instruction(folder / "instruction.txt")
+    with loading(f"{folder}: its processor"):
+        processor = AutoProcessor.from_pretrained(folder, trust_remote_code=recipe.model.trust_remote_code)
+        contract.check_processor(processor)
+    if not is_base(trained_on, recipe.model.base):
+        raise UserError(f"{folder}: trained on the base {trained_on}, but the recipe says {recipe.model.base}")
+    made = make_contract(recipe.model, recipe.answer, load_processor(recipe.model))
+    contract.check(made, str(folder), "the recipe")
+    model = load_model(recipe.model)
+    if contract.encoding == "loc":
+        add_tokens(processor.tokenizer, loc_tokens(contract.bins))
+    add_rows(model, processor.tokenizer)
+    model = load_adapter_weights(model, folder)
+    if recipe.model.quantization is None:
+        model.merge_adapter()  # one product a layer and token instead of three; 4-bit weights would lose by it
+    return System(model, processor, contract, instruction)
+
+
+def check_adapter_config(folder: Path) -> str:
+    """The base that an adapter was trained on. Raises UserError where its config is damaged."""
+    path = folder / "adapter_config.json"
+    cure = "copy the adapter again, or train it again"
+    config = read_object(path, cure)
+    base, rank, kind = (config.get(key) for key in ("base_model_name_or_path", "r", "peft_type"))
+    if type(base) is not str or not base:
+        raise UserError(f"{path}: base_model_name_or_path: {shown(base)} is no base; {cure}")
+    if kind != "LORA":
+        raise UserError(f"{path}: peft_type: {shown(kind)} is not LORA; {cure}")
+    if type(rank) is not int or rank < 1:
+        raise UserError(f"{path}: r: {shown(rank)} is not a whole number of at least 1; {cure}")
+    return base
+
+
+def _instruction(path: Path) -> str:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 (byte {error.start}); copy the adapter again") from None
+    try:
+        check_instruction(text)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    return text
+
+
+def base_path(base: str) -> str:
+    """What ``from_pretrained`` takes for a base: a hub id, or the folder it names."""
+    return str(TINY) if base == "tiny" else base
+
+
+def is_base(trained_on: str, base: str) -> bool:
+    """Whether an adapter's base is the recipe's. The package's own is the same wherever the package lies."""
+    if base == "tiny":
+        return Path(trained_on).parts[-3:] == TINY.parts[-3:]
+    return trained_on == base
+
+
+def load_adapter_weights(model: PreTrainedModel, folder: Path) -> PeftModel:
+    """The model with the adapter in ``folder``. A weight too many or too few is an error."""
+    path = folder / SAFETENSORS_WEIGHTS_NAME
+    try:
+        with safe_open(path, "pt") as file:
+            saved = set(file.keys())
+        adapted = PeftModel.from_pretrained(model, folder)
+    except (SafetensorError, RuntimeError) as error:
+        raise UserError(f"{path}: damaged, or of another base: {one_line(error)}") from error
+    except Exception as error:  # PEFT, for what its config says
+        raise UserError(f"{folder}: no adapter that can be loaded: {one_line(error)}; train it again") from error
+    wrong = sorted(saved ^ get_peft_model_state_dict(adapted).keys())
+    if wrong:
+        raise UserError(f"{path}: {len(wrong)} weights are missing or unexpected, such as {wrong[0]}")
+    return adapted
+
+
+def load_processor(recipe: ModelRecipe) -> ProcessorMixin:
+    """The base's processor with the recipe's limits on the size of pictures."""
+    family = _pretrained(AutoConfig, recipe).model_type
+    if family not in NATIVE_STEPS:
+        raise UserError(f"model.base: {recipe.base} is a {family}; known are {', '.join(NATIVE_STEPS)}")
+    processor = _pretrained(AutoProcessor, recipe)
+    size = processor.image_processor.size
+    size["shortest_edge"] = recipe.min_pixels or size["shortest_edge"]
+    size["longest_edge"] = recipe.max_pixels or size["longest_edge"]
+    return processor
+
+
+def make_contract(model: ModelRecipe, answer: AnswerRecipe, processor: ProcessorMixin) -> Contract:
+    """The contract that a recipe asks for, with the limits that its processor really has."""
+    images = processor.image_processor
+    return Contract(
+        family=_pretrained(AutoConfig, model).model_type,
+        encoding=answer.encoding,
+        min_pixels=images.size["shortest_edge"],
+        max_pixels=images.size["longest_edge"],
+        patch_factor=images.patch_size * images.merge_size,
+        bins=answer.bins if answer.encoding == "loc" else None,
+        segments=tuple(answer.segments),
+        types=tuple(answer.types),
+    )
+
+
+def load_model(recipe: ModelRecipe) -> PreTrainedModel:
+    """The base model's weights. Missing or unexpected ones are an error: they mean another model."""
+    quantization = None
+    if recipe.quantization == "nf4":
+        quantization = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=getattr(torch, recipe.dtype),
+        )
+    model, loaded = _pretrained(
+        AutoModelForImageTextToText,
+        recipe,
+        dtype=recipe.dtype,
+        attn_implementation=recipe.attention,
+        quantization_config=quantization,
+        use_safetensors=True,
+        output_loading_info=True,
+    )
+    wrong = sorted(loaded["missing_keys"]) + sorted(loaded["unexpected_keys"])
+    if wrong:
+        raise UserError(f"{recipe.base}: {len(wrong)} weights are missing or unexpected, such as {wrong[0]}")
+    return model
+
+
+def _pretrained(kind: type, recipe: ModelRecipe, **options: object):
+    path = base_path(recipe.base)
+    if recipe.base != "tiny" and recipe.base.startswith((".", "/", "~")) and not Path(path).is_dir():
+        raise UserError(f"model.base: {path} is no folder")
+    try:
+        return kind.from_pretrained(
+            path, revision=recipe.revision, trust_remote_code=recipe.trust_remote_code, **options
+        )
+    except Exception as error:  # transformers and the base's own files
+        raise UserError(f"model.base: {path} cannot be loaded: {one_line(error)}") from error
+
+
+def add_tokens(tokenizer: PreTrainedTokenizerBase, tokens: list[str]) -> None:
+    """Adds the tokens that the tokenizer lacks."""
+    tokenizer.add_tokens([token for token in tokens if token not in tokenizer.get_added_vocab()])
+
+
+def add_rows(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Adds rows for the tokens that were added to the tokenizer, where the embedding has none left."""
+    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+        model.resize_token_embeddings(len(tokenizer))  # none to spare: they would differ from load to load
+
+
+def new_token_ids(system: System, recipe: ModelRecipe) -> list[int]:
+    """The ids of the tokens that the system's tokenizer has beyond its base's own."""
+    base = load_processor(recipe).tokenizer
+    return sorted(set(system.processor.tokenizer.get_vocab().values()) - set(base.get_vocab().values()))
+
+
+def check_decision_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[int, int]:
+    """The ids of yes and no. Raises UserError unless each is one token: its probability is read from the logits."""
+    ids = [tokenizer(word, add_special_tokens=False).input_ids for word in (YES, NO)]
+    if any(len(own) != 1 for own in ids):
+        raise UserError(f"the tokenizer splits {YES!r} or {NO!r}, so the visibility decision is not one token")
+    return ids[0][0], ids[1][0]

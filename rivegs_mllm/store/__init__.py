@@ -1,0 +1,1 @@
+"""Answers of teachers, kept in a store and joined to samples."""

@@ -1,0 +1,129 @@
+"""A store's answers as the fields of samples, for training and for the replay stages."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from accelerate import PartialState
+
+from rivegs_mllm.data.jsonl import read_split
+from rivegs_mllm.store.answer_store import Row, read_store
+from rivegs_mllm.types import Sample, UserError
+
+_SHOWN = 5
+
+
+@dataclass
+class Distilled:
+    """Stores of ``rivegs distill`` whose texts posts are trained with, in place of those in the dataset.
+
+    ``knowledge``: every teacher's text about a post, of which each epoch draws one; ``expressions``: what a teacher
+    said of each gold mention. ``teachers`` are the names of those that count, null for all. ``clean`` leaves out
+    answers that the checks marked. A post or name that a store has nothing for keeps what the dataset has.
+    """
+
+    knowledge: Path | None = None
+    expressions: Path | None = None
+    teachers: list[str] | None = None
+    clean: bool = True
+
+
+@dataclass(frozen=True)
+class Attached:
+    """Samples with a store's texts. ``without`` lists the posts (or "post: mention") that the store has no text for.
+
+    ``faulty`` counts the answers that were left out because the checks found faults in them.
+    """
+
+    samples: list[Sample]
+    without: list[str]
+    faulty: int
+
+    def told(self, what: str, store: Path) -> str:
+        """A line on what is lacking."""
+        first = f" ({', '.join(self.without[:_SHOWN])}{', ...' * (len(self.without) > _SHOWN)})" if self.without else ""
+        lacking = f"{len(self.without):,} have no {what} there{first}"
+        return f"{store}: {lacking}; {self.faulty:,} marked answers left out"
+
+
+def read_posts(folder: Path, split: str, distilled: Distilled | None) -> list[Sample]:
+    """A split with what the stores hold about it; how much they lack is told.
+
+    Raises RecordError and StoreError, and UserError where a store has nothing for any of the posts.
+    """
+    samples = read_split(folder, split)
+    if distilled is None:
+        return samples
+    if distilled.knowledge is None and distilled.expressions is None:
+        raise UserError("distilled: name a store in knowledge, in expressions, or in both")
+    for what, store, attach in (
+        ("knowledge", distilled.knowledge, attach_knowledge),
+        ("expressions", distilled.expressions, attach_expressions),
+    ):
+        if store is None:
+            continue
+        attached = attach(samples, store, distilled.clean, distilled.teachers)
+        if len(attached.without) == _wanted(what, samples) > 0:
+            raise UserError(f"{store}: holds no {what} that can be used about any post of {folder}, split {split}")
+        samples = attached.samples
+        if PartialState().is_main_process:
+            print(f"{split}: {attached.told(what, store)}")
+    return samples
+
+
+def attach_knowledge(
+    samples: Sequence[Sample], store: Path, clean: bool = True, teachers: Collection[str] | None = None
+) -> Attached:
+    """Each post's knowledge becomes the store's texts about it, one a teacher: training draws one of them an epoch.
+
+    ``clean`` leaves out answers with faults, ``teachers`` takes those of these names alone. A post that the store has
+    nothing for keeps what it has. Raises StoreError.
+    """
+    answers = read_store(store, "knowledge")
+    faulty = 0
+    attached, without = [], []
+    for sample in samples:
+        rows, left_out = _usable(answers.get((sample.id, ""), ()), clean, teachers)
+        faulty += left_out
+        if rows:
+            sample = replace(sample, knowledge=tuple(row.text for row in rows))
+        else:
+            without.append(sample.id)
+        attached.append(sample)
+    return Attached(attached, without, faulty)
+
+
+def attach_expressions(
+    samples: Sequence[Sample], store: Path, clean: bool = True, teachers: Collection[str] | None = None
+) -> Attached:
+    """Each entity's expression becomes the store's answer about its mention, the first teacher's by name.
+
+    An entity that the store has nothing for keeps what it has. Raises StoreError.
+    """
+    answers = read_store(store, "expression")
+    faulty = 0
+    attached, without = [], []
+    for sample in samples:
+        entities = []
+        for entity in sample.entities:
+            rows, left_out = _usable(answers.get((sample.id, entity.text), ()), clean, teachers)
+            faulty += left_out
+            if not rows:
+                without.append(f"{sample.id}: {entity.text}")
+            entities.append(replace(entity, expression=rows[0].text) if rows else entity)
+        attached.append(replace(sample, entities=tuple(entities)))
+    return Attached(attached, without, faulty)
+
+
+def _wanted(what: str, samples: Sequence[Sample]) -> int:
+    """How many texts a store could have."""
+    return len(samples) if what == "knowledge" else sum(len(sample.entities) for sample in samples)
+
+
+def _usable(rows: Sequence[Row], clean: bool, teachers: Collection[str] | None) -> tuple[list[Row], int]:
+    """The rows that may be used, and how many were left out for their faults."""
+    asked = [row for row in rows if teachers is None or row.teacher in teachers]
+    usable = [row for row in asked if not (clean and row.faults)]
+    return usable, len(asked) - len(usable)

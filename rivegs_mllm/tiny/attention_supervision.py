@@ -1,0 +1,108 @@
+"""A head of the tiny base learns to look at what the text speaks of, and the layers before it to say what that is.
+
+A few million parameters that are trained by the next word alone do not find out by themselves how to gather the words
+of an expression and to compare them with every cell of a picture. Here both halves of it are supervised.
+"""
+
+from __future__ import annotations
+
+import torch
+from transformers import PreTrainedModel
+from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import apply_rotary_pos_emb
+
+from rivegs_mllm.tiny.architecture import MAX_PIXELS, MERGE, PATCH
+from rivegs_mllm.tiny.vision_pretraining import directions, unlike_words
+from rivegs_mllm.training.dataset import IGNORED, Tensors
+
+CELLS = MAX_PIXELS // (PATCH * MERGE) ** 2
+POINTING_LAYER = 4
+COPYING = 0, 0  # the head that looks at what is copied: its queries, and its keys and values
+SHARPNESS = 32.0  # of the likeness of what the pointing layer is given and the words that it is to look for
+
+
+class Pointer:
+    """Has one head of the model look at what a token speaks of, so that the head need not find that out by itself.
+
+    Its attention is supervised (arXiv 1609.04186, there for translation): on the cells of the look that is spoken of,
+    or on the token before the picture where there is none. The layers behind it then have the cell's content at hand.
+    So is what its layer is given: near the words of an expression that has been read, as the cells are near the words
+    that describe them, so that all the head has to do is to compare the two.
+    """
+
+    def __init__(self, model: PreTrainedModel):
+        config = model.config.get_text_config()
+        self.attention = model.model.language_model.layers[POINTING_LAYER].self_attn
+        self.size = config.hidden_size // config.num_attention_heads
+        self.seeing = config.num_attention_heads - 1, config.num_key_value_heads - 1
+        self.image_token = model.config.image_token_id
+        self.embedding = model.get_input_embeddings().weight
+        self.attention.register_forward_pre_hook(self._note, with_kwargs=True)
+
+    def _note(self, module: torch.nn.Module, arguments: tuple, named: dict) -> None:
+        self.hidden, self.turns = named["hidden_states"], named["position_embeddings"]
+
+    def loss(self, inputs: Tensors, labels: torch.Tensor, regions: torch.Tensor) -> torch.Tensor:
+        """The mean of -log of the attention that falls on ``regions``, over the tokens that have any.
+
+        ``labels`` (rows, columns) are of the last columns of ``inputs``, as the collator makes them; ``regions``
+        (answer tokens of all rows, 1 + CELLS). To be called behind the model's forward.
+        """
+        attention = self._log_attention(self.seeing, labels.shape[1] - 1, inputs["attention_mask"])
+        keys = self._keys(inputs["input_ids"])
+        row, column = labels[:, 1:].ne(IGNORED).nonzero(as_tuple=True)
+        told = regions.any(-1)
+        row, column, regions = row[told], column[told], regions[told]
+        on = attention[row[:, None], column[:, None], keys[row]].masked_fill(~regions, float("-inf"))
+        return -on.logsumexp(-1).mean() if len(row) else attention.new_zeros(())
+
+    def words_loss(self, labels: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
+        """How unlike what the layer is given at each token is to ``words`` (answer tokens of all rows, LONGEST)."""
+        embedding = directions(self.embedding)
+        given = self.hidden[:, -labels.shape[1] : -1, : embedding.shape[1]][labels[:, 1:].ne(IGNORED)].float()
+        told = words.ne(IGNORED).any(-1)
+        if not told.any():
+            return given.new_zeros(())
+        with torch.autocast(given.device.type, enabled=False):
+            return unlike_words(given[told], words[told], embedding, SHARPNESS)
+
+    def source_loss(self, inputs: Tensors, labels: torch.Tensor, sources: torch.Tensor) -> torch.Tensor:
+        """The mean of -log of the attention that falls on what is copied, of another head of the layer.
+
+        ``sources`` (answer tokens of all rows,) is how many tokens before the answers each stands, 0 where none does.
+        """
+        columns = labels.shape[1] - 1
+        attention = self._log_attention(COPYING, columns, inputs["attention_mask"])
+        row, column = labels[:, 1:].ne(IGNORED).nonzero(as_tuple=True)
+        told = sources.gt(0)
+        if not told.any():
+            return attention.new_zeros(())
+        return -attention[row[told], column[told], attention.shape[2] - columns - sources[told]].mean()
+
+    def _log_attention(self, head: tuple[int, int], columns: int, mask: torch.Tensor) -> torch.Tensor:
+        """(rows, columns, tokens): a head's, from the tokens that predict the answers."""
+        query, key = head
+        with torch.autocast(self.hidden.device.type, enabled=False):
+            hidden = self.hidden.float()
+            queries = self._turned(hidden, self.attention.q_proj, query)[:, -1 - columns : -1]
+            keys = self._turned(hidden, self.attention.k_proj, key)
+            scores = queries @ keys.transpose(1, 2) * self.attention.scaling
+        places = torch.arange(scores.shape[2])
+        seen = (places <= places[-1 - columns : -1, None]) & mask[:, None].bool()
+        return scores.masked_fill(~seen, -1e4).log_softmax(-1)
+
+    def _turned(self, hidden: torch.Tensor, projection: torch.nn.Linear, head: int) -> torch.Tensor:
+        """A head's queries or keys behind the rotary embedding, (rows, tokens, size)."""
+        own = slice(head * self.size, (head + 1) * self.size)
+        flat = torch.nn.functional.linear(hidden, projection.weight[own], projection.bias[own])[:, None]
+        turned, _ = apply_rotary_pos_emb(flat, flat, *self.turns)
+        return turned[:, 0]
+
+    def _keys(self, tokens: torch.Tensor) -> torch.Tensor:
+        """(rows, 1 + CELLS): where the token before the picture and the picture's cells stand; 0 behind the last."""
+        places = torch.zeros(len(tokens), 1 + CELLS, dtype=torch.long)
+        for index, row in enumerate(tokens.eq(self.image_token)):
+            (cells,) = row.nonzero(as_tuple=True)
+            if len(cells):
+                places[index, 0] = cells[0] - 1
+                places[index, 1 : 1 + len(cells)] = cells
+        return places

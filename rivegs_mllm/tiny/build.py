@@ -1,0 +1,70 @@
+"""Makes the tiny base: ``python -m rivegs_mllm.tiny.build recipes/tiny/base.yaml``.
+
+Two stages, each a resumable ``transformers.Trainer`` run: the vision tower learns to see (see.py), then the language
+model learns to read, to describe and to find (read.py). Started again, it goes on from its last checkpoint.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_model, save_model
+from transformers import Qwen2_5_VLForConditionalGeneration, Trainer, set_seed
+from transformers.trainer_utils import get_last_checkpoint
+
+from rivegs_mllm.config.bounds import Seed
+from rivegs_mllm.config.schema import TrainSettings
+from rivegs_mllm.config.yaml_loader import parse_recipe
+from rivegs_mllm.tiny import language_pretraining as read
+from rivegs_mllm.tiny import vision_pretraining as see
+from rivegs_mllm.tiny.architecture import build_contract, build_model, build_processor, train_tokenizer
+from rivegs_mllm.training.dataset import Encoder
+
+
+@dataclass
+class BaseRecipe:
+    """How the tiny base is made. ``see`` and ``read`` are the two stages' training arguments."""
+
+    out: Path
+    seed: Seed
+    see: TrainSettings
+    read: TrainSettings
+
+
+def run_stage(trainer: Trainer) -> None:
+    """Trains the trainer's model, or loads it where the stage ended before."""
+    finished = Path(trainer.args.output_dir) / "finished.safetensors"
+    if not finished.exists():
+        trainer.train(resume_from_checkpoint=get_last_checkpoint(trainer.args.output_dir))
+        save_model(trainer.model, str(finished))
+    load_model(trainer.model, finished)
+
+
+def make(recipe: BaseRecipe) -> None:
+    """Both stages, then the model in half precision and its processor into ``recipe.out``."""
+    set_seed(recipe.seed)
+    tokenizer = train_tokenizer(read.corpus(recipe.seed))
+    processor = build_processor(tokenizer)
+    model = build_model(tokenizer)
+    print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(tokenizer)} tokens", flush=True)
+
+    seer = see.Seer(model.model.visual, model.get_input_embeddings().weight)
+    run_stage(see.SeeTrainer(seer, recipe.see, see.Scenes(processor, recipe.seed)))
+
+    Path(recipe.read.output_dir).mkdir(parents=True, exist_ok=True)
+    if checkpoint := get_last_checkpoint(recipe.read.output_dir):
+        # Trainer does not take up weights that save_pretrained has renamed.
+        model = Qwen2_5_VLForConditionalGeneration.from_pretrained(checkpoint, dtype=torch.float32)
+    model.model.visual.requires_grad_(False)
+    encoder = Encoder(processor, read.WEIGHTS)
+    lessons = read.Lessons(encoder, build_contract(), recipe.seed, recipe.read.per_device_train_batch_size)
+    run_stage(read.ReadTrainer(model, recipe.read, lessons))
+    model.to(torch.float16).save_pretrained(recipe.out)
+    processor.save_pretrained(recipe.out)
+
+
+if __name__ == "__main__":
+    make(parse_recipe(BaseRecipe, sys.argv[1], sys.argv[2:]))

@@ -1,0 +1,377 @@
+"""The tiny base learns to read: to repeat text, to describe scenes with boxes, and to find what an expression says.
+
+It is never shown a name of a benchmark nor the task: no entity types, no knowledge, no mention in its answers. The
+lines it writes are those of an answer (answer.py), so that fine-tuning has only the task and the names left to teach.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+import string
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.utils.data import IterableDataset, get_worker_info
+from transformers import PreTrainedModel, PreTrainedTokenizerFast, Trainer, TrainingArguments
+
+from data_builders.emblems.language import invent_names, write_post
+from data_builders.emblems.looks import Look, near_look, random_look
+from data_builders.emblems.scene import Scene
+from rivegs_mllm.answer.contract import Contract, loc_tokens
+from rivegs_mllm.answer.serialization import NO, YES, Piece, escape, line_start
+from rivegs_mllm.tiny.architecture import BINS, MERGE
+from rivegs_mllm.tiny.attention_supervision import CELLS, Pointer
+from rivegs_mllm.tiny.corpus import paragraphs
+from rivegs_mllm.tiny.scenes import random_scene
+from rivegs_mllm.tiny.vision_pretraining import COVERED, LONGEST, cell_owners, word_tokens
+from rivegs_mllm.training.dataset import IGNORED, Collator, Encoder, Tensors
+from rivegs_mllm.training.loss import answer_loss
+from rivegs_mllm.types import TYPES, Box
+
+BATCHES_SORTED = 8
+WEIGHTS = {"knowledge": 0.0, "visible": 4.0}
+"""By which a token's loss is multiplied; the knowledge segment is what ``judge`` gives within an answer."""
+
+
+_OF_A_CAPITAL = ("{0}.", "{0} comes before {1}.", "{0}: {1} (behind it).", "Here {0} is followed by {1}.")
+
+
+@dataclass(frozen=True)
+class Copy:
+    """Characters of a piece, counted from ``start``, that stand in the question from ``source`` on."""
+
+    piece: int
+    start: int
+    source: int
+    length: int
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What is asked, the scene, the beginning of the answer that is given, and the rest, which is to be learned.
+
+    ``about`` is the look that each piece of both speaks of, None where it is of none or not known yet; ``copied`` what
+    the answer takes from the question.
+    """
+
+    question: str
+    scene: Scene | None
+    given: tuple[Piece, ...]
+    answer: tuple[Piece, ...]
+    about: tuple[Look | None, ...]
+    copied: tuple[Copy, ...] = ()
+
+
+def corpus(seed: int) -> Iterator[str]:
+    """The texts that the tokenizer is trained on: English, posts, expressions and the lines of an answer."""
+    rng = random.Random(f"{seed}/corpus")
+    yield from paragraphs()
+    for _ in range(20_000):
+        yield random_post(rng)
+    for _ in range(4_000):
+        yield random_look(rng, rng.choice(TYPES)).expression
+        yield "\n".join(
+            f"{line_start(segment, rng.randint(1, 5))}{YES}{NO} (PER)" for segment in ("entities", "visible", "boxes")
+        )
+
+
+def random_post(rng: random.Random) -> str:
+    """A post about names invented for it alone."""
+    kinds = [rng.choice(TYPES) for _ in range(rng.randint(0, 3))]
+    return " ".join(write_post(rng, list(zip(invent_names(rng, kinds), kinds, strict=True))).tokens)
+
+
+def repeat(rng: random.Random) -> Lesson:
+    """A text, to be repeated word by word: names, posts, or a piece of plain English."""
+    kind = rng.random()
+    if kind < 0.3:
+        text = " ".join(invent_names(rng, [rng.choice(TYPES) for _ in range(rng.randint(1, 4))]))
+    elif kind < 0.7:
+        text = random_post(rng)
+    else:
+        words = rng.choice(_PARAGRAPHS).split()
+        start = rng.randrange(len(words))
+        text = " ".join(words[start : start + rng.randint(3, 20)])
+    text, question, label = escape(text), "Repeat: ", "text: "
+    copied = (Copy(0, len(label), len(question), len(text)),)
+    return Lesson(f"{question}{text}", None, (), (Piece("entities", f"{label}{text}\n"),), (None,), copied)
+
+
+def capitals(rng: random.Random) -> Lesson:
+    """A text, of which the runs of capitalised words are to be listed with what follows each.
+
+    A line each, or first all in one line, one sentence a run. With a scene at times, which has nothing to do with it.
+    """
+    words = [escape(word) for word in random_post(rng).split()]
+    question = "Capitals: "
+    places = [len(question) + sum(len(word) + 1 for word in words[:number]) for number in range(len(words))]
+    runs: list[tuple[_Part, _Part]] = []
+    start = 0
+    for capital, own in itertools.groupby(words, lambda word: word[0].isupper()):
+        run = list(own)
+        end = start + len(run)
+        if capital:
+            behind = (words[end], places[end]) if end < len(words) else ("the end", None)
+            runs.append(((" ".join(run), places[start]), behind))
+        start = end
+    lines = [_filled([(f"capital {number}: {{0}} ({{1}})\n", run)]) for number, run in enumerate(runs, 1)]
+    if not runs:
+        lines = [("capital: none\n", [])]
+    elif rng.random() < 0.7:
+        sentence = rng.choice(_OF_A_CAPITAL)
+        lines.insert(0, _filled([("capitals:", ()), *((f" {sentence}", run) for run in runs), ("\n", ())]))
+    answer = tuple(Piece("entities", text) for text, _ in lines)
+    copied = tuple(Copy(number, *place) for number, (_, own) in enumerate(lines) for place in own)
+    scene = random_scene(rng) if rng.random() < 0.4 else None
+    return Lesson(f"{question}{' '.join(words)}", scene, (), answer, (None,) * len(answer), copied)
+
+
+_Part = tuple[str, int | None]
+"""A piece of text and where it stands in the question, None where it does not."""
+
+
+def _filled(sentences: Sequence[tuple[str, Sequence[_Part]]]) -> tuple[str, list[tuple[int, int, int]]]:
+    """Format strings filled with parts and joined, and for each part of the question start, source and length."""
+    text, copied = "", []
+    for sentence, parts in sentences:
+        for literal, field, _, _ in string.Formatter().parse(sentence):
+            text += literal
+            if field is not None:
+                part, source = parts[int(field)]
+                if source is not None:
+                    copied.append((len(text), source, len(part)))
+                text += part
+    return text, copied
+
+
+def describe(rng: random.Random, contract: Contract) -> Lesson:
+    """A scene, every emblem of which is to be described and boxed in reading order."""
+    scene = random_scene(rng)
+    looks = list(dict.fromkeys(placement.look for placement in scene.placements))
+    boxes = where(looks, scene)
+    return Lesson("Describe.", scene, (), (*expressions(looks), *boxed(boxes, scene, contract)), (*looks, *looks))
+
+
+def judge(rng: random.Random, contract: Contract) -> Lesson:
+    """A scene and expressions, each followed at once by whether it fits something there, and where.
+
+    Six decisions a picture, each next to its expression, teach what ``find`` asks for faster than ``find`` does.
+    """
+    scene = random_scene(rng)
+    looks = dict.fromkeys(placement.look for placement in scene.placements if rng.random() < 0.7)
+    while len(looks) < 6:
+        looks[_absent(rng, scene)] = None
+    pieces: list[Piece] = []
+    about: list[Look | None] = []
+    for look in rng.sample(list(looks), len(looks)):
+        (own,) = where([look], scene)
+        about += [None, look, look]
+        pieces += [Piece("knowledge", f"{look.expression}?"), Piece("visible", YES if own else NO)]
+        pieces.append(Piece("boxes", f" {contract.encode_boxes(own, scene.image.size)}\n" if own else "\n"))
+    return Lesson("Judge.", scene, (), tuple(pieces), tuple(about))
+
+
+def find(rng: random.Random, contract: Contract) -> Lesson:
+    """A scene and expressions, some of which fit nothing in it: which do, and where. At times with a post beside it."""
+    scene = random_scene(rng)
+    shown = [placement.look for placement in scene.placements]
+    single = rng.random() < 0.5  # learned first
+    asked = dict.fromkeys(rng.sample(shown, rng.randint(0, 1 if single else min(3, len(shown)))))
+    for _ in range(rng.randint(0, 3) if asked and not single else not asked):
+        asked[_absent(rng, scene)] = None
+    looks = rng.sample(list(asked), len(asked))
+    boxes = where(looks, scene)
+    decisions = tuple(
+        Piece("visible", f"{line_start('visible', number)}{YES if own else NO}\n")
+        for number, own in enumerate(boxes, 1)
+    )
+    shown = [look for look, own in zip(looks, boxes, strict=True) if own]
+    answer = (*decisions, *boxed(boxes, scene, contract))
+    question = f"Find. {escape(random_post(rng))}" if rng.random() < 0.5 else "Find."
+    return Lesson(question, scene, expressions(looks), answer, (*looks, *looks, *shown))
+
+
+def _absent(rng: random.Random, scene: Scene) -> Look:
+    """A look that the scene does not show, half the time one that is like a look it shows."""
+    shown = [placement.look for placement in scene.placements]
+    look = near_look(rng, rng.choice(shown)) if rng.random() < 0.5 else random_look(rng, rng.choice(TYPES))
+    return _absent(rng, scene) if look in shown else look
+
+
+def where(looks: list[Look], scene: Scene) -> list[tuple[Box, ...]]:
+    """The boxes of each look, none for one that the scene does not show."""
+    return [tuple(placement.box for placement in scene.placements if placement.look == look) for look in looks]
+
+
+def expressions(looks: list[Look]) -> tuple[Piece, ...]:
+    """The third segment of an answer."""
+    return tuple(
+        Piece("expressions", f"{line_start('expressions', number)} {look.expression}\n")
+        for number, look in enumerate(looks, 1)
+    )
+
+
+def boxed(boxes: list[tuple[Box, ...]], scene: Scene, contract: Contract) -> tuple[Piece, ...]:
+    """The last segment of an answer."""
+    return tuple(
+        Piece("boxes", f"{line_start('boxes', number)} {contract.encode_boxes(own, scene.image.size)}\n")
+        for number, own in enumerate(boxes, 1)
+        if own
+    )
+
+
+class Lessons(IterableDataset):
+    """Endless lessons, each worker its own stream, in batches of ``batch_size`` of about equal length."""
+
+    def __init__(self, encoder: Encoder, contract: Contract, seed: int, batch_size: int):
+        self.encoder = encoder
+        self.contract = contract
+        self.seed = seed
+        self.batch_size = batch_size
+
+    def __iter__(self) -> Iterator[Tensors]:
+        worker = get_worker_info()
+        rng = random.Random(f"{self.seed}/read/{worker.id if worker else 0}")
+        while True:
+            rows = [self.encode(self.draw(rng)) for _ in range(BATCHES_SORTED * self.batch_size)]
+            rows.sort(key=lambda row: row["input_ids"].shape[1] + len(row["answer"]))
+            for number in rng.sample(range(BATCHES_SORTED), BATCHES_SORTED):
+                yield from rows[number * self.batch_size : (number + 1) * self.batch_size]
+
+    def draw(self, rng: random.Random) -> Lesson:
+        """One lesson: two fifths are text to repeat and capitals to list, the rest scenes."""
+        kind = rng.random()
+        if kind < 0.1:
+            return repeat(rng)
+        if kind < 0.4:
+            return capitals(rng)
+        return (describe if kind < 0.5 else judge if kind < 0.7 else find)(rng, self.contract)
+
+    def encode(self, lesson: Lesson) -> Tensors:
+        """A lesson as the trainer's collator takes it; the tokens that are given have no weight."""
+        prompt = self.prompt(lesson)
+        answer = self.encoder.answer((*(Piece("knowledge", piece.text) for piece in lesson.given), *lesson.answer))
+        tokens = len(answer["answer"])
+        told = {
+            "regions": self.regions(lesson, prompt, tokens),
+            "words": self.words(lesson, tokens),
+            "sources": self.sources(lesson, tokens),
+        }
+        return {**prompt, **answer, **told}
+
+    def prompt(self, lesson: Lesson) -> Tensors:
+        """What stands before the answer."""
+        return self.encoder.prompt(turns(lesson), None if lesson.scene is None else lesson.scene.image)
+
+    def regions(self, lesson: Lesson, prompt: Tensors, tokens: int) -> torch.Tensor:
+        """(tokens, 1 + CELLS), bool: the cells that each token of the answer speaks of, row by row behind the first.
+
+        The first column is set instead for a token about a look that is not there. A token about nothing has none, and
+        of a piece that is given only the last has any: by then all that it says has been read.
+        """
+        regions = torch.zeros(tokens, 1 + CELLS, dtype=torch.bool)
+        if lesson.scene is None:
+            return regions
+        _, rows, columns = (prompt["image_grid_thw"][0] // torch.tensor([1, MERGE, MERGE])).tolist()
+        owner, share = cell_owners(lesson.scene, rows, columns)
+        for _, look, spoken in self._pieces(lesson):
+            own = [index for index, placement in enumerate(lesson.scene.placements) if placement.look == look]
+            if own:
+                regions[spoken, 1 : 1 + len(owner)] = torch.from_numpy(np.isin(owner, own) & (share >= COVERED))
+            elif look is not None:
+                regions[spoken, 0] = True
+        return regions
+
+    def words(self, lesson: Lesson, tokens: int) -> torch.Tensor:
+        """(tokens, LONGEST): the words of the look that each token of the answer speaks of, padded with IGNORED.
+
+        Of an expression that is to be written there are none: they are to be read from the picture first.
+        """
+        words = torch.full((tokens, LONGEST), IGNORED)
+        for piece, look, spoken in self._pieces(lesson):
+            if look is not None and (piece.segment != "expressions" or piece in lesson.given):
+                own = word_tokens(look, self.encoder.tokenizer)
+                words[spoken, : len(own)] = torch.tensor(own)
+        return words
+
+    def sources(self, lesson: Lesson, tokens: int) -> torch.Tensor:
+        """(tokens,): how many tokens before the answer that stands which is copied, 0 for a token that is not."""
+        sources = torch.zeros(tokens, dtype=torch.long)
+        text = self.encoder.processor.apply_chat_template(turns(lesson), add_generation_prompt=True, tokenize=False)
+        begin = text.index(lesson.question)
+        ends = self._ends(text)
+        distances = {end - begin: len(ends) - number for number, end in enumerate(ends)}
+        starts = [spoken.start for _, _, spoken in self._pieces(lesson)]
+        for copy in lesson.copied:
+            for number, end in enumerate(self._ends(lesson.answer[copy.piece].text), starts[copy.piece]):
+                if copy.start < end <= copy.start + copy.length:
+                    sources[number] = distances.get(end - copy.start + copy.source, 0)
+        return sources
+
+    def _ends(self, text: str) -> list[int]:
+        """Where each token of a text ends, in characters."""
+        encoded = self.encoder.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        return [end for _, end in encoded.offset_mapping]
+
+    def _pieces(self, lesson: Lesson) -> Iterator[tuple[Piece, Look | None, slice]]:
+        """Each piece, the look it speaks of, and the tokens that do; of one that is given its last."""
+        start = 0
+        for number, (piece, look) in enumerate(zip((*lesson.given, *lesson.answer), lesson.about, strict=True)):
+            end = start + len(self.encoder.answer((piece,), end=False)["answer"])
+            yield piece, look, slice(end - 1 if number < len(lesson.given) else start, end)
+            start = end
+
+
+def turns(lesson: Lesson) -> list[dict]:
+    """A lesson's question, behind its picture where it has one."""
+    picture = [] if lesson.scene is None else [{"type": "image"}]
+    return [{"role": "user", "content": [*picture, {"type": "text", "text": lesson.question}]}]
+
+
+class ReadTrainer(Trainer):
+    """transformers' Trainer with the lessons' losses. Logs how often tokens were predicted rightly, by kind."""
+
+    def __init__(self, model: PreTrainedModel, args: TrainingArguments, lessons: Lessons):
+        self.kinds = token_groups(lessons.encoder.tokenizer)
+        self.right: dict[str, float] = {}
+        self.pointer = Pointer(model)
+        collator = Collator(lessons.encoder, keep_vision=True)
+        super().__init__(model, args, train_dataset=lessons, data_collator=collator)
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """The answer's loss and the pointer's; logits are asked for in the answer's columns only."""
+        labels, weights = inputs.pop("labels"), inputs.pop("weights")
+        told = {name: inputs.pop(name) for name in ("regions", "words", "sources")}
+        outputs = model(**inputs, logits_to_keep=labels.shape[1])
+        self._measure(outputs.logits, labels[:, 1:])
+        pointed = {
+            "pointing": self.pointer.loss(inputs, labels, told["regions"]),
+            "recalling": self.pointer.words_loss(labels, told["words"]),
+            "copying": self.pointer.source_loss(inputs, labels, told["sources"]),
+        }
+        self.right |= {name: loss.item() for name, loss in pointed.items()}
+        loss = answer_loss(outputs.logits, labels, weights) + sum(pointed.values())
+        return (loss, outputs) if return_outputs else loss
+
+    @torch.no_grad()
+    def _measure(self, logits: torch.Tensor, targets: torch.Tensor) -> None:
+        hit = logits[:, :-1].argmax(-1).eq(targets)
+        self.right["all"] = hit[targets.ne(IGNORED)].float().mean().item()
+        for name, ids in self.kinds.items():
+            self.right[name] = hit[torch.isin(targets, ids)].float().mean().item()
+
+    def log(self, logs, *arguments):
+        """What is logged, with the shares of the last batch."""
+        super().log({**logs, **self.right}, *arguments)
+
+
+def token_groups(tokenizer: PreTrainedTokenizerFast) -> dict[str, torch.Tensor]:
+    """The token ids whose predictions are logged apart: the visibility decision and the location tokens."""
+    decision = [tokenizer(word, add_special_tokens=False).input_ids[0] for word in (YES, NO)]
+    return {"visible": torch.tensor(decision), "loc": torch.tensor(tokenizer.convert_tokens_to_ids(loc_tokens(BINS)))}
+
+
+_PARAGRAPHS = paragraphs()

@@ -1,0 +1,1 @@
+"""Training of the single model: batches, loss, runs' folders, memory."""

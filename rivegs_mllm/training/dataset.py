@@ -1,0 +1,243 @@
+"""Samples as training rows: the prompt with its picture, the answer piece by piece, and batches of both.
+
+A batch is laid out around the line between prompt and answer: prompts are padded on the left, answers on the right.
+The answers of all rows then stand in the same columns, and logits are needed in these columns alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch.nn.functional import pad
+from torch.utils.data import Dataset
+from transformers import ProcessorMixin
+
+from rivegs_mllm.answer.contract import Contract
+from rivegs_mllm.answer.prompt import messages
+from rivegs_mllm.answer.serialization import Piece, render
+from rivegs_mllm.data.images import open_picture
+from rivegs_mllm.training.augmentation import Augmentation, augmented
+from rivegs_mllm.training.name_augmentation import name_words
+from rivegs_mllm.types import Sample, UserError
+
+IGNORED = -100
+BLANK = Image.new("RGB", (64, 64), "gray")
+TOKEN_KEYS = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
+"""What a processor gives one value a token of; everything else is of pictures."""
+
+Tensors = dict[str, torch.Tensor]
+
+
+class Encoder:
+    """Prompts and answers as tensors. ``weights`` multiplies the loss of a segment's tokens, 1 where absent."""
+
+    def __init__(self, processor: ProcessorMixin, weights: Mapping[str, float] | None = None):
+        self.processor = processor
+        self.tokenizer = processor.tokenizer
+        self.weights = dict(weights or {})
+
+    def prompt(self, turns: list[dict], image: Image.Image | None) -> Tensors:
+        """The processor's tensors of a chat up to where the answer begins, by its own chat template."""
+        text = self.processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+        return dict(self.processor(text=[text], images=None if image is None else [image], return_tensors="pt"))
+
+    def answer(self, pieces: Sequence[Piece], end: bool = True) -> Tensors:
+        """``answer``, the token ids, and ``weights``, both (tokens,); ``end`` adds the end token.
+
+        Tokenised piece by piece, so that the pieces of a forced prefix have the tokens that they have in training.
+        """
+        ids, weights = [], []
+        for piece in pieces:
+            tokens = self.tokenizer(piece.text, add_special_tokens=False).input_ids
+            ids += tokens
+            weights += [self.weights.get(piece.segment, 1.0)] * len(tokens)
+        if end:
+            ids.append(self.tokenizer.eos_token_id)
+            weights.append(1.0)
+        return {"answer": torch.tensor(ids, dtype=torch.long), "weights": torch.tensor(weights)}
+
+
+class AnswerDataset(Dataset):
+    """Labelled samples, each encoded when asked for: its picture is decoded and processed once a use, in a worker.
+
+    ``set_epoch`` makes the next draw of what ``augmentation`` varies. Pictures are looked up from ``folder``.
+    ``features`` are those of ``encode_pictures``: rows then have them instead of pixels, and prompts are kept.
+    """
+
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        folder: Path,
+        encoder: Encoder,
+        contract: Contract,
+        instruction: str,
+        augmentation: Augmentation,
+        seed: int,
+    ):
+        self.samples = samples
+        self.words = name_words(samples)
+        self.folder = folder
+        self.encoder = encoder
+        self.contract = contract
+        self.instruction = instruction
+        self.augmentation = augmentation
+        self.seed = seed
+        self.features: dict[str, torch.Tensor] = {}
+        self.prompts: dict[tuple, Tensors] = {}
+        self.epoch = torch.zeros((), dtype=torch.long).share_memory_()  # for workers that outlive an epoch
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by the trainer before each epoch."""
+        self.epoch.fill_(epoch)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> Tensors:
+        sample = self.draw(self.samples[index])
+        return {**self.prompt(sample), **self.encoder.answer(self.pieces(sample))}
+
+    def prompt(self, sample: Sample) -> Tensors:
+        """The prompt of a sample that ``draw`` gave."""
+        key = (sample.image, sample.tokens)
+        if key in self.prompts:
+            return self.prompts[key]
+        prompt = encode_prompt(sample, self.folder, self.encoder, self.contract, self.instruction)
+        if sample.image in self.features:
+            del prompt["pixel_values"]
+            prompt = self.prompts[key] = {**prompt, "image_features": self.features[sample.image]}
+        return prompt
+
+    def draw(self, sample: Sample) -> Sample:
+        """The sample as it is trained with in this epoch."""
+        return augmented(sample, self.augmentation, self.words, self.seed, int(self.epoch))
+
+    def pieces(self, sample: Sample) -> tuple[Piece, ...]:
+        """The answer to a sample that ``draw`` gave."""
+        (knowledge,) = sample.knowledge or ("",)
+        size = sample.size if sample.image else None
+        try:
+            return render(sample.tokens, knowledge, sample.entities, self.contract, size)
+        except UserError as error:
+            raise UserError(f"sample {sample.id}: {error}") from None
+
+
+def encode_prompt(sample: Sample, folder: Path, encoder: Encoder, contract: Contract, instruction: str) -> Tensors:
+    """The prompt of a sample, its picture opened. Raises UserError when the picture is not of the recorded size."""
+    image = None
+    if sample.image:
+        image = open_picture(folder / sample.image)
+        if sample.size != image.size:
+            raise UserError(
+                f"sample {sample.id}: its size is recorded as {sample.size}, but {folder / sample.image} is "
+                f"{image.size} upright, so every box would be off; run `rivegs audit {folder}`"
+            )
+    return encoder.prompt(messages(sample, instruction, contract.types), image)
+
+
+class Collator:
+    """Encoded rows as a batch for ``model.forward``, with ``labels`` and ``weights`` of the answer's columns.
+
+    ``labels`` is (rows, 1 + longest answer): the tokens of the batch's last columns, IGNORED in the first of these,
+    which is the prompt's last, and in the padding. With ``keep_vision`` a batch without any picture gets a blank one
+    in a row of its own that no loss counts: under ZeRO-3 all processes must run the same modules, or all hang.
+    """
+
+    def __init__(self, encoder: Encoder, keep_vision: bool):
+        self.padding = encoder.tokenizer.pad_token_id
+        self.blank = blank_row(encoder) if keep_vision else None
+
+    def __call__(self, rows: Sequence[Tensors]) -> Tensors:
+        rows = with_picture(rows, self.blank)
+        width = 1 + max(len(row["answer"]) for row in rows)
+        labels = torch.full((len(rows), width), IGNORED)
+        weights = torch.zeros(len(rows), width)
+        for index, row in enumerate(rows):
+            labels[index, 1 : 1 + len(row["answer"])] = row["answer"]
+            weights[index, 1 : 1 + len(row["answer"])] = row["weights"]
+        return {**batch(rows, self.padding), "labels": labels, "weights": weights}
+
+
+def blank_row(encoder: Encoder) -> Tensors:
+    """A row with a grey picture and no answer."""
+    prompt = encoder.prompt([{"role": "user", "content": [{"type": "image"}]}], BLANK)
+    return {**prompt, **encoder.answer((), end=False)}
+
+
+def with_picture(rows: Iterable[Tensors], blank: Tensors | None) -> list[Tensors]:
+    """The rows, and ``blank`` (if any) behind them when none of them has a picture."""
+    rows = list(rows)
+    if blank is not None and all("pixel_values" not in row for row in rows):
+        rows.append(blank)
+    return rows
+
+
+def batch(rows: Sequence[Tensors], padding: int) -> Tensors:
+    """What ``model.forward`` takes: prompts padded on the left, then the rows' ``answer`` padded on the right."""
+    prompts = max(row["input_ids"].shape[1] for row in rows)
+    answers = max(len(row["answer"]) for row in rows)
+    joined: dict[str, list[torch.Tensor]] = {}
+    for row in rows:
+        own = len(row["answer"])
+        sides = (prompts - row["input_ids"].shape[1], answers - own)
+        for key, value in row.items():
+            if key in TOKEN_KEYS:
+                fill = {"input_ids": row["answer"], "attention_mask": torch.ones(own, dtype=torch.long)}
+                tail = fill.get(key, torch.zeros(own, dtype=torch.long))
+                value = pad(torch.cat([value, tail[None]], 1), sides, value=padding if key == "input_ids" else 0)
+            elif key in ("answer", "weights"):
+                continue
+            joined.setdefault(key, []).append(value)
+    return {key: torch.cat(values) for key, values in joined.items()}
+
+
+def check_lengths(dataset: AnswerDataset, max_length: int) -> list[int]:
+    """Tokens of each sample's prompt and answer in this epoch, pictures counted by their size and not opened.
+
+    Raises UserError that lists every sample that has more than ``max_length`` in this epoch or in one that draws its
+    longest knowledge: a model trained on cut answers learns to stop early, and one trained on cut pictures to see
+    less than it will be shown.
+    """
+    encoder, contract = dataset.encoder, dataset.contract
+    lengths, longest = [], []
+    for sample, drawn in zip(dataset.samples, map(dataset.draw, dataset.samples), strict=True):
+        text = encoder.processor.apply_chat_template(
+            messages(drawn, dataset.instruction, contract.types), add_generation_prompt=True, tokenize=False
+        )
+        pieces = dataset.pieces(drawn)
+        tokens = len(encoder.tokenizer(text).input_ids) + len(encoder.answer(pieces)["answer"])
+        lengths.append(tokens + picture_tokens(sample, contract))
+        longest.append(lengths[-1] + further_tokens(dataset, sample, pieces))
+    long = [(sample.id, length) for sample, length in zip(dataset.samples, longest, strict=True) if length > max_length]
+    if long:
+        shown = "\n".join(f"  {identity}: {length} tokens" for identity, length in long[:20])
+        more = f"\n  and {len(long) - 20} more" if len(long) > 20 else ""
+        raise UserError(
+            f"{len(long)} of {len(lengths)} samples are longer than max_length = {max_length} and would be cut:\n"
+            f"{shown}{more}\nRaise max_length, lower model.max_pixels, or take these samples out"
+        )
+    return lengths
+
+
+def further_tokens(dataset: AnswerDataset, sample: Sample, pieces: Sequence[Piece]) -> int:
+    """By how many tokens the sample's longest knowledge text is longer than the one in ``pieces``."""
+    contract = dataset.contract
+    if "knowledge" not in contract.segments or dataset.augmentation.knowledge != "draw":
+        return 0
+    lines = [render(sample.tokens, text, (), contract.until("knowledge"), None) for text in sample.knowledge]
+    drawn = [piece for piece in pieces if piece.segment == "knowledge"]
+    lengths = [len(dataset.encoder.answer(line)["answer"]) for line in (drawn, *lines)]
+    return max(lengths) - lengths[0]
+
+
+def picture_tokens(sample: Sample, contract: Contract) -> int:
+    """Tokens that the sample's picture adds to the one placeholder that the prompt's text holds for it."""
+    if not sample.image:
+        return 0
+    if sample.size is None:
+        raise UserError(f"sample {sample.id}: has a picture but no size; record it as [width, height]")
+    width, height = contract.resized(sample.size)
+    return width * height // contract.patch_factor**2 - 1

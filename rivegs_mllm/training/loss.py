@@ -1,0 +1,24 @@
+"""The loss of an answer, from logits at the answer's positions only."""
+
+from __future__ import annotations
+
+import torch
+from torch.nn.functional import cross_entropy
+
+from rivegs_mllm.training.dataset import IGNORED
+
+
+def answer_loss(
+    logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor, count: torch.Tensor | int | None = None
+) -> torch.Tensor:
+    """Weighted cross-entropy of the next token, summed over the targets and divided by ``count``.
+
+    ``logits`` (rows, columns, vocabulary) are of the batch's last columns, as ``logits_to_keep = columns`` gives them,
+    ``labels`` and ``weights`` (rows, columns) of the same columns, as the collator makes them: column i predicts the
+    label of column i + 1. ``count`` is the number of targets in the whole step, over all processes and accumulated
+    batches; None takes those of this batch. Only the targets' logits are brought to float32.
+    """
+    targets = labels[:, 1:]
+    used = targets.ne(IGNORED)
+    losses = cross_entropy(logits[:, :-1][used].float(), targets[used], reduction="none")
+    return (losses * weights[:, 1:][used]).sum() / (used.sum() if count is None else count)

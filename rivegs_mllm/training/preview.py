@@ -1,0 +1,339 @@
+"""A page that shows, before any GPU time, what a model will be given for a few training samples.
+
+Everything on it is read back from the tensors of a batch: text from the token ids, boxes from the ids of the labels,
+the picture from the processor's own patches. No weights of the model are loaded.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import io
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+import torch
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from PIL import Image
+from transformers import BaseImageProcessor, PreTrainedTokenizerBase
+
+from rivegs_mllm.answer.contract import NATIVE_STEPS, Contract, ContractError
+from rivegs_mllm.answer.serialization import in_text_order, parse
+from rivegs_mllm.config.schema import Recipe
+from rivegs_mllm.data.files import write_text
+from rivegs_mllm.data.images import is_outside
+from rivegs_mllm.models.loading import load_without_weights
+from rivegs_mllm.store.attach import read_posts
+from rivegs_mllm.training.dataset import IGNORED, AnswerDataset, Collator, Encoder, Tensors, check_lengths
+from rivegs_mllm.types import Box, Entity, Prediction, Sample, UserError
+
+PROMPT, PICTURE, END = "prompt", "picture", "end"
+"""Kinds of token beside the answer's segments."""
+
+Size = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A token as the page shows it, or the few that make one character. ``target``: whether the loss counts it."""
+
+    text: str
+    ids: tuple[int, ...]
+    kind: str
+    target: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """A box of the entity ``name``, in pixels of the original.
+
+    ``gold`` is the record's, ``given`` what augmentation made of it, ``read`` what the labels say. ``error`` is how far
+    the edges of ``read`` are from ``given``, (across, down), and ``allowed`` what the contract's rounding explains.
+    """
+
+    name: str
+    gold: Box
+    given: Box
+    read: Box
+    error: tuple[float, float]
+    allowed: tuple[float, float]
+
+    @property
+    def right(self) -> bool:
+        """Whether the rounding explains the error."""
+        return all(error <= allowed + 1e-6 for error, allowed in zip(self.error, self.allowed, strict=True))
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """The picture as the model sees it: ``image``, ``size`` of the original and ``resized`` of the contract.
+
+    ``stretch`` is by what a box that was read is multiplied, (across, down), to lie where the model would see it.
+    """
+
+    image: Image.Image
+    size: Size
+    resized: Size
+    stretch: tuple[float, float]
+
+    @property
+    def uri(self) -> str:
+        """The picture as a data URI."""
+        buffer = io.BytesIO()
+        self.image.save(buffer, "JPEG", quality=92, subsampling=0)
+        return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """A sample on the page; ``why`` it was chosen. Without ``tokens`` it could not be encoded."""
+
+    sample: Sample
+    why: str
+    problems: tuple[str, ...]
+    tokens: tuple[Token, ...] = ()
+    counts: tuple[tuple[str, int], ...] = ()
+    view: View | None = None
+    regions: tuple[Region, ...] = ()
+
+
+def write_preview(recipe: Recipe, out: Path, count: int = 6) -> list[str]:
+    """Writes the page on ``count`` samples of the recipe's training split to ``out``, whole or not at all.
+
+    Returns the problems found, which stand on top of the page too: samples that are longer than ``max_length``,
+    boxes that come back further off than the contract's rounding, answers that cannot be read back, pictures that the
+    processor resizes otherwise than the contract. Raises UserError where nothing could be shown.
+    """
+    if count < 1:
+        raise UserError(f"preview: --count {count} samples; it must be 1 or more")
+    processor, contract = load_without_weights(recipe)
+    folder = recipe.data.folder
+    samples = read_posts(folder, recipe.data.train, recipe.distilled)
+    if not samples:
+        raise UserError(f"{folder}: the split '{recipe.data.train}' has no sample")
+    encoder = Encoder(processor, recipe.answer.weights)
+    dataset = AnswerDataset(
+        samples, folder, encoder, contract, recipe.answer.instruction, recipe.augment, recipe.train.seed
+    )
+    lengths = check_lengths(dataset, sys.maxsize)
+    refused = [(sample.id, n) for sample, n in zip(samples, lengths, strict=True) if n > recipe.max_length]
+    cards = [
+        examine(dataset, index, why, lengths[index])
+        for index, why in choose(samples, lengths, min(count, len(samples)))
+    ]
+    problems = []
+    try:
+        contract.check_processor(processor)
+    except ContractError as error:
+        problems.append(str(error))
+    if refused:
+        problems.append(
+            f"{len(refused)} of {len(samples)} samples are longer than max_length = {recipe.max_length}, "
+            "so training would refuse to start; the page lists them"
+        )
+    problems += [f"sample {card.sample.id}: {problem}" for card in cards for problem in card.problems]
+    page = _template().render(
+        recipe=recipe,
+        contract=dataclasses.asdict(contract),
+        posts=len(samples),
+        lengths=np.percentile(lengths, (0, 50, 95, 100)).round().astype(int).tolist(),
+        refused=refused,
+        cards=cards,
+        problems=problems,
+    )
+    write_text(out, page)
+    return problems
+
+
+def _template():
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("preview.html.jinja")
+
+
+def choose(samples: Sequence[Sample], lengths: Sequence[int], count: int) -> list[tuple[int, str]]:
+    """Indices of at most ``count`` unlike samples, each with why it was taken; the same for the same samples."""
+    boxes = [sum(len(entity.boxes) for entity in sample.entities) for sample in samples]
+    several = [max((len(entity.boxes) for entity in sample.entities), default=0) for sample in samples]
+    everywhere = range(len(samples))
+    chosen = {max(everywhere, key=lambda index: lengths[index]): "the longest"}
+
+    def take(why: str, fits: Callable[[int], bool], rank: Callable[[int], float] = lambda index: 0) -> None:
+        left = [index for index in everywhere if index not in chosen and fits(index)]
+        if left:
+            chosen[max(left, key=rank)] = why
+
+    take("an entity with several boxes", lambda index: several[index] > 1, lambda index: several[index])
+    take("one box", lambda index: boxes[index] == 1)
+    take("a picture that shows no entity", lambda i: bool(samples[i].image and samples[i].entities) and not boxes[i])
+    take("no picture", lambda index: not samples[index].image)
+    take("no entity", lambda index: not samples[index].entities)
+    take("the most boxes", lambda index: boxes[index] > 1, lambda index: boxes[index])
+    for first in [place * len(samples) // count for place in range(count)]:
+        take("any", lambda index: True, lambda index, first=first: index >= first)
+    return list(chosen.items())[:count]
+
+
+def examine(dataset: AnswerDataset, index: int, why: str, length: int) -> Card:
+    """What the model is given for one sample, and what is wrong with it; ``length`` is what its tokens were counted as.
+
+    A sample that cannot be encoded is a card with this as its problem.
+    """
+    gold, encoder, contract = dataset.samples[index], dataset.encoder, dataset.contract
+    sample = dataset.draw(gold)
+    try:
+        row = dataset[index]
+    except UserError as error:
+        return Card(sample, why, (str(error),))
+    given = Collator(encoder, keep_vision=False)([row])
+    kinds = token_kinds(dataset, sample, given)
+    problems = []
+    if len(kinds) != length:
+        problems.append(f"has {len(kinds)} tokens, but was counted as {length} when lengths were checked")
+    read, faults = read_labels(dataset, sample, given)
+    view, regions = None, ()
+    if sample.image:
+        view = see(given, encoder.processor.image_processor, contract, sample.size)
+        if view.image.size != view.resized:
+            shown, agreed = (f"{width} x {height}" for width, height in (view.image.size, view.resized))
+            problems.append(f"the processor makes its picture {shown}, the contract says {agreed}")
+        if "boxes" in contract.segments:
+            regions, lost = compare(gold, sample.entities, read.entities, contract)
+            faults += lost
+        if is_outside(sample.image):  # the page may be passed on
+            faults.append(f"its picture, {sample.image!r:.200}, lies outside the dataset's folder: not shown")
+            view = None
+        faults += [_off(region) for region in regions if not region.right]
+    tokens = tuple(show_tokens(given, kinds, encoder.tokenizer))
+    counts = tuple(Counter(kinds).items())
+    return Card(sample, why, tuple(problems + faults), tokens, counts, view, regions)
+
+
+def token_kinds(dataset: AnswerDataset, sample: Sample, given: Tensors) -> list[str]:
+    """For each of the batch's input ids whether it is of the prompt, a picture's, of a segment, or the end."""
+    encoder = dataset.encoder
+    answer = [
+        piece.segment
+        for piece in dataset.pieces(sample)
+        for _ in range(len(encoder.answer((piece,), end=False)["answer"]))
+    ]
+    answer.append(END)
+    ids = given["input_ids"][0].tolist()
+    placeholder = encoder.processor.image_token_id
+    prompt = [PICTURE if token == placeholder else PROMPT for token in ids[: len(ids) - len(answer)]]
+    return prompt + answer
+
+
+def read_labels(dataset: AnswerDataset, sample: Sample, given: Tensors) -> tuple[Prediction, list[str]]:
+    """The record that the labels say, and what of the answer they do not give back."""
+    tokenizer = dataset.encoder.tokenizer
+    labels = given["labels"][0]
+    ids = labels[labels != IGNORED].tolist()
+    text = tokenizer.decode(ids[: ids.index(tokenizer.eos_token_id)], clean_up_tokenization_spaces=False)
+    read = parse(sample.id, text, sample.tokens, dataset.contract, sample.size if sample.image else None)
+    faults = [f"the labels cannot be read: {error}" for error in read.errors]
+    meant = "".join(piece.text for piece in dataset.pieces(sample))
+    if text != meant:
+        differing = next(
+            (pair for pair in zip(meant.split("\n"), text.split("\n"), strict=False) if pair[0] != pair[1]),
+            (meant, text),
+        )
+        faults.append(f"the tokenizer changes the answer: {differing[0]!r} comes back as {differing[1]!r}")
+    return read, faults
+
+
+def see(given: Tensors, images: BaseImageProcessor, contract: Contract, size: Size) -> View:
+    """The one picture of a batch, ``size`` = (width, height) of the original, put together from its patches."""
+    pixels = reconstruct(given["pixel_values"], given["image_grid_thw"][0].tolist(), images)
+    image = Image.fromarray((pixels * 255).round().clamp(0, 255).byte().permute(1, 2, 0).numpy())
+    resized = contract.resized(size)
+    # Numbers of a grid are shares of whatever picture there is, but pixels count from the contract's size.
+    in_pixels = contract.encoding == "native" and NATIVE_STEPS[contract.family] is None
+    frame = resized if in_pixels else image.size
+    return View(image, size, resized, (frame[0] / size[0], frame[1] / size[1]))
+
+
+def reconstruct(patches: torch.Tensor, grid: Sequence[int], images: BaseImageProcessor) -> torch.Tensor:
+    """The picture (3, height, width), about 0 to 1, from the patches of a Qwen-VL image processor.
+
+    ``patches`` is (patches, 3 * temporal * patch * patch), ordered so that those merged into one token are
+    neighbours (Qwen2-VL, arXiv 2409.12191, section 2.1); ``grid`` is (frames, rows, columns) of patches.
+    """
+    _, rows, columns = grid
+    merge, patch, temporal = images.merge_size, images.patch_size, images.temporal_patch_size
+    parts = patches.view(rows // merge, columns // merge, merge, merge, 3, temporal, patch, patch)[:, :, :, :, :, 0]
+    pixels = parts.permute(4, 0, 2, 5, 1, 3, 6).reshape(3, rows * patch, columns * patch)
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (images.image_mean, images.image_std))
+    return pixels * std + mean
+
+
+def compare(
+    sample: Sample, said: Sequence[Entity], read: Sequence[Entity], contract: Contract
+) -> tuple[tuple[Region, ...], list[str]]:
+    """Each box that the answer was to say beside the one that was read, and the entities that lost or won boxes."""
+    regions, faults = [], []
+    golds, saids = in_text_order(sample.entities), in_text_order(said)
+    if len(saids) != len(read):
+        return (), [f"{len(read)} entities come back from the labels of {len(saids)}"]
+    for gold, given, back in zip(golds, saids, read, strict=True):
+        if len(given.boxes) != len(back.boxes):
+            faults.append(f"{given.text!r}: {len(back.boxes)} boxes come back from the labels of {len(given.boxes)}")
+            continue
+        for boxes in zip(gold.boxes, given.boxes, back.boxes, strict=True):
+            regions.append(_region(given.text, *boxes, contract, sample.size))
+    return tuple(regions), faults
+
+
+def _region(name: str, gold: Box, given: Box, read: Box, contract: Contract, size: Size) -> Region:
+    (dx, dy), (width, height) = contract.rounding(size), size
+    left, right = (min(max(edge, 0), width) for edge in (given.xmin, given.xmax))  # only what is inside can be said
+    top, bottom = (min(max(edge, 0), height) for edge in (given.ymin, given.ymax))
+    error = (
+        max(abs(left - read.xmin), abs(right - read.xmax)),
+        max(abs(top - read.ymin), abs(bottom - read.ymax)),
+    )
+    allowed = (dx if right - left >= 2 * dx else 2 * dx, dy if bottom - top >= 2 * dy else 2 * dy)
+    return Region(name, gold, given, read, error, allowed)
+
+
+def _off(region: Region) -> str:
+    error, allowed = (f"{across:.1f} x {down:.1f}" for across, down in (region.error, region.allowed))
+    return f"a box of {region.name!r} comes back {error} pixels off, rounding explains {allowed}"
+
+
+def show_tokens(given: Tensors, kinds: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> Iterator[Token]:
+    """The tokens of a batch's one row as text, those of the picture as one."""
+    ids = given["input_ids"][0].tolist()
+    before = [False] * (len(ids) - given["labels"].shape[1])
+    counted = (given["labels"][0] != IGNORED) & (given["weights"][0] > 0)
+    rows = zip(ids, kinds, before + counted.tolist(), strict=True)
+    for (kind, target), run in groupby(rows, key=lambda row: row[1:]):
+        own = [row[0] for row in run]
+        if kind == PICTURE:
+            yield Token(f"<picture: {len(own)} tokens>", (own[0],), kind, target)
+            continue
+        for together in characters(own, tokenizer):
+            text = tokenizer.decode(together, clean_up_tokenization_spaces=False)
+            yield Token(text.replace("\n", "↵\n"), together, kind, target)
+
+
+def characters(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> Iterator[tuple[int, ...]]:
+    """The ids one by one, or the up to four together that a byte-level tokenizer writes one character with."""
+    together: tuple[int, ...] = ()
+    for token in ids:
+        together += (token,)
+        if len(together) == 4 or not tokenizer.decode(together).endswith("\ufffd"):
+            yield together
+            together = ()
+    if together:
+        yield together

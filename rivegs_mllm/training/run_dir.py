@@ -1,0 +1,270 @@
+"""A run's folder: what the run was started with, its checkpoints, and the figures it ended with."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+from transformers import Trainer, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from rivegs_mllm.data.files import is_disk_full, write_json
+from rivegs_mllm.data.jsonl import to_line
+from rivegs_mllm.data.lock import lock_folder
+from rivegs_mllm.types import Sample, UserError
+
+Result = TypeVar("Result")
+
+FILE_NAME = "run.json"
+VERSION = 2
+_SHOWN = 8
+_SAMPLED_BYTES = 1 << 16
+_SAMPLES = 16
+
+_BATCH = ("per_device_train_batch_size", "gradient_accumulation_steps")
+_FREE = {
+    "output_dir", "run_name", "project", "report_to", "disable_tqdm", "remove_unused_columns", "debug", "local_rank",
+    "use_cpu", "per_device_eval_batch_size", "prediction_loss_only", "batch_eval_metrics", "include_for_metrics",
+    "auto_find_batch_size", "torch_empty_cache_steps", "skip_memory_metrics", "resume_from_checkpoint", "deepspeed",
+    "restore_callback_states_from_checkpoint", "include_num_input_tokens_seen", "parallelism_config",
+    "gradient_checkpointing", "gradient_checkpointing_kwargs", "activation_checkpointing",
+    "activation_checkpointing_kwargs", "do_train", "do_eval", "do_predict", "enable_jit_checkpoint",
+}  # fmt: skip
+_FREE_BEGINNINGS = ("logging_", "log_", "save_", "push_", "hub_", "trackio_", "ddp_", "fsdp", "dataloader_", "eval_")
+_NOT_FREE = {"dataloader_drop_last"}
+"""What of TrainingArguments may change between the start of a run and its end: it does not change what is learned."""
+
+_CHOICE = {"load_best_model_at_end", "metric_for_best_model", "greater_is_better"}
+_WHEN_EVALUATED = ("eval_strategy", "eval_steps", "eval_delay")
+
+
+def settings_of(arguments: TrainingArguments, sections: Mapping[str, object]) -> dict[str, object]:
+    """What must not change between the start of a run and its end, by key: "train.weight_decay", "lora.r".
+
+    ``sections`` are those of the recipe beside ``train``, dicts or single values. How many samples a step has is one
+    value, so that another number of processes can go on with the same batches.
+    """
+    values = arguments.to_dict()
+    train = {name: value for name, value in values.items() if name not in _BATCH and not _is_free(name)}
+    if arguments.load_best_model_at_end:
+        train |= {name: values[name] for name in _WHEN_EVALUATED}
+    else:
+        train = {name: value for name, value in train.items() if name not in _CHOICE}
+    each, accumulated = arguments.train_batch_size, arguments.gradient_accumulation_steps
+    train["samples_per_step"] = each * accumulated * arguments.world_size
+    flat: dict[str, object] = {}
+    for section, content in {**sections, "train": train}.items():
+        if isinstance(content, Mapping):
+            flat |= {f"{section}.{name}": value for name, value in content.items()}
+        else:
+            flat[section] = content
+    return json.loads(json.dumps(flat, default=_plain, sort_keys=True))
+
+
+def _is_free(name: str) -> bool:
+    return name in _FREE or (name.startswith(_FREE_BEGINNINGS) and name not in _NOT_FREE)
+
+
+def _plain(value: object) -> object:
+    return sorted(value) if isinstance(value, set) else str(value)
+
+
+def fingerprint(samples: Sequence[Sample], folder: Path) -> str:
+    """How many samples, and a digest of their content: records, and the sizes of their pictures' files."""
+    digest = hashlib.sha256()
+    for sample in samples:
+        digest.update(to_line(sample))
+        path = folder / sample.image
+        if sample.image and path.is_file():
+            digest.update(str(path.stat().st_size).encode())
+    return f"{len(samples)} samples, digest {digest.hexdigest()[:12]}"
+
+
+def model_fingerprint(path: Path | str) -> str | None:
+    """A digest of a model's files in a folder, None where it is a hub id. Of large files, places all over them."""
+    folder = Path(path)
+    if not folder.is_dir():
+        return None
+    digest = hashlib.sha256()
+    for file in sorted(own for own in folder.iterdir() if own.is_file()):
+        size = file.stat().st_size
+        digest.update(f"{file.name} {size}".encode())
+        with file.open("rb") as content:
+            for place in range(0, size, max(size // _SAMPLES, _SAMPLED_BYTES)):
+                content.seek(place)
+                digest.update(content.read(_SAMPLED_BYTES))
+    return f"digest {digest.hexdigest()[:12]}"
+
+
+def resume_point(out: Path, settings: Mapping[str, object], finished: Path, arguments: TrainingArguments) -> str | None:
+    """The last complete checkpoint of this run, None at its start. Checkpoints that were cut off are removed.
+
+    ``finished`` is the file whose presence says that the run ended. Raises UserError where there is anything trained,
+    a checkpoint or the end, with other settings; a start that made no checkpoint binds nobody.
+    """
+    complete = []
+    for folder in out.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
+        if _is_complete(folder):
+            complete.append(folder)
+        else:
+            print(f"{folder} was cut off while it was written and is removed")
+            shutil.rmtree(folder)
+    if complete or finished.exists():
+        _check_same(out, settings, arguments)
+    return str(max(complete, key=lambda folder: int(folder.name.split("-")[1]))) if complete else None
+
+
+def begin(out: Path, settings: Mapping[str, object]) -> None:
+    """Notes what the run is started with: to be called by the main process when everything has been checked."""
+    write_json(out / FILE_NAME, {"version": VERSION, "processes": PartialState().num_processes, "settings": settings})
+
+
+def _check_same(out: Path, settings: Mapping[str, object], arguments: TrainingArguments) -> None:
+    path = out / FILE_NAME
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))
+        version, processes, then = before["version"], before["processes"], before["settings"]
+    except (OSError, ValueError, KeyError, TypeError):
+        version = processes = then = None
+    hint = "choose another train.output_dir, or delete that folder"
+    if version != VERSION:
+        raise UserError(f"{out} holds a run, but {path.name} does not say with what it was started; {hint}")
+    changed = sorted(key for key in settings.keys() | then.keys() if settings.get(key) != then.get(key))
+    if changed:
+        shown = "; ".join(_change(key, then.get(key), settings.get(key), arguments) for key in changed[:_SHOWN])
+        more = f"; and {len(changed) - _SHOWN} more" if len(changed) > _SHOWN else ""
+        raise UserError(
+            f"{out} holds a run that was started otherwise: {shown}{more}. Resume it with what it was started with, or "
+            + hint
+        )
+    now = PartialState().num_processes
+    if processes != now and PartialState().distributed_type.value == "DEEPSPEED":
+        raise UserError(
+            f"{out}: DeepSpeed's checkpoints of {processes} processes are not resumed by {now}; launch as many"
+        )
+
+
+def _change(key: str, then: object, now: object, arguments: TrainingArguments) -> str:
+    said = f"{key} was {str(then)[:100]!r} and is {str(now)[:100]!r}"
+    if key != "train.samples_per_step" or not isinstance(then, int):
+        return said
+    a_round = arguments.train_batch_size * arguments.world_size
+    parts = f"{arguments.train_batch_size} x {arguments.world_size} processes x {arguments.gradient_accumulation_steps}"
+    cure = f", which --train.gradient_accumulation_steps={then // a_round} makes {then}" if then % a_round == 0 else ""
+    return f"{said} ({parts}{cure})"
+
+
+def _is_complete(checkpoint: Path) -> bool:
+    """Whether a checkpoint has the trainer's state, which is written last, and before older ones are deleted."""
+    try:
+        json.loads((checkpoint / TRAINER_STATE_NAME).read_bytes())
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def run_training(trainer: Trainer, checkpoint: str | None) -> str:
+    """Trains to the end, from the checkpoint where there is one, and says how many steps were made.
+
+    Raises UserError where not all steps were made.
+    """
+    trainer.train(resume_from_checkpoint=checkpoint)
+    state = trainer.state
+    if state.global_step < state.max_steps or state.max_steps < 1:
+        raise UserError(
+            f"{trainer.args.output_dir}: stopped at step {state.global_step} of {state.max_steps}; nothing is saved as "
+            "trained"
+        )
+    before = int(checkpoint.rpartition("-")[2]) if checkpoint else 0
+    return f"{state.global_step - before} steps" + (f" after the {before} of before" if before else "")
+
+
+@contextmanager
+def owned(out: Path) -> Iterator[None]:
+    """Holds the lock of a run's folder for all processes of the run. Raises `lock.LockedError` in all of them."""
+    with ExitStack() as stack:
+        on_main(lambda: stack.enter_context(lock_folder(out)))
+        yield
+
+
+def on_main(action: Callable[[], Result]) -> Result:
+    """What the main process's ``action`` gives, in every process; a UserError of it is raised in every process."""
+    state = PartialState()
+    if state.num_processes == 1:
+        return action()
+    told: list = [None, None]
+    if state.is_main_process:
+        try:
+            told[0] = action()
+        except UserError as error:
+            told[1] = error
+    broadcast_object_list(told)
+    if told[1] is not None:
+        raise told[1]
+    return told[0]
+
+
+@contextmanager
+def exhaustion_named(out: Path) -> Iterator[None]:
+    """Turns a full disk or a full memory, which each library says in its own way, into a UserError."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise UserError(
+            f"{out}: out of memory ({_first_line(error)}); lower train.per_device_train_batch_size and raise "
+            "train.gradient_accumulation_steps as much, or lower model.max_pixels"
+        ) from error
+    except Exception as error:
+        if not is_disk_full(error):
+            raise
+        raise UserError(
+            f"{out}: cannot be written: no space left on device ({_first_line(error)}); the last complete checkpoint "
+            "is kept: make room and start the same command again"
+        ) from error
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().split("\n")[0][:200]
+
+
+def write_metrics(trainer: Trainer, out: Path, test: Sequence[Sample]) -> None:
+    """Writes ``metrics.json``: by split the figures of the weights that the trainer ended with.
+
+    Those of dev are what was logged for these weights, if they were evaluated; those of test, where there are any
+    posts of it, are computed now, by all processes together.
+    """
+    metrics = {"dev": _logged(trainer), "test": {}}
+    if test:
+        figures = trainer.evaluate(test, metric_key_prefix="test")
+        metrics["test"] = _of("test_", figures)
+    if trainer.args.should_save:
+        write_json(out / "metrics.json", metrics)
+
+
+def _logged(trainer: Trainer) -> dict[str, float]:
+    """The dev figures of the best weights where the run ends with these, else of the last."""
+    state = trainer.state
+    step = state.best_global_step if trainer.args.load_best_model_at_end else state.global_step
+    logged = (_of("eval_", entry) for entry in state.log_history if entry["step"] == step)
+    return next(filter(None, logged), {})
+
+
+def _of(prefix: str, figures: Mapping[str, float]) -> dict[str, float]:
+    return {name.removeprefix(prefix): value for name, value in figures.items() if name.startswith(prefix)}
+
+
+def read_metrics(out: Path) -> dict[str, dict[str, float]]:
+    """What ``write_metrics`` wrote. Raises UserError where it did not."""
+    path = out / "metrics.json"
+    if not path.is_file():
+        raise UserError(f"{out}: has no {path.name}; it was not trained to its end by this release, so train it again")
+    return json.loads(path.read_text(encoding="utf-8"))

@@ -1,0 +1,152 @@
+"""Every recipe parses, says its own command, and the accelerate configs it is launched with load."""
+
+import itertools
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import yaml
+from accelerate.commands.config.config_args import load_config_from_file
+from accelerate.utils import DistributedType
+from bases import BASES
+
+from rivegs_mllm.config.schema import Recipe, read_recipe
+from rivegs_mllm.config.yaml_loader import parse_recipe
+from rivegs_mllm.tiny.build import BaseRecipe
+from rivegs_mllm.training import memory
+from rivegs_mllm.types import UserError
+
+ROOT = Path(__file__).parents[2]
+BASE = ROOT / "recipes" / "tiny" / "base.yaml"
+FIELD = sorted((ROOT / "recipes" / "e2e").glob("*.yaml"))
+END_TO_END = [*FIELD, *(path for path in sorted((ROOT / "recipes" / "tiny").glob("*.yaml")) if path != BASE)]
+CONFIGS = sorted((ROOT / "accelerate_configs").glob("*.yaml"))
+STARTS = ("accelerate launch --config_file accelerate_configs/", "rivegs train ")
+SEVEN = "qwen2_5_vl_7b_lora.yaml"
+
+
+def read(path: Path, *overrides: str) -> Recipe:
+    return read_recipe(path, ["--train.use_cpu=true", *overrides])
+
+
+def commands(path: Path) -> list[str]:
+    """The commands in a recipe's opening comment, the first line among them."""
+    lines = itertools.takewhile(lambda line: line.startswith("#"), path.read_text(encoding="utf-8").splitlines())
+    first, *rest = (line.lstrip("# ") for line in lines)
+    return [first, *(line for line in rest if line.startswith(STARTS))]
+
+
+def named(path: Path):
+    return path.relative_to(ROOT).as_posix()
+
+
+@pytest.mark.parametrize("path", END_TO_END, ids=named)
+def test_recipe_parses_and_says_its_command(path):
+    recipe = read(path)
+    assert recipe.train.remove_unused_columns is False, "the Trainer would drop pictures"
+    for command in commands(path):
+        assert command.startswith(STARTS)
+        words = shlex.split(command)
+        own = words.index(named(path))
+        assert words[own - 2 : own] in (["rivegs", "train"], ["-m", "rivegs_mllm.train"])
+        for flag in ("--config_file", "--deepspeed_config_file"):
+            assert flag not in words or (ROOT / words[words.index(flag) + 1]).is_file()
+        read(path, *words[own + 1 :])
+
+
+def test_recipe_of_the_tiny_base():
+    assert BASE.read_text(encoding="utf-8").startswith(f"# python -m rivegs_mllm.tiny.build {named(BASE)}\n")
+    recipe = parse_recipe(BaseRecipe, BASE)
+    assert recipe.out == Path("rivegs_mllm/tiny/base")
+
+
+@pytest.mark.parametrize("path", FIELD, ids=named)
+def test_field_recipe_is_what_it_says(path):
+    recipe, head = read(path), path.read_text(encoding="utf-8")
+    assert (recipe.model.quantization == "nf4") == ("qlora" in path.stem)
+    assert recipe.train.output_dir == f"runs/{path.stem}"
+    assert recipe.train.gradient_checkpointing_kwargs == {"use_reentrant": False}
+    assert (recipe.train.metric_for_best_model, recipe.train.greater_is_better) == ("eval_gmner_f1", True)
+    text, size = BASES[recipe.model.base]().get_text_config(), BASES[recipe.model.base]().vision_config
+    side = size.patch_size * size.spatial_merge_size
+    assert recipe.model.max_pixels == 1024 * side * side
+    assert text.vocab_size > 150_000
+
+    stage = 2 if recipe.model.quantization else 3
+    for line, gpus, zero in (("Eight", 8, 2), ("One", 1, 0), ("Two", 16, stage)):
+        stated = re.search(rf"^# {line}.*?([0-9.]+) GB", head, re.MULTILINE)[1]
+        calculated = memory.estimate(BASES[recipe.model.base](), recipe, gpus, zero).total / 1e9
+        assert stated == f"{calculated:.1f}", f"{line}: run python -m rivegs_mllm.training.memory again"
+
+
+@pytest.mark.parametrize(
+    ("key", "name"),
+    [("surprise: 1", "surprise"), ("lora:\n  rank: 4", "rank"), ("train:\n  learnig_rate: 1", "learnig_rate")],
+)
+def test_unknown_key_is_named(tmp_path, key, name):
+    """A key below a section comes in that section's place."""
+    recipe = yaml.safe_load((ROOT / "recipes" / "e2e" / SEVEN).read_text())
+    for section, values in yaml.safe_load(key).items():
+        recipe[section] = {**recipe[section], **values} if isinstance(values, dict) else values
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    with pytest.raises(UserError, match=name) as error:
+        read(path)
+    assert str(path) in str(error.value)
+
+
+def test_overrides():
+    path = ROOT / "recipes" / "e2e" / SEVEN
+    recipe = read(
+        path, "--train.learning_rate=5e-5", "--lora.r=8", "--answer.segments=[entities,boxes]", "--model.base=tiny"
+    )
+    assert (recipe.train.learning_rate, recipe.lora.r, recipe.model.base) == (5e-5, 8, "tiny")
+    assert recipe.answer.segments == ["entities", "boxes"]
+
+
+def test_recipe_that_is_not_there():
+    with pytest.raises(UserError, match="no such recipe"):
+        read(ROOT / "recipes" / "none.yaml")
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=named)
+def test_accelerate_config_loads(path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    config = load_config_from_file(named(path))
+    head = path.read_text(encoding="utf-8").splitlines()[0]
+    assert f"accelerate launch --config_file {named(path)} " in head
+    assert (config.distributed_type == DistributedType.DEEPSPEED) == ("zero" in path.stem)
+    assert config.use_cpu == path.stem.startswith("cpu_")
+    if config.deepspeed_config:
+        stage = json.loads(Path(config.deepspeed_config["deepspeed_config_file"]).read_text())["zero_optimization"]
+        assert stage["stage"] == int(path.stem.split("zero")[1][0])
+        assert config.deepspeed_config["zero3_init_flag"] == (stage["stage"] == 3)
+        assert ("offload_param" in stage) == path.stem.endswith("offload")
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "accelerate_configs").glob("*.json")), ids=named)
+def test_deepspeed_config_is_valid_and_leaves_the_rest_to_the_recipe(path):
+    deepspeed = pytest.importorskip("deepspeed.runtime.config", reason="needs the extra deepspeed")
+    settings = json.loads(path.read_text())
+    auto = {key: value for key, value in settings.items() if value == "auto"}
+    assert auto.keys() == {
+        "train_batch_size",
+        "train_micro_batch_size_per_gpu",
+        "gradient_accumulation_steps",
+        "gradient_clipping",
+    }
+    assert settings["bf16"] == {"enabled": "auto"}
+    filled = {"train_batch_size": 8, "train_micro_batch_size_per_gpu": 4, "gradient_accumulation_steps": 2}
+    config = deepspeed.DeepSpeedConfig({**settings, **filled, "gradient_clipping": 1.0, "bf16": {"enabled": True}})
+    assert config.zero_config.stage == settings["zero_optimization"]["stage"]
+    assert config.zero_config.reduce_bucket_size == memory.BUCKET
+    if config.zero_config.stage == 3:
+        assert config.zero_config.max_live_parameters == memory.LIVE
+
+
+def test_no_is_a_word_and_a_rate_a_number_as_people_write_them():
+    overrides = ["--train.eval_strategy=no", "--train.load_best_model_at_end=false", "--train.learning_rate=1e-4"]
+    train = read_recipe(ROOT / "recipes" / "tiny" / "e2e.yaml", overrides).train
+    assert (train.eval_strategy.value, train.load_best_model_at_end, train.learning_rate) == ("no", False, 1e-4)

@@ -1,0 +1,45 @@
+"""Without the extra distill: cascades and training that ask no teacher run, and what does need it says so."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+WITHOUT = """
+import sys
+from pathlib import Path
+for package in ("openai", "pyarrow", "datasets", "duckdb"):
+    sys.modules[package] = None  # as if it were not installed
+import rivegs_mllm.llm.client as chat
+import rivegs_mllm.cli.distill_command
+from rivegs_mllm.cascade.config import read_cascade, run_cascade
+from rivegs_mllm.store.answer_store import Store, read_store
+from rivegs_mllm.data.jsonl import read_split
+from rivegs_mllm.types import UserError
+
+data, out = Path(sys.argv[1]), Path(sys.argv[2])
+predictions, _ = run_cascade(read_cascade("recipes/cascade/gold.yaml"), read_split(data, "dev"), data, out / "work")
+print(sum(len(prediction.entities) for prediction in predictions))
+(out / "store").mkdir()
+(out / "store" / "shard-000000.parquet").write_bytes(b"")
+for attempt in (
+    lambda: Store(out / "new"),
+    lambda: read_store(out / "store", "knowledge"),
+    lambda: chat.OpenAIChat("some", key_env=None).open(chat.Sampling()),
+):
+    try:
+        attempt()
+    except UserError as error:
+        print(error)
+"""
+
+
+def test_without_the_extra(tmp_path, emblems):
+    done = subprocess.run([sys.executable, "-c", WITHOUT, emblems, tmp_path], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found, *said = done.stdout.splitlines()
+    assert int(found) > 6
+    assert len(said) == 3
+    assert all("pip install 'rivegs-mllm[distill]'" in line for line in said)
+    assert not (tmp_path / "new").exists(), "nothing is asked before it is known that answers can be kept"

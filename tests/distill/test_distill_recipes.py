@@ -1,0 +1,60 @@
+"""Every recipe of recipes/distill parses, says its own command, and its teachers and sets are what they claim."""
+
+import shlex
+from pathlib import Path
+
+import pytest
+
+from rivegs_mllm.config.yaml_loader import read_yaml
+from rivegs_mllm.distill.config import read_distill
+from rivegs_mllm.distill.pseudo_labels import is_rows, read_rows_recipe
+from rivegs_mllm.llm.client import VLLMChat
+from rivegs_mllm.types import UserError
+
+ROOT = Path(__file__).parents[2]
+RECIPES = sorted((ROOT / "recipes" / "distill").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_recipe_parses_and_says_its_command(path):
+    words = shlex.split(path.read_text(encoding="utf-8").splitlines()[0].lstrip("# "))
+    assert words[:3] == ["rivegs", "distill", path.relative_to(ROOT).as_posix()]
+    if is_rows(read_yaml(path)):
+        assert read_rows_recipe(path, words[3:]).cascade is not None
+        return
+    recipe = read_distill(path, words[3:])
+    assert recipe.teacher.identity["teacher"]
+    examples = getattr(recipe.task, "examples", None)
+    if examples and examples.file.is_relative_to("recipes"):
+        assert (ROOT / examples.file).is_file()
+
+
+def test_there_are_recipes():
+    assert len(RECIPES) >= 6
+
+
+def test_vllm_without_vllm_says_what_to_do():
+    try:
+        import vllm  # noqa: F401
+    except ImportError:
+        recipe = read_distill(ROOT / "recipes" / "distill" / "captions_vllm.yaml")
+        assert isinstance(recipe.teacher, VLLMChat)
+        with pytest.raises(UserError, match="pip install vllm"):
+            recipe.teacher.open(recipe.sampling)
+
+
+@pytest.mark.parametrize(
+    ("override", "fault"),
+    [
+        ("--task.examples.choose=nearest", "choose"),
+        ("--task.examples.features=null", "features"),
+        ("--task.examples.count=0", "count"),
+        ("--limits.in_flight=0", "in_flight"),
+        ("--limits.max_cost=1", "prices"),
+        ("--teacher.type=oracle", "oracle"),
+        ("surprise", "written --key=value"),
+    ],
+)
+def test_what_cannot_be_is_refused_with_its_name(override, fault):
+    with pytest.raises(UserError, match=fault):
+        read_distill(ROOT / "recipes" / "distill" / "emblems_smollm2.yaml", [override])

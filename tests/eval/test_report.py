@@ -1,0 +1,346 @@
+import base64
+import io
+import json
+import re
+import sys
+from dataclasses import replace
+from html import unescape
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+from pycocotools import mask as coco
+
+from eval.analysis.errors import VERDICTS
+from eval.analysis.summary import explain
+from eval.protocols import GMNER
+from eval.report.page import system_names, write_report
+from eval.report.plots import calibration_curve, iou_curve, waterfall
+from eval.report.posts import judge, with_picture
+from eval.report.thumbnails import outline, small_picture
+from rivegs_mllm.data.images import PictureError
+from rivegs_mllm.types import Box, Entity, Mask, Prediction, Sample, UserError
+
+pytest.importorskip("matplotlib")
+
+HOSTILE = "</script><script>alert('1')</script>"
+BOX = Box(10, 20, 110, 90)
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    for index in range(8):
+        Image.new("RGB", (300 + index, 200), (30 * index, 90, 120)).save(tmp_path / f"{index}.jpg")
+    return tmp_path
+
+
+def post(index: int, subset: str = "seen") -> Sample:
+    entity = Entity("Ada Byron", "PER", (1, 3), "a woman in blue", True, boxes=(BOX,))
+    return Sample(str(index), ("RT", "Ada", "Byron", "!"), f"{index}.jpg", (300 + index, 200), (entity,), subset=subset)
+
+
+def right(sample: Sample) -> Prediction:
+    return Prediction(sample.id, entities=sample.entities)
+
+
+def write(folder: Path, gold, predictions, **options) -> tuple[str, list[str]]:
+    out = folder / "out" / "page.html"
+    problems = write_report(out, gold, predictions, folder, **options)
+    return out.read_text(encoding="utf-8"), problems
+
+
+def data_of(page: str) -> dict:
+    return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL).group(1))
+
+
+def pictured(page: str) -> list[str]:
+    return [one["id"] for one in data_of(page)["posts"] if one["picture"]]
+
+
+def words(page: str) -> str:
+    body = re.sub(r"<(script|style)[ >].*?</\1>", " ", page, flags=re.DOTALL)
+    return " ".join(unescape(re.sub(r"<[^>]+>", " ", body)).split())
+
+
+def test_a_hostile_post_stays_text(pictures):
+    entity = Entity(HOSTILE, HOSTILE, (0, 1), HOSTILE, True, boxes=(BOX,))
+    gold = [Sample(HOSTILE, (HOSTILE, '"><img', "src=x"), "0.jpg", (300, 200), (entity,), (HOSTILE,), HOSTILE)]
+    said = Prediction(HOSTILE, HOSTILE, (entity,), f"</pre>{HOSTILE}", (HOSTILE,))
+    page, _ = write(pictures, gold, {HOSTILE: [said]})
+    assert page.count("<script") == 2  # the data and the page's own
+    assert page.count("</script") == 2
+    assert "<img" not in page
+    shown = data_of(page)["posts"][0]
+    assert shown["id"] == shown["gold"][0]["text"] == shown["said"][0]["entities"][0]["type"] == HOSTILE
+    assert shown["said"][0]["raw"] == f"</pre>{HOSTILE}"
+
+
+def test_the_page_needs_nothing_else_and_allows_nothing_else(pictures):
+    page, problems = write(pictures, [post(0)], {"tiny": [right(post(0))]})
+    links = re.findall(r"(?:src|href|url)\s*[=(]\s*[\"']?([^\"')>\s]+)", re.sub(r"<script>.*", "", page, flags=re.S))
+    assert links
+    assert all(link.startswith("#") for link in links)
+    assert data_of(page)["posts"][0]["picture"].startswith("data:image/jpeg;base64,")
+    assert set(re.findall(r"https?://[^\"' ]+", page)) == {"http://www.w3.org/2000/svg"}
+    assert "default-src &#39;none&#39;; img-src data:;" in page
+    assert "unsafe" not in page
+    assert not re.search(r"<[a-z]+[^>]* style=", page)  # the policy would not apply it
+    assert problems == []
+    assert not list((pictures / "out").glob("*.partial"))
+
+
+def test_scores_and_intervals_of_one_system(pictures):
+    gold = [post(0, "seen"), post(1, "seen"), post(2, "unseen")]
+    text = words(write(pictures, gold, {"tiny": list(map(right, gold[:2]))})[0])
+    assert "GMNER 80.00 no interval 100.00 66.67 2 2 3" in text
+    assert "unseen MNER 0.00 no interval – 0.00" in text
+    assert "only 3 posts: figures of fewer than 30 say little" in text
+    assert "without a prediction which 2 1" in text
+    assert "Most is lost to missed : 20.00 points" in text
+
+
+def test_two_systems_are_compared(pictures):
+    gold = [post(index) for index in range(8)]
+    invisible = replace(gold[3].entities[0], visible=False, boxes=())
+    first = [right(sample) for sample in gold[:2]]
+    second = [right(sample) for sample in gold[1:3]] + [Prediction("3", entities=(invisible,))]
+    page, _ = write(pictures, gold, {"before": first, "after": second})
+    text = words(page)
+    assert "No difference is shown in GMNER: −3.64 F1" in text  # 2 * 2 / (3 + 8) - 2 * 2 / (2 + 8)
+    assert "from 40.00 to 36.36" in text
+    assert "1 right in B alone 1 right in A alone 1 right in both 5 wrong in both" in text
+    moves = dict(re.findall(r'data-change="(\w+>\w+)"[^>]*>(\d+)<', page))
+    assert moves == {
+        "correct>correct": "1",
+        "correct>missed": "1",
+        "missed>correct": "1",
+        "missed>said_invisible": "1",
+        "missed>missed": "4",
+    }
+
+
+def test_every_entity_has_the_verdict_of_the_budget(pictures):
+    gold = [replace(post(0), entities=(*post(0).entities, Entity("RT", "ORG", (0, 1), visible=False)))]
+    said = Prediction("0", entities=(replace(gold[0].entities[0], boxes=(Box(10, 20, 60, 90),)), Entity("!", "LOC")))
+    page, _ = write(pictures, gold, {"tiny": [said]})
+    shown = data_of(page)["posts"][0]
+    assert shown["verdicts"] == {
+        "GMNER": [{"gold": [["box_off", 0], ["missed", None]], "said": [["box_off", 0], ["invented", None]]}]
+    }
+    assert shown["said"][0]["entities"][1]["span"] == [3, 4]  # found in the text, to be marked there
+    assert data_of(page)["verdicts"] == VERDICTS
+    counted = re.search(r"box off box on the object, but not well enough (\d+) (\d+)", words(page))
+    assert counted.groups() == ("1", "1")
+
+
+def test_boxes_lie_in_the_frame_of_the_original_picture(pictures):
+    Image.new("RGB", (1600, 1200)).save(pictures / "large.png")
+    gold = [replace(post(0), image="large.png", size=(1600, 1200))]
+    wild = replace(gold[0].entities[0], boxes=(Box(-5, 400, 1e30, 300),))
+    shown = data_of(write(pictures, gold, {"tiny": [Prediction("0", entities=(wild,))]})[0])["posts"][0]
+    assert shown["size"] == [1600, 1200]
+    assert shown["gold"][0]["boxes"] == [[10, 20, 100, 70]]
+    assert shown["said"][0]["entities"][0]["boxes"] == [[-5, 400, 1e6, 0]]
+    uri = shown["picture"].partition(",")[2]
+    assert Image.open(io.BytesIO(base64.b64decode(uri))).size == (560, 420)
+
+
+def test_the_pictured_posts_show_every_verdict(pictures):
+    gold = [post(index) for index in range(8)]
+    off = Prediction("7", entities=(replace(post(7).entities[0], boxes=(Box(10, 20, 60, 90),)),))
+    said = [*map(right, gold[:5]), off]  # 0 to 4 right, 5 and 6 missed, 7 off
+    judged = [judge(sample, {"tiny": {one.id: one for one in said}}, [GMNER]) for sample in gold]
+    costs = [{"missed": 0.1, "box_off": 0.3}]
+    for limit, expected in ((0, ""), (1, "7"), (2, "57"), (3, "057"), (4, "0567"), (5, "02567")):
+        assert with_picture(gold, judged, costs, limit) == set(expected)
+    page, _ = write(pictures, gold, {"tiny": said}, limit=99)
+    assert pictured(page) == list("01234567")
+    assert write(pictures, gold, {"tiny": said}, limit=99)[0] == page
+
+
+def test_masks_become_outlines_only_where_a_picture_is(pictures):
+    grid = np.zeros((200, 300), np.uint8)
+    ImageDraw.Draw(image := Image.fromarray(grid)).ellipse((40, 30, 160, 130), fill=1)
+    run = coco.encode(np.asfortranarray(np.array(image)))
+    mask = Mask((200, 300), run["counts"].decode())
+    gold = [replace(post(0), entities=(replace(post(0).entities[0], masks=(mask,)),))]
+    shown = data_of(write(pictures, gold, {"tiny": [right(gold[0])]})[0])
+    assert list(shown["posts"][0]["verdicts"]) == ["GMNER", "SMNER"]
+    (path,) = shown["posts"][0]["gold"][0]["masks"]
+    drawn = Image.new("L", (300, 200))
+    corners = [tuple(map(float, corner.split())) for corner in path.strip("MZ").split("L")]
+    ImageDraw.Draw(drawn).polygon(corners, fill=1)
+    both, either = (np.array(drawn) & np.array(image)).sum(), (np.array(drawn) | np.array(image)).sum()
+    assert both / either > 0.96
+    assert len(path) < 900
+    without = Prediction("0", entities=(replace(gold[0].entities[0], masks=()),))
+    mixed, _ = write(pictures, gold, {"boxes": [without], "masks": [right(gold[0])]})
+    assert list(data_of(mixed)["posts"][0]["verdicts"]) == ["GMNER"]
+    assert "SMNER 100.00 no interval" in words(mixed)  # the second's, and nothing to compare it with
+    assert 'id="show-masks"' in mixed
+    bare = data_of(write(pictures, gold, {"tiny": [right(gold[0])]}, limit=0)[0])
+    assert bare["posts"][0]["gold"][0]["masks"] == []
+
+
+def test_an_outline_has_holes_and_may_touch_the_border():
+    ring = np.ones((40, 60), np.uint8)
+    ring[10:30, 20:40] = 0
+    run = coco.encode(np.asfortranarray(ring))
+    path = outline(Mask((40, 60), run["counts"].decode()))
+    assert path.count("M") == path.count("Z") == 2
+    numbers = np.array([list(map(float, pair.split())) for pair in re.findall(r"[\d.]+ [\d.]+", path)])
+    assert numbers.min(0).tolist() == [0, 0]
+    assert numbers.max(0).tolist() == [60, 40]
+    empty = coco.encode(np.asfortranarray(ring * 0))
+    assert outline(Mask((40, 60), empty["counts"].decode())) == ""
+
+
+def test_pictures_that_cannot_be_shown_are_listed(pictures):
+    (pictures / "1.jpg").write_bytes((pictures / "1.jpg").read_bytes()[:300])
+    gold = [post(0), post(1), replace(post(2), image="gone.jpg"), replace(post(3), size=(77, 33))]
+    page, problems = write(pictures, gold, {"tiny": []})
+    assert [problem.split(":")[0] for problem in problems] == ["post 1", "post 2", "post 3"]
+    assert "gone.jpg" in problems[1]
+    assert "303 x 200" in problems[2]
+    assert "77 x 33" in problems[2]
+    assert all(problem in words(page) for problem in problems)
+    assert pictured(page) == ["0", "3"]
+
+
+def test_an_answer_for_another_split_is_refused_before_anything_is_written(pictures):
+    with pytest.raises(UserError, match="'9'"):
+        write(pictures, [post(0)], {"tiny": [Prediction("9")]})
+    assert not (pictures / "out").exists()
+
+
+@pytest.mark.parametrize("count", [0, 3])
+def test_one_system_or_two(pictures, count):
+    with pytest.raises(UserError, match=f"one system or two, not {count}"):
+        write(pictures, [post(0)], {str(place): [] for place in range(count)})
+
+
+def test_a_limit_below_nothing_is_refused(pictures):
+    with pytest.raises(UserError, match="0 or more"):
+        write(pictures, [post(0)], {"tiny": []}, limit=-1)
+
+
+def test_posts_without_anything_to_show(pictures):
+    gold = [Sample("0", ("hi",)), replace(post(1), entities=())]
+    page, problems = write(pictures, gold, {"tiny": [Prediction("0"), Prediction("1")]})
+    assert problems == []
+    assert "No entity that is named rightly has a probability" in words(page)
+    assert data_of(page)["posts"][0]["size"] is None
+
+
+def test_systems_are_named_as_shortly_as_tells_them_apart():
+    assert system_names([Path("runs/a/test.jsonl"), Path("runs/b/test.jsonl")]) == ["a/test", "b/test"]
+    assert system_names([Path("x/before.jsonl"), Path("x/after.jsonl")]) == ["before", "after"]
+    assert system_names([Path("test.jsonl")]) == ["test"]
+    with pytest.raises(UserError, match="twice"):
+        system_names([Path("a.jsonl"), Path("../" + Path.cwd().name + "/a.jsonl")])
+    with pytest.raises(UserError, match="a folder"):
+        system_names([Path()])
+
+
+def test_without_matplotlib_it_is_said_what_to_install(pictures, monkeypatch):
+    for name in [name for name in sys.modules if name.partition(".")[0] in ("matplotlib", "contourpy")]:
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(UserError, match=r"rivegs-mllm\[report\]"):
+        write(pictures, [post(0)], {"tiny": []})
+
+
+def scored(gold: list[Sample]) -> list[Prediction]:
+    return [Prediction(one.id, entities=(replace(one.entities[0], visible_score=0.7),)) for one in gold]
+
+
+def test_curves_have_their_numbers(pictures):
+    gold = [post(index) for index in range(4)]
+    text = words(write(pictures, gold, {"before": [], "after": scored(gold)})[0])
+    assert "0.90 0.00 100.00" in text  # IoU, F1 of A and of B
+    assert "B 4 0 30.00 0.0900" in text  # entities, without probability, calibration error, Brier
+
+
+def budget(**gains: float) -> dict:
+    return {"task": "GMNER", "f1": 0.6, "mended": {name: {"gain": gain} for name, gain in gains.items()}}
+
+
+def test_the_waterfall_adds_up_and_is_in_the_order_of_the_loss():
+    figure = waterfall(budget(missed=0.1, box_off=0.25, invented=0.0), 0, 20)
+    texts = re.findall(r"<text[^>]*>([^<]+)</text>", figure)
+    names = [text for text in texts if not re.fullmatch(r"[−+.\d]+", text)]
+    assert names == ["F1 now", "box off", "missed", "only together", "all mended"]
+    assert [text for text in texts if text[0] in "+−"] == ["+25.00", "+10.00", "+5.00"]
+    assert 'aria-label="GMNER F1 60.00; box off +25.00, missed +10.00, only together +5.00"' in figure
+    assert "−5.00" in waterfall(budget(missed=0.2, box_off=0.25), 0, 20)  # more than there is to win
+    assert "var(--a)" in figure
+    assert "var(--b)" in waterfall(budget(), 1, 20)
+
+
+def test_figures_are_plain_and_their_ids_do_not_meet(pictures):
+    gold = [post(index) for index in range(4)]
+    said = scored(gold)
+    result = explain(gold, said)
+    figures = [
+        *(waterfall(result["error_budget"]["GMNER"], system, 0) for system in (0, 1)),
+        iou_curve([result["iou_sweep"]["strict"]] * 2, ["x", "<y>"]),
+        calibration_curve([result["calibration"], None], ["x", "<y>"]),
+    ]
+    ids = [set(re.findall(r'\bid="([^"]+)"', figure)) for figure in figures]
+    assert sum(map(len, ids)) == len(set().union(*ids))
+    for figure, own in zip(figures, ids, strict=True):
+        assert set(re.findall(r"(?:url\(|href=\")#([^\")]+)", figure)) == own
+        assert not re.search(r"style|font-family|<!|#00000|<metadata", figure)
+        assert len(figure) < 40_000
+    assert "&lt;y&gt;" in figures[2]
+
+
+def test_pictures_are_upright_and_of_every_mode(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # shown turned by a quarter
+    Image.new("RGB", (80, 40)).save(tmp_path / "turned.jpg", exif=exif)
+    Image.new("CMYK", (80, 40)).save(tmp_path / "print.jpg")
+    Image.new("P", (80, 40)).save(tmp_path / "palette.png", transparency=0)
+    assert (small_picture(tmp_path / "turned.jpg").width, small_picture(tmp_path / "turned.jpg").height) == (40, 80)
+    assert small_picture(tmp_path / "print.jpg").width == small_picture(tmp_path / "palette.png").width == 80
+
+
+def test_a_picture_that_is_a_program_is_not_opened(tmp_path):
+    (tmp_path / "post.jpg").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\nshowpage\n")
+    with pytest.raises(PictureError, match=r"post\.jpg"):
+        small_picture(tmp_path / "post.jpg")
+
+
+@pytest.mark.parametrize("systems", [1, 2])
+@pytest.mark.parametrize("fault", ["missing", "damaged", "of another size", "a folder", "an empty file"])
+def test_a_picture_that_cannot_be_shown_is_a_fault_in_the_page_s_list(pictures, fault, systems):
+    path = pictures / "0.jpg"
+    path.unlink()
+    if fault == "a folder":
+        path.mkdir()
+    elif fault != "missing":
+        path.write_bytes({"damaged": b"\xff\xd8 no picture", "an empty file": b""}.get(fault, b""))
+    if fault == "of another size":
+        Image.new("RGB", (10, 10)).save(path)
+    gold = [post(0), post(1)]
+    names = ["one", "two"][:systems]
+    page, problems = write(pictures, gold, {name: [right(one) for one in gold] for name in names})
+    assert len(problems) == 1
+    assert "Missing or odd" in page
+    assert "post 0: " in words(page)
+    assert "NaN" not in page
+    assert "nan" not in re.sub(r"[a-z]nan|nan[a-z]", "", words(page).lower())
+
+
+@pytest.mark.parametrize(
+    "image", ["../other/secret.png", "images/../../other/secret.png", "{}/other/secret.png", "C:\\a.png"]
+)
+def test_a_picture_of_another_folder_is_in_no_page(tmp_path, image):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "data").mkdir()
+    Image.new("RGB", (300, 200), "red").save(tmp_path / "other" / "secret.png")
+    gold = [replace(post(0), image=image.format(tmp_path))]
+    page, problems = write(tmp_path / "data", gold, {"one": [right(gold[0])]})
+    assert "data:image" not in page.split("<script type")[1]
+    assert pictured(page) == []
+    assert "outside the dataset's folder" in problems[0]

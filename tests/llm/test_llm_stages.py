@@ -1,0 +1,171 @@
+"""Knowledge and expressions from a teacher. The teacher here is a store that replays the answers it holds."""
+
+import dataclasses
+
+import pytest
+from cascade_suite import StageSuite, drafted
+
+from rivegs_mllm.answer.prompt import expansion_messages, knowledge_messages
+from rivegs_mllm.cascade.base import StageError, blind
+from rivegs_mllm.cascade.config import CascadeRecipe, check_needs
+from rivegs_mllm.cascade.knowledge.base import ReplayKnowledge
+from rivegs_mllm.cascade.knowledge.expansion import ReplayExpander
+from rivegs_mllm.cascade.knowledge.llm import LlmExpander, LlmKnowledge
+from rivegs_mllm.cascade.tagging.base import GoldTagger
+from rivegs_mllm.data.jsonl import read_split
+from rivegs_mllm.distill.tasks import Examples
+from rivegs_mllm.llm.client import ReplayChat, question_digest
+from rivegs_mllm.llm.few_shot import start_examples, write_examples
+from rivegs_mllm.store.answer_store import Row, Store
+from rivegs_mllm.store.captions import Captions
+from rivegs_mllm.types import Entity, Prediction, Sample
+
+
+def keep(folder, *rows):
+    """A store of (kind, sample, mention, question, text, faults)."""
+    with Store(folder) as store:
+        for number, (kind, sample, mention, turns, text, faults) in enumerate(rows):
+            store.append(
+                Row(sample, kind, str(number), question_digest(turns), "teacher", mention, text=text, faults=faults)
+            )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def teacher(emblems, tmp_path_factory) -> ReplayChat:
+    """It was asked about every post of dev without examples, and about all its names."""
+    rows = []
+    for sample in read_split(emblems, "dev"):
+        names = "; ".join(f"{entity.text} (person)" for entity in sample.entities) or "none"
+        text = f"Named entities: {names}\nThat is all."
+        rows.append(("knowledge", sample.id, "", knowledge_messages(sample), text, ()))
+        for entity in sample.entities:
+            turns = expansion_messages(sample, entity.text)
+            rows.append(("expression", sample.id, entity.text, turns, f" looks like {entity.text}\n", ()))
+    return ReplayChat(keep(tmp_path_factory.mktemp("store") / "store", *rows))
+
+
+class TestLlmKnowledge(StageSuite):
+    slot = "knowledge"
+
+    @pytest.fixture(scope="class")
+    def choice(self, teacher):
+        return LlmKnowledge(teacher)
+
+
+class TestLlmExpander(StageSuite):
+    slot = "expander"
+
+    @pytest.fixture(scope="class")
+    def choice(self, teacher):
+        return LlmExpander(teacher)
+
+
+class TestKnowledgeFromAStore(StageSuite):
+    slot = "knowledge"
+
+    @pytest.fixture(scope="class")
+    def choice(self, teacher):
+        return ReplayKnowledge(teacher.store)
+
+
+class TestExpressionsFromAStore(StageSuite):
+    slot = "expander"
+
+    @pytest.fixture(scope="class")
+    def choice(self, teacher):
+        return ReplayExpander(teacher.store, otherwise=None)
+
+
+def test_a_store_says_what_its_teacher_said(teacher, emblems):
+    samples = [blind(sample) for sample in read_split(emblems, "dev")]
+    empty = [Prediction(sample.id) for sample in samples]
+    asked = LlmKnowledge(teacher).load(emblems)(samples, empty)
+    assert asked == ReplayKnowledge(teacher.store).load(emblems)(samples, empty)
+    assert all(draft.knowledge.startswith("Named entities: ") and not draft.errors for draft in asked)
+
+
+def test_a_question_without_answer_is_listed(teacher, emblems, tmp_path):
+    sample = Sample("1", ("Rex", "!"))
+    [draft] = LlmKnowledge(teacher).load(emblems)([sample], [Prediction("1", errors=("before",))])
+    assert draft.knowledge == ""
+    assert draft.errors[0] == "before"
+    assert draft.errors[1].startswith("knowledge (llm): no answer: ")
+    named = Prediction("1", entities=(Entity("Rex", "OTHER", (0, 1)),))
+    [draft] = LlmExpander(teacher).load(emblems)([sample], [named])
+    assert draft.entities[0].expression == ""
+    assert draft.errors[0].startswith("expander (llm): 'Rex': no answer: ")
+
+
+def test_answers_that_are_no_answers_are_listed(emblems, tmp_path):
+    sample = Sample("1", ("Rex", "!"))
+    store = keep(tmp_path, ("knowledge", "1", "", knowledge_messages(sample), "I'm sorry, I cannot tell.", ()))
+    [draft] = LlmKnowledge(ReplayChat(store)).load(emblems)([sample], [Prediction("1")])
+    assert any("refus" in error for error in draft.errors)
+
+
+def test_one_mention_is_asked_about_once(teacher, emblems):
+    sample = next(sample for sample in read_split(emblems, "dev") if sample.entities)
+    stage = LlmExpander(teacher).load(emblems)
+    asked = []
+    ask, stage.ask = stage.ask, lambda questions: asked.extend(questions) or ask(questions)
+    twice = (drafted("expander", sample).entities[0],) * 2
+    [draft] = stage([sample], [Prediction(sample.id, entities=twice)])
+    assert len(asked) == 1
+    assert [entity.expression for entity in draft.entities] == [f"looks like {twice[0].text}"] * 2
+
+
+def test_the_prompt_has_examples_captions_and_pictures(emblems, tmp_path):
+    """The store knows the answer to this very question only."""
+    samples = read_split(emblems, "dev")
+    sample = next(sample for sample in samples if sample.image and sample.entities)
+    file = tmp_path / "examples.jsonl"
+    write_examples(file, start_examples(read_split(emblems, "train"), emblems, 4, seed=0))
+    captions = tmp_path / "captions.txt"
+    captions.write_text(f"{sample.id}.jpg :two people and a logo")
+    examples = Examples(file, "random", 3)
+    chosen = examples.select([sample], emblems, tmp_path)[0]
+    turns = knowledge_messages(sample, chosen, "two people and a logo", emblems / sample.image)
+    store = keep(tmp_path / "store", ("knowledge", sample.id, "", turns, "Named entities: none", ()))
+    settings = LlmKnowledge(ReplayChat(store), examples, [captions], pictures=True)
+    empty = [Prediction(sample.id)]
+    assert settings.load(emblems)([sample], empty)[0].knowledge == "Named entities: none"
+    for other in ({"examples": Examples(choose="none")}, {"captions": []}, {"pictures": False}):
+        assert dataclasses.replace(settings, **other).load(emblems)([sample], empty)[0].knowledge == ""
+
+
+def test_the_background_of_an_expression_is_caption_and_knowledge(emblems, tmp_path):
+    sample = Sample("7#2", ("Rex", "!"), "pictures/x.jpg", (10, 10))
+    captions = keep(tmp_path / "captions", ("caption", "7#2", "", [{"role": "user", "content": "?"}], "a dog", ()))
+    turns = expansion_messages(sample, "Rex", "a dog Rex is a dog's name")
+    store = keep(tmp_path / "store", ("expression", "7#2", "Rex", turns, "a brown dog", ()))
+    draft = Prediction("7#2", "Rex is a dog's name", (Entity("Rex", "OTHER", (0, 1)),))
+    settings = LlmExpander(ReplayChat(store), [captions], knowledge=True)
+    [filled] = settings.load(emblems)([sample], [draft])
+    assert filled.entities[0].expression == "a brown dog"
+    with pytest.raises(StageError, match=r"expander \(llm\): needs what the slot 'knowledge' fills"):
+        check_needs(CascadeRecipe(tagger=GoldTagger(), expander=settings))
+
+
+def test_captions_are_found_by_post_and_by_picture(tmp_path):
+    file = tmp_path / "captions.txt"
+    file.write_text("x.jpg :by picture\n7.jpg :by number")
+    captions = Captions([file])
+    assert captions.of(Sample("1", ("a",), "pictures/x.jpg", (1, 1))) == "by picture"
+    assert captions.of(Sample("7#2", ("a",))) == "by number"
+    assert captions.of(Sample("8", ("a",))) == ""
+    assert Captions([]).of(Sample("8", ("a",))) == ""
+
+
+def test_faulty_answers_of_a_store_are_left_out(emblems, tmp_path):
+    turns = [{"role": "user", "content": "?"}]
+    store = keep(
+        tmp_path, ("knowledge", "1", "", turns, "bad", ("refusal",)), ("expression", "1", "Rex", turns, "x", ())
+    )
+    sample = Sample("1", ("Rex",))
+    with pytest.raises(StageError, match="nothing is known of post '1'"):
+        ReplayKnowledge(store).load(emblems)([sample], [Prediction("1")])
+    draft = Prediction("1", entities=(Entity("Rex", "PER", (0, 1)), Entity("rex", "PER")))
+    [filled] = ReplayExpander(store, "?").load(emblems)([sample], [draft])
+    assert [entity.expression for entity in filled.entities] == ["x", "?"]
+    assert len(filled.errors) == 1

@@ -1,0 +1,194 @@
+"""Answers generated: in batches, behind a forced prefix, with the probability of being visible."""
+
+import dataclasses
+import re
+
+import pytest
+import torch
+from tiny_base import LEARNED, make_recipe
+
+from rivegs_mllm.answer.serialization import line_start, render
+from rivegs_mllm.data.jsonl import read_split
+from rivegs_mllm.models.generation import Generator, batches
+from rivegs_mllm.models.loading import System, check_decision_tokens, load_base
+from rivegs_mllm.training.dataset import encode_prompt
+from rivegs_mllm.types import Prediction, Sample
+
+
+@pytest.fixture(scope="module")
+def samples(learned) -> list[Sample]:
+    """Posts of two entities or more, the second without its picture."""
+    return read_split(learned / "data", "dev")
+
+
+@pytest.fixture(scope="module")
+def system(tmp_path_factory, learned) -> System:
+    folder = tmp_path_factory.mktemp("recipe")
+    system = load_base(make_recipe(folder, learned / "base", learned / "data", LEARNED))
+    system.model.eval()
+    return system
+
+
+@pytest.fixture(scope="module")
+def generator(system, learned) -> Generator:
+    return Generator(system, learned / "data", max_new_tokens=100)
+
+
+@pytest.fixture(scope="module")
+def answers(generator, samples) -> list[Prediction]:
+    return generator.answer(samples)
+
+
+def gold(sample: Sample) -> Prediction:
+    return Prediction(sample.id, entities=sample.entities)
+
+
+def scored(predictions: list[Prediction]) -> list[float | None]:
+    return [entity.visible_score for prediction in predictions for entity in prediction.entities]
+
+
+def unscored(predictions: list[Prediction]) -> list[Prediction]:
+    """The predictions without their scores, which may differ in the last digits."""
+    return [
+        dataclasses.replace(answer, entities=tuple(dataclasses.replace(e, visible_score=None) for e in answer.entities))
+        for answer in predictions
+    ]
+
+
+def test_a_batch_is_answered_as_its_posts_one_at_a_time(generator, samples, answers):
+    lengths = {encode(generator, sample)["input_ids"].shape[1] for sample in samples}
+    assert len(lengths) == len(samples)  # so the batch is padded
+    assert len({len(answer.raw) for answer in answers}) > 1
+    alone = [generator.answer([sample])[0] for sample in samples]
+    assert unscored(alone) == unscored(answers)
+    assert scored(alone) == pytest.approx(scored(answers), rel=1e-4)
+    assert unscored(generator.answer(samples[::-1]))[::-1] == unscored(answers)
+
+
+def test_the_answers_are_of_their_posts(samples, answers):
+    assert [answer.id for answer in answers] == [sample.id for sample in samples]
+    for sample, answer in zip(samples, answers, strict=True):
+        assert answer.errors == ()
+        assert "<|" not in answer.raw
+        assert [entity.text for entity in answer.entities] == [entity.text for entity in sample.entities]
+
+
+def test_a_blank_picture_beside_posts_without_one_changes_nothing(system, learned, generator, samples):
+    kept = Generator(system, learned / "data", 100, keep_vision=True)
+    assert unscored(kept.answer(samples[1:2])) == unscored(generator.answer(samples[1:2]))
+
+
+def encode(generator: Generator, sample: Sample) -> dict[str, torch.Tensor]:
+    system = generator.system
+    return encode_prompt(sample, generator.folder, generator.encoder, system.contract, system.instruction)
+
+
+def plain_probability(generator: Generator, sample: Sample, answer: str) -> float:
+    """The probability of yes against no behind this beginning of an answer, by one pass of the model."""
+    inputs = encode(generator, sample)
+    tokens = generator.encoder.tokenizer(answer, add_special_tokens=False, return_tensors="pt").input_ids
+    inputs["input_ids"] = torch.cat([inputs["input_ids"], tokens], 1)
+    inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+    inputs["mm_token_type_ids"] = torch.cat([inputs["mm_token_type_ids"], torch.zeros_like(tokens)], 1)
+    with torch.no_grad():
+        logits = generator.system.model(**inputs).logits[0, -1]
+    yes, no = check_decision_tokens(generator.encoder.tokenizer)
+    return logits[[yes, no]].softmax(0)[0].item()
+
+
+def test_the_visible_score_is_the_model_s_probability(generator, samples, answers):
+    checked = 0
+    for sample, answer in zip(samples, answers, strict=True):
+        for number, entity in enumerate(answer.entities, 1):
+            before = answer.raw[: answer.raw.index(line_start("visible", number))] + line_start("visible", number)
+            assert entity.visible_score == pytest.approx(plain_probability(generator, sample, before), rel=1e-3)
+            assert (entity.visible_score > 0.5) == entity.visible
+            checked += 1
+    assert checked >= 2 * len(samples)
+    assert 0 < sum(entity.visible for answer in answers for entity in answer.entities) < checked
+
+
+def test_a_score_belongs_to_the_number_it_was_decided_for(generator, samples):
+    sample = next(sample for sample in samples if sample.image)
+    text = f"entity 1: unreadable\nentity 2: {sample.entities[0].text} (PER)\nvisible 1: yes\nvisible 2: no\n"
+    tokens = generator.encoder.tokenizer(text).input_ids
+    decided = [step for step, token in enumerate(tokens) if token in generator.decision]
+    assert len(decided) == 2
+    probabilities = [0.0] * len(tokens)
+    probabilities[decided[0]], probabilities[decided[1]] = 0.9, 0.2
+    [entity] = generator._read(sample, "", tokens, probabilities, ()).entities
+    assert entity.visible is False
+    assert entity.visible_score == 0.2
+
+
+@pytest.mark.parametrize("until", ["entities", "visible"])
+def test_a_forced_prefix_is_kept_and_gone_on_from(generator, samples, until):
+    drafts = [gold(sample) for sample in samples]
+    answers = generator.answer(samples, drafts, until)
+    later = {"entities": "visible 1:", "visible": "box "}[until]
+    for sample, answer in zip(samples, answers, strict=True):
+        contract = generator.system.contract.until(until)
+        pieces = render(sample.tokens, "", sample.entities, contract, sample.size if sample.image else None)
+        forced = "".join(piece.text for piece in pieces)
+        assert answer.raw.startswith(forced)
+        shown = sample.image and any(entity.visible for entity in sample.entities)
+        assert answer.raw[len(forced) :].startswith(later) or (until == "visible" and not shown)
+        assert [entity.span for entity in answer.entities] == [entity.span for entity in sample.entities]
+    expected = [entity.visible_score is None for answer in answers for entity in answer.entities]
+    assert expected == [until == "visible"] * len(expected)
+
+
+def test_what_is_forced_decides_what_follows(generator, samples):
+    """With the draft's visibility turned over, the boxes follow the draft and not the picture."""
+    sample = next(sample for sample in samples if sample.image)
+    hidden = Prediction(
+        sample.id, entities=tuple(dataclasses.replace(entity, visible=False, boxes=()) for entity in sample.entities)
+    )
+    [answer] = generator.answer([sample], [hidden], "visible")
+    assert not any(entity.visible or entity.boxes for entity in answer.entities)
+
+
+def test_scores_behind_a_forced_prefix_are_the_model_s_own(generator, samples):
+    answers = generator.answer(samples, [gold(sample) for sample in samples], "entities")
+    for sample, answer in zip(samples, answers, strict=True):
+        before = answer.raw[: answer.raw.index("visible 1:") + len("visible 1:")]
+        expected = plain_probability(generator, sample, before)
+        assert answer.entities[0].visible_score == pytest.approx(expected, rel=1e-3)
+
+
+def test_a_post_whose_picture_is_missing_is_answered_with_an_error(generator, samples):
+    seen = next(sample for sample in samples if any(entity.boxes for entity in sample.entities))
+    lost, blind = dataclasses.replace(seen, image="images/lost.jpg"), dataclasses.replace(seen, image="", size=None)
+    forced = generator.answer([lost], [gold(lost)], "visible")[0]
+    boxed = re.search(r"^box [0-9]+: (<loc_[0-9]+>){4}$", forced.raw, re.MULTILINE) is not None
+    # Whether the model writes boxes unseen depends on how the processor rounds.
+    assert any("boxes without a picture" in error for error in forced.errors) == boxed
+    for answer in (generator.answer([samples[2], lost])[1], forced):
+        assert "no picture" in answer.errors[0]
+        assert "lost.jpg: no such picture" in answer.errors[0]
+        assert not any(entity.boxes for entity in answer.entities)
+    assert generator.answer([lost])[0].raw == generator.answer([blind])[0].raw
+
+
+def test_an_answer_that_is_cut_off_keeps_its_raw_text(system, learned, samples, answers):
+    short = Generator(system, learned / "data", max_new_tokens=12).answer(samples)
+    for cut, whole in zip(short, answers, strict=True):
+        assert cut.raw
+        assert whole.raw.startswith(cut.raw)
+        assert len(cut.raw) < len(whole.raw)
+        assert any("cut off" in error or "no visible line" in error for error in cut.errors)
+
+
+def test_the_base_s_own_generation_settings_do_not_leak_in(system, learned, samples, answers):
+    config = system.model.generation_config
+    config.repetition_penalty, config.do_sample, config.temperature, config.max_length = 5.0, True, 3.0, 20
+    try:
+        again = Generator(system, learned / "data", 100).answer(samples)
+    finally:
+        config.repetition_penalty, config.do_sample, config.temperature, config.max_length = 1.0, False, 1.0, 20
+    assert again == answers
+
+
+def test_batches_hold_every_sample_once(samples):
+    assert [len(some) for some in batches(samples, 3)] == [3, 1]
+    assert [sample for some in batches(samples, 3) for sample in some] == samples
