@@ -16,7 +16,6 @@ from pathlib import Path
 from accelerate import PartialState
 from accelerate.utils import gather_object
 from rich.console import Console
-from rich.progress import track
 from safetensors import SafetensorError
 from transformers import Trainer, set_seed
 from transformers.integrations import is_deepspeed_zero3_enabled
@@ -29,6 +28,16 @@ from rivegs_mllm.config.schema import Recipe
 from rivegs_mllm.config.yaml_loader import decode, read_yaml
 from rivegs_mllm.data.images import picture_size
 from rivegs_mllm.data.jsonl import read_split
+from rivegs_mllm.data.logs import (
+    FLAGS_HELP,
+    LOG,
+    log_to,
+    quiet_transformers,
+    quiet_unless_verbose,
+    take_flags,
+    tell_error,
+)
+from rivegs_mllm.data.progress import track
 from rivegs_mllm.models.generation import Generator, batches
 from rivegs_mllm.models.loading import System, add_adapter, base_path, load_base, save_beside_weights
 from rivegs_mllm.store.attach import read_posts
@@ -36,6 +45,7 @@ from rivegs_mllm.training.dataset import AnswerDataset, Collator, Encoder, check
 from rivegs_mllm.training.loss import answer_loss
 from rivegs_mllm.training.optimizer import muon
 from rivegs_mllm.training.picture_features import check_cacheable, encode_pictures, with_features
+from rivegs_mllm.training.progress import TOKENS, show_progress
 from rivegs_mllm.training.run_dir import (
     begin,
     exhaustion_named,
@@ -60,7 +70,7 @@ def train(recipe: Recipe) -> Path:
     run that was started with other data or settings, and where another run writes to it.
     """
     out = Path(recipe.train.output_dir)
-    with owned(out):
+    with owned(out), log_to(out / LOG):
         posts = read_data(recipe)
         settings = _settings(recipe, posts)
         checkpoint = on_main(lambda: resume_point(out, settings, out / FILE_NAME, recipe.train))
@@ -71,6 +81,7 @@ def train(recipe: Recipe) -> Path:
             return out
         set_seed(recipe.train.seed)
         trainer = make_trainer(recipe, posts)
+        show_progress(trainer)
         with exhaustion_named(out):
             if main:
                 begin(out, settings)
@@ -158,9 +169,10 @@ class AnswerTrainer(Trainer):
         return (loss, outputs) if return_outputs else loss
 
     def log(self, logs, *arguments):
-        """What is logged, with the share of padding among the tokens since the last time."""
+        """What is logged, with the tokens since the last time and the share of padding among them."""
         if self.held:
             logs["padding"] = round(self.padded / self.held, 4)
+            logs[TOKENS] = self.held * self.args.world_size
             self.padded = self.held = 0
         super().log(logs, *arguments)
 
@@ -180,12 +192,8 @@ class AnswerTrainer(Trainer):
             synced=is_deepspeed_zero3_enabled(),
         )
         answered = []
-        for some in track(
-            list(batches(mine, self.recipe.predict.batch_size)),
-            "dev",
-            transient=True,
-            disable=not self.is_local_process_zero(),
-        ):
+        some_at_a_time = list(batches(mine, self.recipe.predict.batch_size))
+        for some in track(some_at_a_time, "dev", quiet=not self.is_local_process_zero()):
             answered += generator.answer(some)
         self.model.train()
         predictions = {prediction.id: prediction for prediction in gather_object(answered)}
@@ -225,7 +233,7 @@ def check_pictures(samples: Sequence[Sample], folder: Path) -> None:
     """Raises UserError that lists the samples whose picture is missing, unreadable or of another size than recorded."""
     faults = []
     quiet = not PartialState().is_local_main_process
-    for sample in track(samples, "pictures", transient=True, disable=quiet):
+    for sample in track(samples, "pictures", quiet=quiet):
         if sample.image:
             try:
                 size = picture_size(folder / sample.image)
@@ -262,9 +270,11 @@ def start_seeds(path: Path | str, overrides: Sequence[str], seeds: Sequence[int]
     return out
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Command line: a recipe, overrides, and perhaps ``--seeds 0 1 2``. Returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m rivegs_mllm.train", description=__doc__, allow_abbrev=False)
+def run(arguments: Sequence[str]) -> None:
+    """Trains by the command line's arguments: a recipe, overrides, and perhaps ``--seeds 0 1 2``."""
+    parser = argparse.ArgumentParser(
+        prog="python -m rivegs_mllm.train", description=__doc__, epilog=FLAGS_HELP, allow_abbrev=False
+    )
     parser.add_argument("recipe", type=Path)
     parser.add_argument("--seeds", type=int, nargs="+", help="train with each, into output_dir/seed-N")
     known, overrides = parser.parse_known_args(arguments)
@@ -273,9 +283,20 @@ def main(arguments: Sequence[str]) -> int:
             start_seeds(known.recipe, overrides, known.seeds)
         else:
             start(known.recipe, overrides)
-    except (UserError, OSError, SafetensorError) as error:
+    except SafetensorError as error:
+        raise UserError(str(error)) from error
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The command of each process that a launcher starts. Returns the exit code."""
+    rest, flags = take_flags(arguments)
+    try:
+        quiet_unless_verbose(flags)
+        quiet_transformers()
+        run(rest)
+    except (UserError, OSError) as error:
         if PartialState().is_main_process:
-            print(f"error: {error}", file=sys.stderr)
+            tell_error(error, flags)
         return 2
     return 0
 

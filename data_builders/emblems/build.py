@@ -12,8 +12,6 @@ from random import Random
 import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
-from rich.console import Console
-from rich.progress import track
 
 from data_builders.emblems.encyclopedia import Entry, make_encyclopedia, write_encyclopedia
 from data_builders.emblems.language import UNNAMED, write_post
@@ -22,6 +20,7 @@ from data_builders.emblems.scene import MOST_EMBLEMS, Placement, Scene, compose
 from rivegs_mllm.data.files import write_text
 from rivegs_mllm.data.jsonl import SPLITS, write_records
 from rivegs_mllm.data.lock import NAME as LOCK
+from rivegs_mllm.data.progress import track
 from rivegs_mllm.types import TYPES, Entity, Mask, Sample, UserError
 
 # The statistics of Twitter-GMNER, train split.
@@ -85,7 +84,7 @@ def build_emblems(
     counts = {}
     for split, number in (("train", train), ("dev", dev), ("test", test)):
         posts = _posts(out, seed, split, number, entries)
-        shown = track(posts, split, number, console=Console(stderr=True), transient=True)
+        shown = track(posts, split, number)
         built[split], counts[split] = _gather(shown)
     for split, samples in built.items():
         write_records(out / f"{split}.jsonl", samples)

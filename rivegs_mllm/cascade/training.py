@@ -23,7 +23,9 @@ from transformers.trainer import TRAINING_ARGS_NAME
 from rivegs_mllm.cascade.checkpoint import FILE_NAME, Card, write_card
 from rivegs_mllm.config.bounds import check_bounds
 from rivegs_mllm.config.schema import DataRecipe, TrainSettings, check_train
+from rivegs_mllm.data.logs import LOG, log_to
 from rivegs_mllm.store.attach import Distilled, read_posts
+from rivegs_mllm.training.progress import show_progress
 from rivegs_mllm.training.run_dir import (
     begin,
     exhaustion_named,
@@ -110,7 +112,7 @@ def train_stage(recipe: StageTraining) -> Path:
     out = Path(recipe.train.output_dir)
     if is_deepspeed_zero3_enabled():
         raise UserError("stages are small and are not trained in shards: launch with ddp.yaml or zero2.yaml")
-    with owned(out):
+    with owned(out), log_to(out / LOG):
         data, test = _read_data(recipe)
         settings = _settings(recipe, data, test)
         checkpoint = on_main(lambda: resume_point(out, settings, out / FILE_NAME, recipe.train))
@@ -122,6 +124,7 @@ def train_stage(recipe: StageTraining) -> Path:
         set_seed(recipe.train.seed)
         trainable = recipe.stage.prepare(data)
         trainer = StageTrainer(trainable, recipe.train, data.dev)
+        show_progress(trainer)
         with exhaustion_named(out):
             if main:
                 begin(out, settings)

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from rivegs_mllm.cli.common import verb
+from rivegs_mllm.data.logs import quiet_transformers
 
 
 def add_distill(verbs) -> None:
@@ -30,6 +31,7 @@ def add_distill(verbs) -> None:
 
 
 def _distill(args: argparse.Namespace, overrides: list[str]) -> int:
+    quiet_transformers()
     from rivegs_mllm.cli.distill_command import run
 
     return run(args.recipe, overrides, args.dry_run, args.retry_failed)

@@ -8,6 +8,7 @@ from pathlib import Path
 from rivegs_mllm.config.yaml_loader import read_yaml
 from rivegs_mllm.data.jsonl import read_split
 from rivegs_mllm.data.lock import lock_file
+from rivegs_mllm.data.logs import LOG, log_to
 from rivegs_mllm.distill.config import read_distill
 from rivegs_mllm.distill.pseudo_labels import is_rows, make_rows, read_rows_recipe
 from rivegs_mllm.distill.runner import distill, dry_run
@@ -21,14 +22,18 @@ def run(path: Path, overrides: Sequence[str], only_plan: bool, retry_failed: boo
     if is_rows(read_yaml(path, overrides)):
         if only_plan or retry_failed:
             raise UserError(f"{path}: turns a cascade into rows; --dry-run and --retry-failed are for teachers")
-        for split, counts in make_rows(read_rows_recipe(path, overrides)).items():
+        recipe = read_rows_recipe(path, overrides)
+        with log_to(recipe.out / LOG):
+            made = make_rows(recipe)
+        for split, counts in made.items():
             print(f"{split}: " + ", ".join(f"{count:,} {what}" for what, count in counts.items()))
         return 0
     recipe = read_distill(path, overrides)
     if only_plan:
         print(dry_run(recipe, retry_failed))
         return 0
-    report = distill(recipe, retry_failed)
+    with log_to(recipe.out / LOG):
+        report = distill(recipe, retry_failed)
     print(report)
     return int(bool(report.stopped or report.failed or report.failed_before))
 

@@ -10,9 +10,10 @@ from rivegs_mllm.cli.data import add_audit, add_build
 from rivegs_mllm.cli.distill import add_distill
 from rivegs_mllm.cli.evaluate import add_calibrate, add_evaluate, add_export, add_report
 from rivegs_mllm.cli.models import add_compare, add_predict, add_preview, add_train
+from rivegs_mllm.data.logs import FLAGS_HELP, quiet_unless_verbose, take_flags, tell_error
 from rivegs_mllm.types import UserError
 
-OVERVIEW = """\
+OVERVIEW = f"""\
 Grounded multimodal named entity recognition: which names a post holds, of which type, and where its picture shows them.
 
 a run from data to scores:
@@ -29,21 +30,21 @@ a run from data to scores:
   rivegs distill RECIPE --dry-run                        ask a language model about posts; first: what it would cost
 
 RECIPE is a YAML file of recipes/; --section.field=value behind it overrides what it says.
-`rivegs VERB --help` tells more. The file formats are described in docs/format.md."""
+`rivegs VERB --help` tells more. {FLAGS_HELP} The file formats are described in docs/format.md."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a verb. Returns 0, 1 where an audit found errors, 2 for a user's mistake, 130 when interrupted."""
     parser = _parser()
-    known, rest = parser.parse_known_args(arguments)
+    own, flags = take_flags(sys.argv[1:] if arguments is None else arguments)
+    known, rest = parser.parse_known_args(own)
     if rest and not known.takes_overrides:
         parser.error(f"unknown arguments: {' '.join(rest)}")
     try:
+        quiet_unless_verbose(flags)
         return known.run(known, rest) or 0
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-    except OSError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (UserError, OSError) as error:
+        tell_error(error, flags)
     except KeyboardInterrupt:
         print("interrupted; the same command goes on where it was, if the verb can", file=sys.stderr)
         return 130

@@ -12,6 +12,7 @@ from rich.console import Console
 from rivegs_mllm.cli.common import verb
 from rivegs_mllm.data.files import check_output
 from rivegs_mllm.data.lock import lock_file
+from rivegs_mllm.data.logs import log_to, quiet_transformers
 from rivegs_mllm.types import UserError
 
 
@@ -67,6 +68,7 @@ def _check_recipe(path: Path, overrides: Sequence[str] = ()) -> None:
 
 def _preview(args: argparse.Namespace, overrides: list[str]) -> int:
     _check_recipe(args.recipe, overrides)
+    quiet_transformers()
     from rivegs_mllm.config.schema import read_recipe
     from rivegs_mllm.training.preview import write_preview
 
@@ -79,22 +81,26 @@ def _preview(args: argparse.Namespace, overrides: list[str]) -> int:
     return 1 if problems else 0
 
 
-def _train(args: argparse.Namespace, overrides: list[str]) -> int:
+def _train(args: argparse.Namespace, overrides: list[str]) -> None:
     _check_recipe(args.recipe, overrides)
-    from rivegs_mllm.train import main as train
+    quiet_transformers()
+    from rivegs_mllm.train import run
 
     seeds = ["--seeds", *map(str, args.seeds)] if args.seeds else []
-    return train([str(args.recipe), *overrides, *seeds])
+    run([str(args.recipe), *overrides, *seeds])
 
 
 def _predict(args: argparse.Namespace, overrides: list[str]) -> None:
     _check_recipe(args.recipe, overrides)
+    quiet_transformers()
     from rivegs_mllm.cascade.config import is_cascade
     from rivegs_mllm.data.jsonl import read_split
 
     samples = read_split(args.data, args.split)
+    check_output(args.out, [args.data / f"{args.split}.jsonl"])
     run = _predict_cascade if is_cascade(args.recipe) else _predict_end_to_end
-    predictions = run(args, overrides, samples)
+    with lock_file(args.out), log_to(args.out.with_name(f"{args.out.name}.log")):
+        predictions = run(args, overrides, samples)
     noted = sum(bool(prediction.errors) for prediction in predictions)
     print(f"wrote {args.out}: {len(predictions)} posts, {noted} of them with something in `errors`")
 
@@ -120,6 +126,7 @@ def _predict_cascade(args: argparse.Namespace, overrides: list[str], samples: li
 def _compare(args: argparse.Namespace, _: list[str]) -> None:
     for path in args.recipes:
         _check_recipe(path)
+    quiet_transformers()
     from rivegs_mllm.compare.run import as_tables, compare
 
     Console().print(as_tables(compare(args.recipes, args.data, args.split, args.out)))

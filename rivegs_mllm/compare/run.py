@@ -23,6 +23,7 @@ from rivegs_mllm.config.schema import Recipe, read_recipe
 from rivegs_mllm.data.files import check_output, write_json, write_text
 from rivegs_mllm.data.jsonl import read_split, write_records
 from rivegs_mllm.data.lock import lock_folder
+from rivegs_mllm.data.logs import LOG, log_to
 from rivegs_mllm.types import Prediction, Sample, UserError
 
 Systems = dict[str, tuple[Path, CascadeRecipe | Recipe]]
@@ -44,7 +45,7 @@ def compare(recipes: Sequence[Path], folder: Path, split: str, out: Path) -> dic
     for name in systems:
         check_output(out / f"{name}.jsonl", [folder / f"{split}.jsonl"])
     samples = read_split(folder, split)
-    with lock_folder(out):
+    with lock_folder(out), log_to(out / LOG):
         return _compare(systems, samples, folder, split, out)
 
 

@@ -1,16 +1,28 @@
-"""How a run is going: a bar on a terminal; elsewhere, as in a batch job's log, a line now and then."""
+"""How long something takes: a bar on a terminal; elsewhere, as in a batch job's log, nothing or a line now and then."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from datetime import timedelta
+from typing import TypeVar
 
+import rich.progress
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 SECONDS = 30.0
 """Between two lines, at least."""
+
+Item = TypeVar("Item")
+
+
+def track(items: Iterable[Item], what: str, total: int | None = None, quiet: bool = False) -> Iterable[Item]:
+    """The items, with a bar that goes when they are all taken; without one where ``quiet``, and off a terminal."""
+    console = Console(stderr=True)
+    hidden = quiet or not console.is_terminal
+    return rich.progress.track(items, what, total, console=console, transient=True, disable=hidden)
 
 
 class Live:

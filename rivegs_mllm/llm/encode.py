@@ -8,13 +8,12 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.progress import track
 from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
 from rivegs_mllm.answer.prompt import messages
 from rivegs_mllm.config.schema import read_recipe
 from rivegs_mllm.data.images import open_picture
+from rivegs_mllm.data.progress import track
 from rivegs_mllm.llm.embeddings import Content, ImageFeatures, TextFeatures, unit
 from rivegs_mllm.models.loading import load_adapter
 from rivegs_mllm.models.located import located
@@ -107,5 +106,5 @@ def _mean(hidden: torch.Tensor, mask: torch.Tensor) -> np.ndarray:
 
 def _batches(items: Sequence[Item], size: int, what: str) -> Iterator[list[Item]]:
     starts = range(0, len(items), size)
-    for start in track(starts, what, console=Console(stderr=True), transient=True, disable=len(starts) < 10):
+    for start in track(starts, what, quiet=len(starts) < 10):
         yield list(items[start : start + size])

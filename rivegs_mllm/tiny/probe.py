@@ -15,11 +15,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from rich.progress import track
 from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
 
 from eval.matching import best_box_iou
 from rivegs_mllm.answer.serialization import Piece
+from rivegs_mllm.data.progress import track
 from rivegs_mllm.tiny import language_pretraining as read
 from rivegs_mllm.tiny.architecture import build_contract
 from rivegs_mllm.training.dataset import Encoder, Tensors, batch
@@ -45,7 +45,7 @@ def measure(folder: Path, count: int = POSTS) -> dict[str, float]:
     }
     for kind, draw in kinds.items():
         drawn = [draw() for _ in range(count)]
-        for start in track(range(0, count, BATCH), kind, transient=True):
+        for start in track(range(0, count, BATCH), kind):
             some = drawn[start : start + BATCH]
             answers = generate(model, encoder, [(lessons.prompt(lesson), lesson.given) for lesson in some])
             for lesson, answer in zip(some, answers, strict=True):

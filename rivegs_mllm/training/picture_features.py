@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
-from rich.progress import track
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from rivegs_mllm.data.progress import track
 from rivegs_mllm.models.generation import batches
 from rivegs_mllm.models.loading import System
 from rivegs_mllm.training.dataset import AnswerDataset, Tensors, encode_prompt
@@ -36,7 +36,7 @@ def encode_pictures(dataset: AnswerDataset, system: System) -> dict[str, torch.T
     own = list(by_picture.values())[state.process_index :: state.num_processes]
     features = []
     some = list(batches(own, BATCH_SIZE))
-    for samples in track(some, "encoding pictures", transient=True, disable=not state.is_local_main_process):
+    for samples in track(some, "encoding pictures", quiet=not state.is_local_main_process):
         prompts = [
             encode_prompt(sample, dataset.folder, dataset.encoder, dataset.contract, dataset.instruction)
             for sample in samples

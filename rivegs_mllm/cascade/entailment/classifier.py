@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import ClassVar
 
 import draccus
-from rich.progress import track
 
 from rivegs_mllm.cascade.base import Stage, StageError
 from rivegs_mllm.cascade.checkpoint import FILE_NAME, Card, read_card
@@ -31,6 +30,7 @@ from rivegs_mllm.cascade.rows import entailment_view
 from rivegs_mllm.cascade.training import StageData, Trainable, TrainableStage
 from rivegs_mllm.data.foreign import loading
 from rivegs_mllm.data.images import PictureError, open_picture
+from rivegs_mllm.data.progress import track
 from rivegs_mllm.models.generation import batches
 from rivegs_mllm.train import check_pictures
 from rivegs_mllm.training.sampling import Variants
@@ -196,7 +196,7 @@ def _looked_at(rows: Sequence[Sequence[Row]], judge: Judge) -> dict[Path, object
     """The judge's looks at all pictures of the rows."""
     looks: dict[Path, object] = {}
     paths = list(dict.fromkeys(variants[0].image for variants in rows))
-    for some in track(list(batches(paths, AT_ONCE)), "pictures", transient=True):
+    for some in track(list(batches(paths, AT_ONCE)), "pictures"):
         looks.update(zip(some, judge.look([open_picture(path) for path in some]), strict=True))
     return looks
 

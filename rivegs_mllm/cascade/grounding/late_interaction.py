@@ -14,7 +14,6 @@ from typing import Annotated, ClassVar
 
 import torch
 from PIL import Image
-from rich.progress import track
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -38,6 +37,7 @@ from rivegs_mllm.cascade.rows import GroundingRow, grounding_view
 from rivegs_mllm.cascade.training import StageData, Trainable, TrainableStage
 from rivegs_mllm.config.bounds import Bounds, Side
 from rivegs_mllm.data.images import open_picture
+from rivegs_mllm.data.progress import track
 from rivegs_mllm.models.generation import batches
 from rivegs_mllm.models.late_interaction import NOTHING, Cells, Eyes, WordMatch, pad_pairs
 from rivegs_mllm.training.sampling import Variants
@@ -239,7 +239,7 @@ class CellsTraining(TrainableStage):
 def see(pictures: Mapping[str, Path], eyes: Eyes) -> dict[str, Cells]:
     """The cells of each picture, by the name it is given under."""
     cells: dict[str, Cells] = {}
-    for names in track(list(batches(list(pictures), AT_ONCE)), "pictures", transient=True):
+    for names in track(list(batches(list(pictures), AT_ONCE)), "pictures"):
         cells.update(zip(names, eyes.look([open_picture(pictures[name]) for name in names]), strict=True))
     return cells
 

@@ -1,0 +1,112 @@
+"""Who is told what: a person what they want to know, on the console; a log file all that libraries say beside that."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from logging.handlers import MemoryHandler
+from pathlib import Path
+
+from rivegs_mllm.types import UserError
+
+LOG = "log.txt"
+"""The log's name in a run's folder."""
+
+VARIABLE = "RIVEGS_LOG"
+FLAGS = ("--verbose", "--debug")
+FLAGS_HELP = "--verbose shows what libraries say, too, --debug where in the code an error arose; both go anywhere."
+_FORMAT = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
+_HELD = 10_000
+_OWN_HANDLERS = ("DeepSpeed",)
+"""Loggers whose library gives them a handler on the console when it is imported, later than this can take it away."""
+
+
+class _ToRoot(logging.Filter):
+    """Hands a logger's records to the root's handlers alone, whatever handlers the logger has or will be given."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        logging.getLogger().handle(record)
+        return False
+
+
+class _LogFile(logging.FileHandler):
+    """A log file that ends no run where it cannot be written."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            super().emit(record)
+        except OSError:
+            self.handleError(record)
+
+
+_memory = MemoryHandler(_HELD, flushLevel=logging.CRITICAL + 1, flushOnClose=False)
+_to_root = _ToRoot()
+
+
+def take_flags(arguments: Sequence[str]) -> tuple[list[str], set[str]]:
+    """The arguments without ``--verbose`` and ``--debug``, and which of the two were among them."""
+    return [own for own in arguments if own not in FLAGS], {own for own in arguments if own in FLAGS}
+
+
+def tell_error(error: Exception, flags: set[str]) -> None:
+    """One line on the console that says what is wrong, below the trace where ``--debug`` is among the flags."""
+    if "--debug" in flags:
+        traceback.print_exception(error)
+    print(f"error: {error}", file=sys.stderr)
+
+
+def quiet_unless_verbose(flags: set[str]) -> None:
+    """From here on libraries' messages and Python's warnings are held for `log_to`, and do not reach the console.
+
+    Unless ``--verbose`` is among the flags, or RIVEGS_LOG is "debug"; raises UserError where it is another word. To
+    be called before torch is imported, which reads its level then.
+    """
+    value = os.environ.get(VARIABLE, "")
+    if value not in ("", "debug"):
+        raise UserError(f"{VARIABLE}: {value!r} is not known; set it to debug, or not at all")
+    if value == "debug" or "--verbose" in flags:
+        return
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    root = logging.getLogger()
+    if _memory not in root.handlers:
+        root.addHandler(_memory)
+        root.setLevel(logging.INFO)
+        logging.captureWarnings(True)
+        logging.raiseExceptions = False  # a full disk is told by what is written beside the log
+        for name in _OWN_HANDLERS:
+            logging.getLogger(name).addFilter(_to_root)
+
+
+def quiet_transformers() -> None:
+    """The same for transformers, which sets its logger up when it is imported, as it is here."""
+    if _memory not in logging.getLogger().handlers:
+        return
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_default_handler()
+    transformers_logging.enable_propagation()
+    transformers_logging.disable_progress_bar()
+
+
+@contextmanager
+def log_to(path: Path) -> Iterator[None]:
+    """Writes what was held so far, and what is said within, to the file's end, if there is anything."""
+    root = logging.getLogger()
+    if _memory not in root.handlers:  # nothing is quiet, so all is said on the console
+        yield
+        return
+    file = _LogFile(path, encoding="utf-8", delay=True)
+    file.setFormatter(_FORMAT)
+    before = _memory.target, _memory.flushLevel
+    _memory.setTarget(file)
+    _memory.flushLevel = logging.NOTSET  # at once, so that a killed run has its log
+    _memory.flush()
+    try:
+        yield
+    finally:
+        _memory.target, _memory.flushLevel = before
+        file.close()
