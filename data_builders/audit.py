@@ -4,10 +4,9 @@ Level "error" is what makes scores wrong or training fail; level "warning" is wh
 
 | kind | level | found in |
 |---|---|---|
-| bad line (not a record; a mention that is not its tokens, a box without area, an id twice) | error | built |
+| bad line (no record, mention not its tokens, box without area, broken mask, id twice) | error | built |
 | missing split | error | built |
 | missing picture, unreadable picture, size differs | error | built |
-| mask of another size | error | built |
 | box outside | error | both |
 | post in two splits, picture in two splits (same id, same file) | error | both |
 | orphan tag, unmatched name, placeholder box, box without area, unreadable file | error | raw |
@@ -18,7 +17,6 @@ Level "error" is what makes scores wrong or training fail; level "warning" is wh
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -28,7 +26,7 @@ from typing import Literal
 from data_builders.findings import Finding, Report, count_split
 from data_builders.image_index import for_each_picture
 from data_builders.twitter_gmner import find_raw, read_raw, to_samples
-from rivegs_mllm.data.images import Header, PictureError, open_picture, read_header
+from rivegs_mllm.data.images import Header, MissingPictureError, PictureError, open_picture, picture_digest, read_header
 from rivegs_mllm.data.jsonl import SPLITS, RecordError, scan_samples
 from rivegs_mllm.types import TYPES, Sample, UserError
 
@@ -127,22 +125,18 @@ def _of_sample(sample: Sample, place: str) -> Iterator[Finding]:
                 edges = [box.xmin, box.ymin, box.xmax, box.ymax]
                 message = f"{name} has the box {edges} in a picture of {width} x {height}"
                 yield Finding("box outside", place, message, "error")
-        for mask in entity.masks:
-            if mask.size != (height, width):
-                message = f"{name} has a mask of {mask.size[1]} x {mask.size[0]} on a picture of {width} x {height}"
-                yield Finding("mask of another size", place, message, "error")
 
 
 @dataclass(frozen=True, slots=True)
 class _Picture:
     header: Header
-    digest: bytes
+    digest: str
 
 
 def _inspect(path: str) -> _Picture:
     # Decoded to the end, since a truncated picture has a good header.
     open_picture(path).close()
-    return _Picture(read_header(path), hashlib.blake2b(Path(path).read_bytes()).digest())
+    return _Picture(read_header(path), picture_digest(path))
 
 
 def _pictures(splits: dict[str, list[_Placed]], folder: Path) -> Iterator[Finding]:
@@ -155,7 +149,7 @@ def _pictures(splits: dict[str, list[_Placed]], folder: Path) -> Iterator[Findin
         if placed.sample.image:
             path = str(folder / placed.sample.image)
             yield from _of_picture(placed, path, inspected[path])
-    same: dict[bytes, list[str]] = {}
+    same: dict[str, list[str]] = {}
     for path, picture in inspected.items():
         if isinstance(picture, _Picture):
             same.setdefault(picture.digest, []).append(path)
@@ -170,7 +164,7 @@ def _pictures(splits: dict[str, list[_Placed]], folder: Path) -> Iterator[Findin
 def _of_picture(placed: _Placed, path: str, picture: _Picture | PictureError) -> Iterator[Finding]:
     sample = placed.sample
     if isinstance(picture, PictureError):
-        kind = "unreadable picture" if Path(path).exists() else "missing picture"
+        kind = "missing picture" if isinstance(picture, MissingPictureError) else "unreadable picture"
         yield Finding(kind, placed.place, f"{sample.id}: {picture}", "error")
     elif sample.size is not None and sample.size != picture.header.size:
         message = f"{sample.id}: recorded as {sample.size}, but {path} is {picture.header.size} upright"

@@ -14,7 +14,7 @@ from pathlib import Path
 from pycocotools import mask as coco
 
 from eval.protocols import boxes_of, masks_of
-from eval.stage_metrics import by_id
+from eval.scores import join
 from rivegs_mllm.data.files import write_text
 from rivegs_mllm.types import Box, Entity, Mask, Prediction, Sample, UserError
 
@@ -93,8 +93,8 @@ def write_fiftyone(
 def _shown(gold: Sequence[Sample], predictions: Mapping[str, Sequence[Prediction]]) -> tuple[list[Sample], list[str]]:
     if "gold" in predictions:
         raise UserError("export: a system cannot be called 'gold'; rename its file")
-    for answers in predictions.values():
-        by_id(gold, answers)
+    for answers in predictions.values() or [()]:
+        join(gold, answers)  # pycocotools takes the process down with it on a broken mask
     shown = [sample for sample in gold if sample.image and sample.size]
     return shown, [sample.id for sample in gold if not (sample.image and sample.size)]
 
@@ -131,7 +131,7 @@ def _regions(entity: Entity) -> list[Region]:
 def _geometry(box: Box | None, mask: Mask | None) -> dict:
     code = {"size": list(mask.size), "counts": mask.counts} if mask else None
     if box is not None:
-        bbox = [box.xmin, box.ymin, box.xmax - box.xmin, box.ymax - box.ymin]
+        bbox = [box.xmin, box.ymin, max(box.xmax - box.xmin, 0), max(box.ymax - box.ymin, 0)]
     else:
         bbox = coco.toBbox(code).tolist()
     area = float(coco.area(code)) if code else bbox[2] * bbox[3]
@@ -149,8 +149,8 @@ def _detections(sample: Sample, entities: Iterable[Entity]) -> list[dict]:
                 "bounding_box": [
                     box.xmin / width,
                     box.ymin / height,
-                    (box.xmax - box.xmin) / width,
-                    (box.ymax - box.ymin) / height,
+                    max(box.xmax - box.xmin, 0) / width,
+                    max(box.ymax - box.ymin, 0) / height,
                 ],
                 "attributes": {"mention": entity.text, "expression": entity.expression},
             }

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from pycocotools import mask as coco
 
-from rivegs_mllm.types import Box, Mask, UserError
+from rivegs_mllm.types import Box, Mask
 
 Pair = tuple[int, int]
 """Index of a gold entity, index of a predicted one, within a post."""
@@ -22,7 +22,8 @@ def box_iou(first: Box, second: Box) -> float:
     shared = width * height
     area = (first.xmax - first.xmin) * (first.ymax - first.ymin)
     area += (second.xmax - second.xmin) * (second.ymax - second.ymin)
-    return shared / (area - shared)
+    either = area - shared
+    return shared / either if either > 0 else 0.0  # of sides so small that their product is 0
 
 
 def best_box_iou(box: Box, others: Iterable[Box]) -> float:
@@ -38,16 +39,6 @@ def best_mask_iou(mask: Mask, others: Sequence[Mask]) -> float:
     if not others:
         return 0.0
     return float(coco.iou([_coco(mask)], [_coco(other) for other in others], [0] * len(others)).max())
-
-
-def check_mask(mask: Mask, size: tuple[int, int], where: str) -> int:
-    """The area of ``mask`` in pixels. Raises UserError unless it has ``size`` (height, width) and its runs fill it."""
-    if mask.size != size:
-        raise UserError(f"{where}: mask of height x width {mask.size}, but the picture has {size}")
-    runs = _runs(mask.counts)
-    if runs is None or (runs < 0).any() or runs.sum() != size[0] * size[1]:
-        raise UserError(f"{where}: the mask's counts are no COCO run-length code of {size[0]} x {size[1]} pixels")
-    return int(runs[1::2].sum())
 
 
 def maximum_matching(edges: Sequence[Pair]) -> list[Pair]:
@@ -80,28 +71,3 @@ def first_come(edges: Iterable[Pair]) -> list[Pair]:
 
 def _coco(mask: Mask) -> dict:
     return {"size": mask.size, "counts": mask.counts}
-
-
-def _runs(counts: str) -> np.ndarray | None:
-    """The run lengths that the compressed string holds, background first; None where it is no such string.
-
-    COCO's code: six bits a character from "0" on, five of value and one that says that the number goes on,
-    low part first, signed; from the fourth number on, what is written is the difference to the last but one.
-    """
-    if not counts or not counts.isascii():
-        return None
-    codes = np.frombuffer(counts.encode(), np.uint8).astype(np.int64) - 48
-    goes_on = (codes & 0x20) != 0
-    if codes.min() < 0 or codes.max() >= 64 or goes_on[-1]:
-        return None
-    ends = np.flatnonzero(~goes_on)
-    starts = np.concatenate(([0], ends[:-1] + 1))
-    lengths = ends - starts + 1
-    if lengths.max() > 7:
-        return None
-    place = np.arange(len(codes)) - np.repeat(starts, lengths)
-    runs = np.add.reduceat((codes & 0x1F) << (5 * place), starts)
-    runs -= ((codes[ends] & 0x10) != 0).astype(np.int64) << (5 * lengths)
-    runs[1::2] = runs[1::2].cumsum()
-    runs[2::2] = runs[2::2].cumsum()
-    return runs

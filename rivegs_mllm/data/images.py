@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
-import struct
-import zlib
-from collections.abc import Iterable
+import stat
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import BinaryIO
@@ -16,6 +17,7 @@ from PIL import (
     WebPImagePlugin,  # noqa: F401  (Pillow registers it only on demand, and not at all where formats are named)
 )
 
+from rivegs_mllm.data.foreign import one_line
 from rivegs_mllm.types import Box, UserError
 
 ENDINGS = ("jpg", "jpeg", "png", "webp")
@@ -24,8 +26,11 @@ ENDINGS = ("jpg", "jpeg", "png", "webp")
 MAX_PIXELS = Image.MAX_IMAGE_PIXELS
 """Larger pictures (89 megapixels) are taken for decompression bombs and refused: Pillow's own limit."""
 
-# What decoders are seen to raise on damaged files. PNG raises SyntaxError, EXIF struct.error and the rest.
-_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, OverflowError, struct.error, zlib.error)
+MOST_BYTES = 2**30
+"""Of a picture's file: three times what MAX_PIXELS take without any compression."""
+
+_LONGEST_SHOWN = 300
+_BLOCK = 1 << 20
 
 # By content, not by ending. Vector and document formats are left out: they start other programs.
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
@@ -45,6 +50,10 @@ class PictureError(UserError):
     """A picture that is missing, damaged, too large or none. The message names the file."""
 
 
+class MissingPictureError(PictureError):
+    """A picture of which there is no file."""
+
+
 def is_outside(image: str) -> bool:
     """Whether a sample's picture lies outside its dataset's folder: its path is absolute or leads out by ``..``."""
     if PurePosixPath(image).is_absolute() or PureWindowsPath(image).anchor:
@@ -62,8 +71,8 @@ def open_picture(path: Path | str | BinaryIO) -> Image.Image:
         orientation = _orientation(image)
         try:
             rgb = _to_rgb(image)
-        except _DAMAGE as error:
-            raise PictureError(f"{path}: damaged or truncated picture ({error}); fetch it again") from None
+        except Exception as error:  # decoders raise whatever a damaged file makes them stumble on
+            raise PictureError(f"{path}: damaged or truncated picture ({one_line(error)}); fetch it again") from None
     return upright(rgb, orientation)
 
 
@@ -91,6 +100,27 @@ def read_header(path: Path | str) -> Header:
 def picture_size(path: Path | str) -> tuple[int, int]:
     """(width, height) in pixels of the upright picture, from the header alone. Raises PictureError."""
     return read_header(path).size
+
+
+def picture_digest(path: Path | str) -> str:
+    """SHA-256 of the file's bytes, in hexadecimal; read in blocks. Raises PictureError."""
+    digest = hashlib.sha256()
+    with _file(path) as file:
+        try:
+            while block := file.read(_BLOCK):
+                digest.update(block)
+        except OSError as error:
+            raise PictureError(f"{path}: cannot be read ({_reason(error)})") from None
+    return digest.hexdigest()
+
+
+def file_stamp(path: Path | str) -> tuple[int, int] | None:
+    """Size in bytes and time of change in ns of a picture's file, None where there is none."""
+    try:
+        status = os.stat(path)  # noqa: PTH116  (see _file)
+    except (OSError, ValueError):
+        return None
+    return (status.st_size, status.st_mtime_ns) if stat.S_ISREG(status.st_mode) else None
 
 
 def upright_box(box: Box, size: tuple[int, int], orientation: int) -> Box:
@@ -144,24 +174,53 @@ class PictureIndex:
                 self._paths[stem] = path
 
 
-def _open(path: Path | str | BinaryIO) -> Image.Image:
+@contextmanager
+def _open(picture: Path | str | BinaryIO) -> Iterator[Image.Image]:
     """The picture with only its header read."""
+    with _file(picture) as file:
+        try:
+            image = Image.open(file, formats=_FORMATS)
+        except Image.UnidentifiedImageError:
+            raise PictureError(f"{picture}: not a picture that can be read ({', '.join(_FORMATS)})") from None
+        except Image.DecompressionBombError:
+            raise PictureError(f"{picture}: more than {MAX_PIXELS:,} pixels; make it smaller") from None
+        except Exception as error:
+            raise PictureError(f"{picture}: cannot be read as a picture ({one_line(error)})") from None
+        if image.width * image.height > MAX_PIXELS:
+            size = f"{image.width} x {image.height}"
+            raise PictureError(f"{picture}: {size} is more than {MAX_PIXELS:,} pixels; make it smaller")
+        yield image
+
+
+@contextmanager
+def _file(picture: Path | str | BinaryIO) -> Iterator[BinaryIO]:
+    """A picture's file, open. What is no regular file is not opened: a pipe would wait for ever, a device never end."""
+    if not isinstance(picture, (str, Path)):
+        yield picture
+        return
     try:
-        image = Image.open(path, formats=_FORMATS)
+        status = os.stat(picture)  # noqa: PTH116  (a path from a record may be no path at all)
+        if not stat.S_ISREG(status.st_mode):
+            raise PictureError(f"{picture}: not a regular file; give the picture's own file")
+        if not 0 < status.st_size <= MOST_BYTES:
+            raise PictureError(f"{picture}: a file of {status.st_size:,} bytes, which no picture has; fetch it again")
+        file = open(picture, "rb")  # noqa: PTH123, SIM115
     except FileNotFoundError:
-        raise PictureError(f"{path}: no such picture") from None
-    except Image.UnidentifiedImageError:
-        raise PictureError(f"{path}: not a picture that can be read ({', '.join(_FORMATS)})") from None
-    except Image.DecompressionBombError:
-        raise PictureError(f"{path}: more than {MAX_PIXELS:,} pixels; make it smaller") from None
-    except _DAMAGE as error:
-        raise PictureError(f"{path}: cannot be read as a picture ({error})") from None
-    if image.width * image.height > MAX_PIXELS:
-        image.close()
-        raise PictureError(
-            f"{path}: {image.width} x {image.height} is more than {MAX_PIXELS:,} pixels; make it smaller"
-        )
-    return image
+        raise MissingPictureError(f"{_shown(picture)}: no such picture") from None
+    except (OSError, ValueError) as error:  # no permission, a loop of links, a name too long or with a NUL
+        raise PictureError(f"{_shown(picture)}: cannot be opened ({_reason(error)})") from None
+    with file:
+        yield file
+
+
+def _shown(path: Path | str) -> str:
+    """A path that may be of any length."""
+    text = str(path)
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
+
+
+def _reason(error: OSError | ValueError) -> str:
+    return error.strerror if isinstance(error, OSError) and error.strerror else str(error)
 
 
 def _orientation(image: Image.Image) -> int:
@@ -169,7 +228,7 @@ def _orientation(image: Image.Image) -> int:
     try:
         # The class's own method, since that of PNG decodes the pixels to look for a block behind them.
         value = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
-    except _DAMAGE:
+    except Exception:  # as above
         return 1
     return value if value in _UPRIGHT else 1
 

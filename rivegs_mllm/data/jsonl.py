@@ -13,10 +13,15 @@ from typing import TypeVar
 import orjson
 
 from rivegs_mllm.data.files import complete_file
+from rivegs_mllm.data.masks import mask_area
 from rivegs_mllm.types import Box, Entity, Mask, Prediction, Sample, UserError
 
 VERSION = 1
 SPLITS = ("train", "dev", "test")
+FARTHEST = 1e9
+"""No coordinate of a box is farther from the picture's corner: areas and shares must be finite numbers."""
+LONGEST_SIDE = 2**31 - 1
+"""In pixels; no format of pictures has longer ones."""
 
 Record = TypeVar("Record", Sample, Prediction)
 
@@ -119,18 +124,18 @@ def sample_from_json(value: object) -> Sample:
         if not token or token != "".join(token.split()):
             raise _FieldError(f"tokens[{index}]: {token!r} is empty or holds white space")
     size = raw.get("size")
-    if size is not None and not (_is_ints(size, 2) and min(size) > 0):
-        raise _FieldError(f"size: {size!r} is not [width, height] in pixels")
+    if size is not None and not _is_size(size):
+        raise _FieldError(f"size: {size!r:.200} is not [width, height] in pixels")
     entities = _entities(raw)
     for index, entity in enumerate(entities):
-        _check_gold(entity, tokens, f"entities[{index}]")
+        _check_gold(entity, tokens, size, f"entities[{index}]")
     return Sample(
         id=identity,
         tokens=tokens,
         image=_string(raw, "image"),
         size=None if size is None else (size[0], size[1]),
         entities=entities,
-        knowledge=_strings(raw.get("knowledge", []), "knowledge"),
+        knowledge=_strings(_given(raw, "knowledge", []), "knowledge"),
         subset=_string(raw, "subset"),
     )
 
@@ -143,11 +148,11 @@ def prediction_from_json(value: object) -> Prediction:
         knowledge=_string(raw, "knowledge"),
         entities=_entities(raw),
         raw=_string(raw, "raw"),
-        errors=_strings(raw.get("errors", []), "errors"),
+        errors=_strings(_given(raw, "errors", []), "errors"),
     )
 
 
-def _check_gold(entity: Entity, tokens: tuple[str, ...], where: str) -> None:
+def _check_gold(entity: Entity, tokens: tuple[str, ...], size: list[int] | None, where: str) -> None:
     if entity.span is None:
         raise _FieldError(f"{where}.span: a gold entity needs its token offsets [start, end]")
     start, end = entity.span
@@ -162,10 +167,18 @@ def _check_gold(entity: Entity, tokens: tuple[str, ...], where: str) -> None:
     for index, box in enumerate(entity.boxes):
         if box.xmax <= box.xmin or box.ymax <= box.ymin:
             raise _FieldError(f"{where}.boxes[{index}]: has no area")
+    for index, mask in enumerate(entity.masks):
+        height, width = mask.size
+        if size is not None and [width, height] != size:
+            raise _FieldError(
+                f"{where}.masks[{index}].size: a mask of {width} x {height} on a picture of {size[0]} x {size[1]}"
+            )
+        if mask_area(mask, f"{where}.masks[{index}]") == 0:
+            raise _FieldError(f"{where}.masks[{index}]: covers no pixel")
 
 
 def _entities(raw: dict) -> tuple[Entity, ...]:
-    values = raw.get("entities", [])
+    values = _given(raw, "entities", [])
     if type(values) is not list:
         raise _FieldError("entities: not a list")
     return tuple([_entity(value, index) for index, value in enumerate(values)])
@@ -182,9 +195,6 @@ def _entity(value: object, index: int) -> Entity:
     span = raw.get("span")
     if span is not None and not (_is_ints(span, 2) and 0 <= span[0] < span[1]):
         raise _FieldError(f"{where}.span: {span!r} is not [start, end] with 0 <= start < end")
-    expression = raw.get("expression", "")
-    if type(expression) is not str:
-        raise _FieldError(f"{where}.expression: {expression!r} is not a string")
     visible = raw.get("visible")
     if visible is not None and type(visible) is not bool:
         raise _FieldError(f"{where}.visible: {visible!r} is not true, false or null")
@@ -195,11 +205,11 @@ def _entity(value: object, index: int) -> Entity:
         text=text,
         type=kind,
         span=None if span is None else (span[0], span[1]),
-        expression=expression,
+        expression=_string(raw, "expression", f"{where}."),
         visible=visible,
         visible_score=score,
-        boxes=_boxes(raw["boxes"], where) if "boxes" in raw else (),
-        masks=_masks(raw["masks"], where) if "masks" in raw else (),
+        boxes=_boxes(_given(raw, "boxes", []), where),
+        masks=_masks(_given(raw, "masks", []), where),
     )
 
 
@@ -207,8 +217,8 @@ def _boxes(values: object, where: str) -> tuple[Box, ...]:
     if type(values) is not list:
         raise _FieldError(f"{where}.boxes: not a list")
     for index, value in enumerate(values):
-        if type(value) is not list or len(value) != 4 or not all(map(_is_number, value)):
-            raise _FieldError(f"{where}.boxes[{index}]: {value!r} is not [xmin, ymin, xmax, ymax]")
+        if type(value) is not list or len(value) != 4 or not all(map(_is_coordinate, value)):
+            raise _FieldError(f"{where}.boxes[{index}]: {value!r:.200} is not [xmin, ymin, xmax, ymax] in pixels")
     return tuple([Box(*value) for value in values])
 
 
@@ -219,18 +229,25 @@ def _masks(values: object, where: str) -> tuple[Mask, ...]:
     for index, value in enumerate(values):
         raw = _mapping(value, f"{where}.masks[{index}]", frozenset(("size", "counts")))
         size, counts = raw.get("size"), raw.get("counts")
-        if not (_is_ints(size, 2) and min(size) > 0):
-            raise _FieldError(f"{where}.masks[{index}].size: {size!r} is not [height, width]")
+        if not _is_size(size):
+            raise _FieldError(f"{where}.masks[{index}].size: {size!r:.200} is not [height, width] in pixels")
         if type(counts) is not str:
-            raise _FieldError(f"{where}.masks[{index}].counts: not a compressed COCO run-length string")
-        masks.append(Mask((size[0], size[1]), counts))
+            raise _FieldError(
+                f"{where}.masks[{index}].counts: {counts!r:.80} is not COCO's compressed run-length code, a string"
+            )
+        mask = Mask((size[0], size[1]), counts)
+        try:
+            mask_area(mask, f"{where}.masks[{index}]")
+        except UserError as error:
+            raise _FieldError(str(error)) from None
+        masks.append(mask)
     return tuple(masks)
 
 
 def _mapping(value: object, where: str, known: frozenset[str]) -> dict:
     if type(value) is not dict:
         raise _FieldError(f"{where}: not a JSON object")
-    if value.get("version", VERSION) != VERSION:
+    if _given(value, "version", VERSION) != VERSION:
         raise _FieldError(f"version: {value['version']!r}; this release reads version {VERSION}")
     unknown = value.keys() - known
     if unknown:
@@ -245,10 +262,16 @@ def _identity(raw: dict) -> str:
     return identity
 
 
-def _string(raw: dict, key: str) -> str:
-    value = raw.get(key, "")
+def _given(raw: dict, key: str, default: object) -> object:
+    """The value of a field that may be left out; null, as pandas and `datasets` write it, is left out."""
+    value = raw.get(key)
+    return default if value is None else value
+
+
+def _string(raw: dict, key: str, where: str = "") -> str:
+    value = _given(raw, key, "")
     if type(value) is not str:
-        raise _FieldError(f"{key}: {value!r} is not a string")
+        raise _FieldError(f"{where}{key}: {value!r:.200} is not a string")
     return value
 
 
@@ -259,6 +282,14 @@ def _strings(values: object, where: str) -> tuple[str, ...]:
         if type(value) is not str:
             raise _FieldError(f"{where}[{index}]: {value!r} is not a string")
     return tuple(values)
+
+
+def _is_coordinate(value: object) -> bool:
+    return _is_number(value) and abs(value) <= FARTHEST
+
+
+def _is_size(values: object) -> bool:
+    return _is_ints(values, 2) and all(0 < side <= LONGEST_SIDE for side in values)
 
 
 def _is_number(value: object) -> bool:

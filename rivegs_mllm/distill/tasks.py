@@ -21,6 +21,7 @@ from rivegs_mllm.answer.prompt import CAPTION_QUESTION, caption_messages, expans
 from rivegs_mllm.cascade.base import blind
 from rivegs_mllm.config.bounds import NonNegativeInt, Seed
 from rivegs_mllm.data.files import complete_file
+from rivegs_mllm.data.images import file_stamp
 from rivegs_mllm.data.jsonl import read_predictions
 from rivegs_mllm.llm.answer_checks import check_caption, check_expression, check_knowledge
 from rivegs_mllm.llm.client import Answer, Turns
@@ -215,8 +216,8 @@ def _stamps(contents: Sequence[Content]) -> list:
     """What features are made of: texts, and pictures by size and time of change."""
     stamps = []
     for content in contents:
-        stat = content.picture.stat() if content.picture and content.picture.is_file() else None
-        stamps.append([content.id, content.text, str(content.picture), stat and [stat.st_size, stat.st_mtime_ns]])
+        stamp = file_stamp(content.picture) if content.picture else None
+        stamps.append([content.id, content.text, str(content.picture), stamp and list(stamp)])
     return stamps
 
 

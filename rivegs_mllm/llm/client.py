@@ -32,7 +32,7 @@ from rivegs_mllm.config.bounds import (
     Side,
     TokenCount,
 )
-from rivegs_mllm.data.images import PictureError, open_picture
+from rivegs_mllm.data.images import PictureError, open_picture, picture_digest
 from rivegs_mllm.types import UserError
 
 Turns = list[dict]
@@ -365,11 +365,7 @@ def _by_content(turns: Turns) -> list[dict]:
 def _part_by_content(part: dict) -> dict:
     if part["type"] != "image":
         return part
-    try:
-        data = Path(part["path"]).read_bytes()
-    except OSError as error:
-        raise PictureError(f"{part['path']}: {error.strerror}") from None
-    return {"type": "image", "sha256": hashlib.sha256(data).hexdigest()}
+    return {"type": "image", "sha256": picture_digest(part["path"])}
 
 
 def picture_paths(turns: Turns) -> list[str]:

@@ -18,6 +18,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from rivegs_mllm.data.files import is_disk_full, write_json
+from rivegs_mllm.data.images import file_stamp
 from rivegs_mllm.data.jsonl import to_line
 from rivegs_mllm.data.lock import lock_folder
 from rivegs_mllm.types import Sample, UserError
@@ -83,9 +84,8 @@ def fingerprint(samples: Sequence[Sample], folder: Path) -> str:
     digest = hashlib.sha256()
     for sample in samples:
         digest.update(to_line(sample))
-        path = folder / sample.image
-        if sample.image and path.is_file():
-            digest.update(str(path.stat().st_size).encode())
+        if sample.image and (stamp := file_stamp(folder / sample.image)):
+            digest.update(str(stamp[0]).encode())
     return f"{len(samples)} samples, digest {digest.hexdigest()[:12]}"
 
 

@@ -1,5 +1,7 @@
 """Pictures of every kind come upright and in RGB; anything else is an error that names the file."""
 
+import os
+import socket
 import struct
 import sys
 import zlib
@@ -10,7 +12,16 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from rivegs_mllm.data.images import PictureError, PictureIndex, open_picture, picture_size, read_header, upright_box
+from rivegs_mllm.data.images import (
+    PictureError,
+    PictureIndex,
+    file_stamp,
+    open_picture,
+    picture_digest,
+    picture_size,
+    read_header,
+    upright_box,
+)
 from rivegs_mllm.types import Box, UserError
 
 RED, GREEN, WHITE = (255, 0, 0), (0, 255, 0), (255, 255, 255)
@@ -136,6 +147,60 @@ def test_missing_file_and_folder(tmp_path):
         open_picture(tmp_path)
     with pytest.raises(PictureError, match="gone"):
         PictureIndex([tmp_path / "gone"])
+
+
+def no_file(folder: Path, kind: str) -> Path:
+    """What a path of a picture can lead to beside a regular file."""
+    path = folder / "p.jpg"
+    if kind == "a pipe":
+        os.mkfifo(path)
+    elif kind == "a folder":
+        path.mkdir()
+    elif kind == "a socket":
+        socket.socket(socket.AF_UNIX).bind(str(path))
+    elif kind == "a loop of links":
+        path.symlink_to("p.jpg")
+    elif kind == "a link to a device":
+        path.symlink_to("/dev/zero")
+    elif kind == "a sparse file of 2 TiB":
+        with path.open("wb") as file:
+            file.truncate(2**41)
+    elif kind == "an empty file":
+        path.touch()
+    return {
+        "a device": Path("/dev/zero"),
+        "a name of 10,000 letters": folder / ("f" * 10_000),
+        "a name with a NUL": folder / "a\0.jpg",
+        "below a file": Path(__file__) / "p.jpg",
+    }.get(kind, path)
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "a pipe",
+        "a folder",
+        "a socket",
+        "a device",
+        "a loop of links",
+        "a link to a device",
+        "a sparse file of 2 TiB",
+        "an empty file",
+        "a name of 10,000 letters",
+        "a name with a NUL",
+        "below a file",
+        "nothing",
+    ],
+)
+@pytest.mark.parametrize("function", [open_picture, picture_size, picture_digest])
+def test_only_regular_files_are_opened(tmp_path, kind, function):
+    path = no_file(tmp_path, kind)
+    with pytest.raises(PictureError) as caught:
+        function(path)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 600
+    assert (file_stamp(path) is None) == (kind not in ("a sparse file of 2 TiB", "an empty file"))
 
 
 def test_index_finds_ids_in_several_folders_with_several_endings(tmp_path):

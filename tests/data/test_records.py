@@ -7,6 +7,7 @@ import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pycocotools import mask as coco
 
 from rivegs_mllm.data.jsonl import (
     RecordError,
@@ -24,14 +25,23 @@ from rivegs_mllm.types import Box, Entity, Mask, Prediction, Sample, UserError
 texts = st.text(st.characters(exclude_categories=("Cs",)))
 some_text = texts.filter(bool)
 tokens = some_text.map(lambda text: "".join(text.split())).filter(bool)
-edges = st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False)
-sides = st.integers(1, 2**31)
-masks = st.builds(Mask, st.tuples(sides, sides), texts)
+edges = st.integers(-(10**9), 10**9) | st.floats(-1e9, 1e9)
+sides = st.integers(1, 2**31 - 1)
 real_boxes = st.builds(
     lambda x, y, width, height: Box(x, y, x + width, y + height),
     *[st.integers(0, 9000)] * 2,
     *[st.floats(0.25, 9000) | st.integers(1, 9000)] * 2,
 )
+
+
+@st.composite
+def masks(draw) -> Mask:
+    """A mask of a few runs."""
+    runs = draw(st.lists(st.integers(1, 400), min_size=1, max_size=6))
+    code = coco.frPyObjects({"size": [sum(runs), 1], "counts": runs}, sum(runs), 1)
+    return Mask((sum(runs), 1), code["counts"].decode())
+
+
 predicted = st.builds(
     Entity,
     text=some_text,
@@ -41,7 +51,7 @@ predicted = st.builds(
     visible=st.none() | st.booleans(),
     visible_score=st.none() | st.floats(0, 1),
     boxes=st.lists(st.builds(Box, edges, edges, edges, edges), max_size=2).map(tuple),
-    masks=st.lists(masks, max_size=2).map(tuple),
+    masks=st.lists(masks(), max_size=2).map(tuple),
 )
 predictions = st.builds(
     Prediction,
@@ -138,7 +148,6 @@ def test_the_good_line_is_good():
         ({"size": [True, True]}, "size"),
         ({"knowledge": "text"}, "knowledge"),
         ({"knowledge": [1]}, r"knowledge\[0\]"),
-        ({"subset": None}, "subset"),
         ({"colour": 1}, "unknown field 'colour'"),
         ({"entities": {}}, "entities"),
         ({"entities": [1]}, r"entities\[0\]"),
@@ -164,18 +173,27 @@ def test_a_wrong_sample_names_its_field(tmp_path, change, field):
         ({"span": [-1, 2]}, "span"),
         ({"span": [0, 4]}, "span"),
         ({"span": [0.0, 2.0]}, "span"),
-        ({"expression": None}, "expression"),
         ({"visible": 1}, "visible"),
         ({"visible": False, "boxes": [[0, 0, 1, 1]]}, "visible"),
         ({"visible_score": 1.5}, "visible_score"),
         ({"visible_score": "high"}, "visible_score"),
         ({"boxes": [0, 0, 1, 1]}, r"boxes\[0\]"),
-        ({"boxes": None}, "boxes"),
         ({"boxes": [[0, 0, 1]]}, r"boxes\[0\]"),
         ({"boxes": [[0, 0, 1, 1], [0, 0, 1, "1"]]}, r"boxes\[1\]"),
         ({"boxes": [[0, 0, 0, 1]]}, r"boxes\[0\]"),
         ({"boxes": [[0, 2, 1, 1]]}, r"boxes\[0\]"),
+        ({"boxes": [[0, 0, 1, 1e308]]}, r"boxes\[0\]"),
+        ({"boxes": [[0, 0, 1, 2**62]]}, r"boxes\[0\]"),
         ({"masks": [{"size": [1, 2]}]}, r"masks\[0\]\.counts"),
+        ({"masks": [{"size": [3, 4], "counts": [4, 8]}]}, r"masks\[0\]\.counts"),
+        ({"masks": [{"size": [3, 4], "counts": "`03`0"}]}, r"masks\[0\]"),
+        ({"masks": [{"size": [3, 4], "counts": "b'48'"}]}, r"masks\[0\]"),
+        ({"masks": [{"size": [3, 4], "counts": ""}]}, r"masks\[0\]"),
+        ({"masks": [{"size": [3, 4], "counts": "49"}]}, r"masks\[0\]"),
+        ({"masks": [{"size": [3, 4], "counts": "<"}]}, r"masks\[0\]: covers no pixel"),
+        ({"masks": [{"size": [4, 3], "counts": "48"}]}, r"masks\[0\]\.size: a mask of 3 x 4"),
+        ({"masks": [{"size": [2**62, 4], "counts": "48"}]}, r"masks\[0\]\.size"),
+        ({"masks": [[0, 0, 1, 0, 1, 1]]}, r"masks\[0\]"),
         ({"masks": [{"counts": "x"}]}, r"masks\[0\]\.size"),
         ({"masks": [{"size": [1, 2], "counts": "x", "area": 1}]}, r"masks\[0\]"),
         ({"box": [0, 0, 1, 1]}, "unknown field 'box'"),
@@ -205,6 +223,26 @@ def test_predictions_may_have_boxes_without_area_and_mentions_without_span(tmp_p
     line = b'{"id": "1", "entities": [{"text": "a", "type": "PER", "visible": false, "boxes": [[3, 3, 1, 1]]}]}'
     (tmp_path / "p.jsonl").write_bytes(line)
     assert read_predictions(tmp_path / "p.jsonl")[0].entities[0].boxes == (Box(3, 3, 1, 1),)
+
+
+@pytest.mark.parametrize("size", [(2**62, 4), (2**31 - 1, 2**31 - 1), (100_000, 100_000), (131_072, 131_072)])
+@pytest.mark.parametrize("counts", ["48", "", "\0", "o" * 7, "`" * 3000, "P" * 8, "é"])
+def test_a_predicted_mask_of_any_size_is_refused_before_anything_is_allocated(tmp_path, size, counts):
+    mask = {"size": size, "counts": counts}
+    (tmp_path / "p.jsonl").write_bytes(
+        orjson.dumps({"id": "1", "entities": [{"text": "a", "type": "PER", "masks": [mask]}]})
+    )
+    with pytest.raises(RecordError, match=r"p\.jsonl:1: entities\[0\]\.masks\[0\]"):
+        read_predictions(tmp_path / "p.jsonl")
+
+
+def test_null_is_a_field_left_out():
+    optional = ["version", "image", "size", "entities", "knowledge", "subset"]
+    assert sample_from_json({"id": "7", "tokens": ["Ada"], **dict.fromkeys(optional)}) == Sample("7", ("Ada",))
+    entity = {**GOLD, **dict.fromkeys(["expression", "visible", "visible_score", "boxes", "masks"])}
+    assert sample_from_json({**GOOD, "entities": [entity]}) == sample_from_json(GOOD)
+    optional = ["version", "entities", "knowledge", "raw", "errors"]
+    assert prediction_from_json({"id": "7", **dict.fromkeys(optional)}) == Prediction("7")
 
 
 def test_a_folder_without_the_split_says_what_it_has(tmp_path):

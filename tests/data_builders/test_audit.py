@@ -10,7 +10,7 @@ from PIL import Image
 from data_builders.audit import audit
 from data_builders.findings import Finding, Report, count_split, format_report
 from rivegs_mllm.data.jsonl import SPLITS, write_records
-from rivegs_mllm.types import Box, Entity, Mask, Sample, UserError
+from rivegs_mllm.types import Box, Entity, Sample, UserError
 
 
 def sample(identity: str, **fields: object) -> Sample:
@@ -89,7 +89,6 @@ def test_missing_split(built):
     [
         ({"entities": (Entity("Ada", "PER", (1, 2), boxes=(Box(0, 0, 8, 7),)),)}, "box outside", "error"),
         ({"entities": (Entity("Ada", "PER", (1, 2), boxes=(Box(-1, 0, 8, 6),)),)}, "box outside", "error"),
-        ({"entities": (Entity("Ada", "PER", (1, 2), masks=(Mask((8, 6), "1"),)),)}, "mask of another size", "error"),
         ({"image": "pictures/gone.png"}, "missing picture", "error"),
         ({"image": "pictures/a.png"}, "picture in two splits", "error"),
         ({"entities": (Entity("Ada", "DOG", (1, 2)),)}, "unknown type", "warning"),

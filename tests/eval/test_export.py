@@ -53,6 +53,38 @@ def test_coco_reads_what_is_written_and_finds_the_gold_perfect(tmp_path):
     assert [gold.loadCats([a["category_id"]])[0]["name"] for a in gold.anns.values()] == ["PER", "ORG", "ORG"]
 
 
+@pytest.mark.parametrize("side", ["gold", "said"])
+@pytest.mark.parametrize(
+    "region",
+    [
+        {"masks": (Mask((2**62, 4), ADA.masks[0].counts),), "boxes": ()},
+        {"masks": (Mask((100, 60), ADA.masks[0].counts),)},
+        {"masks": (Mask((60, 100), "`03`0"),)},
+        {"masks": (Mask((60, 100), ADA.masks[0].counts[:-1]),), "boxes": ()},
+        {"boxes": (Box(-1e308, 0, 1e308, 5),)},
+        {"boxes": (Box(0, 0, float("nan"), 5),)},
+    ],
+)
+def test_a_region_that_is_none_is_refused_with_its_post(tmp_path, side, region):
+    broken = replace(ADA, **region)
+    gold = [replace(GOLD[0], entities=(broken,) if side == "gold" else (ADA,))]
+    said = [Prediction("p1", entities=(broken if side == "said" else ADA,))]
+    for write in (write_coco, lambda *given: write_fiftyone(*given, tmp_path)):
+        with pytest.raises(UserError, match=r"post 'p1', .* entity 'Ada'"):
+            write(tmp_path / "out", gold, {"mine": said})
+    if side == "gold":
+        with pytest.raises(UserError, match="post 'p1'"):
+            write_coco(tmp_path / "out", gold, {})
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_predicted_box_the_wrong_way_round_has_no_area(tmp_path):
+    said = [Prediction("p1", entities=(replace(ADA, boxes=(Box(50, 35, 10, 5),), masks=()),))]
+    write_coco(tmp_path, GOLD, {"mine": said})
+    (row,) = json.loads((tmp_path / "mine.json").read_text())
+    assert (row["bbox"][2:], row["area"]) == ([0, 0], 0)
+
+
 def test_a_box_that_is_off_lowers_cocos_precision(tmp_path):
     off = [replace(SAID[0], entities=(replace(ADA, boxes=(Box(10, 5, 50, 20),)),)), *SAID[1:]]
     write_coco(tmp_path, GOLD, {"mine": off})

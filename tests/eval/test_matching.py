@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pycocotools import mask as coco
 
-from eval.matching import best_box_iou, best_mask_iou, box_iou, check_mask, maximum_matching
+from eval.matching import best_box_iou, best_mask_iou, box_iou, maximum_matching
+from rivegs_mllm.data.masks import check_mask
 from rivegs_mllm.types import Box, Mask, UserError
 
 
@@ -90,3 +91,8 @@ def test_matching_is_one_to_one_of_given_edges_and_as_large_as_any(edges):
     assert len({gold for gold, _ in found}) == len({index for _, index in found}) == len(found)
     largest = max(sum((i, order[i]) in edges for i in range(5)) for order in itertools.permutations(range(5)))
     assert len(found) == largest
+
+
+def test_boxes_whose_area_is_too_small_for_a_number_agree_with_nothing():
+    tiny = Box(0, 0, 1e-300, 1e-300)
+    assert box_iou(tiny, tiny) == 0

@@ -1,0 +1,57 @@
+"""Whether a mask is one: its runs add up to its size. Nothing is allocated by what a mask says of itself."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from rivegs_mllm.data.images import MAX_PIXELS
+from rivegs_mllm.types import Mask, UserError
+
+
+def check_mask(mask: Mask, size: tuple[int, int], where: str) -> int:
+    """The area of ``mask`` in pixels. Raises UserError unless it has ``size`` (height, width) and its runs fill it."""
+    if mask.size != size:
+        raise UserError(f"{where}: mask of height x width {mask.size}, but the picture has {size}")
+    return mask_area(mask, where)
+
+
+def mask_area(mask: Mask, where: str) -> int:
+    """The area of ``mask`` in pixels. Raises UserError unless its runs fill its own size.
+
+    Of other masks pycocotools writes outside its memory, or does not return.
+    """
+    height, width = mask.size
+    if height * width > MAX_PIXELS:
+        raise UserError(f"{where}: a mask of height x width {mask.size} has more than {MAX_PIXELS:,} pixels")
+    runs = _runs(mask.counts)
+    if runs is None or (runs < 0).any() or runs.sum() != height * width:
+        raise UserError(
+            f"{where}: counts {mask.counts[:40]!r} are no COCO run-length code of {height} x {width} pixels; "
+            "write them anew by pycocotools.mask.encode, as text and not as the repr of bytes"
+        )
+    return int(runs[1::2].sum())
+
+
+def _runs(counts: str) -> np.ndarray | None:
+    """The run lengths that the compressed string holds, background first; None where it is no such string.
+
+    COCO's code: six bits a character from "0" on, five of value and one that says that the number goes on,
+    low part first, signed; from the fourth number on, what is written is the difference to the last but one.
+    """
+    if not counts or not counts.isascii():
+        return None
+    codes = np.frombuffer(counts.encode(), np.uint8).astype(np.int64) - 48
+    goes_on = (codes & 0x20) != 0
+    if codes.min() < 0 or codes.max() >= 64 or goes_on[-1]:
+        return None
+    ends = np.flatnonzero(~goes_on)
+    starts = np.concatenate(([0], ends[:-1] + 1))
+    lengths = ends - starts + 1
+    if lengths.max() > 7:
+        return None
+    place = np.arange(len(codes)) - np.repeat(starts, lengths)
+    runs = np.add.reduceat((codes & 0x1F) << (5 * place), starts)
+    runs -= ((codes[ends] & 0x10) != 0).astype(np.int64) << (5 * lengths)
+    runs[1::2] = runs[1::2].cumsum()
+    runs[2::2] = runs[2::2].cumsum()
+    return runs
