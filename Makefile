@@ -5,13 +5,6 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-RUN := runs/demo
-# Processors with instructions for bfloat16 train nearly twice as fast in it; others many times slower.
-BF16 := $(if $(shell grep -sEm1 'avx512_bf16|amx_bf16' /proc/cpuinfo),true,false)
-STAGES := segmenter entailment tagger grounding
-SYSTEMS := tiny/e2e cascade/mllm_told_expressions cascade/mllm_told_fields cascade/tiny cascade/tiny_no_expression cascade/tiny_mllm_grounder
-# Where two processes work beside each other, each has a thread; what works alone has them all.
-ONE := OMP_NUM_THREADS=1
 export TOKENIZERS_PARALLELISM := false
 export HF_HUB_OFFLINE := 1
 export PATH := $(abspath $(BIN)):$(PATH)
@@ -34,21 +27,7 @@ $(VENV)/weights: $(VENV)/ready
 	touch $@
 
 demo: setup
-	rivegs build emblems --out $(RUN)/emblems --seed 0
-	rivegs audit $(RUN)/emblems
-	rivegs preview recipes/tiny/e2e.yaml --out $(RUN)/preview.html
-	rivegs predict recipes/tiny/e2e.yaml --untuned --data $(RUN)/emblems --split test --out $(RUN)/before.jsonl
-	rivegs evaluate $(RUN)/emblems $(RUN)/before.jsonl --json $(RUN)/before.json
-	$(ONE) DS_ACCELERATOR=cpu accelerate launch --config_file accelerate_configs/cpu_zero2.yaml -m rivegs_mllm.train recipes/tiny/e2e.yaml --train.bf16=$(BF16)
-	rivegs predict recipes/tiny/e2e.yaml --data $(RUN)/emblems --split test --out $(RUN)/after.jsonl
-	rivegs evaluate $(RUN)/emblems $(RUN)/after.jsonl --json $(RUN)/after.json
-	rivegs report $(RUN)/emblems $(RUN)/before.jsonl $(RUN)/after.jsonl --out $(RUN)/report.html
-	@echo "the page: $(RUN)/report.html"
-	rivegs build emblems --out $(RUN)/many --seed 1 --names 480 --dev 100 --test 100
-	printf 'recipes/stages/%s_tiny.yaml\n' $(STAGES) | $(ONE) xargs -P 2 -I RECIPE rivegs train RECIPE
-	rivegs compare $(SYSTEMS:%=recipes/%.yaml) --data $(RUN)/emblems --out $(RUN)/compare
-	rivegs report $(RUN)/emblems $(RUN)/after.jsonl $(RUN)/compare/tiny.jsonl --out $(RUN)/cascade.html
-	@echo "cascade or end to end: $(RUN)/compare/compare.html, and post by post: $(RUN)/cascade.html"
+	python benchmarks/demo_time.py
 
 test: $(VENV)/weights
 	python -m pytest -n 2 --dist loadgroup
