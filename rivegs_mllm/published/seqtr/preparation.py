@@ -1,0 +1,95 @@
+"""Expressions, pictures and masks as the model takes them."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.nn import functional as F  # noqa: N812
+
+from rivegs_mllm.published.seqtr.contours import area, largest_outline
+from rivegs_mllm.published.seqtr.decoding import squeezed
+from rivegs_mllm.published.seqtr.model import PAD, UNKNOWN
+from rivegs_mllm.published.seqtr.resizing import resized
+from rivegs_mllm.published.seqtr.tokens import MISSING
+
+MOST_WORDS = 15
+"""Of an expression, as trained on RefCOCO, RefCOCO+ and RefCOCOg."""
+
+SIDE = 640
+STRIDE = 32
+SPECIAL = ("PAD", "UNK", "CLS")
+_DELETED = re.compile(r"[.,'!?\"()*#:;]")
+
+
+def clean(expression: str) -> list[str]:
+    """The words of an expression, in small letters, without punctuation."""
+    return _DELETED.sub("", expression.lower()).replace("-", " ").replace("/", " ").split()
+
+
+def vocabulary(expressions: Iterable[str]) -> dict[str, int]:
+    """The numbers of the words of expressions, in the order in which they first occur, behind SPECIAL."""
+    words = dict.fromkeys([*SPECIAL, *(word for expression in expressions for word in clean(expression))])
+    return {word: number for number, word in enumerate(words)}
+
+
+def word_row(expression: str, known: dict[str, int], most: int = MOST_WORDS) -> tuple[list[int], int]:
+    """The numbers of an expression's first ``most`` words, padded to that length; and how many were cut off.
+
+    An expression without any word is a single unknown one, since the model takes a maximum over words.
+    """
+    words = [known.get(word, UNKNOWN) for word in clean(expression)] or [UNKNOWN]
+    return [*words[:most], *[PAD] * (most - len(words))], max(0, len(words) - most)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A picture (3, height, width), 0..255, zero to the right of and below ``shape`` (height, width); and the factors
+    (x, y) that it was resized by."""
+
+    pixels: torch.Tensor
+    shape: tuple[int, int]
+    factors: tuple[float, float]
+
+    @property
+    def padded(self) -> tuple[int, int]:
+        """Height and width with the padding."""
+        return tuple(self.pixels.shape[1:])
+
+
+def prepare(image: np.ndarray, side: int = SIDE) -> Prepared:
+    """A picture (height, width, 3), uint8 RGB, resized to lie within a square, and padded to a multiple of STRIDE."""
+    height, width = image.shape[:2]
+    scale = side / max(height, width)
+    shape = (max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5)))
+    pixels = torch.from_numpy(resized(image, shape)).permute(2, 0, 1).float()
+    missing = [-own % STRIDE for own in shape]
+    return Prepared(F.pad(pixels, (0, missing[1], 0, missing[0])), shape, (shape[1] / width, shape[0] / height))
+
+
+def batch(pictures: Sequence[Prepared]) -> dict[str, torch.Tensor]:
+    """``pictures`` (B, 3, H, W) padded to the largest, their ``shapes`` (B, 2) and, alone, ``padded`` (B, 2)."""
+    sides = [max(one.padded[axis] for one in pictures) for axis in (0, 1)]
+    pixels = [F.pad(one.pixels, (0, sides[1] - one.padded[1], 0, sides[0] - one.padded[0])) for one in pictures]
+    return {
+        "pictures": torch.stack(pixels),
+        "shapes": torch.tensor([one.shape for one in pictures]),
+        "padded": torch.tensor([one.padded for one in pictures]),
+    }
+
+
+def outline_of(mask: np.ndarray, points: int, shape: tuple[int, int] | None = None) -> list[float]:
+    """x and y by turns, (2 points), of points at even steps along the largest outline of a bool mask, the rest MISSING.
+
+    The mask is brought to ``shape`` (height, width) first, where one is given. An outline without area has no point.
+    """
+    mask = mask if shape is None else squeezed(mask, shape)
+    found = largest_outline(mask)
+    if len(found) == 0 or area(found) == 0:
+        return [MISSING] * (2 * points)
+    chosen = found[:: math.ceil(len(found) / points)]
+    return [*chosen.flatten().astype(float).tolist(), *[MISSING] * (2 * (points - len(chosen)))]

@@ -1,0 +1,89 @@
+"""Pictures as 49 places of a ResNet (torchvision's), frozen."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+from torch.nn import functional as F  # noqa: N812
+
+from rivegs_mllm.published.weights import fill, read_weights, tensors
+from rivegs_mllm.types import UserError
+
+SIDE = 224
+GRID = 7
+RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
+_MEAN = torch.tensor([0.485, 0.456, 0.406])[:, None, None]
+_DEVIATION = torch.tensor([0.229, 0.224, 0.225])[:, None, None]
+
+
+class ResNet(nn.Module):
+    """A torchvision ResNet up to its last map, brought to 7 x 7 places. Always in evaluation mode."""
+
+    def __init__(self, name: str = "resnet152"):
+        import torchvision
+
+        super().__init__()
+        if name not in RESNETS:
+            raise UserError(f"{name!r} is none of {', '.join(RESNETS)}")
+        self.resnet = torchvision.models.get_model(name, weights=None)
+        self.channels = self.resnet.fc.in_features
+        self.resnet.fc = nn.Identity()
+        self.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> ResNet:
+        """Stays in evaluation mode."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+        """(B, 49, channels), row by row, of normalised pictures (B, 3, 224, 224)."""
+        net = self.resnet
+        maps = net.maxpool(net.relu(net.bn1(net.conv1(pictures))))
+        maps = net.layer4(net.layer3(net.layer2(net.layer1(maps))))
+        return F.adaptive_avg_pool2d(maps, GRID).flatten(2).transpose(1, 2)
+
+
+def load_resnet(name: str, path: Path) -> ResNet:
+    """A ResNet with the weights of a file: torchvision's own, or the published ``pytorch_encoder.bin``."""
+    model = ResNet(name)
+    wanted = model.state_dict()
+    found = {f"resnet.{key.removeprefix('resnet.')}": value for key, value in tensors(read_weights(path)).items()}
+    found = {key: value for key, value in found.items() if not key.startswith("resnet.fc.")}
+    counters = {key: value for key, value in wanted.items() if key.endswith("num_batches_tracked")}
+    fill(model, {**counters, **found}, path)
+    return model
+
+
+def whole(image: Image.Image) -> torch.Tensor:
+    """A picture as the ResNet takes it, (3, 224, 224), nothing of it cut away."""
+    return _normalised(image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BILINEAR))
+
+
+def as_published(image: Image.Image, seed: str) -> torch.Tensor:
+    """A part of a picture, (3, 224, 224), drawn by ``seed`` and by chance mirrored, in testing too.
+
+    A picture smaller than that is put in the middle of black; the original took another picture in its place.
+    """
+    drawn = random.Random(seed)
+    missing = [max(0, SIDE - side) for side in image.size]
+    canvas = Image.new("RGB", tuple(max(SIDE, side) for side in image.size))
+    canvas.paste(image.convert("RGB"), (missing[0] // 2, missing[1] // 2))
+    left, top = (drawn.randint(0, side - SIDE) for side in canvas.size)
+    part = canvas.crop((left, top, left + SIDE, top + SIDE))
+    return _normalised(part.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if drawn.random() < 0.5 else part)
+
+
+def _normalised(image: Image.Image) -> torch.Tensor:
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
+    return (pixels - _MEAN) / _DEVIATION
+
+
+def pooled(cells: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
+    """(49, channels): the cells (rows * columns, channels) of any other vision tower as 7 x 7 places."""
+    maps = cells.T.reshape(1, -1, rows, columns).float()
+    return F.adaptive_avg_pool2d(maps, GRID)[0].flatten(1).T
