@@ -7,7 +7,7 @@ import os
 import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import BinaryIO
 
@@ -18,7 +18,7 @@ from PIL import (
 )
 
 from rivegs_mllm.data.foreign import one_line
-from rivegs_mllm.types import Box, UserError
+from rivegs_mllm.types import Box, Sample, UserError
 
 ENDINGS = ("jpg", "jpeg", "png", "webp")
 """File endings that count as pictures, whatever their case; the earlier wins where an id has several."""
@@ -26,8 +26,15 @@ ENDINGS = ("jpg", "jpeg", "png", "webp")
 MAX_PIXELS = Image.MAX_IMAGE_PIXELS
 """Larger pictures (89 megapixels) are taken for decompression bombs and refused: Pillow's own limit."""
 
+LARGEST_ASPECT = 200
+"""No model takes pictures that are longer than this many times their width: the processors of Qwen-VL say so, others
+make the short side nothing or pad it without bound."""
+
 MOST_BYTES = 2**30
 """Of a picture's file: three times what MAX_PIXELS take without any compression."""
+
+GLANCE = 2048
+"""The longest side of a picture that is only looked at as a whole, many at a time: models shrink it further."""
 
 _LONGEST_SHOWN = 300
 _BLOCK = 1 << 20
@@ -79,6 +86,49 @@ def open_picture(path: Path | str | BinaryIO) -> Image.Image:
 def upright(image: Image.Image, orientation: int) -> Image.Image:
     """A picture as stored, turned as its EXIF orientation says: the pixels' counterpart of ``upright_box``."""
     return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
+
+
+def open_for_model(path: Path | str, max_side: int | None = None) -> Image.Image:
+    """The picture as ``open_picture`` gives it, for a model's processor; with ``max_side``, no side longer than that.
+
+    Raises PictureError, also for a picture that is too long and thin for the processors of transformers.
+    """
+    image = open_picture(path)
+    try:
+        check_aspect(image.size)
+    except UserError as error:
+        raise PictureError(f"{path}: {error}") from None
+    if max_side is not None:
+        image.thumbnail((max_side, max_side))
+    return image
+
+
+def with_size(sample: Sample, folder: Path) -> Sample:
+    """The sample with the size of its picture, from its header where the record has none. Raises PictureError."""
+    if not sample.image or sample.size is not None:
+        return sample
+    return replace(sample, size=picture_size(folder / sample.image))
+
+
+def check_aspect(size: tuple[int, int]) -> None:
+    """Raises UserError for a picture of ``size`` (width, height) that is too long and thin for a model."""
+    if max(size) > LARGEST_ASPECT * min(size):
+        raise UserError(
+            f"a picture of {size[0]} x {size[1]}: models refuse more than {LARGEST_ASPECT} to 1; pad or cut it"
+        )
+
+
+@contextmanager
+def processed(path: Path | str, size: tuple[int, int]) -> Iterator[None]:
+    """Within it, whatever a model raises over the picture at ``path`` becomes a PictureError."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # processors raise whatever a picture of odd size makes them stumble on
+        raise PictureError(
+            f"{path}: the model fails at a picture of {size[0]} x {size[1]}: {one_line(error)}"
+        ) from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,12 +25,16 @@ from transformers import BaseImageProcessor, PreTrainedTokenizerBase
 from rivegs_mllm.answer.contract import NATIVE_STEPS, Contract, ContractError
 from rivegs_mllm.answer.serialization import in_text_order, parse
 from rivegs_mllm.config.schema import Recipe
+from rivegs_mllm.data.boxes import are_shares
 from rivegs_mllm.data.files import write_text
-from rivegs_mllm.data.images import is_outside
+from rivegs_mllm.data.images import is_outside, picture_size
 from rivegs_mllm.models.loading import load_without_weights
 from rivegs_mllm.store.attach import read_posts
 from rivegs_mllm.training.dataset import IGNORED, AnswerDataset, Collator, Encoder, Tensors, check_lengths
+from rivegs_mllm.training.pictures import look_through
 from rivegs_mllm.types import Box, Entity, Prediction, Sample, UserError
+
+_SHOWN = 20
 
 PROMPT, PICTURE, END = "prompt", "picture", "end"
 """Kinds of token beside the answer's segments."""
@@ -107,7 +111,8 @@ def write_preview(recipe: Recipe, out: Path, count: int = 6) -> list[str]:
 
     Returns the problems found, which stand on top of the page too: samples that are longer than ``max_length``,
     boxes that come back further off than the contract's rounding, answers that cannot be read back, pictures that the
-    processor resizes otherwise than the contract. Raises UserError where nothing could be shown.
+    processor resizes otherwise than the contract, and those that training would refuse. Raises UserError where nothing
+    could be shown.
     """
     if count < 1:
         raise UserError(f"preview: --count {count} samples; it must be 1 or more")
@@ -116,6 +121,11 @@ def write_preview(recipe: Recipe, out: Path, count: int = 6) -> list[str]:
     samples = read_posts(folder, recipe.data.train, recipe.distilled)
     if not samples:
         raise UserError(f"{folder}: the split '{recipe.data.train}' has no sample")
+    looked = look_through(samples, folder, picture_size)
+    faults = [fault for _, fault in looked if fault]
+    samples = [sample for sample, fault in looked if not fault]
+    if not samples:
+        raise UserError(f"{folder}: no sample has a usable picture, the first: {faults[0]}")
     encoder = Encoder(processor, recipe.answer.weights)
     dataset = AnswerDataset(
         samples, folder, encoder, contract, recipe.answer.instruction, recipe.augment, recipe.train.seed
@@ -126,7 +136,11 @@ def write_preview(recipe: Recipe, out: Path, count: int = 6) -> list[str]:
         examine(dataset, index, why, lengths[index])
         for index, why in choose(samples, lengths, min(count, len(samples)))
     ]
-    problems = []
+    problems = [f"sample {fault}" for fault in faults[:_SHOWN]]
+    if faults[_SHOWN:]:
+        problems.append(f"and {len(faults) - _SHOWN} more; `rivegs audit {folder}` lists them all")
+    if are_shares(samples):
+        problems.append("no box is longer than a pixel: boxes are pixels of the picture, not shares of it")
     try:
         contract.check_processor(processor)
     except ContractError as error:

@@ -1,0 +1,123 @@
+"""BART's layers (arXiv 1910.13461), normalised behind each sum, under the names of transformers."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn import functional as F  # noqa: N812
+
+from rivegs_mllm.published.hindex.sizes import PAD, Sizes
+
+DROPOUT = 0.1
+_OFFSET = 2
+
+
+class Attention(nn.Module):
+    """Attention of several heads."""
+
+    def __init__(self, sizes: Sizes):
+        super().__init__()
+        width = sizes.width
+        self.k_proj, self.v_proj = nn.Linear(width, width), nn.Linear(width, width)
+        self.q_proj, self.out_proj = nn.Linear(width, width), nn.Linear(width, width)
+        self.heads = sizes.heads
+
+    def forward(self, states: torch.Tensor, others: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
+        """(B, n, width): ``states`` look at ``others`` (B, m, width) where ``seen``, (B or 1, n or 1, m), is true."""
+        query, key, value = (
+            layer(own).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for layer, own in ((self.q_proj, states), (self.k_proj, others), (self.v_proj, others))
+        )
+        found = F.scaled_dot_product_attention(query, key, value, seen[:, None])
+        return self.out_proj(found.transpose(1, 2).flatten(2))
+
+
+class EncoderLayer(nn.Module):
+    """Self-attention and the feed-forward part."""
+
+    def __init__(self, sizes: Sizes):
+        super().__init__()
+        self.self_attn = Attention(sizes)
+        self.self_attn_layer_norm = nn.LayerNorm(sizes.width)
+        self.fc1, self.fc2 = nn.Linear(sizes.width, sizes.ffn), nn.Linear(sizes.ffn, sizes.width)
+        self.final_layer_norm = nn.LayerNorm(sizes.width)
+        self.dropout = nn.Dropout(DROPOUT)
+
+    def attended(self, states: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
+        """The states behind their self-attention."""
+        return self.self_attn_layer_norm(states + self.dropout(self.self_attn(states, states, seen)))
+
+    def widened(self, states: torch.Tensor) -> torch.Tensor:
+        """The states behind the feed-forward part."""
+        return self.final_layer_norm(states + self.dropout(self.fc2(F.gelu(self.fc1(states)))))
+
+    def forward(self, states: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
+        """(B, n, width); ``seen`` as of ``Attention``."""
+        return self.widened(self.attended(states, seen))
+
+
+class DecoderLayer(EncoderLayer):
+    """An encoder's layer with attention to the encoder's states between its two parts."""
+
+    def __init__(self, sizes: Sizes):
+        super().__init__(sizes)
+        self.encoder_attn = Attention(sizes)
+        self.encoder_attn_layer_norm = nn.LayerNorm(sizes.width)
+
+    def forward(
+        self, states: torch.Tensor, seen: torch.Tensor, memory: torch.Tensor, open_memory: torch.Tensor
+    ) -> torch.Tensor:
+        """(B, n, width); ``memory`` (B, m, width) is seen where ``open_memory`` (B, 1, m) is true."""
+        states = self.attended(states, seen)
+        found = self.encoder_attn(states, memory, open_memory)
+        return self.widened(self.encoder_attn_layer_norm(states + self.dropout(found)))
+
+
+class _Stack(nn.Module):
+    """Embedded words with their places, and layers."""
+
+    def __init__(self, sizes: Sizes, words: nn.Embedding, layer: type[EncoderLayer]):
+        super().__init__()
+        self.embed_tokens = words
+        self.embed_positions = nn.Embedding(sizes.positions + _OFFSET, sizes.width)
+        self.layernorm_embedding = nn.LayerNorm(sizes.width)
+        self.layers = nn.ModuleList(layer(sizes) for _ in range(sizes.layers))
+        self.dropout = nn.Dropout(DROPOUT)
+
+    def embed(self, ids: torch.Tensor) -> torch.Tensor:
+        """(B, n, width), of ids (B, n)."""
+        places = self.embed_positions.weight[_OFFSET : _OFFSET + ids.shape[1]]
+        return self.dropout(self.layernorm_embedding(self.embed_tokens(ids) + places))
+
+
+class Encoder(_Stack):
+    """BART's encoder, with regions in front of the text."""
+
+    def __init__(self, sizes: Sizes, words: nn.Embedding):
+        super().__init__(sizes, words, EncoderLayer)
+        self.img_proj = nn.Linear(sizes.region, sizes.width)
+
+    def forward(self, ids: torch.Tensor, regions: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
+        """(B, boxes + n, width), of ids (B, n) and projected regions (B, boxes, width); ``seen`` (B, boxes + n)."""
+        states = torch.cat((regions, self.embed(ids)), 1)
+        for layer in self.layers:
+            states = layer(states, seen[:, None])
+        return states
+
+
+class Decoder(_Stack):
+    """BART's decoder."""
+
+    def __init__(self, sizes: Sizes, words: nn.Embedding):
+        super().__init__(sizes, words, DecoderLayer)
+
+    def forward(self, ids: torch.Tensor, memory: torch.Tensor, open_memory: torch.Tensor) -> torch.Tensor:
+        """(B, n, width); ``open_memory`` (B, m). Padding behind the end is seen by nothing but itself."""
+        length = ids.shape[1]
+        earlier = torch.ones(length, length, dtype=torch.bool, device=ids.device).tril()
+        itself = torch.eye(length, dtype=torch.bool, device=ids.device)
+        seen = earlier & ((ids != PAD)[:, None] | itself)
+        states = self.embed(ids)
+        for layer in self.layers:
+            states = layer(states, seen, memory, open_memory[:, None])
+        return states

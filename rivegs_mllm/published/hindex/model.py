@@ -1,0 +1,155 @@
+"""The model. The names of the weights are those of the published checkpoints, behind ``seq2seq_model.``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional as F  # noqa: N812
+
+from rivegs_mllm.published.hindex.bart import Decoder, Encoder
+from rivegs_mllm.published.hindex.sizes import CLOSE, END, PAD, REGION, Sizes
+
+HEAD_DROPOUT = 0.3
+_NEVER_WORD = -1e32
+_NEVER_START = -1e24
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What the decoder sees of a batch: ``states`` (B, boxes + L, width), where they are ``seen``, the projected
+    ``regions`` (B, boxes, width), and the source's ``ids`` (B, L)."""
+
+    states: torch.Tensor
+    seen: torch.Tensor
+    regions: torch.Tensor
+    ids: torch.Tensor
+
+    @property
+    def boxes(self) -> int:
+        """How many regions stand in front of the text."""
+        return self.regions.shape[1]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Of each place of the sequence the scores of the indices (B, n, words + L) and of the boxes (B, n, boxes)."""
+
+    indices: torch.Tensor
+    boxes: torch.Tensor
+
+
+class _Encoder(nn.Module):
+    def __init__(self, sizes: Sizes, words: nn.Embedding):
+        super().__init__()
+        self.bart_encoder = Encoder(sizes, words)
+
+
+class _Decoder(nn.Module):
+    """BART's decoder and what scores the indices."""
+
+    def __init__(self, sizes: Sizes, words: nn.Embedding, first_label: int):
+        super().__init__()
+        self.decoder = Decoder(sizes, words)
+        width = sizes.width
+        self.encoder_mlp = nn.Sequential(
+            nn.Linear(width, width), nn.Dropout(HEAD_DROPOUT), nn.ReLU(), nn.Linear(width, width)
+        )
+        own = [first_label + number for number in range(sizes.labels)]
+        self.register_buffer("mapping", torch.tensor([0, CLOSE, *own]))
+        self.dropout = nn.Dropout(HEAD_DROPOUT)
+
+
+class HIndex(nn.Module):
+    """Writes a post's names, types and regions. ``first_label`` is the table's row of the first label.
+
+    ``as_published``: the encoder hides the regions that are there and looks at the missing ones, and a region is there
+    when its features sum to more than 0, where else any number but 0 does.
+    """
+
+    def __init__(self, sizes: Sizes, first_label: int, as_published: bool = False):
+        super().__init__()
+        self.sizes = sizes
+        self.as_published = as_published
+        words = nn.Embedding(sizes.rows, sizes.width)
+        self.encoder = _Encoder(sizes, words)
+        self.decoder = _Decoder(sizes, words, first_label)
+
+    def there(self, features: torch.Tensor) -> torch.Tensor:
+        """(B, boxes): which regions are there, of features (B, boxes, region)."""
+        return features.sum(-1) > 0 if self.as_published else (features != 0).any(-1)
+
+    def see(self, ids: torch.Tensor, features: torch.Tensor) -> Memory:
+        """What the decoder sees of texts ``ids`` (B, L), ended by CLOSE and padded, and of regions."""
+        there, words = self.there(features), ids != PAD
+        regions = self.encoder.bart_encoder.img_proj(features)
+        shown = torch.cat((~there if self.as_published else there, words), 1)
+        states = self.encoder.bart_encoder(ids, regions, shown)
+        return Memory(states, torch.cat((there, words), 1), regions, ids)
+
+    def score(self, indices: torch.Tensor, memory: Memory) -> Scores:
+        """The scores of what follows each place of sequences (B, n) that begin with START."""
+        states = self.decoder.dropout(self.states(indices, memory))
+        drop, table = self.decoder.dropout, self.decoder.decoder.embed_tokens
+        mixed = self.decoder.encoder_mlp(memory.states)
+        boxes = (mixed[:, : memory.boxes] + memory.regions) / 2
+        words = (mixed[:, memory.boxes :] + drop(table(memory.ids))) / 2
+        labels = drop(table(self.decoder.mapping[END:]))
+        start = torch.full_like(states[..., :1], _NEVER_START)
+        of_words = (states @ words.mT).masked_fill(~_writable(memory.ids)[:, None], _NEVER_WORD)
+        return Scores(torch.cat((start, states @ labels.T, of_words), -1), states @ boxes.mT)
+
+    def states(self, indices: torch.Tensor, memory: Memory) -> torch.Tensor:
+        """(B, n, width): the decoder's states of sequences of indices."""
+        return self.decoder.decoder(self.ids_of(indices, memory.ids), memory.states, memory.seen)
+
+    def ids_of(self, indices: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
+        """BART's ids of indices: labels' rows, the source's tokens, and padding behind the first end."""
+        labels = self.decoder.mapping[indices.clamp(max=self.sizes.words - 1)]
+        words = source.gather(1, (indices - self.sizes.words).clamp(min=0))
+        ids = torch.where(indices < self.sizes.words, labels, words)
+        return ids.masked_fill((indices == END).cumsum(1) > 1, PAD)
+
+    def forward(
+        self, ids: torch.Tensor, features: torch.Tensor, indices: torch.Tensor, shares: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        """The loss of sequences ``indices`` (B, n) from START to END and padded with END.
+
+        ``shares`` (regions, boxes) has a row for each REGION of the sequences, in their order: how much each box is
+        the entity's. ``shares`` of no row leave the boxes' part 0.
+        """
+        scores = self.score(indices[:, :-1], self.see(ids, features))
+        tokens = token_loss(scores.indices, indices)
+        boxes = scores.boxes[indices[:, :-1] == REGION]
+        return {"loss": tokens + share_loss(boxes, shares), "tokens": tokens}
+
+
+def _writable(ids: torch.Tensor) -> torch.Tensor:
+    """(B, L): which places of the source can be written: its words' pieces, not its first or last token."""
+    behind = ids.roll(-1, 1).masked_fill(torch.arange(ids.shape[1], device=ids.device) == ids.shape[1] - 1, PAD)
+    lasts = (ids == CLOSE) & (behind == PAD)
+    found = (ids != PAD) & ~lasts
+    found[:, 0] = False
+    return found
+
+
+def token_loss(scores: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
+    """The mean cross-entropy of scores (B, n - 1, ...) for sequences (B, n), up to each one's first END."""
+    behind = (indices == END).cumsum(1)[:, :-1] > 0
+    wanted = indices[:, 1:].masked_fill(behind, -100)
+    return F.cross_entropy(scores.flatten(0, 1).float(), wanted.flatten(), ignore_index=-100)
+
+
+def share_loss(scores: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:
+    """The divergence of the boxes' scores (regions, boxes) from what they should be, a mean over regions."""
+    if len(shares) == 0:
+        return scores.sum()
+    return F.kl_div(scores.float().log_softmax(-1), shares, reduction="batchmean")
+
+
+def overlap_loss(scores: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:
+    """The published alternative: whether each box is any of the entity's, a mean over all."""
+    if len(shares) == 0:
+        return scores.sum()
+    return F.binary_cross_entropy_with_logits(scores.float(), (shares > 0).to(scores.dtype))

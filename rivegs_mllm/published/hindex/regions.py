@@ -1,0 +1,117 @@
+"""Regions of pictures: the ``npz`` files that VinVL's and Faster R-CNN's features are published in.
+
+A file holds ``bounding_boxes`` (n, 4), xyxy in pixels of the picture, and ``box_features`` (n, width), best first.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from rivegs_mllm.data.files import complete_file
+from rivegs_mllm.types import Box, UserError
+
+MOST = 18
+"""How many regions the published models see of a picture."""
+
+RIGHT = 0.5
+_MOST_REGIONS = 10_000
+_MOST_WIDTH = 100_000
+
+
+@dataclass(frozen=True)
+class Regions:
+    """``boxes`` (n, 4), xyxy in pixels, and ``features`` (n, width), both float32."""
+
+    boxes: np.ndarray
+    features: np.ndarray
+
+
+def read_regions(path: Path) -> Regions:
+    """The regions in a file. Raises UserError, which names it, where it holds none such; no code in it is run."""
+    try:
+        with np.load(path, allow_pickle=False) as content:
+            boxes, features = content["bounding_boxes"], content["box_features"]
+    except KeyError as error:
+        raise UserError(f"{path}: has no {error.args[0]}; regions are bounding_boxes and box_features") from None
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path}: cannot be read as regions: {' '.join(str(error).split())}") from None
+    fault = _fault(boxes, features)
+    if fault:
+        raise UserError(f"{path}: {fault}")
+    return Regions(boxes.astype(np.float32), features.astype(np.float32))
+
+
+def _fault(boxes: np.ndarray, features: np.ndarray) -> str:
+    if boxes.ndim != 2 or boxes.shape[1] != 4 or features.ndim != 2 or len(boxes) != len(features):
+        return f"{list(boxes.shape)} boxes and {list(features.shape)} features are not (n, 4) and (n, width)"
+    if len(boxes) > _MOST_REGIONS or features.shape[1] > _MOST_WIDTH:
+        return f"{list(features.shape)} features are more than any picture has"
+    if boxes.dtype.kind not in "fiu" or features.dtype.kind not in "fiu":
+        return f"boxes of {boxes.dtype} and features of {features.dtype} are no numbers"
+    if not (np.isfinite(boxes).all() and np.isfinite(features).all()):
+        return "a box or a feature is not finite"
+    return ""
+
+
+def write_regions(path: Path, regions: Regions) -> None:
+    """Writes a file that ``read_regions`` reads."""
+    with complete_file(path) as file:
+        np.savez_compressed(file, bounding_boxes=regions.boxes, box_features=regions.features)
+
+
+def prepared(regions: Regions | None, most: int, width: int, normalise: bool = True) -> Regions:
+    """The first ``most`` regions of a picture, zeros where it has fewer, or none at all.
+
+    ``normalise`` divides by the length of the whole matrix, all regions' features as one vector, before any are left
+    out.
+    """
+    boxes, features = np.zeros((most, 4), np.float32), np.zeros((most, width), np.float32)
+    if regions is not None:
+        length = np.sqrt(np.square(regions.features).sum()) if normalise else 1.0
+        kept = regions.features[:most] / (length or 1.0)
+        boxes[: len(kept)], features[: len(kept)] = regions.boxes[:most], kept
+    return Regions(boxes, features)
+
+
+def overlaps(boxes: np.ndarray, box: Sequence[float]) -> np.ndarray:
+    """(n,): the IoU of boxes (n, 4) with one."""
+    one = np.asarray(box, dtype=np.float32)
+    lower, upper = np.maximum(boxes[:, :2], one[:2]), np.minimum(boxes[:, 2:], one[2:])
+    both = (upper - lower).clip(min=0).prod(1)
+    areas = (boxes[:, 2:] - boxes[:, :2]).prod(1) + (one[2:] - one[:2]).prod()
+    return both / np.maximum(areas - both, 1e-9)
+
+
+def shares(boxes: np.ndarray, gold: Sequence[Sequence[float]]) -> tuple[float, ...]:
+    """How much each of boxes (n, 4) is an entity's, given its gold boxes: () where none overlaps by RIGHT.
+
+    Of each gold box the overlaps above RIGHT, divided by their sum; of several gold boxes the greatest.
+    """
+    rows = []
+    for own in gold:
+        found = overlaps(boxes, own)
+        right = np.where(found > RIGHT, found, 0)
+        rows += [right / right.sum()] if right.any() else []
+    return tuple(np.max(rows, axis=0).tolist()) if rows else ()
+
+
+def top_n_precision(found: Sequence[Sequence[Box]], gold: Sequence[Sequence[Box]], most: int) -> float:
+    """Top-N-Prec@0.5: of which share of the entities any of the picture's first ``most`` boxes overlaps a gold one
+    by RIGHT.
+
+    ``found`` has the boxes of the picture of each entity, best first, ``gold`` the entity's own, at least one.
+    """
+    right = 0
+    for boxes, own in zip(found, gold, strict=True):
+        corners = np.array([_corners(box) for box in boxes[:most]], dtype=np.float32).reshape(-1, 4)
+        right += any((overlaps(corners, _corners(box)) >= RIGHT).any() for box in own)
+    return right / len(gold) if gold else 0.0
+
+
+def _corners(box: Box) -> tuple[float, float, float, float]:
+    return box.xmin, box.ymin, box.xmax, box.ymax
