@@ -106,13 +106,13 @@ class Card:
     regions: tuple[Region, ...] = ()
 
 
-def write_preview(recipe: Recipe, out: Path, count: int = 6) -> list[str]:
+def write_preview(recipe: Recipe, out: Path, count: int = 6, image_root: Path | None = None) -> list[str]:
     """Writes the page on ``count`` samples of the recipe's training split to ``out``, whole or not at all.
 
     Returns the problems found, which stand on top of the page too: samples that are longer than ``max_length``,
     boxes that come back further off than the contract's rounding, answers that cannot be read back, pictures that the
     processor resizes otherwise than the contract, and those that training would refuse. Raises UserError where nothing
-    could be shown.
+    could be shown. Pictures from outside the dataset's folder are shown only from ``image_root``.
     """
     if count < 1:
         raise UserError(f"preview: --count {count} samples; it must be 1 or more")
@@ -133,7 +133,7 @@ def write_preview(recipe: Recipe, out: Path, count: int = 6) -> list[str]:
     lengths = check_lengths(dataset, sys.maxsize)
     refused = [(sample.id, n) for sample, n in zip(samples, lengths, strict=True) if n > recipe.max_length]
     cards = [
-        examine(dataset, index, why, lengths[index])
+        examine(dataset, index, why, lengths[index], image_root)
         for index, why in choose(samples, lengths, min(count, len(samples)))
     ]
     problems = [f"sample {fault}" for fault in faults[:_SHOWN]]
@@ -198,7 +198,7 @@ def choose(samples: Sequence[Sample], lengths: Sequence[int], count: int) -> lis
     return list(chosen.items())[:count]
 
 
-def examine(dataset: AnswerDataset, index: int, why: str, length: int) -> Card:
+def examine(dataset: AnswerDataset, index: int, why: str, length: int, image_root: Path | None = None) -> Card:
     """What the model is given for one sample, and what is wrong with it; ``length`` is what its tokens were counted as.
 
     A sample that cannot be encoded is a card with this as its problem.
@@ -224,8 +224,9 @@ def examine(dataset: AnswerDataset, index: int, why: str, length: int) -> Card:
         if "boxes" in contract.segments:
             regions, lost = compare(gold, sample.entities, read.entities, contract)
             faults += lost
-        if is_outside(sample.image):  # the page may be passed on
-            faults.append(f"its picture, {sample.image!r:.200}, lies outside the dataset's folder: not shown")
+        if is_outside(sample.image, dataset.folder, image_root):  # the page may be passed on
+            place = f"its picture, {sample.image!r:.200}, lies outside the dataset's folder"
+            faults.append(f"{place}: not shown, unless --image-root names the folder it is in")
             view = None
         faults += [_off(region) for region in regions if not region.right]
     tokens = tuple(show_tokens(given, kinds, encoder.tokenizer))
