@@ -5,11 +5,13 @@ Level "error" is what makes scores wrong or training fail; level "warning" is wh
 | kind | level | found in |
 |---|---|---|
 | bad line (no record, mention not its tokens, box without area, broken mask, id twice) | error | built |
-| missing split | error | built |
-| missing picture, unreadable picture, size differs | error | built |
+| missing split, empty split | error | built |
+| missing picture, unreadable picture, size differs, too thin picture | error | built |
+| mask of another size (than a picture whose size is not on record) | error | built |
 | box outside | error | both |
 | post in two splits, picture in two splits (same id, same file) | error | both |
 | orphan tag, unmatched name, placeholder box, box without area, unreadable file | error | raw |
+| boxes in shares (all of a split's reach one pixel at most) | warning | built |
 | rotated picture, same picture under other name, visible without region, unknown type | warning | built |
 | text in two splits, text twice, empty post | warning | both |
 | repeated id, repeated box, blank token, annotation without post, no size | warning | raw |
@@ -26,7 +28,16 @@ from typing import Literal
 from data_builders.findings import Finding, Report, count_split
 from data_builders.image_index import for_each_picture
 from data_builders.twitter_gmner import find_raw, read_raw, to_samples
-from rivegs_mllm.data.images import Header, MissingPictureError, PictureError, open_picture, picture_digest, read_header
+from rivegs_mllm.data.boxes import are_shares
+from rivegs_mllm.data.images import (
+    Header,
+    MissingPictureError,
+    PictureError,
+    check_aspect,
+    open_picture,
+    picture_digest,
+    read_header,
+)
 from rivegs_mllm.data.jsonl import SPLITS, RecordError, scan_samples
 from rivegs_mllm.types import TYPES, Sample, UserError
 
@@ -66,11 +77,16 @@ def _audit_built(folder: Path) -> Report:
     for split in SPLITS:
         path = folder / f"{split}.jsonl"
         if path.is_file():
+            before = len(findings)
             splits[split] = list(_scan(path, findings))
+            if not splits[split] and len(findings) == before:
+                findings.append(Finding("empty split", str(path), "has no sample", "error"))
+            findings += _of_split(splits[split], str(path))
         else:
             findings.append(Finding("missing split", str(path), "no such file", "error"))
     for placed in _all(splits):
         findings += _of_sample(placed.sample, placed.place)
+        findings += _of_regions(placed.sample, placed.sample.size, placed.place)
     findings += _pictures(splits, folder)
     findings += _repetitions(splits)
     return Report(
@@ -108,6 +124,12 @@ def _all(splits: dict[str, list[_Placed]]) -> Iterator[_Placed]:
         yield from group
 
 
+def _of_split(group: Sequence[_Placed], path: str) -> Iterator[Finding]:
+    if are_shares(placed.sample for placed in group):
+        message = "no box is longer than a pixel: boxes are pixels of the picture, not shares of it"
+        yield Finding("boxes in shares", path, message)
+
+
 def _of_sample(sample: Sample, place: str) -> Iterator[Finding]:
     if not sample.tokens:
         yield Finding("empty post", place, f"{sample.id} has no text")
@@ -117,14 +139,24 @@ def _of_sample(sample: Sample, place: str) -> Iterator[Finding]:
             yield Finding("unknown type", place, f"{name} is {entity.type}, none of {', '.join(TYPES)}")
         if entity.visible and not entity.boxes and not entity.masks:
             yield Finding("visible without region", place, f"{name} is visible but has neither box nor mask")
-        if sample.size is None:
-            continue
-        width, height = sample.size
+
+
+def _of_regions(sample: Sample, size: tuple[int, int] | None, place: str) -> Iterator[Finding]:
+    """Boxes that reach outside a picture of ``size``, and masks of another size; reading knows that of the record."""
+    if size is None:
+        return
+    width, height = size
+    for index, entity in enumerate(sample.entities):
+        name = f"{sample.id}: entities[{index}] {entity.text!r}"
         for box in entity.boxes:
             if box.xmin < 0 or box.ymin < 0 or box.xmax > width or box.ymax > height:
                 edges = [box.xmin, box.ymin, box.xmax, box.ymax]
                 message = f"{name} has the box {edges} in a picture of {width} x {height}"
                 yield Finding("box outside", place, message, "error")
+        for mask in entity.masks:
+            if mask.size != (height, width):
+                message = f"{name} has a mask of {mask.size[1]} x {mask.size[0]} on a picture of {width} x {height}"
+                yield Finding("mask of another size", place, message, "error")
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,8 +198,16 @@ def _of_picture(placed: _Placed, path: str, picture: _Picture | PictureError) ->
     if isinstance(picture, PictureError):
         kind = "missing picture" if isinstance(picture, MissingPictureError) else "unreadable picture"
         yield Finding(kind, placed.place, f"{sample.id}: {picture}", "error")
-    elif sample.size is not None and sample.size != picture.header.size:
-        message = f"{sample.id}: recorded as {sample.size}, but {path} is {picture.header.size} upright"
+        return
+    size = picture.header.size
+    try:
+        check_aspect(size)
+    except UserError as error:
+        yield Finding("too thin picture", placed.place, f"{sample.id}: {path}: {error}", "error")
+    if sample.size is None:
+        yield from _of_regions(sample, size, placed.place)
+    elif sample.size != size:
+        message = f"{sample.id}: recorded as {sample.size}, but {path} is {size} upright"
         yield Finding("size differs", placed.place, message, "error")
 
 

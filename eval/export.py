@@ -7,6 +7,7 @@ Regions of entities that are said to be invisible are none.
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -95,8 +96,18 @@ def _shown(gold: Sequence[Sample], predictions: Mapping[str, Sequence[Prediction
         raise UserError("export: a system cannot be called 'gold'; rename its file")
     for answers in predictions.values() or [()]:
         join(gold, answers)  # pycocotools takes the process down with it on a broken mask
+        for record in (*gold, *answers):
+            _check_areas(record)
     shown = [sample for sample in gold if sample.image and sample.size]
     return shown, [sample.id for sample in gold if not (sample.image and sample.size)]
+
+
+def _check_areas(record: Sample | Prediction) -> None:
+    """Raises UserError for a box whose area is no finite number."""
+    for entity in record.entities:
+        for box in entity.boxes:
+            if not math.isfinite((box.xmax - box.xmin) * (box.ymax - box.ymin)):
+                raise UserError(f"export: post {record.id!r}, entity {entity.text!r}: the area of {box} is no number")
 
 
 def _types(gold: Sequence[Sample], predictions: Mapping[str, Sequence[Prediction]]) -> list[str]:

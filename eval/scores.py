@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import mmap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, zip_longest
@@ -12,7 +13,7 @@ from eval.protocols import BOX, EES, GMNER, MASK, MNER, SMNER, SPAN, STRICT, TAS
 from eval.protocols import said_visible as said_visible
 from eval.report.tables import format_scores as format_scores
 from eval.stage_metrics import Decisions, Found, Regions, align, by_id, found_by, precision_recall_f1
-from rivegs_mllm.data.jsonl import FARTHEST, stream_predictions, stream_samples
+from rivegs_mllm.data.jsonl import stream_predictions, stream_samples
 from rivegs_mllm.data.masks import check_mask
 from rivegs_mllm.types import TYPES, Box, Prediction, Sample, UserError
 
@@ -113,8 +114,8 @@ def tasks_of(gold: Iterable[Sample], predictions: Iterable[Prediction]) -> tuple
 def check_regions(post: Post) -> tuple[bool, bool]:
     """Whether a predicted box of the post has no area, and whether one reaches outside the picture.
 
-    Raises UserError for coordinates that are not finite or farther than any picture reaches, gold masks without area,
-    and masks that are broken or not of the picture's size.
+    Raises UserError for coordinates that are not finite, gold masks without area, and masks that are broken or not
+    of the picture's size.
     """
     size = post.sample.size
     where = f"post {post.sample.id!r}"
@@ -301,8 +302,8 @@ def _side_by_side(samples: Iterator[Sample], predictions: Iterator[Prediction]) 
 
 
 def _check_finite(box: Box, where: str) -> None:
-    if not all(abs(edge) <= FARTHEST for edge in (box.xmin, box.ymin, box.xmax, box.ymax)):  # of NaN neither
-        raise UserError(f"{where}: the box {box} has a coordinate that is no number from {-FARTHEST:g} to {FARTHEST:g}")
+    if not all(map(math.isfinite, (box.xmin, box.ymin, box.xmax, box.ymax))):
+        raise UserError(f"{where}: the box {box} has a coordinate that is no finite number")
 
 
 def _check_masks(post: Post, where: str) -> None:

@@ -27,7 +27,6 @@ from rivegs_mllm.answer.contract import FILE_NAME
 from rivegs_mllm.cascade.training import StageTraining, train_stage
 from rivegs_mllm.config.schema import Recipe
 from rivegs_mllm.config.yaml_loader import decode, read_yaml
-from rivegs_mllm.data.images import picture_size
 from rivegs_mllm.data.jsonl import read_split
 from rivegs_mllm.models.generation import Generator, batches
 from rivegs_mllm.models.loading import System, add_adapter, base_path, load_base, save_beside_weights
@@ -36,6 +35,7 @@ from rivegs_mllm.training.dataset import AnswerDataset, Collator, Encoder, check
 from rivegs_mllm.training.loss import answer_loss
 from rivegs_mllm.training.optimizer import muon
 from rivegs_mllm.training.picture_features import check_cacheable, encode_pictures, with_features
+from rivegs_mllm.training.pictures import check_pictures
 from rivegs_mllm.training.run_dir import (
     begin,
     exhaustion_named,
@@ -106,8 +106,8 @@ def make_trainer(recipe: Recipe, posts: Posts | None = None) -> AnswerTrainer:
     """Everything loaded and checked, up to the first step. ``posts`` are read where they are not given."""
     folder = recipe.data.folder
     posts = read_data(recipe) if posts is None else posts
-    samples, dev = posts.train, posts.dev
-    check_pictures([*samples, *dev], folder)
+    checked = check_pictures([*posts.train, *posts.dev], folder)
+    samples, dev = checked[: len(posts.train)], checked[len(posts.train) :]
     system = load_base(recipe)
     encoder = Encoder(system.processor, recipe.answer.weights)
     dataset = AnswerDataset(
@@ -219,27 +219,6 @@ def _settings(recipe: Recipe, posts: Posts) -> dict[str, object]:
     if recipe.muon:
         parts["muon"] = True
     return settings_of(recipe.train, {**parts, "data": data, "lora": lora})
-
-
-def check_pictures(samples: Sequence[Sample], folder: Path) -> None:
-    """Raises UserError that lists the samples whose picture is missing, unreadable or of another size than recorded."""
-    faults = []
-    quiet = not PartialState().is_local_main_process
-    for sample in track(samples, "pictures", transient=True, disable=quiet):
-        if sample.image:
-            try:
-                size = picture_size(folder / sample.image)
-            except UserError as error:
-                faults.append(f"{sample.id}: {error}")
-                continue
-            if size != sample.size:
-                faults.append(f"{sample.id}: recorded as {sample.size}, but {sample.image} is {size}")
-    if faults:
-        shown = "\n  ".join(faults[:20])
-        raise UserError(
-            f"{len(faults)} of {len(samples)} samples have no usable picture:\n  {shown}\n"
-            f"`rivegs audit {folder}` lists them all"
-        )
 
 
 def start(path: Path | str, overrides: Sequence[str] = ()) -> Path:

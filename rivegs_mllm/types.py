@@ -14,6 +14,10 @@ TYPES = ("PER", "LOC", "ORG", "OTHER")
 """The entity types of Twitter-GMNER, in the order in which reports list them."""
 
 
+MAX_PIXELS = 89_478_485
+"""Larger pictures and masks are taken for decompression bombs and refused: Pillow's own limit."""
+
+
 class UserError(ValueError):
     """A mistake that the user can mend. The command line prints its message alone, without a stack trace."""
 

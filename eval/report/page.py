@@ -41,15 +41,17 @@ def write_report(
     out: Path,
     gold: Sequence[Sample],
     predictions: Mapping[str, Sequence[Prediction]],
-    image_root: Path,
+    folder: Path,
     limit: int = 60,
+    image_root: Path | None = None,
 ) -> list[str]:
     """Writes the page to ``out``, whole or not at all: scores with intervals, error budget, curves, and every post.
 
     ``predictions`` are one system's or two systems', by name; of two, the second is compared with the first. At most
-    ``limit`` posts carry their picture, made small; ``image_root`` is the folder that the samples' image paths are
-    relative to. Returns what is wrong with pictures that are missing or not of the size on record; the page says so
-    too. Raises UserError for no system or more than two, without matplotlib, and as `eval.scores.evaluate` does.
+    ``limit`` posts carry their picture, made small; ``folder`` is what the samples' image paths are relative to. What
+    lies outside it is shown only from ``image_root``. Returns what is wrong with pictures that are missing or not of
+    the size on record; the page says so too. Raises UserError for no system or more than two, without matplotlib, and
+    as `eval.scores.evaluate` does.
     """
     if not 1 <= len(predictions) <= 2:
         raise UserError(f"report: one system or two, not {len(predictions)}")
@@ -63,7 +65,7 @@ def write_report(
     figures = _figures(results, list(predictions), tasks)
     judged = [judge(sample, answers, tasks) for sample in gold]
     pictured = with_picture(gold, judged, [_costs(result, GMNER) for result in results], limit)
-    posts, problems = _posts(gold, answers, judged, pictured, image_root)
+    posts, problems = _posts(gold, answers, judged, pictured, folder, image_root)
     page = _render(
         names=list(predictions),
         results=results,
@@ -104,11 +106,16 @@ def system_names(paths: Sequence[Path]) -> list[str]:
 
 
 def _posts(
-    gold: Sequence[Sample], answers: Answers, judged: Sequence[Judged], pictured: set[str], root: Path
+    gold: Sequence[Sample],
+    answers: Answers,
+    judged: Sequence[Judged],
+    pictured: set[str],
+    folder: Path,
+    image_root: Path | None,
 ) -> tuple[list[dict], list[str]]:
     posts, problems = [], []
     for sample, by_task in zip(gold, judged, strict=True):
-        picture, problem = picture_of(sample, root) if sample.id in pictured else (None, "")
+        picture, problem = picture_of(sample, folder, image_root) if sample.id in pictured else (None, "")
         posts.append(post_as_json(sample, answers, by_task, picture, problem))
         if problem:
             problems.append(problem)

@@ -82,15 +82,16 @@ def post_as_json(sample: Sample, answers: Answers, judged: Judged, picture: Pict
     }
 
 
-def picture_of(sample: Sample, root: Path) -> tuple[Picture | None, str]:
-    """The post's picture made small, and what is wrong with it. None of another folder: pages are passed on."""
-    if is_outside(sample.image):
-        return (
-            None,
-            f"post {sample.id}: its picture, {sample.image!r:.200}, lies outside the dataset's folder: not shown",
-        )
+def picture_of(sample: Sample, folder: Path, image_root: Path | None = None) -> tuple[Picture | None, str]:
+    """The post's picture made small, and what is wrong with it.
+
+    None from outside ``folder`` and ``image_root``: pages are passed on.
+    """
+    if is_outside(sample.image, folder, image_root):
+        place = f"its picture, {sample.image!r:.200}, lies outside the dataset's folder"
+        return None, f"post {sample.id}: {place}: not shown, unless --image-root names the folder it is in"
     try:
-        picture = small_picture(root / sample.image)
+        picture = small_picture(folder / sample.image)
     except PictureError as error:
         return None, f"post {sample.id}: {error}"
     if sample.size in (None, (picture.width, picture.height)):

@@ -22,6 +22,7 @@ from typing import Any
 from rivegs_mllm.config.bounds import shown
 from rivegs_mllm.data.files import write_text
 from rivegs_mllm.data.foreign import read_object
+from rivegs_mllm.data.images import check_aspect
 from rivegs_mllm.types import TYPES, Box, UserError
 
 VERSION = 1
@@ -33,8 +34,6 @@ MOST_PIXELS = 2**27
 """More than any picture has."""
 NATIVE_STEPS = {"qwen2_vl": 1000, "qwen2_5_vl": None, "qwen3_vl": 1000}
 """Steps of a family's own box grid, by the ``model_type`` of the base; None: the pixels of the resized picture."""
-LARGEST_ASPECT = 200
-"""The processors of the Qwen-VL families refuse pictures that are longer than this many times their width."""
 
 _CURE = "copy it from the folder that the model was trained in, or train again"
 _NOT_IN_A_TYPE = re.compile(r"[(),\\<|\s]")
@@ -182,8 +181,7 @@ class Contract:
         Raises UserError for a picture that it refuses.
         """
         width, height = size
-        if max(size) > LARGEST_ASPECT * min(size):
-            raise UserError(f"a picture of {width} x {height}: the processor refuses more than {LARGEST_ASPECT} to 1")
+        check_aspect(size)
         factor = self.patch_factor
         columns, rows = round(width / factor), round(height / factor)
         area = columns * rows * factor * factor

@@ -89,6 +89,11 @@ def blind(sample: Sample) -> Sample:
     return dataclasses.replace(sample, entities=())
 
 
+def without_picture(draft: Prediction, where: str, error: UserError) -> Prediction:
+    """The draft with a note that a stage could not see its picture."""
+    return dataclasses.replace(draft, errors=(*draft.errors, f"{where}: no picture: {error}"))
+
+
 def check_stage(
     slot: str, name: str, samples: Sequence[Sample], before: Sequence[Prediction], after: Sequence[Prediction]
 ) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import draccus
@@ -24,6 +24,7 @@ from rivegs_mllm.cascade.checkpoint import FILE_NAME, Card, write_card
 from rivegs_mllm.config.bounds import check_bounds
 from rivegs_mllm.config.schema import DataRecipe, TrainSettings, check_train
 from rivegs_mllm.store.attach import Distilled, read_posts
+from rivegs_mllm.training.pictures import check_pictures
 from rivegs_mllm.training.run_dir import (
     begin,
     exhaustion_named,
@@ -52,6 +53,11 @@ class StageData:
     folder: Path
     types: tuple[str, ...]
     seed: int
+
+    def with_checked_pictures(self) -> StageData:
+        """The same, for a stage that sees: each sample with the size of its picture. Raises UserError."""
+        checked = check_pictures([*self.train, *self.dev], self.folder)
+        return replace(self, train=checked[: len(self.train)], dev=checked[len(self.train) :])
 
 
 @dataclass

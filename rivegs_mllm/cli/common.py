@@ -21,3 +21,10 @@ def add_gold(parser: argparse.ArgumentParser, split: str = "test") -> None:
     """The options that name the gold: a dataset folder with its split, or a file."""
     parser.add_argument("gold", metavar="GOLD", type=Path, help="a dataset folder, or a JSONL file of samples")
     parser.add_argument("--split", default=split, help=f"which split of the folder (default {split})")
+
+
+def add_image_root(parser: argparse.ArgumentParser) -> None:
+    """The option of pages, which may be passed on, to show pictures from outside the dataset's folder."""
+    parser.add_argument(
+        "--image-root", type=Path, metavar="DIR", help="a folder outside the dataset's whose pictures may be shown too"
+    )

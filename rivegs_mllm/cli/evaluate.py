@@ -7,7 +7,7 @@ import dataclasses
 import sys
 from pathlib import Path
 
-from rivegs_mllm.cli.common import add_gold, verb
+from rivegs_mllm.cli.common import add_gold, add_image_root, verb
 from rivegs_mllm.data.files import check_output
 from rivegs_mllm.data.lock import lock_file
 
@@ -91,6 +91,7 @@ def add_report(verbs) -> None:
     )
     report.add_argument("--out", type=Path, default=Path("report.html"), help="the page (default report.html)")
     report.add_argument("--limit", type=int, default=60, help="how many posts carry their picture (default 60)")
+    add_image_root(report)
 
 
 def add_export(verbs) -> None:
@@ -132,7 +133,7 @@ def _report(args: argparse.Namespace, _: list[str]) -> None:
     gold, root = _gold(args)
     with lock_file(args.out):
         systems = dict(zip(names, map(read_predictions, args.predictions), strict=True))
-        faults = write_report(args.out, gold, systems, root, args.limit)
+        faults = write_report(args.out, gold, systems, root, args.limit, args.image_root)
     for fault in faults:
         print(fault, file=sys.stderr)
     print(f"wrote {args.out}")

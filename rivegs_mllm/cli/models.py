@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from rivegs_mllm.cli.common import verb
+from rivegs_mllm.cli.common import add_image_root, verb
 from rivegs_mllm.data.files import check_output
 from rivegs_mllm.data.lock import lock_file
 from rivegs_mllm.types import UserError
@@ -20,6 +20,7 @@ def add_preview(verbs) -> None:
     preview.add_argument("recipe", type=Path)
     preview.add_argument("--out", type=Path, default=Path("preview.html"), help="the page (default preview.html)")
     preview.add_argument("--count", type=int, default=6, help="how many samples it shows (default 6)")
+    add_image_root(preview)
 
 
 def add_train(verbs) -> None:
@@ -72,7 +73,7 @@ def _preview(args: argparse.Namespace, overrides: list[str]) -> int:
 
     check_output(args.out, [args.recipe])
     with lock_file(args.out):
-        problems = write_preview(read_recipe(args.recipe, overrides), args.out, args.count)
+        problems = write_preview(read_recipe(args.recipe, overrides), args.out, args.count, args.image_root)
     for problem in problems:
         print(f"problem: {problem}", file=sys.stderr)
     print(f"wrote {args.out}")

@@ -7,7 +7,7 @@ import os
 import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import BinaryIO
 
@@ -18,16 +18,20 @@ from PIL import (
 )
 
 from rivegs_mllm.data.foreign import one_line
-from rivegs_mllm.types import Box, UserError
+from rivegs_mllm.types import MAX_PIXELS, Box, Sample, UserError
 
 ENDINGS = ("jpg", "jpeg", "png", "webp")
 """File endings that count as pictures, whatever their case; the earlier wins where an id has several."""
 
-MAX_PIXELS = Image.MAX_IMAGE_PIXELS
-"""Larger pictures (89 megapixels) are taken for decompression bombs and refused: Pillow's own limit."""
+LARGEST_ASPECT = 200
+"""No model takes pictures that are longer than this many times their width: the processors of Qwen-VL say so, others
+make the short side nothing or pad it without bound."""
 
 MOST_BYTES = 2**30
 """Of a picture's file: three times what MAX_PIXELS take without any compression."""
+
+GLANCE = 2048
+"""The longest side of a picture that is only looked at as a whole, many at a time: models shrink it further."""
 
 _LONGEST_SHOWN = 300
 _BLOCK = 1 << 20
@@ -54,11 +58,19 @@ class MissingPictureError(PictureError):
     """A picture of which there is no file."""
 
 
-def is_outside(image: str) -> bool:
-    """Whether a sample's picture lies outside its dataset's folder: its path is absolute or leads out by ``..``."""
-    if PurePosixPath(image).is_absolute() or PureWindowsPath(image).anchor:
+def is_outside(image: str, folder: Path, image_root: Path | None = None) -> bool:
+    """Whether a sample's picture lies outside its dataset's folder, links followed, and outside ``image_root``.
+
+    What does, such as ``../other/secret.png``, is on no page and sent to nobody unless the user names its folder.
+    """
+    if PureWindowsPath(image).anchor and not PurePosixPath(image).is_absolute():
         return True
-    return Path(os.path.normpath(image.replace("\\", "/"))).parts[:1] == (os.pardir,)
+    try:
+        real = Path(os.path.realpath(folder / image))
+    except (OSError, ValueError):
+        return False  # a path that leads nowhere, as opening it will say
+    roots = [folder] if image_root is None else [folder, image_root]
+    return not any(real.is_relative_to(os.path.realpath(root)) for root in roots)
 
 
 def open_picture(path: Path | str | BinaryIO) -> Image.Image:
@@ -72,13 +84,58 @@ def open_picture(path: Path | str | BinaryIO) -> Image.Image:
         try:
             rgb = _to_rgb(image)
         except Exception as error:  # decoders raise whatever a damaged file makes them stumble on
-            raise PictureError(f"{path}: damaged or truncated picture ({one_line(error)}); fetch it again") from None
+            raise PictureError(
+                f"{_shown(path)}: damaged or truncated picture ({one_line(error)}); fetch it again"
+            ) from None
     return upright(rgb, orientation)
 
 
 def upright(image: Image.Image, orientation: int) -> Image.Image:
     """A picture as stored, turned as its EXIF orientation says: the pixels' counterpart of ``upright_box``."""
     return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
+
+
+def open_for_model(path: Path | str, max_side: int | None = None) -> Image.Image:
+    """The picture as ``open_picture`` gives it, for a model's processor; with ``max_side``, no side longer than that.
+
+    Raises PictureError, also for a picture that is too long and thin for the processors of transformers.
+    """
+    image = open_picture(path)
+    try:
+        check_aspect(image.size)
+    except UserError as error:
+        raise PictureError(f"{_shown(path)}: {error}") from None
+    if max_side is not None:
+        image.thumbnail((max_side, max_side))
+    return image
+
+
+def with_size(sample: Sample, folder: Path) -> Sample:
+    """The sample with the size of its picture, from its header where the record has none. Raises PictureError."""
+    if not sample.image or sample.size is not None:
+        return sample
+    return replace(sample, size=picture_size(folder / sample.image))
+
+
+def check_aspect(size: tuple[int, int]) -> None:
+    """Raises UserError for a picture of ``size`` (width, height) that is too long and thin for a model."""
+    if max(size) > LARGEST_ASPECT * min(size):
+        raise UserError(
+            f"a picture of {size[0]} x {size[1]}: models refuse more than {LARGEST_ASPECT} to 1; pad or cut it"
+        )
+
+
+@contextmanager
+def processed(path: Path | str, size: tuple[int, int]) -> Iterator[None]:
+    """Within it, whatever a model raises over the picture at ``path`` becomes a PictureError."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # processors raise whatever a picture of odd size makes them stumble on
+        raise PictureError(
+            f"{_shown(path)}: the model fails at a picture of {size[0]} x {size[1]}: {one_line(error)}"
+        ) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +167,7 @@ def picture_digest(path: Path | str) -> str:
             while block := file.read(_BLOCK):
                 digest.update(block)
         except OSError as error:
-            raise PictureError(f"{path}: cannot be read ({_reason(error)})") from None
+            raise PictureError(f"{_shown(path)}: cannot be read ({_reason(error)})") from None
     return digest.hexdigest()
 
 
@@ -181,14 +238,14 @@ def _open(picture: Path | str | BinaryIO) -> Iterator[Image.Image]:
         try:
             image = Image.open(file, formats=_FORMATS)
         except Image.UnidentifiedImageError:
-            raise PictureError(f"{picture}: not a picture that can be read ({', '.join(_FORMATS)})") from None
+            raise PictureError(f"{_shown(picture)}: not a picture that can be read ({', '.join(_FORMATS)})") from None
         except Image.DecompressionBombError:
-            raise PictureError(f"{picture}: more than {MAX_PIXELS:,} pixels; make it smaller") from None
+            raise PictureError(f"{_shown(picture)}: more than {MAX_PIXELS:,} pixels; make it smaller") from None
         except Exception as error:
-            raise PictureError(f"{picture}: cannot be read as a picture ({one_line(error)})") from None
+            raise PictureError(f"{_shown(picture)}: cannot be read as a picture ({one_line(error)})") from None
         if image.width * image.height > MAX_PIXELS:
             size = f"{image.width} x {image.height}"
-            raise PictureError(f"{picture}: {size} is more than {MAX_PIXELS:,} pixels; make it smaller")
+            raise PictureError(f"{_shown(picture)}: {size} is more than {MAX_PIXELS:,} pixels; make it smaller")
         yield image
 
 
@@ -198,24 +255,25 @@ def _file(picture: Path | str | BinaryIO) -> Iterator[BinaryIO]:
     if not isinstance(picture, (str, Path)):
         yield picture
         return
+    name = _shown(picture)
     try:
         status = os.stat(picture)  # noqa: PTH116  (a path from a record may be no path at all)
-        if not stat.S_ISREG(status.st_mode):
-            raise PictureError(f"{picture}: not a regular file; give the picture's own file")
-        if not 0 < status.st_size <= MOST_BYTES:
-            raise PictureError(f"{picture}: a file of {status.st_size:,} bytes, which no picture has; fetch it again")
-        file = open(picture, "rb")  # noqa: PTH123, SIM115
+        file = open(picture, "rb") if stat.S_ISREG(status.st_mode) else None  # noqa: PTH123, SIM115
     except FileNotFoundError:
-        raise MissingPictureError(f"{_shown(picture)}: no such picture") from None
+        raise MissingPictureError(f"{name}: no such picture") from None
     except (OSError, ValueError) as error:  # no permission, a loop of links, a name too long or with a NUL
-        raise PictureError(f"{_shown(picture)}: cannot be opened ({_reason(error)})") from None
+        raise PictureError(f"{name}: cannot be opened ({_reason(error)})") from None
+    if file is None:
+        raise PictureError(f"{name}: not a regular file; give the picture's own file")
     with file:
+        if not 0 < status.st_size <= MOST_BYTES:
+            raise PictureError(f"{name}: a file of {status.st_size:,} bytes, which no picture has; fetch it again")
         yield file
 
 
-def _shown(path: Path | str) -> str:
-    """A path that may be of any length."""
-    text = str(path)
+def _shown(picture: Path | str | BinaryIO) -> str:
+    """A path, which may be of any length and hold any character, on one line."""
+    text = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in str(picture))
     return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
 
 

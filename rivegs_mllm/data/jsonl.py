@@ -18,8 +18,6 @@ from rivegs_mllm.types import Box, Entity, Mask, Prediction, Sample, UserError
 
 VERSION = 1
 SPLITS = ("train", "dev", "test")
-FARTHEST = 1e9
-"""No coordinate of a box is farther from the picture's corner: areas and shares must be finite numbers."""
 LONGEST_SIDE = 2**31 - 1
 """In pixels; no format of pictures has longer ones."""
 
@@ -217,7 +215,7 @@ def _boxes(values: object, where: str) -> tuple[Box, ...]:
     if type(values) is not list:
         raise _FieldError(f"{where}.boxes: not a list")
     for index, value in enumerate(values):
-        if type(value) is not list or len(value) != 4 or not all(map(_is_coordinate, value)):
+        if type(value) is not list or len(value) != 4 or not all(map(_is_number, value)):
             raise _FieldError(f"{where}.boxes[{index}]: {value!r:.200} is not [xmin, ymin, xmax, ymax] in pixels")
     return tuple([Box(*value) for value in values])
 
@@ -282,10 +280,6 @@ def _strings(values: object, where: str) -> tuple[str, ...]:
         if type(value) is not str:
             raise _FieldError(f"{where}[{index}]: {value!r} is not a string")
     return tuple(values)
-
-
-def _is_coordinate(value: object) -> bool:
-    return _is_number(value) and abs(value) <= FARTHEST
 
 
 def _is_size(values: object) -> bool:

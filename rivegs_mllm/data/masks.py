@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from rivegs_mllm.data.images import MAX_PIXELS
-from rivegs_mllm.types import Mask, UserError
+from rivegs_mllm.types import MAX_PIXELS, Mask, UserError
 
 
 def check_mask(mask: Mask, size: tuple[int, int], where: str) -> int:

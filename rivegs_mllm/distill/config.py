@@ -20,6 +20,8 @@ class DistillData:
     folder: Path
     splits: list[str] = field(default_factory=lambda: ["train"])
     posts: PositiveInt | None = None
+    image_root: Path | None = None
+    """A folder whose pictures may be sent too; others from outside ``folder`` are not."""
 
 
 @dataclass

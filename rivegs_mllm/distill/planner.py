@@ -9,11 +9,12 @@ from pathlib import Path
 
 import orjson
 
-from rivegs_mllm.data.images import PictureError
-from rivegs_mllm.distill.config import DistillRecipe
+from rivegs_mllm.data.images import PictureError, is_outside
+from rivegs_mllm.distill.config import DistillData, DistillRecipe
 from rivegs_mllm.distill.tasks import Questions
 from rivegs_mllm.llm.client import Turns, key_of, picture_paths, question_digest
 from rivegs_mllm.store.answer_store import ANSWERED, MANIFEST, read_rows
+from rivegs_mllm.types import Sample
 
 _BYTES_A_TOKEN = 4
 _FEWEST_BYTES_A_TOKEN = 2
@@ -96,6 +97,7 @@ def make_plan(recipe: DistillRecipe, questions: Questions, known: Known, retry_f
             turns = questions.turns(index, mention)
             fault = ""
             try:
+                _check_place(questions.samples[index], turns, recipe.data)
                 question = question_digest(turns)
             except PictureError as error:
                 question, fault = _digest_by_name(turns), str(error)
@@ -125,6 +127,13 @@ def make_plan(recipe: DistillRecipe, questions: Questions, known: Known, retry_f
                 planned.add(item.key)
                 plan.ask.append(item)
     return plan
+
+
+def _check_place(sample: Sample, turns: Turns, data: DistillData) -> None:
+    """Raises PictureError for a question with a picture that the recipe does not say may be sent."""
+    if picture_paths(turns) and is_outside(sample.image, data.folder, data.image_root):
+        place = f"{sample.image!r:.200} lies outside the dataset's folder"
+        raise PictureError(f"{place}: not sent, unless data.image_root names the folder it is in")
 
 
 def describe(recipe: DistillRecipe, questions: Questions, known: Known, plan: Plan) -> str:

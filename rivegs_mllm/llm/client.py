@@ -32,7 +32,7 @@ from rivegs_mllm.config.bounds import (
     Side,
     TokenCount,
 )
-from rivegs_mllm.data.images import PictureError, open_picture, picture_digest
+from rivegs_mllm.data.images import PictureError, open_for_model, picture_digest
 from rivegs_mllm.types import UserError
 
 Turns = list[dict]
@@ -376,6 +376,4 @@ def picture_paths(turns: Turns) -> list[str]:
 
 def shown_picture(path: str, max_side: int) -> Image.Image:
     """The picture upright in RGB, its longer side ``max_side`` pixels at most. Raises PictureError."""
-    image = open_picture(path)
-    image.thumbnail((max_side, max_side))
-    return image
+    return open_for_model(path, max_side)

@@ -15,7 +15,7 @@ from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
 from rivegs_mllm.answer.prompt import messages
 from rivegs_mllm.config.schema import read_recipe
-from rivegs_mllm.data.images import open_picture
+from rivegs_mllm.data.images import GLANCE, open_for_model
 from rivegs_mllm.llm.embeddings import Content, ImageFeatures, TextFeatures, UmtFeatures, unit
 from rivegs_mllm.models.loading import load_adapter
 from rivegs_mllm.models.located import located
@@ -54,7 +54,8 @@ def encode_pictures(settings: ImageFeatures, pictures: Sequence[Path | None]) ->
     shown = [index for index, picture in enumerate(pictures) if picture is not None]
     found: dict[int, np.ndarray] = {}
     for some in _batches(shown, settings.batch_size, "picture features"):
-        inputs = processor([open_picture(pictures[index]) for index in some], return_tensors="pt").to(model.device)
+        images = [open_for_model(pictures[index], GLANCE) for index in some]
+        inputs = processor(images, return_tensors="pt").to(model.device)
         found.update(zip(some, encode(**inputs).pooler_output.float().cpu().numpy(), strict=True))
     if not found:
         raise UserError("features: none of the posts has a picture; take type text")
@@ -78,7 +79,7 @@ def encode_by_mllm(recipe: Path, adapter: Path, contents: Sequence[Content]) -> 
         for content in some:
             sample = Sample(content.id, tuple(content.text.split()), image=str(content.picture or ""))
             turns = messages(sample, system.instruction, system.contract.types)
-            image = open_picture(content.picture) if content.picture else None
+            image = open_for_model(content.picture) if content.picture else None
             rows.append({**encoder.prompt(turns, image), **nothing})
         inputs = batch(rows, encoder.tokenizer.pad_token_id)
         inputs = {key: value.to(system.model.device) for key, value in inputs.items()}

@@ -20,7 +20,7 @@ from transformers import (
 
 from rivegs_mllm.answer.contract import SEGMENTS, Contract
 from rivegs_mllm.answer.serialization import Piece, line_start, parse, render
-from rivegs_mllm.data.images import PictureError
+from rivegs_mllm.data.images import PictureError, with_size
 from rivegs_mllm.models.constrained_decoding import PostMentions, Spelling
 from rivegs_mllm.models.loading import System, check_decision_tokens
 from rivegs_mllm.training.dataset import Encoder, Tensors, batch, blank_row, encode_prompt, with_picture
@@ -133,6 +133,7 @@ class Generator:
         """The sample as it can be shown, without a picture that cannot be opened; its prompt; and what was wrong."""
         contract, instruction = self.system.contract, self.system.instruction
         try:
+            sample = with_size(sample, self.folder)
             return sample, encode_prompt(sample, self.folder, self.encoder, contract, instruction), ()
         except PictureError as error:
             blind = dataclasses.replace(sample, image="", size=None)

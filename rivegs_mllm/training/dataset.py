@@ -18,7 +18,7 @@ from transformers import ProcessorMixin
 from rivegs_mllm.answer.contract import Contract
 from rivegs_mllm.answer.prompt import messages
 from rivegs_mllm.answer.serialization import Piece, render
-from rivegs_mllm.data.images import open_picture
+from rivegs_mllm.data.images import PictureError, open_for_model, processed
 from rivegs_mllm.training.augmentation import Augmentation, augmented
 from rivegs_mllm.training.name_augmentation import name_words
 from rivegs_mllm.types import Sample, UserError
@@ -126,16 +126,22 @@ class AnswerDataset(Dataset):
 
 
 def encode_prompt(sample: Sample, folder: Path, encoder: Encoder, contract: Contract, instruction: str) -> Tensors:
-    """The prompt of a sample, its picture opened. Raises UserError when the picture is not of the recorded size."""
-    image = None
-    if sample.image:
-        image = open_picture(folder / sample.image)
-        if sample.size != image.size:
-            raise UserError(
-                f"sample {sample.id}: its size is recorded as {sample.size}, but {folder / sample.image} is "
-                f"{image.size} upright, so every box would be off; run `rivegs audit {folder}`"
-            )
-    return encoder.prompt(messages(sample, instruction, contract.types), image)
+    """The prompt of a sample, its picture opened.
+
+    Raises PictureError where that cannot be done, the processor refuses it, or it is not of the recorded size.
+    """
+    turns = messages(sample, instruction, contract.types)
+    if not sample.image:
+        return encoder.prompt(turns, None)
+    path = folder / sample.image
+    image = open_for_model(path)
+    if sample.size != image.size:
+        raise PictureError(
+            f"sample {sample.id}: its size is recorded as {sample.size}, but {path} is {image.size} upright, so every "
+            f"box would be off; run `rivegs audit {folder}`"
+        )
+    with processed(path, image.size):
+        return encoder.prompt(turns, image)
 
 
 class Collator:

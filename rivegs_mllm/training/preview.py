@@ -25,12 +25,16 @@ from transformers import BaseImageProcessor, PreTrainedTokenizerBase
 from rivegs_mllm.answer.contract import NATIVE_STEPS, Contract, ContractError
 from rivegs_mllm.answer.serialization import in_text_order, parse
 from rivegs_mllm.config.schema import Recipe
+from rivegs_mllm.data.boxes import are_shares
 from rivegs_mllm.data.files import write_text
-from rivegs_mllm.data.images import is_outside
+from rivegs_mllm.data.images import is_outside, picture_size
 from rivegs_mllm.models.loading import load_without_weights
 from rivegs_mllm.store.attach import read_posts
 from rivegs_mllm.training.dataset import IGNORED, AnswerDataset, Collator, Encoder, Tensors, check_lengths
+from rivegs_mllm.training.pictures import look_through
 from rivegs_mllm.types import Box, Entity, Prediction, Sample, UserError
+
+_SHOWN = 20
 
 PROMPT, PICTURE, END = "prompt", "picture", "end"
 """Kinds of token beside the answer's segments."""
@@ -102,12 +106,13 @@ class Card:
     regions: tuple[Region, ...] = ()
 
 
-def write_preview(recipe: Recipe, out: Path, count: int = 6) -> list[str]:
+def write_preview(recipe: Recipe, out: Path, count: int = 6, image_root: Path | None = None) -> list[str]:
     """Writes the page on ``count`` samples of the recipe's training split to ``out``, whole or not at all.
 
     Returns the problems found, which stand on top of the page too: samples that are longer than ``max_length``,
     boxes that come back further off than the contract's rounding, answers that cannot be read back, pictures that the
-    processor resizes otherwise than the contract. Raises UserError where nothing could be shown.
+    processor resizes otherwise than the contract, and those that training would refuse. Raises UserError where nothing
+    could be shown. Pictures from outside the dataset's folder are shown only from ``image_root``.
     """
     if count < 1:
         raise UserError(f"preview: --count {count} samples; it must be 1 or more")
@@ -116,6 +121,11 @@ def write_preview(recipe: Recipe, out: Path, count: int = 6) -> list[str]:
     samples = read_posts(folder, recipe.data.train, recipe.distilled)
     if not samples:
         raise UserError(f"{folder}: the split '{recipe.data.train}' has no sample")
+    looked = look_through(samples, folder, picture_size)
+    faults = [fault for _, fault in looked if fault]
+    samples = [sample for sample, fault in looked if not fault]
+    if not samples:
+        raise UserError(f"{folder}: no sample has a usable picture, the first: {faults[0]}")
     encoder = Encoder(processor, recipe.answer.weights)
     dataset = AnswerDataset(
         samples, folder, encoder, contract, recipe.answer.instruction, recipe.augment, recipe.train.seed
@@ -123,10 +133,14 @@ def write_preview(recipe: Recipe, out: Path, count: int = 6) -> list[str]:
     lengths = check_lengths(dataset, sys.maxsize)
     refused = [(sample.id, n) for sample, n in zip(samples, lengths, strict=True) if n > recipe.max_length]
     cards = [
-        examine(dataset, index, why, lengths[index])
+        examine(dataset, index, why, lengths[index], image_root)
         for index, why in choose(samples, lengths, min(count, len(samples)))
     ]
-    problems = []
+    problems = [f"sample {fault}" for fault in faults[:_SHOWN]]
+    if faults[_SHOWN:]:
+        problems.append(f"and {len(faults) - _SHOWN} more; `rivegs audit {folder}` lists them all")
+    if are_shares(samples):
+        problems.append("no box is longer than a pixel: boxes are pixels of the picture, not shares of it")
     try:
         contract.check_processor(processor)
     except ContractError as error:
@@ -184,7 +198,7 @@ def choose(samples: Sequence[Sample], lengths: Sequence[int], count: int) -> lis
     return list(chosen.items())[:count]
 
 
-def examine(dataset: AnswerDataset, index: int, why: str, length: int) -> Card:
+def examine(dataset: AnswerDataset, index: int, why: str, length: int, image_root: Path | None = None) -> Card:
     """What the model is given for one sample, and what is wrong with it; ``length`` is what its tokens were counted as.
 
     A sample that cannot be encoded is a card with this as its problem.
@@ -210,8 +224,9 @@ def examine(dataset: AnswerDataset, index: int, why: str, length: int) -> Card:
         if "boxes" in contract.segments:
             regions, lost = compare(gold, sample.entities, read.entities, contract)
             faults += lost
-        if is_outside(sample.image):  # the page may be passed on
-            faults.append(f"its picture, {sample.image!r:.200}, lies outside the dataset's folder: not shown")
+        if is_outside(sample.image, dataset.folder, image_root):  # the page may be passed on
+            place = f"its picture, {sample.image!r:.200}, lies outside the dataset's folder"
+            faults.append(f"{place}: not shown, unless --image-root names the folder it is in")
             view = None
         faults += [_off(region) for region in regions if not region.right]
     tokens = tuple(show_tokens(given, kinds, encoder.tokenizer))

@@ -201,8 +201,8 @@ def test_a_folder_that_is_no_grounder(tmp_path, cells):
 
 
 def test_nothing_visible_to_learn_from(emblems):
-    blank = Sample("post", ("a",), "a.png", (4, 4), (Entity("a", "PER", (0, 1), visible=False),))
-    with pytest.raises(UserError, match="no entity is visible"):
+    blank = Sample("post", ("a",), entities=(Entity("a", "PER", (0, 1), visible=False),))
+    with pytest.raises(UserError, match="no entity is visible in a picture"):
         CellsTraining("tiny").prepare(StageData([blank], [], emblems, TYPES, 0))
 
 

@@ -283,7 +283,8 @@ def test_what_has_no_mask_for_each_box_is_left_out():
     some = Entity("Ann", "PER", boxes=(Box(0, 0, 1, 1), Box(1, 1, 2, 2)), masks=(mask,))
     post = Sample("post", ("Ann",), "a.png", (4, 4), (some, dataclasses.replace(some, boxes=some.boxes[:1])))
     assert pairs(post) == [(some.boxes[0], mask)]
-    bare = dataclasses.replace(post, entities=())
+    assert pairs(dataclasses.replace(post, image="", size=None)) == []
+    bare = dataclasses.replace(post, image="", size=None, entities=())
     with pytest.raises(UserError, match="no entity has a mask"):
         SegmentAnythingTraining().prepare(StageData([bare], [], Path(), TYPES, 0))
 

@@ -25,7 +25,7 @@ from rivegs_mllm.types import Box, Entity, Mask, Prediction, Sample, UserError
 texts = st.text(st.characters(exclude_categories=("Cs",)))
 some_text = texts.filter(bool)
 tokens = some_text.map(lambda text: "".join(text.split())).filter(bool)
-edges = st.integers(-(10**9), 10**9) | st.floats(-1e9, 1e9)
+edges = st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False)
 sides = st.integers(1, 2**31 - 1)
 real_boxes = st.builds(
     lambda x, y, width, height: Box(x, y, x + width, y + height),
@@ -182,8 +182,6 @@ def test_a_wrong_sample_names_its_field(tmp_path, change, field):
         ({"boxes": [[0, 0, 1, 1], [0, 0, 1, "1"]]}, r"boxes\[1\]"),
         ({"boxes": [[0, 0, 0, 1]]}, r"boxes\[0\]"),
         ({"boxes": [[0, 2, 1, 1]]}, r"boxes\[0\]"),
-        ({"boxes": [[0, 0, 1, 1e308]]}, r"boxes\[0\]"),
-        ({"boxes": [[0, 0, 1, 2**62]]}, r"boxes\[0\]"),
         ({"masks": [{"size": [1, 2]}]}, r"masks\[0\]\.counts"),
         ({"masks": [{"size": [3, 4], "counts": [4, 8]}]}, r"masks\[0\]\.counts"),
         ({"masks": [{"size": [3, 4], "counts": "`03`0"}]}, r"masks\[0\]"),

@@ -1,6 +1,8 @@
 """Each thing that an audit finds, on a small folder that has just that."""
 
+import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import orjson
@@ -10,7 +12,7 @@ from PIL import Image
 from data_builders.audit import audit
 from data_builders.findings import Finding, Report, count_split, format_report
 from rivegs_mllm.data.jsonl import SPLITS, write_records
-from rivegs_mllm.types import Box, Entity, Sample, UserError
+from rivegs_mllm.types import Box, Entity, Mask, Sample, UserError
 
 
 def sample(identity: str, **fields: object) -> Sample:
@@ -109,6 +111,44 @@ def test_a_picture_of_another_size_than_recorded(built):
     write_records(built / "dev.jsonl", [sample("c", size=(6, 8), entities=())])
     (finding,) = audit(built).findings
     assert (finding.kind, finding.level, finding.place) == ("size differs", "error", f"{built / 'dev.jsonl'}:1")
+
+
+def test_a_picture_too_thin_for_a_model(built):
+    picture(built / "pictures" / "c.png", (4000, 3))
+    write_records(built / "dev.jsonl", [sample("c", size=(4000, 3), entities=())])
+    assert found(built) == [("too thin picture", "error")]
+
+
+def test_regions_are_held_to_the_picture_where_no_size_is_on_record(built):
+    entity = Entity("Ada", "PER", (1, 2), visible=True, boxes=(Box(0, 0, 9, 2),), masks=(Mask((8, 6), "4<P1"),))
+    write_records(built / "dev.jsonl", [sample("c", size=None, entities=(entity,))])
+    assert found(built) == [("box outside", "error"), ("mask of another size", "error")]
+    inside = replace(entity, boxes=(Box(0, 0, 8, 2),), masks=())
+    write_records(built / "dev.jsonl", [sample("c", size=None, entities=(inside,))])
+    assert found(built) == []
+
+
+def test_an_empty_split(built):
+    (built / "train.jsonl").write_text("\n")
+    report = audit(built)
+    assert [(finding.kind, finding.place) for finding in report.findings] == [
+        ("empty split", str(built / "train.jsonl"))
+    ]
+    assert report.exit_code == 1
+
+
+def test_boxes_in_shares_of_the_picture(built):
+    entity = Entity("Ada", "PER", (1, 2), visible=True, boxes=(Box(0.1, 0.1, 0.4, 0.7),))
+    write_records(built / "dev.jsonl", [sample("c", entities=(entity,))])
+    assert found(built) == [("boxes in shares", "warning")]
+
+
+def test_what_is_no_regular_file_is_an_unreadable_picture_at_once(built):
+    (built / "pictures" / "c.png").unlink()
+    os.mkfifo(built / "pictures" / "c.png")
+    assert found(built) == [("unreadable picture", "error")]
+    write_records(built / "dev.jsonl", [sample("c", image="f" * 10_000)])
+    assert found(built) == [("unreadable picture", "error")]
 
 
 def test_text_twice_in_a_split(built):

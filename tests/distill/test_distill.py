@@ -332,6 +332,23 @@ def test_captions_are_distilled_and_then_stand_in_prompts(tmp_path):
         assert distill(recipe(tmp_path, server, samples, task=task)).answered == 1, "mended, it is a new question"
 
 
+def test_no_picture_from_outside_the_dataset_is_sent_unless_the_recipe_says_so(tmp_path):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "data").mkdir()
+    Image.new("RGB", (8, 8), "red").save(tmp_path / "other" / "secret.png")
+    (tmp_path / "data" / "link.png").symlink_to("../other/secret.png")
+    images = ["../other/secret.png", str(tmp_path / "other" / "secret.png"), "link.png"]
+    samples = [replace(one, image=image) for one, image in zip(posts(3), images, strict=True)]
+    with ChatServer(lambda *_: completion("red")) as server:
+        report = distill(recipe(tmp_path, server, samples, task=CaptionTask()))
+        assert (report.answered, report.failed, server.count) == (0, 3, 0)
+        assert all("data.image_root" in row.error for row in read_rows(tmp_path / "store"))
+        data = DistillData(tmp_path / "data", image_root=tmp_path / "other")
+        assert (
+            distill(recipe(tmp_path, server, samples, task=CaptionTask(), data=data)).answered == 1
+        )  # one picture, three names
+
+
 def test_replay_answers_what_the_store_holds(tmp_path):
     with ChatServer(good) as server:
         distill(recipe(tmp_path, server))

@@ -137,7 +137,7 @@ def test_every_entity_has_the_verdict_of_the_budget(pictures):
 def test_boxes_lie_in_the_frame_of_the_original_picture(pictures):
     Image.new("RGB", (1600, 1200)).save(pictures / "large.png")
     gold = [replace(post(0), image="large.png", size=(1600, 1200))]
-    wild = replace(gold[0].entities[0], boxes=(Box(-5, 400, 1e8, 300),))
+    wild = replace(gold[0].entities[0], boxes=(Box(-5, 400, 1e30, 300),))
     shown = data_of(write(pictures, gold, {"tiny": [Prediction("0", entities=(wild,))]})[0])["posts"][0]
     assert shown["size"] == [1600, 1200]
     assert shown["gold"][0]["boxes"] == [[10, 20, 100, 70]]
@@ -344,3 +344,22 @@ def test_a_picture_of_another_folder_is_in_no_page(tmp_path, image):
     assert "data:image" not in page.split("<script type")[1]
     assert pictured(page) == []
     assert "outside the dataset's folder" in problems[0]
+
+
+def test_a_picture_behind_a_link_is_shown_only_where_its_folder_is_named(tmp_path):
+    for folder in ("data", "other"):
+        (tmp_path / folder).mkdir()
+    Image.new("RGB", (300, 200), "red").save(tmp_path / "other" / "0.jpg")
+    (tmp_path / "data" / "link.jpg").symlink_to("../other/0.jpg")
+    (tmp_path / "data" / "loop.jpg").symlink_to("loop.jpg")
+    gold = [
+        replace(post(n), image=name, size=None)
+        for n, name in enumerate(["link.jpg", "../other/0.jpg", "loop.jpg", "a\0b"])
+    ]
+    answers = {"one": [right(one) for one in gold]}
+    page, problems = write(tmp_path / "data", gold, answers)
+    assert pictured(page) == []
+    assert ["--image-root" in problem for problem in problems] == [True, True, False, False]
+    page, problems = write(tmp_path / "data", gold, answers, image_root=tmp_path / "other")
+    assert len(pictured(page)) == 2
+    assert len(problems) == 2

@@ -97,6 +97,25 @@ def test_a_question_without_answer_is_listed(teacher, emblems, tmp_path):
     assert draft.errors[0].startswith("expander (llm): 'Rex': no answer: ")
 
 
+def test_no_picture_from_outside_the_dataset_is_sent(tmp_path):
+    """The question is asked without it, and the note says so; none is asked where the recipe names its folder."""
+    (tmp_path / "data").mkdir()
+    sample = Sample("1", ("Rex", "!"), image="../other/secret.png")
+    named = Prediction("1", entities=(Entity("Rex", "OTHER", (0, 1)),))
+    rows = [("knowledge", "1", "", knowledge_messages(sample), "Named entities: Rex\nA dog.", ())]
+    rows.append(("expression", "1", "Rex", expansion_messages(sample, "Rex"), "a dog", ()))
+    blind = ReplayChat(keep(tmp_path / "store", *rows))
+    [draft] = LlmKnowledge(blind, pictures=True).load(tmp_path / "data")([sample], [Prediction("1")])
+    assert draft.knowledge == "Named entities: Rex\nA dog."
+    assert "image_root" in draft.errors[0]
+    [draft] = LlmExpander(blind, pictures=True).load(tmp_path / "data")([sample], [named])
+    assert draft.entities[0].expression == "a dog"
+    assert "image_root" in draft.errors[0]
+    settings = LlmKnowledge(blind, pictures=True, image_root=tmp_path / "other")
+    [draft] = settings.load(tmp_path / "data")([sample], [Prediction("1")])
+    assert "secret.png: no such picture" in draft.errors[0]
+
+
 def test_answers_that_are_no_answers_are_listed(emblems, tmp_path):
     sample = Sample("1", ("Rex", "!"))
     store = keep(tmp_path, ("knowledge", "1", "", knowledge_messages(sample), "I'm sorry, I cannot tell.", ()))

@@ -5,6 +5,7 @@ import re
 
 import pytest
 import torch
+from PIL import Image
 from tiny_base import LEARNED, make_recipe
 
 from rivegs_mllm.answer.serialization import line_start, render
@@ -168,6 +169,43 @@ def test_a_post_whose_picture_is_missing_is_answered_with_an_error(generator, sa
         assert "lost.jpg: no such picture" in answer.errors[0]
         assert not any(entity.boxes for entity in answer.entities)
     assert generator.answer([lost])[0].raw == generator.answer([blind])[0].raw
+
+
+@pytest.mark.parametrize("size", [(4000, 3), (3, 4000), (1, 5000), (1, 1), (2, 300), (4000, 21)])
+def test_a_picture_of_any_shape_is_seen_or_named(system, samples, answers, tmp_path, size):
+    """Among others, which are answered as before."""
+    Image.new("RGB", size, "red").save(tmp_path / "odd.png")
+    odd = dataclasses.replace(samples[0], id="odd", image="odd.png", size=size)
+    blind = dataclasses.replace(samples[1], id="blind", image="", size=None)
+    answer, other = Generator(system, tmp_path, 100).answer([odd, blind])
+    assert unscored([other]) == unscored([dataclasses.replace(answers[1], id="blind")])
+    refused = max(size) > 200 * min(size)
+    assert any("odd.png" in error and "200 to 1" in error for error in answer.errors) == refused
+
+
+def test_whatever_a_processor_raises_over_a_picture_is_the_post_s_error(generator, samples, answers, monkeypatch):
+    def fails(turns, image):
+        if image is not None and image.size == samples[0].size:
+            raise IndexError("list index\nout of range")
+        return real(turns, image)
+
+    real = generator.encoder.prompt
+    monkeypatch.setattr(generator.encoder, "prompt", fails)
+    first, second = generator.answer([samples[0], samples[1]])
+    assert f"fails at a picture of {samples[0].size[0]} x {samples[0].size[1]}: IndexError list index out" in str(
+        first.errors
+    )
+    assert unscored([second]) == unscored(answers[1:2])
+
+
+def test_a_size_that_is_not_on_record_is_the_picture_s(generator, samples, answers):
+    assert unscored(generator.answer([dataclasses.replace(samples[0], size=None)])) == unscored(answers[:1])
+
+
+def test_a_picture_of_another_size_than_recorded_is_the_post_s_error(generator, samples, answers):
+    wrong, right = generator.answer([dataclasses.replace(samples[0], size=(7, 5)), samples[1]])
+    assert "recorded as (7, 5)" in wrong.errors[0]
+    assert unscored([right]) == unscored(answers[1:2])
 
 
 def test_an_answer_that_is_cut_off_keeps_its_raw_text(system, learned, samples, answers):

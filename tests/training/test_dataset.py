@@ -126,8 +126,8 @@ def test_a_batch_without_pictures_gets_a_blank_one_that_no_loss_counts(dataset):
 
 def test_a_picture_is_opened_once_a_use(dataset, monkeypatch):
     opened = []
-    real = dataset_module.open_picture
-    monkeypatch.setattr(dataset_module, "open_picture", lambda path: opened.append(path) or real(path))
+    real = dataset_module.open_for_model
+    monkeypatch.setattr(dataset_module, "open_for_model", lambda path: opened.append(path) or real(path))
     check_lengths(dataset, 512)
     assert opened == []
     for index in range(8):

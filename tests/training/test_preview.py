@@ -305,8 +305,15 @@ def test_samples_that_are_too_long_are_listed(make, tmp_path):
 
 def test_a_picture_that_cannot_be_opened_is_a_problem_of_its_sample(make, tmp_path):
     sample = dataclasses.replace(text_post("lost", "Ada"), image="nowhere.jpg", size=(80, 80))
-    problems = write_preview(make([sample]), tmp_path / "page.html")
-    assert len(problems) == 1
+    thin = dataclasses.replace(sample, id="thin", image="thin.png", size=None)
+    recipe = make([sample, text_post("good", "Ada"), thin])
+    Image.new("RGB", (4000, 3)).save(recipe.data.folder / "thin.png")
+    problems = write_preview(recipe, tmp_path / "page.html")
+    assert len(problems) == 2
+    assert "sample thin: a picture of 4000 x 3" in problems[1]
+    assert "sample thin: " in (tmp_path / "page.html").read_text(encoding="utf-8")
+    with pytest.raises(UserError, match="no sample has a usable picture"):
+        write_preview(make([sample]), tmp_path / "page.html")
     assert problems[0].startswith("sample lost: ")
     assert "nowhere.jpg: no such picture" in problems[0]
 

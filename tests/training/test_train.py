@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from tiny_base import LEARNED, make_recipe, write_recipe
 from transformers import set_seed
@@ -215,13 +216,18 @@ def test_pictures_that_cannot_be_used_are_listed(tmp_path, base, broken):
     samples = read_split(broken, "train")
     (broken / samples[2].image).unlink()
     (broken / samples[4].image).write_bytes(b"no picture")
-    samples[6] = dataclasses.replace(samples[6], size=(33, 44))
+    samples[6] = dataclasses.replace(samples[6], size=(33, 44), entities=())
+    whole = (broken / samples[8].image).read_bytes()
+    (broken / samples[8].image).write_bytes(whole[: 2 * len(whole) // 3])
+    Image.new("RGB", (4000, 3)).save(broken / "thin.png")
+    samples[10] = dataclasses.replace(samples[10], image="thin.png", size=(4000, 3), entities=())
+    samples[12] = dataclasses.replace(samples[12], size=None)  # is no fault
     write_records(broken / "train.jsonl", samples)
     with pytest.raises(UserError) as error:
         train(make_recipe(tmp_path, base, broken))
     message = str(error.value)
-    assert "3 of 24 samples have no usable picture" in message
-    assert [index for index, sample in enumerate(samples) if f"{sample.id}:" in message] == [2, 4, 6]
+    assert "5 of 24 samples have no usable picture" in message
+    assert [index for index, sample in enumerate(samples) if f"{sample.id}:" in message] == [2, 4, 6, 8, 10]
 
 
 def test_a_sample_that_would_be_cut_off_is_refused(tmp_path, base, emblems):

@@ -30,9 +30,8 @@ from rivegs_mllm.cascade.grounding.base import all_parts, check_parts, needed
 from rivegs_mllm.cascade.rows import entailment_view
 from rivegs_mllm.cascade.training import StageData, Trainable, TrainableStage
 from rivegs_mllm.data.foreign import loading
-from rivegs_mllm.data.images import PictureError, open_picture
+from rivegs_mllm.data.images import GLANCE, PictureError, open_for_model
 from rivegs_mllm.models.generation import batches
-from rivegs_mllm.train import check_pictures
 from rivegs_mllm.training.sampling import Variants
 from rivegs_mllm.types import TYPES, Entity, Prediction, Sample, UserError
 
@@ -62,7 +61,7 @@ class ClassifierStage:
             try:
                 if not sample.image:
                     raise PictureError("the post has none")
-                images.append(open_picture(self.folder / sample.image))
+                images.append(open_for_model(self.folder / sample.image, GLANCE))
                 places.append(place)
             except PictureError as error:
                 filled[place] = with_nothing_visible(draft, f"{STAGE}: no picture: {error}")
@@ -153,7 +152,7 @@ class ClassifierTraining(TrainableStage):
 
     def prepare(self, data: StageData) -> Trainable:
         """The classifier, its head untrained, and its rows: the gold entities of posts with a picture."""
-        check_pictures([*data.train, *data.dev], data.folder)
+        data = data.with_checked_pictures()
         judge = self.model.build()
         rows = Variants(self._rows(data, judge), self.expressions.how, data.seed)
         seen = _looked_at(rows.variants, judge) if judge.looks_once else {}
@@ -197,7 +196,7 @@ def _looked_at(rows: Sequence[Sequence[Row]], judge: Judge) -> dict[Path, object
     looks: dict[Path, object] = {}
     paths = list(dict.fromkeys(variants[0].image for variants in rows))
     for some in track(list(batches(paths, AT_ONCE)), "pictures", transient=True):
-        looks.update(zip(some, judge.look([open_picture(path) for path in some]), strict=True))
+        looks.update(zip(some, judge.look([open_for_model(path, GLANCE) for path in some]), strict=True))
     return looks
 
 
@@ -205,7 +204,8 @@ def collate(rows: Sequence[Row], judge: Judge, seen: Mapping[Path, object]) -> B
     """A batch to learn from, each picture in it once; those not among ``seen`` are opened."""
     paths = list(dict.fromkeys(row.image for row in rows))
     new = [path for path in paths if path not in seen]
-    looks = {**seen, **dict(zip(new, judge.look([open_picture(path) for path in new]), strict=True))} if new else seen
+    fresh = judge.look([open_for_model(path, GLANCE) for path in new]) if new else []
+    looks = {**seen, **dict(zip(new, fresh, strict=True))}
     spoken = {row.image: row.spoken for row in rows}
     return judge.learn(
         [looks[path] for path in paths],

@@ -18,9 +18,9 @@ from PIL import Image
 
 from eval.protocols import same_span_or_text
 from eval.stage_metrics import grounding_scores
-from rivegs_mllm.cascade.base import Stage, StageError, blind, refer
+from rivegs_mllm.cascade.base import Stage, StageError, blind, refer, without_picture
 from rivegs_mllm.cascade.mllm import mllm_files, mllm_needs, mllm_stage
-from rivegs_mllm.data.images import PictureError, open_picture
+from rivegs_mllm.data.images import PictureError, open_for_model, processed
 from rivegs_mllm.types import Box, Entity, Prediction, Sample, UserError
 
 PARTS = ("mention", "type", "expression")
@@ -70,17 +70,20 @@ class GroundingStage:
         places = [place for place, entity in enumerate(draft.entities) if entity.visible is not False]
         if not places or not sample.image:
             return draft
-        try:
-            image = open_picture(self.folder / sample.image)
-        except PictureError as error:
-            return dataclasses.replace(draft, errors=(*draft.errors, f"{self.where}: no picture: {error}"))
         entities, notes = list(draft.entities), []
         texts = [refer(entities[place], self.refer) for place in places]
         for number, place in enumerate(places):
             if not texts[number]:
                 texts[number] = entities[place].text
                 notes.append(f"{texts[number]!r} has no {' or '.join(self.refer)}: its mention was looked for")
-        for place, text, found in zip(places, texts, self.locate(image, texts), strict=True):
+        path = self.folder / sample.image
+        try:
+            image = open_for_model(path)
+            with processed(path, image.size):
+                located = self.locate(image, texts)
+        except PictureError as error:
+            return without_picture(draft, self.where, error)
+        for place, text, found in zip(places, texts, located, strict=True):
             boxes = inside(found.boxes, image.size, self.where, sample.id)
             entities[place] = dataclasses.replace(entities[place], boxes=boxes)
             notes += [f"{text!r}: {note}" for note in (*found.notes, *(() if boxes else ("no box",)))]

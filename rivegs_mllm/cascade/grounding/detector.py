@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 from torchvision.ops import box_convert, generalized_box_iou, generalized_box_iou_loss, sigmoid_focal_loss
@@ -31,7 +31,7 @@ from rivegs_mllm.cascade.grounding.base import (
 )
 from rivegs_mllm.cascade.rows import GroundingRow, grounding_view
 from rivegs_mllm.cascade.training import StageData, Trainable, TrainableStage
-from rivegs_mllm.data.images import open_picture
+from rivegs_mllm.data.images import GLANCE, open_for_model
 from rivegs_mllm.models.pretrained import load_pretrained, own_files
 from rivegs_mllm.training.sampling import Variants
 from rivegs_mllm.types import Box, UserError
@@ -128,6 +128,8 @@ class Detector(nn.Module):
 
     def see(self, image: Image.Image) -> dict[str, torch.Tensor]:
         """The tensors of a picture."""
+        if self.family.squared:  # it is padded before it is made smaller
+            image = ImageOps.contain(image, (GLANCE, GLANCE)) if max(image.size) > GLANCE else image
         return dict(self.processor.image_processor(image, return_tensors="pt"))
 
     def read(self, texts: Sequence[str]) -> tuple[dict[str, torch.Tensor], list[tuple[str, ...]]]:
@@ -230,12 +232,13 @@ class ZeroShotTraining(TrainableStage):
 
     def prepare(self, data: StageData) -> Trainable:
         """The detector and its rows; pictures are opened when their batch is made."""
+        data = data.with_checked_pictures()
         detector = load_detector(self.model, self.revision)
         rows = Variants(self._rows(data, detector), self.expressions.how, data.seed)
         stage = GroundingStage("zero_shot", detector.locate, self.refer, data.folder, 0)
 
         def collate(batch: Sequence[tuple[GroundingRow, str]]) -> dict:
-            opened = [(open_picture(data.folder / view.image), text, view.target) for view, text in batch]
+            opened = [(open_for_model(data.folder / view.image), text, view.target) for view, text in batch]
             return {"rows": [detector.row(*row) for row in opened]}
 
         def save(folder: Path) -> None:
@@ -253,9 +256,11 @@ class ZeroShotTraining(TrainableStage):
 
     def _rows(self, data: StageData, detector: Detector) -> list[list[tuple[GroundingRow, str]]]:
         """A row a visible entity, a variant each of its expressions. Prints how many texts are cut."""
-        views = grounding_view(data.train)
+        views = [view for view in grounding_view(data.train) if view.image]
         if not views:
-            raise UserError(f"{data.folder}: no entity is visible, so there is nothing to learn grounding from")
+            raise UserError(
+                f"{data.folder}: no entity is visible in a picture, so there is nothing to learn grounding from"
+            )
         rows = [
             [(view, refer(entity, self.refer) or entity.text) for entity in entities]
             for view, entities in zip(views, self.expressions.variants(views, self.refer), strict=True)

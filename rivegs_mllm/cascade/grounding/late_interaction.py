@@ -37,7 +37,7 @@ from rivegs_mllm.cascade.grounding.base import (
 from rivegs_mllm.cascade.rows import GroundingRow, grounding_view
 from rivegs_mllm.cascade.training import StageData, Trainable, TrainableStage
 from rivegs_mllm.config.bounds import Bounds, Side
-from rivegs_mllm.data.images import open_picture
+from rivegs_mllm.data.images import open_for_model
 from rivegs_mllm.models.generation import batches
 from rivegs_mllm.models.late_interaction import NOTHING, Cells, Eyes, WordMatch, pad_pairs
 from rivegs_mllm.training.sampling import Variants
@@ -196,6 +196,7 @@ class CellsTraining(TrainableStage):
 
     def prepare(self, data: StageData) -> Trainable:
         """The grounder, untrained, and its rows: visible entities, each with its largest box."""
+        data = data.with_checked_pictures()
         eyes = Eyes.of_base(self.base)
         eyes.tower.to("cuda" if torch.cuda.is_available() else "cpu")
         model = CellGrounder(eyes.words, self.width, self.layers)
@@ -216,9 +217,11 @@ class CellsTraining(TrainableStage):
         )
 
     def _rows(self, data: StageData, eyes: Eyes) -> list[list[Row]]:
-        views = grounding_view(data.train)
+        views = [view for view in grounding_view(data.train) if view.image]
         if not views:
-            raise UserError(f"{data.folder}: no entity is visible, so there is nothing to learn grounding from")
+            raise UserError(
+                f"{data.folder}: no entity is visible in a picture, so there is nothing to learn grounding from"
+            )
         cells = see({view.id: data.folder / view.image for view in views}, eyes)
         posts = {sample.id: frozenset().union(*map(_names, sample.entities)) for sample in data.train}
         return [
@@ -240,7 +243,7 @@ def see(pictures: Mapping[str, Path], eyes: Eyes) -> dict[str, Cells]:
     """The cells of each picture, by the name it is given under."""
     cells: dict[str, Cells] = {}
     for names in track(list(batches(list(pictures), AT_ONCE)), "pictures", transient=True):
-        cells.update(zip(names, eyes.look([open_picture(pictures[name]) for name in names]), strict=True))
+        cells.update(zip(names, eyes.look([open_for_model(pictures[name]) for name in names]), strict=True))
     return cells
 
 

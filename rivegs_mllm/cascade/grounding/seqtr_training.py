@@ -20,7 +20,7 @@ from rivegs_mllm.cascade.segmentation.base import decode
 from rivegs_mllm.cascade.segmentation.seqtr_stage import ExpressionStage
 from rivegs_mllm.cascade.training import StageData, Trainable, TrainableStage
 from rivegs_mllm.config.bounds import Bounds, NonNegativeInt, OneOf, Side
-from rivegs_mllm.data.images import open_picture
+from rivegs_mllm.data.images import open_for_model
 from rivegs_mllm.models.generation import batches
 from rivegs_mllm.models.late_interaction import Eyes
 from rivegs_mllm.published.seqtr.checkpoint import load_published, read_vocabulary, save
@@ -177,12 +177,12 @@ def _seen(views: Sequence[GroundingRow], folder: Path, sight: Sight) -> dict[str
     """What the model takes of each picture, by its name."""
     found: dict[str, Prepared] = {}
     for names in batches(list(dict.fromkeys(view.image for view in views)), _AT_ONCE):
-        found.update(zip(names, sight.see([open_picture(folder / name) for name in names]), strict=True))
+        found.update(zip(names, sight.see([open_for_model(folder / name) for name in names]), strict=True))
     return found
 
 
 def _open(view: GroundingRow, folder: Path, sight: Sight) -> Prepared:
-    return sight.see([open_picture(folder / view.image)])[0]
+    return sight.see([open_for_model(folder / view.image)])[0]
 
 
 def _mask_of(view: GroundingRow):

@@ -19,6 +19,7 @@ from rivegs_mllm.cascade.base import Stage
 from rivegs_mllm.cascade.knowledge.base import Knowledge
 from rivegs_mllm.cascade.knowledge.expansion import Expander, with_expressions
 from rivegs_mllm.config.bounds import InFlight
+from rivegs_mllm.data.images import is_outside
 from rivegs_mllm.distill.tasks import Examples
 from rivegs_mllm.llm.answer_checks import check_expression, check_knowledge
 from rivegs_mllm.llm.client import Answer, Asker, Chat, Sampling, Turns
@@ -38,13 +39,15 @@ class LlmKnowledge(Knowledge):
     """PLIM: which names the post holds and what is known of them, asked with similar annotated posts as examples.
 
     ``captions`` are stores or files that say what the pictures show, ``pictures`` shows the picture itself, to a
-    teacher that sees. ``in_flight`` questions at most are open at a time.
+    teacher that sees; from outside the dataset's folder only those in ``image_root``. ``in_flight`` questions at most
+    are open at a time.
     """
 
     teacher: Chat
     examples: Examples = field(default_factory=_no_examples)
     captions: list[Path] = field(default_factory=list)
     pictures: bool = False
+    image_root: Path | None = None
     sampling: Sampling = field(default_factory=Sampling)
     in_flight: InFlight = 16
     SEES_GOLD: ClassVar[bool] = False
@@ -68,15 +71,15 @@ class KnowledgeWriter:
         if not samples:
             return []
         chosen = self.settings.examples.select(samples, self.folder, Path(self.features.name))
+        pictures = [_picture(sample, self.folder, self.settings) for sample in samples]
         questions = [
-            knowledge_messages(
-                sample, shown, self.captions.of(sample), _picture(sample, self.folder, self.settings.pictures)
-            )
-            for sample, shown in zip(samples, chosen, strict=True)
+            knowledge_messages(sample, shown, self.captions.of(sample), picture)
+            for sample, shown, (picture, _) in zip(samples, chosen, pictures, strict=True)
         ]
         filled = []
-        for sample, draft, answer in zip(samples, drafts, self.ask(questions), strict=True):
-            notes = _notes("knowledge (llm)", sample, answer, check_knowledge)
+        for sample, draft, answer, (_, unseen) in zip(samples, drafts, self.ask(questions), pictures, strict=True):
+            where = "knowledge (llm)"
+            notes = [f"{where}: {note}" for note in unseen] + _notes(where, sample, answer, check_knowledge)
             filled.append(dataclasses.replace(draft, knowledge=answer.text.strip(), errors=(*draft.errors, *notes)))
         return filled
 
@@ -87,13 +90,15 @@ class LlmExpander(Expander):
     """Entity expansion: "what is X in the Text?", asked in the light of what the picture shows.
 
     ``captions`` are stores or files that say that; ``knowledge``: whether the post's knowledge stands there too;
-    ``pictures`` shows the picture itself. ``in_flight`` questions at most are open at a time.
+    ``pictures`` shows the picture itself, from outside the dataset's folder only those in ``image_root``. ``in_flight``
+    questions at most are open at a time.
     """
 
     teacher: Chat
     captions: list[Path] = field(default_factory=list)
     knowledge: bool = False
     pictures: bool = False
+    image_root: Path | None = None
     sampling: Sampling = field(default_factory=Sampling)
     in_flight: InFlight = 16
     SEES_GOLD: ClassVar[bool] = False
@@ -121,7 +126,7 @@ class ExpressionWriter:
         for sample, draft in zip(samples, drafts, strict=True):
             known = draft.knowledge if self.settings.knowledge else ""
             background = " ".join(filter(None, (self.captions.of(sample), known)))
-            picture = _picture(sample, self.folder, self.settings.pictures)
+            picture, _ = _picture(sample, self.folder, self.settings)
             for entity in draft.entities:
                 questions[sample.id, entity.text] = expansion_messages(sample, entity.text, background, picture)
         answers = dict(zip(questions, self.ask(list(questions.values())), strict=True)) if questions else {}
@@ -129,7 +134,9 @@ class ExpressionWriter:
 
     def _filled(self, sample: Sample, draft: Prediction, answers: dict[tuple[str, str], Answer]) -> Prediction:
         own = {entity.text: answers[sample.id, entity.text] for entity in draft.entities}
-        notes = [
+        _, unseen = _picture(sample, self.folder, self.settings)
+        notes = [f"expander (llm): {note}" for note in unseen if own]
+        notes += [
             note
             for mention, answer in own.items()
             for note in _notes(f"expander (llm): {mention!r}", sample, answer, check_expression)
@@ -152,5 +159,11 @@ def _notes(where: str, sample: Sample, answer: Answer, check: Check) -> list[str
     return [f"{where}: {fault}" for fault in check(sample, answer)[1]]
 
 
-def _picture(sample: Sample, folder: Path, wanted: bool) -> Path | None:
-    return folder / sample.image if wanted and sample.image else None
+def _picture(sample: Sample, folder: Path, settings: LlmKnowledge | LlmExpander) -> tuple[Path | None, tuple[str, ...]]:
+    """The picture that is shown to the teacher, and why it is not: it may belong to somebody else."""
+    if not (settings.pictures and sample.image):
+        return None, ()
+    if is_outside(sample.image, folder, settings.image_root):
+        place = f"its picture, {sample.image!r:.200}, lies outside the dataset's folder"
+        return None, (f"{place}: not sent, unless image_root names the folder it is in",)
+    return folder / sample.image, ()

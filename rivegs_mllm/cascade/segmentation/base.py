@@ -18,9 +18,9 @@ from PIL import Image
 from pycocotools import mask as coco
 
 from eval.matching import best_box_iou
-from rivegs_mllm.cascade.base import Stage
+from rivegs_mllm.cascade.base import Stage, without_picture
 from rivegs_mllm.cascade.grounding.base import gold_twin, inside
-from rivegs_mllm.data.images import PictureError, open_picture, picture_size
+from rivegs_mllm.data.images import PictureError, open_for_model, processed, with_size
 from rivegs_mllm.types import Box, Entity, Mask, Prediction, Sample
 
 RIGHT = 0.5
@@ -55,11 +55,13 @@ class SegmentingStage:
         boxes = [box for entity in draft.entities for box in entity.boxes]
         if not boxes or not sample.image:
             return draft
+        path = self.folder / sample.image
         try:
-            image = open_picture(self.folder / sample.image)
+            image = open_for_model(path)
+            with processed(path, image.size):
+                masks = self.segment(image, inside(boxes, image.size, self.where, sample.id))
         except PictureError as error:
-            return dataclasses.replace(draft, errors=(*draft.errors, f"{self.where}: no picture: {error}"))
-        masks = self.segment(image, inside(boxes, image.size, self.where, sample.id))
+            return without_picture(draft, self.where, error)
         return with_masks(draft, [encode(mask) for mask in masks])
 
 
@@ -132,12 +134,15 @@ class BoxStage:
     def _fill(self, sample: Sample, draft: Prediction) -> Prediction:
         if not sample.image or not any(entity.boxes for entity in draft.entities):
             return draft
-        size = sample.size or picture_size(self.folder / sample.image)
+        try:
+            sample = with_size(sample, self.folder)
+        except PictureError as error:
+            return without_picture(draft, self.where, error)
         entities = []
         for entity in draft.entities:
-            boxes = inside(entity.boxes, size, self.where, sample.id)
+            boxes = inside(entity.boxes, sample.size, self.where, sample.id)
             masks = _gold_masks(sample, entity) if self.gold else ()
-            masks = masks or tuple(encode(filled(box, size)) for box in boxes)
+            masks = masks or tuple(encode(filled(box, sample.size)) for box in boxes)
             entities.append(dataclasses.replace(entity, masks=masks))
         return dataclasses.replace(draft, entities=tuple(entities))
 

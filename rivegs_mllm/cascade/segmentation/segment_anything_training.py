@@ -26,7 +26,7 @@ from rivegs_mllm.cascade.segmentation.segment_anything import (
 )
 from rivegs_mllm.cascade.training import StageData, Trainable, TrainableStage
 from rivegs_mllm.config.bounds import Bounds, NonNegativeInt, Side
-from rivegs_mllm.data.images import open_picture
+from rivegs_mllm.data.images import open_for_model
 from rivegs_mllm.training.sampling import Variants
 from rivegs_mllm.types import Box, Mask, Prediction, Sample, UserError
 
@@ -109,6 +109,7 @@ class SegmentAnythingTraining(TrainableStage):
 
     def prepare(self, data: StageData) -> Trainable:
         """The model, untrained, and its rows: pictures with the boxes and masks of all that they show."""
+        data = data.with_checked_pictures()
         size = Size(**{**dataclasses.asdict(self), "whole": tuple(self.whole)})
         model = build(size)
         shown = [sample for sample in data.train if any(pairs(sample))]
@@ -127,7 +128,9 @@ class SegmentAnythingTraining(TrainableStage):
 
 
 def pairs(sample: Sample) -> list[tuple[Box, Mask]]:
-    """The boxes of a post and their masks, of entities that have one for each."""
+    """The boxes of a post with a picture and their masks, of entities that have one for each."""
+    if not sample.image:
+        return []
     entities = [entity for entity in sample.entities if len(entity.boxes) == len(entity.masks)]
     return [pair for entity in entities for pair in zip(entity.boxes, entity.masks, strict=True)]
 
@@ -138,7 +141,7 @@ def make_row(sample: Sample, folder: Path, model: Sam, size: Size) -> Row:
 
     side, grid = size.side, grid_of(size)
     resize = ResizeLongestSide(side)
-    image = np.asarray(open_picture(folder / sample.image))
+    image = np.asarray(open_for_model(folder / sample.image))
     picture = torch.from_numpy(resize.apply_image(image)).permute(2, 0, 1).float()
     boxes, masks = zip(*pairs(sample), strict=True)
     corners = np.array([[box.xmin, box.ymin, box.xmax, box.ymax] for box in boxes], dtype=np.float32)

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from rivegs_mllm.cascade.base import refer
+from rivegs_mllm.cascade.base import refer, without_picture
 from rivegs_mllm.cascade.segmentation.base import encode
-from rivegs_mllm.data.images import PictureError, open_picture
+from rivegs_mllm.data.images import PictureError, open_for_model, processed
 from rivegs_mllm.types import Prediction, Sample
 
 Outline = Callable[[Image.Image, Sequence[str]], tuple[Sequence[np.ndarray], Sequence[tuple[str, ...]]]]
@@ -40,13 +40,14 @@ class ExpressionStage:
         places = [place for place, entity in enumerate(draft.entities) if entity.visible is not False]
         if not places or not sample.image:
             return draft
-        try:
-            image = open_picture(self.folder / sample.image)
-        except PictureError as error:
-            return dataclasses.replace(draft, errors=(*draft.errors, f"{self.where}: no picture: {error}"))
-        entities, notes = list(draft.entities), []
+        entities, notes, path = list(draft.entities), [], self.folder / sample.image
         texts = [refer(entities[place], self.refer) or entities[place].text for place in places]
-        masks, said = self.outline(image, texts)
+        try:
+            image = open_for_model(path)
+            with processed(path, image.size):
+                masks, said = self.outline(image, texts)
+        except PictureError as error:
+            return without_picture(draft, self.where, error)
         for place, text, mask, own in zip(places, texts, masks, said, strict=True):
             entity = entities[place]
             entities[place] = dataclasses.replace(entity, masks=(encode(mask),) * max(1, len(entity.boxes)))

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedTokenizerFast
 
-from rivegs_mllm.data.images import PictureError, open_picture
+from rivegs_mllm.data.images import GLANCE, PictureError, open_for_model
 from rivegs_mllm.models.generation import batches
 from rivegs_mllm.models.late_interaction import Eyes
 from rivegs_mllm.published.umt.labels import chunks
@@ -104,7 +104,7 @@ class Reader:
         for place, sample in enumerate(samples):
             try:
                 if sample.image:
-                    opened[place] = open_picture(self.folder / sample.image)
+                    opened[place] = open_for_model(self.folder / sample.image, GLANCE)
             except PictureError as error:
                 notes[place] = (f"{STAGE}: no picture: {error}",)
         if opened:
