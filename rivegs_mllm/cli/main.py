@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from rivegs_mllm.cli.data import add_audit, add_build
 from rivegs_mllm.cli.distill import add_distill
 from rivegs_mllm.cli.evaluate import add_calibrate, add_evaluate, add_export, add_report
-from rivegs_mllm.cli.models import add_compare, add_predict, add_preview, add_train
+from rivegs_mllm.cli.models import add_compare, add_predict, add_preview, add_propose, add_train
 from rivegs_mllm.types import UserError
 
 OVERVIEW = """\
@@ -67,6 +67,7 @@ def _parser() -> argparse.ArgumentParser:
         add_report,
         add_compare,
         add_export,
+        add_propose,
     ):
         add(verbs)
     return parser
