@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -15,7 +16,7 @@ from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 from rivegs_mllm.answer.prompt import messages
 from rivegs_mllm.config.schema import read_recipe
 from rivegs_mllm.data.images import GLANCE, open_for_model
-from rivegs_mllm.llm.embeddings import Content, ImageFeatures, TextFeatures, unit
+from rivegs_mllm.llm.embeddings import Content, ImageFeatures, TextFeatures, UmtFeatures, unit
 from rivegs_mllm.models.loading import load_adapter
 from rivegs_mllm.models.located import located
 from rivegs_mllm.training.dataset import Encoder, batch
@@ -85,6 +86,16 @@ def encode_by_mllm(recipe: Path, adapter: Path, contents: Sequence[Content]) -> 
         hidden = system.model(**inputs, output_hidden_states=True, logits_to_keep=1).hidden_states[-1]
         made.append(_mean(hidden, inputs["attention_mask"]))
     return unit(np.concatenate(made))
+
+
+def encode_by_umt(settings: UmtFeatures, contents: Sequence[Content]) -> np.ndarray:
+    """(contents, d): the states of a trained UMT tagger that ``settings`` names, of length 1."""
+    from rivegs_mllm.cascade.tagging.umt import UmtTagger
+
+    reader = UmtTagger(settings.checkpoint, types=settings.types, batch_size=settings.batch_size).reader(Path())
+    samples = [Sample(own.id, tuple(own.text.split()), image=str(own.picture or "")) for own in contents]
+    made = [dataclasses.asdict(own)[settings.states] for own in reader.features(samples)]
+    return unit(torch.cat(made).float().cpu().numpy())
 
 
 def _load(kind, settings: TextFeatures | ImageFeatures):

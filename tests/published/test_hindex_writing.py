@@ -20,13 +20,12 @@ from rivegs_mllm.published.hindex.regions import (
     prepared,
     read_regions,
     shares,
-    top_n_precision,
     write_regions,
 )
 from rivegs_mllm.published.hindex.sizes import END, LABELS
 from rivegs_mllm.published.hindex.text import Wanted, sequence, sequences, source, sources, start_labels
 from rivegs_mllm.published.hindex.writing import read, write
-from rivegs_mllm.types import Box, UserError
+from rivegs_mllm.types import UserError
 
 TEXT = json.loads((DATA / "text.json").read_text())
 BOXES = 4
@@ -185,14 +184,6 @@ def test_shares_of_boxes():
 def test_overlaps_of_boxes():
     boxes = np.array([[0, 0, 10, 10], [5, 0, 15, 10], [20, 20, 30, 30], [0, 0, 0, 0]], np.float32)
     assert overlaps(boxes, [0, 0, 10, 10]).tolist() == pytest.approx([1, 1 / 3, 0, 0])
-
-
-def test_precision_of_a_proposer():
-    """Of three entities the first is found by the first box, the second by the second, the third by none."""
-    first, second, far = Box(0, 0, 10, 10), Box(20, 20, 40, 40), Box(80, 80, 90, 90)
-    found, gold = [[first, second]] * 3, [[first, far], [Box(21, 20, 40, 40)], [far]]
-    assert [top_n_precision(found, gold, most) for most in (0, 1, 2, 9)] == [0, 1 / 3, 2 / 3, 2 / 3]
-    assert top_n_precision([[]], [[first]], 5) == 0
 
 
 def test_files_of_regions(tmp_path):

@@ -38,7 +38,7 @@ def test_a_picture_and_its_box():
     image = CASE["prep.in.bgr"].numpy()[..., ::-1]
     made = prepare(image, side=96)
     theirs = CASE["prep.out.img_hwc_rgb"].permute(2, 0, 1).float()
-    assert made.padded == theirs.shape[1:]
+    assert made.frame == theirs.shape[1:]
     assert made.shape == (61, 96)
     assert made.pixels.equal(theirs)
     assert made.factors * 2 == pytest.approx(CASE["prep.out.scale_factor"].tolist(), rel=1e-6)
@@ -74,7 +74,7 @@ def test_pictures_of_several_shapes_in_a_batch():
     whole = batch(made)
     assert whole["pictures"].shape == (2, 3, 96, 96)
     assert whole["shapes"].tolist() == [[48, 96], [96, 48]]
-    assert whole["padded"].tolist() == [[64, 96], [96, 64]]
+    assert [one.frame for one in made] == [(64, 96), (96, 64)]
     assert not whole["pictures"][0, :, 48:].any()
 
 
