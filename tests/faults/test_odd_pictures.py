@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 import tiny_grounders
 import tiny_judges
 import tiny_segmenters
+import torch
 from faults.odd_pictures import damaged, named_pictures
 from tiny_base import LEARNED, make_recipe
 
 from data_builders.audit import audit
 from eval.export import write_coco
 from eval.report.page import write_report
+from rivegs_mllm.cascade.base import Stage
 from rivegs_mllm.cascade.entailment.base import Decision
-from rivegs_mllm.cascade.entailment.classifier import ClassifierStage
+from rivegs_mllm.cascade.entailment.classifier import ClassifierStage, ClassifierTraining
+from rivegs_mllm.cascade.entailment.scorer_late_interaction import CellsRecipe
 from rivegs_mllm.cascade.entailment.scorer_pretrained import PretrainedRecipe
-from rivegs_mllm.cascade.grounding.detector import ZeroShotGrounder
-from rivegs_mllm.cascade.segmentation.base import BoxSegmenter, BoxStage
+from rivegs_mllm.cascade.grounding.detector import ZeroShotGrounder, ZeroShotTraining
+from rivegs_mllm.cascade.grounding.late_interaction import CellsTraining
+from rivegs_mllm.cascade.segmentation.base import BoxSegmenter, BoxStage, encode, filled
 from rivegs_mllm.cascade.segmentation.sam import SamSegmenter
+from rivegs_mllm.cascade.segmentation.segment_anything_training import SegmentAnythingTraining
+from rivegs_mllm.cascade.training import StageData
 from rivegs_mllm.data.images import PictureError, file_stamp, open_picture, picture_digest, picture_size
 from rivegs_mllm.data.jsonl import SPLITS, write_records
 from rivegs_mllm.llm.client import question_digest, shown_picture
@@ -27,7 +34,7 @@ from rivegs_mllm.models.generation import Generator
 from rivegs_mllm.models.loading import load_base
 from rivegs_mllm.training.pictures import check_pictures
 from rivegs_mllm.training.preview import write_preview
-from rivegs_mllm.types import Box, Entity, Prediction, Sample, UserError
+from rivegs_mllm.types import TYPES, Box, Entity, Prediction, Sample, UserError
 
 LONGEST = 2000
 BOX = Box(0, 0, 1, 1)
@@ -159,9 +166,38 @@ def test_no_picture_ends_a_page(trials, tmp_path, learned, large):
         recipe.data.folder = folder
         problems = write_preview(recipe, folder / "preview.html")
         assert all(problem.isprintable() and len(problem) < LONGEST for problem in problems)
+        problems = [problem for problem in problems if "shares of it" not in problem]  # of one pixel, as the box is
+        assert bool(problems) == refused_by_training(folder)
         write_coco(folder / "coco", [SAMPLE], {"one": said[:1]})
 
     trials.each("pictures of every kind and size: report, preview and export", pictures, attempt)
+
+
+@pytest.mark.parametrize("large", QUICK)
+def test_stages_are_trained_with_what_audit_passes(trials, tmp_path, large):
+    pictures = named_pictures(large)
+    whole = tiny_judges.save_clip(tmp_path / "clip")
+    detector = tiny_grounders.save_owlv2(tmp_path / "owl")
+    trainings = [SegmentAnythingTraining(), CellsTraining("tiny"), ZeroShotTraining(str(detector))]
+    trainings += [ClassifierTraining(PretrainedRecipe(str(whole))), ClassifierTraining(CellsRecipe("tiny"))]
+    trainings = trainings if large else trainings[:2]
+
+    def attempt(name):
+        folder = laid_out(tmp_path / str(list(pictures).index(name)), pictures[name])
+        entities = (ADA, dataclasses.replace(ADA, visible=False, boxes=()))
+        if not refused_by_training(folder):
+            mask = encode(filled(BOX, picture_size(folder / SAMPLE.image)))
+            entities = (dataclasses.replace(ADA, masks=(mask,)), entities[1])
+        data = StageData([dataclasses.replace(SAMPLE, entities=entities)], [], folder, TYPES, 0)
+        for training in trainings:
+            if refused_by_training(folder):
+                with pytest.raises(UserError, match="odd: "):
+                    training.prepare(data)
+            else:
+                ready = training.prepare(data)
+                assert torch.isfinite(ready.model(**ready.collate([ready.train[0]]))["loss"])
+
+    trials.each("pictures of every kind and size: stages trained", pictures, attempt)
 
 
 @pytest.mark.parametrize("large", QUICK)
