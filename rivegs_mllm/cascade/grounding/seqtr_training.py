@@ -94,6 +94,7 @@ class SeqTRTraining(TrainableStage):
 
     def prepare(self, data: StageData) -> Trainable:
         """The model and its rows: visible entities, each with its largest box and that box's mask."""
+        data = data.with_checked_pictures()
         views = self._views(data)
         texts = [self._texts(own) for own in self.expressions.variants(views, self.refer)]
         eyes = None if self.base is None else Eyes.of_base(self.base)
@@ -123,7 +124,7 @@ class SeqTRTraining(TrainableStage):
         )
 
     def _views(self, data: StageData) -> list[GroundingRow]:
-        views = grounding_view(data.train)
+        views = [view for view in grounding_view(data.train) if view.image]
         if self.task != BOX:
             views = [view for view in views if _mask_of(view) is not None]
         if not views:
