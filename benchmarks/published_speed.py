@@ -135,9 +135,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3, help="the least of so many times (default 3)")
     rounds = parser.parse_args().rounds
-    print(
-        "| model | parameters | GB to answer | s to answer | GB to train, batch of 1 | s a step |\n|---|---|---|---|---|---|"
-    )
+    print("| model | parameters | GB to answer | s to answer | GB to train, batch of 1 | s a step |")
+    print("|---|---|---|---|---|---|")
     for name in KINDS:
         own = multiprocessing.get_context("spawn").Process(target=measure, args=(name, rounds))
         own.start()

@@ -12,12 +12,21 @@ import torch
 from safetensors.torch import load_file, save_file
 from test_seqtr import CASE, DATA, TOY, toy, weights
 
-from rivegs_mllm.published.seqtr.checkpoint import SIZES, VOCABULARY, WEIGHTS, load, load_published, save
+from rivegs_mllm.published.seqtr.checkpoint import (
+    SIZES,
+    VOCABULARY,
+    WEIGHTS,
+    load,
+    load_published,
+    read_vocabulary,
+    save,
+)
 from rivegs_mllm.published.seqtr.contours import area, largest_outline
 from rivegs_mllm.published.seqtr.model import SeqTR
 from rivegs_mllm.published.seqtr.optimisation import Average, rate_factor
 from rivegs_mllm.published.seqtr.preparation import batch, clean, outline_of, prepare, vocabulary, word_row
 from rivegs_mllm.published.seqtr.sizes import BOTH, BOX, MASK, Sizes
+from rivegs_mllm.published.seqtr.words import main
 from rivegs_mllm.types import UserError
 
 TEXT = json.loads((DATA / "text.json").read_text())
@@ -180,3 +189,14 @@ def test_the_names_of_a_published_checkpoint_are_read(tmp_path, monkeypatch):
     assert load_published(tmp_path / WEIGHTS).sizes.task == BOX
     assert load_published(tmp_path).sizes.task == BOX
     assert load_file(tmp_path / WEIGHTS).keys() == weights(BOX).keys()
+
+
+def test_words_of_annotations(tmp_path, capsys):
+    path, out = tmp_path / "instances.json", tmp_path / "words.json"
+    path.write_text(json.dumps(TEXT["vocabulary_from"]))
+    assert main([str(path), str(out)]) == 0
+    assert read_vocabulary(out, len(TEXT["vocabulary"])) == TEXT["vocabulary"]
+    for content, said in (("[]", "holds no splits"), ('{"train": [{}]}', "holds no splits"), ("{", "cannot be read")):
+        path.write_text(content)
+        assert main([str(path), str(out)]) == 2
+        assert said in capsys.readouterr().err

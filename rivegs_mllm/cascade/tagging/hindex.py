@@ -6,11 +6,13 @@ It fills boxes and visibility too, so that it can be a whole system by itself; s
 from __future__ import annotations
 
 import dataclasses
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, ClassVar
 
+import numpy as np
 import torch
 from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerFast
 
@@ -20,7 +22,7 @@ from rivegs_mllm.cascade.checkpoint import read_card
 from rivegs_mllm.cascade.tagging.base import Tagger
 from rivegs_mllm.cascade.tagging.hindex_reader import STAGE, Reader, RegionFolder, region_file
 from rivegs_mllm.cascade.training import StageData, Trainable, TrainableStage
-from rivegs_mllm.config.bounds import BatchSize, Bounds
+from rivegs_mllm.config.bounds import BatchSize, Bounds, NonNegativeInt
 from rivegs_mllm.models.located import located
 from rivegs_mllm.models.text_encoders import TINY, load_tokenizer, tiny_bart_tokenizer
 from rivegs_mllm.published.hindex.checkpoint import load, load_published, save, start_from_bart
@@ -29,6 +31,7 @@ from rivegs_mllm.published.hindex.regions import MOST, read_regions, shares
 from rivegs_mllm.published.hindex.sizes import NO_REGION, Sizes
 from rivegs_mllm.published.hindex.sizes import TYPES as PUBLISHED_TYPES
 from rivegs_mllm.published.hindex.text import Source, Wanted, sequence, sequences, sources, start_labels
+from rivegs_mllm.training.name_augmentation import name_words, renamed_tokens
 from rivegs_mllm.training.sampling import Variants
 from rivegs_mllm.types import TYPES, Entity, Prediction, Sample, UserError
 
@@ -128,7 +131,8 @@ class HIndexTraining(TrainableStage):
 
     ``bart`` is a BART, a hub id or a folder, or ``tiny``: a small one, untrained. ``regions`` is the folder of the
     pictures' regions, of which ``boxes`` are seen; all are held in memory. ``normalise`` brings a picture's features
-    to length 1. ``most_tokens`` of a post are read. ``as_published`` trains a model that is used so.
+    to length 1. ``renamings``: how many more variants each text has with its mentions under made-up names, for a model
+    that knows no language yet. ``most_tokens`` of a post are read. ``as_published`` trains a model that is used so.
     """
 
     bart: str
@@ -136,6 +140,7 @@ class HIndexTraining(TrainableStage):
     revision: str | None = None
     boxes: Annotated[int, Bounds(1, 10_000)] = MOST
     normalise: bool = True
+    renamings: NonNegativeInt = 0
     most_tokens: Annotated[int, Bounds(3, 100_000)] = 256
     as_published: bool = False
 
@@ -147,7 +152,7 @@ class HIndexTraining(TrainableStage):
             raise UserError(f"stage.most_tokens: {self.most_tokens}; the BART reads {model.sizes.positions}")
         regions = RegionFolder(self.regions, self.boxes, width, self.normalise)
         reader = Reader(model, tokenizer, regions, data.types, 32, self.most_tokens)
-        rows = Variants([[row] for row in _rows(data.train, reader)], "first", data.seed)
+        rows = Variants(_rows(data, reader, self.renamings), "draw", data.seed)
 
         def store(folder: Path) -> None:
             save(model, folder)
@@ -219,27 +224,38 @@ def _pieces(name: str, tokenizer: PreTrainedTokenizerFast) -> list[int]:
     return tokenizer(name, add_special_tokens=False).input_ids
 
 
-def _rows(samples: Sequence[Sample], reader: Reader) -> list[Row]:
-    """Prints how many pictures have no regions, how many entities' boxes none of them overlaps, and what is cut."""
+def _rows(data: StageData, reader: Reader, renamings: int) -> list[list[Row]]:
+    """A row a post, and its variants. Prints how many pictures have no regions, how many entities' boxes none of them
+    overlaps, and what is cut."""
     rows, lost, uncovered, cut = [], [], [], []
-    for sample in samples:
+    words, rng = name_words(data.train), random.Random(data.seed)
+    for sample in data.train:
         regions, there = reader.regions.of(sample.image)
-        post = reader.read(sample)
-        wanted = []
-        for entity in sorted(sample.entities, key=lambda own: own.span or (0, 0)):
-            own = shares(regions.boxes, [(box.xmin, box.ymin, box.xmax, box.ymax) for box in entity.boxes])
-            uncovered += [sample.id] if entity.boxes and not own else []
-            wanted.append(Wanted(*_span(sample, entity), NO_REGION + 1 + reader.types.index(entity.type), own))
+        wanted = [_wanted(sample, own, regions.boxes, reader.types) for own in sample.entities]
+        pairs = zip(sample.entities, wanted, strict=True)
+        uncovered += [sample.id] if any(gold.boxes and not own.shares for gold, own in pairs) else []
         lost += [] if there else [sample.id]
-        cut += [sample.id] if len(post.first) < len(sample.tokens) else []
-        indices, found = sequence(post, wanted, reader.model.sizes.words)
-        rows.append(Row(post, torch.from_numpy(regions.features), tuple(indices), tuple(found)))
+        texts = [sample.tokens, *(renamed_tokens(sample, words, rng) for _ in range(renamings))]
+        variants = [reader.read(dataclasses.replace(sample, tokens=text)) for text in texts]
+        cut += [sample.id] if len(variants[0].first) < len(sample.tokens) else []
+        features = torch.from_numpy(regions.features)
+        rows.append([_row(post, wanted, features, reader.model.sizes.words) for post in variants])
     for ids, what in ((lost, "have no regions"), (uncovered, "have an entity that no region overlaps by half")):
         if ids:
-            print(f"{len(set(ids))} of {len(rows)} posts {what}, such as {ids[0]}")
+            print(f"{len(ids)} of {len(rows)} posts {what}, such as {ids[0]}")
     if cut:
         print(f"{len(cut)} of {len(rows)} posts do not fit into {reader.most_tokens} tokens, such as {cut[0]}")
     return rows
+
+
+def _row(post: Source, wanted: Sequence[Wanted], features: torch.Tensor, words: int) -> Row:
+    indices, found = sequence(post, sorted(wanted, key=lambda own: own.start), words)
+    return Row(post, features, tuple(indices), tuple(found))
+
+
+def _wanted(sample: Sample, entity: Entity, boxes: np.ndarray, types: Sequence[str]) -> Wanted:
+    own = shares(boxes, [(box.xmin, box.ymin, box.xmax, box.ymax) for box in entity.boxes])
+    return Wanted(*_span(sample, entity), NO_REGION + 1 + types.index(entity.type), own)
 
 
 def _span(sample: Sample, entity: Entity) -> tuple[int, int]:

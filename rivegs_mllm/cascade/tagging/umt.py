@@ -6,6 +6,7 @@ It looks through a ResNet, or through the vision tower of a Qwen-VL base; both s
 from __future__ import annotations
 
 import dataclasses
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +22,7 @@ from rivegs_mllm.cascade.tagging.base import Tagger
 from rivegs_mllm.cascade.tagging.crf import span_figures
 from rivegs_mllm.cascade.tagging.umt_reader import STAGE, Reader, ResNetSight, Sight, TowerSight, sized_like
 from rivegs_mllm.cascade.training import StageData, Trainable, TrainableStage
-from rivegs_mllm.config.bounds import BatchSize, Bounds, OneOf, PositiveFloat
+from rivegs_mllm.config.bounds import BatchSize, Bounds, NonNegativeInt, OneOf, PositiveFloat
 from rivegs_mllm.models.generation import batches
 from rivegs_mllm.models.late_interaction import Eyes
 from rivegs_mllm.models.text_encoders import load_encoder, load_tokenizer
@@ -29,6 +30,7 @@ from rivegs_mllm.published.umt.checkpoint import load, load_published, save
 from rivegs_mllm.published.umt.model import UMT
 from rivegs_mllm.published.umt.pictures import RESNETS, load_resnet
 from rivegs_mllm.published.umt.text import MOST_PIECES, Pieces, batch, pieces, targets
+from rivegs_mllm.training.name_augmentation import name_words, renamed_tokens
 from rivegs_mllm.training.sampling import Variants
 from rivegs_mllm.types import TYPES, Prediction, Sample, UserError
 
@@ -127,8 +129,9 @@ class UmtTraining(TrainableStage):
 
     ``encoder`` is a BERT that ``rivegs_mllm.models.text_encoders.load_encoder`` takes. It looks through ``resnet`` of
     torchvision with the weights of a file, or through the vision tower of ``base``, a Qwen-VL or ``tiny``. All training
-    pictures' places are held in memory, with ResNet-152 200 kB each. ``most_pieces`` of a post are read; ``head_rate``
-    is the learning rate of all but the encoder, null for that of the encoder.
+    pictures' places are held in memory, with ResNet-152 200 kB each. ``renamings``: how many more variants each text
+    has with its mentions under made-up names, for an encoder that knows no language yet. ``most_pieces`` of a post are
+    read; ``head_rate`` is the learning rate of all but the encoder, null for that of the encoder.
     """
 
     encoder: str
@@ -136,6 +139,7 @@ class UmtTraining(TrainableStage):
     resnet: Annotated[str, OneOf(RESNETS)] = "resnet152"
     resnet_weights: Path | None = None
     base: str | None = None
+    renamings: NonNegativeInt = 0
     most_pieces: Annotated[int, Bounds(3, 100_000)] = MOST_PIECES
     head_rate: PositiveFloat | None = None
 
@@ -154,7 +158,7 @@ class UmtTraining(TrainableStage):
         model = UMT(sizes, encoder)
         reader = Reader(model, tokenizer, sight, data.folder, {}, 16, self.most_pieces)
         sight.model.to("cuda" if torch.cuda.is_available() else "cpu")
-        rows = Variants([[row] for row in self._rows(data, reader)], "first", data.seed)
+        rows = Variants(self._rows(data, reader), "draw", data.seed)
         rate = self.head_rate
 
         def store(folder: Path) -> None:
@@ -176,16 +180,20 @@ class UmtTraining(TrainableStage):
             rates={} if rate is None else _rates(model, rate),
         )
 
-    def _rows(self, data: StageData, reader: Reader) -> list[Row]:
-        """Prints how many posts do not fit, and of how many the picture cannot be opened."""
+    def _rows(self, data: StageData, reader: Reader) -> list[list[Row]]:
+        """A row a post, and its variants. Prints how many posts do not fit, and of how many the picture cannot be
+        opened."""
         rows, unfit, lost = [], [], []
+        words, rng = name_words(data.train), random.Random(data.seed)
         for some in batches(data.train, _AT_ONCE):
             places, notes = reader.look(some)
             lost += [note[0] for note in notes if note]
             for sample, own in zip(some, places.half(), strict=True):
-                read = pieces(sample.tokens, bio_tags(sample), reader.tokenizer, self.most_pieces)
-                unfit += [sample.id] if len(read.first) < len(sample.tokens) else []
-                rows.append(Row(read, own))
+                tags = bio_tags(sample)
+                texts = [sample.tokens, *(renamed_tokens(sample, words, rng) for _ in range(self.renamings))]
+                read = [pieces(text, tags, reader.tokenizer, self.most_pieces) for text in texts]
+                unfit += [sample.id] if len(read[0].first) < len(sample.tokens) else []
+                rows.append([Row(one, own) for one in read])
         if unfit:
             print(f"{len(unfit)} of {len(rows)} posts do not fit into {self.most_pieces} pieces, such as {unfit[0]}")
         if lost:
