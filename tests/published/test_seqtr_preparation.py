@@ -23,7 +23,7 @@ from rivegs_mllm.published.seqtr.checkpoint import (
 )
 from rivegs_mllm.published.seqtr.contours import area, largest_outline
 from rivegs_mllm.published.seqtr.model import SeqTR
-from rivegs_mllm.published.seqtr.optimisation import Average, rate_factor
+from rivegs_mllm.published.seqtr.optimisation import Averaged, rate_factor
 from rivegs_mllm.published.seqtr.preparation import batch, clean, outline_of, prepare, vocabulary, word_row
 from rivegs_mllm.published.seqtr.sizes import BOTH, BOX, MASK, Sizes
 from rivegs_mllm.published.seqtr.words import main
@@ -89,21 +89,22 @@ def test_pictures_of_several_shapes_in_a_batch():
 
 def test_averaged_weights():
     model = toy(BOX)
-    average = Average(model)
+    averaged = Averaged(model)
     for step in range(3):
         with torch.no_grad():
             model.head.predictor[2].fc.bias += 1
             model.vis_enc.darknet[0].bn.running_mean += 2
             model.vis_enc.darknet[0].bn.num_batches_tracked += 1
-        average.update(model)
+        averaged.follow()
         for name in (name for name in CASE if name.startswith(f"ema.{step}.")):
-            torch.testing.assert_close(average.state[name.removeprefix(f"ema.{step}.")], CASE[name])
+            torch.testing.assert_close(averaged.mean.state_dict()[name.removeprefix(f"ema.{step}.")], CASE[name])
 
 
 def test_rates():
-    assert [rate_factor(epoch, BOX) for epoch in (0, 4, 5, 48, 49)] == pytest.approx([1 / 6, 5 / 6, 1, 1, 0.1])
-    assert rate_factor(73, MASK) == 1
-    assert rate_factor(74, MASK) == 0.1
+    epochs = {BOX: (0, 4, 5, 48, 49), MASK: (0, 4, 5, 73, 74)}
+    for task, count in ((BOX, 60), (MASK, 90)):
+        found = [rate_factor(epoch / count, task) for epoch in epochs[task]]
+        assert found == pytest.approx([1 / 6, 5 / 6, 1, 1, 0.1])
 
 
 @pytest.mark.parametrize("task", [BOX, MASK, BOTH])

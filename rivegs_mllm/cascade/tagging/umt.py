@@ -28,6 +28,7 @@ from rivegs_mllm.models.late_interaction import Eyes
 from rivegs_mllm.models.text_encoders import load_encoder, load_tokenizer
 from rivegs_mllm.published.umt.checkpoint import load, load_published, save
 from rivegs_mllm.published.umt.model import UMT
+from rivegs_mllm.published.umt.optimisation import BertAdam, groups, rate_factor
 from rivegs_mllm.published.umt.pictures import RESNETS, load_resnet
 from rivegs_mllm.published.umt.text import MOST_PIECES, Pieces, batch, pieces, targets
 from rivegs_mllm.training.name_augmentation import name_words, renamed_tokens
@@ -131,7 +132,9 @@ class UmtTraining(TrainableStage):
     torchvision with the weights of a file, or through the vision tower of ``base``, a Qwen-VL or ``tiny``. All training
     pictures' places are held in memory, with ResNet-152 200 kB each. ``renamings``: how many more variants each text
     has with its mentions under made-up names, for an encoder that knows no language yet. ``most_pieces`` of a post are
-    read; ``head_rate`` is the learning rate of all but the encoder, null for that of the encoder.
+    read; ``head_rate`` is the learning rate of all but the encoder, null for that of the encoder. ``as_published``
+    looks at a part of each picture that is drawn once and by chance mirrored, and trains with BERT's first optimiser
+    and its rates, in the place of those of ``train``.
     """
 
     encoder: str
@@ -142,16 +145,19 @@ class UmtTraining(TrainableStage):
     renamings: NonNegativeInt = 0
     most_pieces: Annotated[int, Bounds(3, 100_000)] = MOST_PIECES
     head_rate: PositiveFloat | None = None
+    as_published: bool = False
 
     def __post_init__(self) -> None:
         if (self.base is None) == (self.resnet_weights is None):
             raise UserError("stage.resnet_weights: say the ResNet's file, or in its place stage.base, and not both")
+        if self.as_published and (self.base is not None or self.head_rate is not None):
+            raise UserError("stage.as_published: the original has a ResNet and one rate; leave out base and head_rate")
 
     def prepare(self, data: StageData) -> Trainable:
         """The tagger, its encoder's layers as they are and its own untrained, and its rows, one a post."""
         encoder, tokenizer = load_encoder(self.encoder, self.revision, (sample.text for sample in data.train))
         eyes = None if self.base is None else Eyes.of_base(self.base)
-        sight = TowerSight(eyes) if eyes is not None else ResNetSight(load_resnet(self.resnet, self.resnet_weights))
+        sight = TowerSight(eyes) if eyes is not None else self._resnet()
         sizes = sized_like(encoder.config, sight.channels, data.types)
         if self.most_pieces > sizes.positions:
             raise UserError(f"stage.most_pieces: {self.most_pieces}; the encoder reads {sizes.positions}")
@@ -178,7 +184,12 @@ class UmtTraining(TrainableStage):
             evaluate=lambda samples: span_figures(samples, reader.tag(samples)),
             save=store,
             rates={} if rate is None else _rates(model, rate),
+            optimizer=(lambda own: BertAdam(groups(model), own)) if self.as_published else None,
+            schedule=rate_factor if self.as_published else None,
         )
+
+    def _resnet(self) -> ResNetSight:
+        return ResNetSight(load_resnet(self.resnet, self.resnet_weights), self.as_published)
 
     def _rows(self, data: StageData, reader: Reader) -> list[list[Row]]:
         """A row a post, and its variants. Prints how many posts do not fit, and of how many the picture cannot be
