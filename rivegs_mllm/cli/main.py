@@ -26,6 +26,7 @@ a run from data to scores:
   rivegs report data/emblems predictions.jsonl --out report.html
   rivegs export data/emblems predictions.jsonl --out DIR for COCO's tools and FiftyOne
   rivegs compare RECIPE RECIPE ... --data data/emblems --out runs/compare    several systems in one table
+  rivegs propose RECIPE --data data/emblems --out runs/regions               boxes of whatever pictures may show
   rivegs distill RECIPE --dry-run                        ask a language model about posts; first: what it would cost
 
 RECIPE is a YAML file of recipes/; --section.field=value behind it overrides what it says.
