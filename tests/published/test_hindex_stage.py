@@ -83,6 +83,12 @@ def test_a_run_is_taken_up_again(tmp_path, emblems, settings):
     check_resume(tmp_path, emblems, "hindex", settings, LOGGED)
 
 
+def test_it_is_used_as_it_was_trained(tmp_path, emblems, settings):
+    own = train(tmp_path, emblems, "hindex", f"{settings}\n  as_published: true", 1, LOGGED)
+    for asked, wanted in ((None, True), (True, True), (False, False)):
+        assert HIndexTagger(own, as_published=asked).load(emblems).reader.model.as_published == wanted
+
+
 def test_it_learns_names_types_and_regions(emblems, regions, tmp_path):
     """By heart, what a few posts say: then it fills spans, types, visibility and boxes, all right."""
     posts = [one for one in read_split(emblems, "train")[::2] if one.entities][:6]

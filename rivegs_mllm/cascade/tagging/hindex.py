@@ -63,7 +63,7 @@ class HIndexTagger(Tagger):
 
     Or ``checkpoint`` is one of the authors, ``bart`` the folder or hub id of the BART that it was trained from, whose
     tokenizer it reads by. ``as_published`` keeps what is doubtful in the original
-    (``rivegs_mllm.published.hindex.model`` and ``writing``); weights go with the setting that they were trained with.
+    (``rivegs_mllm.published.hindex.model`` and ``writing``); null: where it was trained so.
     """
 
     checkpoint: Path
@@ -71,7 +71,7 @@ class HIndexTagger(Tagger):
     bart: str | None = None
     types: list[str] = field(default_factory=lambda: list(TYPES))
     batch_size: BatchSize = 32
-    as_published: bool = False
+    as_published: bool | None = None
     SEES_GOLD: ClassVar[bool] = False
 
     def files(self) -> Sequence[Path]:
@@ -93,7 +93,7 @@ class HIndexTagger(Tagger):
     def _published(self) -> Reader:
         if self.bart is None or self.regions is None:
             raise UserError(f"{self.checkpoint} has neither tokenizer nor regions; set `bart` and `regions`")
-        model = load_published(self.checkpoint, as_published=self.as_published)
+        model = load_published(self.checkpoint, as_published=bool(self.as_published))
         regions = RegionFolder(self.regions, MOST, model.sizes.region)
         most = model.sizes.positions
         return Reader(model, load_tokenizer(self.bart), regions, PUBLISHED_TYPES, self.batch_size, most)
@@ -101,7 +101,8 @@ class HIndexTagger(Tagger):
     def _trained(self) -> Reader:
         card = self._card()
         settings = card.settings
-        model = load(self.checkpoint, self.as_published)
+        doubtful = settings["as_published"] if self.as_published is None else self.as_published
+        model = load(self.checkpoint, doubtful)
         folder = self.regions or Path(str(settings["regions"]))
         regions = RegionFolder(folder, settings["boxes"], model.sizes.region, settings["normalise"])
         tokenizer = load_tokenizer(self.checkpoint)

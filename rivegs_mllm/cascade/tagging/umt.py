@@ -63,7 +63,8 @@ class UmtTagger(Tagger):
 
     Or ``checkpoint`` is the authors' ``pytorch_model.bin``, ``encoder`` the folder or hub id of the BERT that it was
     trained from, whose tokenizer it reads by, and ``resnet`` their ``pytorch_encoder.bin``. ``as_published`` looks at a
-    part of each picture that is drawn and by chance mirrored, as the original does in testing too.
+    part of each picture that is drawn and by chance mirrored, as the original does in testing too; null:
+    where it was trained so.
     """
 
     checkpoint: Path
@@ -71,7 +72,7 @@ class UmtTagger(Tagger):
     resnet: Path | None = None
     types: list[str] = field(default_factory=lambda: list(TYPES))
     batch_size: BatchSize = 16
-    as_published: bool = False
+    as_published: bool | None = None
     SEES_GOLD: ClassVar[bool] = False
 
     def load(self, folder: Path) -> UmtStage:
@@ -96,7 +97,7 @@ class UmtTagger(Tagger):
                 f"{self.checkpoint} is read with the tokenizer and the ResNet that it was trained with; set `encoder` "
                 "to the BERT and `resnet` to the file"
             )
-        sight = ResNetSight(load_resnet("resnet152", self.resnet), self.as_published)
+        sight = ResNetSight(load_resnet("resnet152", self.resnet), bool(self.as_published))
         model, tokenizer = load_published(self.checkpoint), load_tokenizer(self.encoder)
         return Reader(model.eval(), tokenizer, sight, folder, _NAMES, self.batch_size)
 
@@ -109,7 +110,8 @@ class UmtTagger(Tagger):
     def _sight(self, card: Card) -> Sight:
         if card.settings["base"] is not None:
             return TowerSight(Eyes.load(self.checkpoint / EYES))
-        return ResNetSight(load_resnet(card.settings["resnet"], self.checkpoint / RESNET), self.as_published)
+        part = card.settings["as_published"] if self.as_published is None else self.as_published
+        return ResNetSight(load_resnet(card.settings["resnet"], self.checkpoint / RESNET), part)
 
 
 # Its training
