@@ -25,5 +25,6 @@ import rivegs_mllm.cascade.segmentation.segment_anything_training
 import rivegs_mllm.cascade.segmentation.seqtr
 import rivegs_mllm.cascade.tagging.base
 import rivegs_mllm.cascade.tagging.crf
+import rivegs_mllm.cascade.tagging.hindex
 import rivegs_mllm.cascade.tagging.umt
 import rivegs_mllm.cascade.tagging.windows  # noqa: F401

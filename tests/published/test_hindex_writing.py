@@ -49,9 +49,9 @@ def test_greedy_decoding():
 def test_the_length_is_bounded():
     model = toy()
     with torch.no_grad():
-        model.decoder.decoder.embed_tokens.weight[2] = 0
+        model.table.weight[2] = 0
         model.decoder.decoder.layers[-1].final_layer_norm.bias += 1
-        model.decoder.decoder.embed_tokens.weight[118:124] += 1
+        model.table.weight[118:124] += 1
     written = write(model, model.see(IDS, FEATURES), most=3)
     limits = 3 + (CASE["out.decoder_memory_mask"].sum(1) * 0.6).long()
     lengths = (written.indices == END).int().argmax(1) + 1
@@ -230,7 +230,7 @@ def test_the_names_of_a_published_checkpoint_are_read(tmp_path):
     torch.save(whole, path)
     model = load_published(path, TOY, as_published=True)
     assert model.decoder.mapping.tolist() == [0, 2, 118, 119, 120, 121, 122, 123]
-    with pytest.raises(UserError, match=r"best\.pt: lacks .* another size: .*\[129, 32\] where \[50276, 768\]"):
+    with pytest.raises(UserError, match=r"best\.pt: lacks .* another size: .* is \[66, 32\] where \[1026, 768\]"):
         load_published(path)
     torch.save({**whole, "seq2seq_model.decoder.decoder.embed_tokens.weight": torch.zeros(129, 32)}, path)
     with pytest.raises(UserError, match="do not have the same words"):
@@ -266,7 +266,7 @@ def test_it_starts_from_bart(tmp_path):
     theirs = bart(input_ids=IDS, attention_mask=mask, decoder_input_ids=IDS, decoder_attention_mask=mask)
     seen = mask.bool()
     torch.testing.assert_close(memory.states[seen], theirs.encoder_last_hidden_state[seen], atol=2e-5, rtol=0)
-    ours = model.decoder.decoder(IDS, memory.states, memory.seen)
+    ours = model.decoder.decoder(IDS, model.table(IDS), memory.states, memory.seen)
     torch.testing.assert_close(ours[seen], theirs.last_hidden_state[seen], atol=2e-5, rtol=0)
     wider = HIndex(dataclasses.replace(TOY, width=64), 118)
     with pytest.raises(UserError, match="another size"):

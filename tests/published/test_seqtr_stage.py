@@ -12,6 +12,7 @@ import pytest
 import torch
 from cascade_suite import StageSuite
 from PIL import Image
+from safetensors.torch import load_file
 from test_grounding import check_resume, train
 from test_seqtr import TOY, toy, weights
 
@@ -168,6 +169,18 @@ def test_it_learns(emblems):
 
 def test_a_run_is_taken_up_again(tmp_path, emblems, base):
     check_resume(tmp_path, emblems, "seqtr", f"base: {base}\n  {SMALL}")
+
+
+def test_a_run_as_published_is_taken_up_again(tmp_path, emblems, base):
+    """Its average too, which is what is saved."""
+    check_resume(tmp_path, emblems, "seqtr", f"base: {base}\n  as_published: true\n  {SMALL}")
+    run = tmp_path / "cut" / "run"
+    last, saved = load_file(run / "checkpoint-4" / "model.safetensors"), load_file(run / "model.safetensors")
+    assert last["steps"] == 4
+    assert all(value.equal(last[f"mean.{name}"]) for name, value in saved.items())
+    assert not all(value.equal(last[f"model.{name}"]) for name, value in saved.items())
+    assert SeqTRGrounder(run).load(emblems).locate.__self__.model.as_published
+    assert not SeqTRGrounder(run, as_published=False).load(emblems).locate.__self__.model.as_published
 
 
 def test_logged_figures_are_those_of_the_stage(both, emblems):

@@ -85,6 +85,19 @@ def test_a_run_is_taken_up_again(tmp_path, emblems, settings):
     check_resume(tmp_path, emblems, "umt", settings, LOGGED)
 
 
+def test_a_run_as_published_is_taken_up_again(tmp_path, emblems, resnet):
+    settings = f"encoder: tiny\n  resnet: resnet18\n  resnet_weights: {resnet}\n  most_pieces: 64\n  as_published: true"
+    check_resume(tmp_path, emblems, "umt", settings, LOGGED)
+    run = tmp_path / "whole" / "run"
+    assert [UmtTagger(run, as_published=own).load(emblems).reader.sight.part for own in (None, True, False)] == [
+        True,
+        True,
+        False,
+    ]
+    with pytest.raises(UserError, match="leave out base and head_rate"):
+        UmtTraining("tiny", resnet_weights=resnet, head_rate=1.0, as_published=True)
+
+
 def test_it_learns(emblems, base):
     """By heart, what a few posts say."""
     posts = read_split(emblems, "train")[:8]

@@ -33,7 +33,7 @@ class Source:
     words: Path | None
     types: Sequence[str]
     refer: Sequence[str] | None
-    as_published: bool
+    as_published: bool | None
 
     def parts(self, stage: str) -> Sequence[str]:
         """The parts of the referring expression: those asked for, those it was trained with, or all."""
@@ -56,13 +56,14 @@ class Source:
     def _published(self) -> tuple[Writer, None]:
         if self.words is None:
             raise UserError(f"{self.checkpoint} has no words; set `words`, a JSON file of numbers by word")
-        model = load_published(self.checkpoint, as_published=self.as_published)
+        model = load_published(self.checkpoint, as_published=bool(self.as_published))
         known = read_vocabulary(self.words, model.sizes.words)
         return Writer(model, Pixels(SIDE), known, MOST_WORDS), None
 
     def _trained(self, stage: str) -> tuple[Writer, Eyes | None]:
         settings = self._card(stage).settings
-        model, known = load(self.checkpoint, self.as_published)
+        doubtful = settings["as_published"] if self.as_published is None else self.as_published
+        model, known = load(self.checkpoint, doubtful)
         eyes = None if settings["base"] is None else Eyes.load(self.checkpoint / EYES)
         sight = Pixels(settings["side"]) if eyes is None else Tower(eyes)
         return Writer(model, sight, known, settings["most_words"]), eyes
@@ -77,14 +78,14 @@ class SeqTRGrounder(Grounder):
     """A trained grounder. ``checkpoint`` and ``words`` are those of ``Source``, ``types`` what it must know.
 
     ``refer`` is the parts of the referring expression, null for those that it was trained with. ``as_published`` keeps
-    what is doubtful in the original (``rivegs_mllm.published.seqtr.model``).
+    what is doubtful in the original (``rivegs_mllm.published.seqtr.model``); null: where it was trained so.
     """
 
     checkpoint: Path
     words: Path | None = None
     refer: list[str] | None = None
     types: list[str] = field(default_factory=lambda: list(TYPES))
-    as_published: bool = False
+    as_published: bool | None = None
     SEES_GOLD: ClassVar[bool] = False
 
     def __post_init__(self) -> None:

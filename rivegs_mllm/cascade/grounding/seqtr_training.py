@@ -26,6 +26,7 @@ from rivegs_mllm.models.late_interaction import Eyes
 from rivegs_mllm.published.seqtr.checkpoint import load_published, read_vocabulary, save
 from rivegs_mllm.published.seqtr.darknet import FROZEN
 from rivegs_mllm.published.seqtr.model import SeqTR
+from rivegs_mllm.published.seqtr.optimisation import Averaged, adam, rate_factor
 from rivegs_mllm.published.seqtr.preparation import SIDE, Prepared, batch, outline_of, vocabulary
 from rivegs_mllm.published.seqtr.sizes import BOX, MASK, TASKS, Depth, Sizes, Width
 from rivegs_mllm.published.seqtr.tokens import MISSING, quantise, targets
@@ -59,6 +60,8 @@ class SeqTRTraining(TrainableStage):
     of ``word_width`` that are learned.
     ``refer`` is the parts of the referring expression. ``unnamed``: every other time, by chance, the mention is left
     out, so that expressions are read also where names are known by heart. ``most_words`` of an expression are read.
+    ``as_published`` keeps what is doubtful in the original (``rivegs_mllm.published.seqtr.model``), and trains with its
+    Adam and its rates, in the place of those of ``train``; what is asked and saved is the average of the weights.
     """
 
     task: Annotated[str, OneOf(TASKS)] = BOX
@@ -81,6 +84,7 @@ class SeqTRTraining(TrainableStage):
     ffn: Width = 1024
     encoder_layers: Depth = 6
     decoder_layers: Depth = 3
+    as_published: bool = False
 
     def __post_init__(self) -> None:
         check_parts(self.refer)
@@ -100,27 +104,32 @@ class SeqTRTraining(TrainableStage):
         eyes = None if self.base is None else Eyes.of_base(self.base)
         model, known = self._model([text for row in texts for text in row], eyes)
         sight = Pixels(self.side) if eyes is None else Tower(eyes)
-        writer = Writer(model, sight, known, self.most_words)
+        averaged = Averaged(model) if self.as_published else None
+        asked = model if averaged is None else averaged.mean
+        writer = Writer(asked, sight, known, self.most_words)
         rows = Variants(_rows(views, texts, writer), self.expressions.how, data.seed)
         seen = {} if eyes is None else _seen(views, data.folder, sight)
 
         def collate(some: Sequence[Row]) -> dict[str, torch.Tensor]:
             images = [seen.get(row.view.image) or _open(row.view, data.folder, sight) for row in some]
-            sequences = [_sequence(row.view, own, model.sizes) for row, own in zip(some, images, strict=True)]
+            pairs = zip(some, images, strict=True)
+            sequences = [_sequence(row.view, own, model.sizes, self.as_published) for row, own in pairs]
             return {**batch(images), "words": torch.stack([row.words for row in some]), "targets": torch.cat(sequences)}
 
         def store(folder: Path) -> None:
             if eyes is not None:
                 eyes.save(folder / EYES)
-            save(model, known, folder)
+            save(asked, known, folder)
 
         return Trainable(
-            model=model,
+            model=model if averaged is None else averaged,
             train=rows,
             lengths=[1] * len(rows),
             collate=collate,
             evaluate=lambda samples: figures(writer, self.refer, self.expressions.first(samples), data.folder),
             save=store,
+            optimizer=None if averaged is None else lambda rate: _followed(averaged, rate),
+            schedule=(lambda done: rate_factor(done, self.task)) if self.as_published else None,
         )
 
     def _views(self, data: StageData) -> list[GroundingRow]:
@@ -141,7 +150,7 @@ class SeqTRTraining(TrainableStage):
     def _model(self, texts: Sequence[str], eyes: Eyes | None) -> tuple[SeqTR, Mapping[str, int]]:
         """The model and the words that it knows."""
         if self.start is not None:
-            model = load_published(self.start, self.frozen)
+            model = load_published(self.start, self.frozen, self.as_published)
             if model.sizes.task != self.task:
                 raise UserError(f"{self.start}: writes {model.sizes.task}; set stage.task to that")
             return model, read_vocabulary(self.words, model.sizes.words)
@@ -149,12 +158,21 @@ class SeqTRTraining(TrainableStage):
         own = {name: getattr(self, name) for name in ("task", "points", "bins", "gru", "width", "heads", "ffn")}
         own |= {"encoder_layers": self.encoder_layers, "decoder_layers": self.decoder_layers, "words": len(known)}
         if eyes is None:
-            model = SeqTR(Sizes(**own, word_width=self.word_width, darknet=tuple(self.darknet)), self.frozen)
+            model = SeqTR(
+                Sizes(**own, word_width=self.word_width, darknet=tuple(self.darknet)), self.frozen, self.as_published
+            )
             model.lan_enc.embedding.requires_grad_(True)
             return model, known
-        model = SeqTR(Sizes(**own, word_width=eyes.width, darknet=(), channels=eyes.width), self.frozen)
+        model = SeqTR(Sizes(**own, word_width=eyes.width, darknet=(), channels=eyes.width), 0, self.as_published)
         model.lan_enc.embedding.weight.data[1:] = _vectors(list(known)[1:], eyes)
         return model, known
+
+
+def _followed(averaged: Averaged, rate: float) -> torch.optim.Optimizer:
+    """The published optimiser, each of whose steps the average follows."""
+    optimizer = adam([own for own in averaged.model.parameters() if own.requires_grad], rate)
+    optimizer.register_step_post_hook(lambda *_: averaged.follow())
+    return optimizer
 
 
 def _vectors(words: Sequence[str], eyes: Eyes) -> torch.Tensor:
@@ -193,8 +211,8 @@ def _mask_of(view: GroundingRow):
     return next((mask for box, mask in paired if box == view.target), None)
 
 
-def _sequence(view: GroundingRow, seen: Prepared, sizes: Sizes) -> torch.Tensor:
-    """(1, places): what is to be written of a row."""
+def _sequence(view: GroundingRow, seen: Prepared, sizes: Sizes, doubtful: bool) -> torch.Tensor:
+    """(1, places): what is to be written of a row; ``doubtful`` as published."""
     box, frame = view.target, torch.tensor([seen.frame])
     factors = torch.tensor(seen.factors * 2, dtype=torch.float64)
     edges = torch.tensor([box.xmin, box.ymin, box.xmax, box.ymax], dtype=torch.float64) * factors
@@ -203,7 +221,7 @@ def _sequence(view: GroundingRow, seen: Prepared, sizes: Sizes) -> torch.Tensor:
         mask = decode(_mask_of(view))
         points = outline_of(mask, sizes.points, _size_in(seen, mask.shape))
     outlines = torch.tensor([points], dtype=torch.float64)
-    return targets(quantise(edges[None], frame, sizes), quantise(outlines, frame, sizes), sizes)
+    return targets(quantise(edges[None], frame, sizes, doubtful), quantise(outlines, frame, sizes, doubtful), sizes)
 
 
 def _size_in(seen: Prepared, size: tuple[int, int]) -> tuple[int, int]:

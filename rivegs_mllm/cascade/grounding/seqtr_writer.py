@@ -94,7 +94,7 @@ class Writer:
 
     def _write(self, seen: Prepared, words: torch.Tensor) -> Written:
         device = next(self.model.parameters()).device
-        inputs = {name: value.to(device) for name, value in batch([seen] * len(words)).items()}
+        inputs = {name: value.to(device) for name, value in batch([seen]).items()}
         return write(self.model, self.model.see(words=words.to(device), **inputs))
 
     def _original(self, tokens: torch.Tensor, seen: Prepared) -> torch.Tensor:

@@ -29,7 +29,7 @@ class SeqTRSegmenter(Segmenter):
     words: Path | None = None
     refer: list[str] | None = None
     types: list[str] = field(default_factory=lambda: list(TYPES))
-    as_published: bool = False
+    as_published: bool | None = None
     SEES_GOLD: ClassVar[bool] = False
 
     def __post_init__(self) -> None:

@@ -6,6 +6,7 @@ It looks through a ResNet, or through the vision tower of a Qwen-VL base; both s
 from __future__ import annotations
 
 import dataclasses
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,14 +22,16 @@ from rivegs_mllm.cascade.tagging.base import Tagger
 from rivegs_mllm.cascade.tagging.crf import span_figures
 from rivegs_mllm.cascade.tagging.umt_reader import STAGE, Reader, ResNetSight, Sight, TowerSight, sized_like
 from rivegs_mllm.cascade.training import StageData, Trainable, TrainableStage
-from rivegs_mllm.config.bounds import BatchSize, Bounds, OneOf, PositiveFloat
+from rivegs_mllm.config.bounds import BatchSize, Bounds, NonNegativeInt, OneOf, PositiveFloat
 from rivegs_mllm.models.generation import batches
 from rivegs_mllm.models.late_interaction import Eyes
 from rivegs_mllm.models.text_encoders import load_encoder, load_tokenizer
 from rivegs_mllm.published.umt.checkpoint import load, load_published, save
 from rivegs_mllm.published.umt.model import UMT
+from rivegs_mllm.published.umt.optimisation import BertAdam, groups, rate_factor
 from rivegs_mllm.published.umt.pictures import RESNETS, load_resnet
 from rivegs_mllm.published.umt.text import MOST_PIECES, Pieces, batch, pieces, targets
+from rivegs_mllm.training.name_augmentation import name_words, renamed_tokens
 from rivegs_mllm.training.sampling import Variants
 from rivegs_mllm.types import TYPES, Prediction, Sample, UserError
 
@@ -60,7 +63,8 @@ class UmtTagger(Tagger):
 
     Or ``checkpoint`` is the authors' ``pytorch_model.bin``, ``encoder`` the folder or hub id of the BERT that it was
     trained from, whose tokenizer it reads by, and ``resnet`` their ``pytorch_encoder.bin``. ``as_published`` looks at a
-    part of each picture that is drawn and by chance mirrored, as the original does in testing too.
+    part of each picture that is drawn and by chance mirrored, as the original does in testing too; null:
+    where it was trained so.
     """
 
     checkpoint: Path
@@ -68,7 +72,7 @@ class UmtTagger(Tagger):
     resnet: Path | None = None
     types: list[str] = field(default_factory=lambda: list(TYPES))
     batch_size: BatchSize = 16
-    as_published: bool = False
+    as_published: bool | None = None
     SEES_GOLD: ClassVar[bool] = False
 
     def load(self, folder: Path) -> UmtStage:
@@ -93,7 +97,7 @@ class UmtTagger(Tagger):
                 f"{self.checkpoint} is read with the tokenizer and the ResNet that it was trained with; set `encoder` "
                 "to the BERT and `resnet` to the file"
             )
-        sight = ResNetSight(load_resnet("resnet152", self.resnet), self.as_published)
+        sight = ResNetSight(load_resnet("resnet152", self.resnet), bool(self.as_published))
         model, tokenizer = load_published(self.checkpoint), load_tokenizer(self.encoder)
         return Reader(model.eval(), tokenizer, sight, folder, _NAMES, self.batch_size)
 
@@ -106,7 +110,8 @@ class UmtTagger(Tagger):
     def _sight(self, card: Card) -> Sight:
         if card.settings["base"] is not None:
             return TowerSight(Eyes.load(self.checkpoint / EYES))
-        return ResNetSight(load_resnet(card.settings["resnet"], self.checkpoint / RESNET), self.as_published)
+        part = card.settings["as_published"] if self.as_published is None else self.as_published
+        return ResNetSight(load_resnet(card.settings["resnet"], self.checkpoint / RESNET), part)
 
 
 # Its training
@@ -127,8 +132,11 @@ class UmtTraining(TrainableStage):
 
     ``encoder`` is a BERT that ``rivegs_mllm.models.text_encoders.load_encoder`` takes. It looks through ``resnet`` of
     torchvision with the weights of a file, or through the vision tower of ``base``, a Qwen-VL or ``tiny``. All training
-    pictures' places are held in memory, with ResNet-152 200 kB each. ``most_pieces`` of a post are read; ``head_rate``
-    is the learning rate of all but the encoder, null for that of the encoder.
+    pictures' places are held in memory, with ResNet-152 200 kB each. ``renamings``: how many more variants each text
+    has with its mentions under made-up names, for an encoder that knows no language yet. ``most_pieces`` of a post are
+    read; ``head_rate`` is the learning rate of all but the encoder, null for that of the encoder. ``as_published``
+    looks at a part of each picture that is drawn once and by chance mirrored, and trains with BERT's first optimiser
+    and its rates, in the place of those of ``train``.
     """
 
     encoder: str
@@ -136,25 +144,29 @@ class UmtTraining(TrainableStage):
     resnet: Annotated[str, OneOf(RESNETS)] = "resnet152"
     resnet_weights: Path | None = None
     base: str | None = None
+    renamings: NonNegativeInt = 0
     most_pieces: Annotated[int, Bounds(3, 100_000)] = MOST_PIECES
     head_rate: PositiveFloat | None = None
+    as_published: bool = False
 
     def __post_init__(self) -> None:
         if (self.base is None) == (self.resnet_weights is None):
             raise UserError("stage.resnet_weights: say the ResNet's file, or in its place stage.base, and not both")
+        if self.as_published and (self.base is not None or self.head_rate is not None):
+            raise UserError("stage.as_published: the original has a ResNet and one rate; leave out base and head_rate")
 
     def prepare(self, data: StageData) -> Trainable:
         """The tagger, its encoder's layers as they are and its own untrained, and its rows, one a post."""
         encoder, tokenizer = load_encoder(self.encoder, self.revision, (sample.text for sample in data.train))
         eyes = None if self.base is None else Eyes.of_base(self.base)
-        sight = TowerSight(eyes) if eyes is not None else ResNetSight(load_resnet(self.resnet, self.resnet_weights))
+        sight = TowerSight(eyes) if eyes is not None else self._resnet()
         sizes = sized_like(encoder.config, sight.channels, data.types)
         if self.most_pieces > sizes.positions:
             raise UserError(f"stage.most_pieces: {self.most_pieces}; the encoder reads {sizes.positions}")
         model = UMT(sizes, encoder)
         reader = Reader(model, tokenizer, sight, data.folder, {}, 16, self.most_pieces)
         sight.model.to("cuda" if torch.cuda.is_available() else "cpu")
-        rows = Variants([[row] for row in self._rows(data, reader)], "first", data.seed)
+        rows = Variants(self._rows(data, reader), "draw", data.seed)
         rate = self.head_rate
 
         def store(folder: Path) -> None:
@@ -174,18 +186,27 @@ class UmtTraining(TrainableStage):
             evaluate=lambda samples: span_figures(samples, reader.tag(samples)),
             save=store,
             rates={} if rate is None else _rates(model, rate),
+            optimizer=(lambda own: BertAdam(groups(model), own)) if self.as_published else None,
+            schedule=rate_factor if self.as_published else None,
         )
 
-    def _rows(self, data: StageData, reader: Reader) -> list[Row]:
-        """Prints how many posts do not fit, and of how many the picture cannot be opened."""
+    def _resnet(self) -> ResNetSight:
+        return ResNetSight(load_resnet(self.resnet, self.resnet_weights), self.as_published)
+
+    def _rows(self, data: StageData, reader: Reader) -> list[list[Row]]:
+        """A row a post, and its variants. Prints how many posts do not fit, and of how many the picture cannot be
+        opened."""
         rows, unfit, lost = [], [], []
+        words, rng = name_words(data.train), random.Random(data.seed)
         for some in batches(data.train, _AT_ONCE):
             places, notes = reader.look(some)
             lost += [note[0] for note in notes if note]
             for sample, own in zip(some, places.half(), strict=True):
-                read = pieces(sample.tokens, bio_tags(sample), reader.tokenizer, self.most_pieces)
-                unfit += [sample.id] if len(read.first) < len(sample.tokens) else []
-                rows.append(Row(read, own))
+                tags = bio_tags(sample)
+                texts = [sample.tokens, *(renamed_tokens(sample, words, rng) for _ in range(self.renamings))]
+                read = [pieces(text, tags, reader.tokenizer, self.most_pieces) for text in texts]
+                unfit += [sample.id] if len(read[0].first) < len(sample.tokens) else []
+                rows.append([Row(one, own) for one in read])
         if unfit:
             print(f"{len(unfit)} of {len(rows)} posts do not fit into {self.most_pieces} pieces, such as {unfit[0]}")
         if lost:
