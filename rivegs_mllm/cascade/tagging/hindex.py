@@ -62,8 +62,8 @@ class HIndexTagger(Tagger):
     """A trained tagger. ``checkpoint`` is the folder that ``rivegs train`` wrote, ``regions`` the folder of the
     pictures' regions, null for the one that it was trained with, ``types`` what it must know.
 
-    Or ``checkpoint`` is one of the authors, ``bart`` the folder or hub id of the BART that it was trained from, whose
-    tokenizer it reads by. ``as_published`` keeps what is doubtful in the original
+    Or ``checkpoint`` is one of the authors, a file or a folder of safetensors, ``bart`` the folder or hub id of the
+    BART that it was trained from, whose tokenizer it reads by. ``as_published`` keeps what is doubtful in the original
     (``rivegs_mllm.published.hindex.model`` and ``writing``); null: where it was trained so.
     """
 
@@ -77,19 +77,23 @@ class HIndexTagger(Tagger):
 
     def files(self) -> Sequence[Path]:
         """The regions', where they are those of the training."""
-        if self.regions is not None or self.checkpoint.is_file():
+        if self.regions is not None or self._foreign():
             return ()
         return _folders(self._card().settings["regions"])
 
     def load(self, folder: Path) -> HIndexStage:
         """The stage, on the GPU where there is one. Raises StageError in one line."""
         try:
-            reader = self._published() if self.checkpoint.is_file() else self._trained()
+            reader = self._published() if self._foreign() else self._trained()
         except UserError as error:
             said = str(error)
             raise StageError(said if said.startswith(STAGE) else f"{STAGE}: {said}") from None
         reader.model.to("cuda" if torch.cuda.is_available() else "cpu")
         return HIndexStage(reader)
+
+    def _foreign(self) -> bool:
+        """Whether the checkpoint is one of the authors."""
+        return self.bart is not None or self.checkpoint.is_file()
 
     def _published(self) -> Reader:
         if self.bart is None or self.regions is None:
