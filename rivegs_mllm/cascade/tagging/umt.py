@@ -109,9 +109,9 @@ class UmtTagger(Tagger):
         return Reader(model, tokenizer, sight, folder, {}, self.batch_size, card.settings["most_pieces"])
 
     def _sight(self, card: Card) -> Sight:
-        if card.settings["base"] is not None:
-            return TowerSight(Eyes.load(self.checkpoint / EYES))
         part = card.settings["as_published"] if self.as_published is None else self.as_published
+        if card.settings["base"] is not None:
+            return TowerSight(Eyes.load(self.checkpoint / EYES), part)
         return ResNetSight(load_resnet(card.settings["resnet"], self.checkpoint / RESNET), part)
 
 
