@@ -21,17 +21,22 @@ from rivegs_mllm.cascade.entailment.base import Decision
 from rivegs_mllm.cascade.entailment.classifier import ClassifierStage, ClassifierTraining
 from rivegs_mllm.cascade.entailment.scorer_late_interaction import CellsRecipe
 from rivegs_mllm.cascade.entailment.scorer_pretrained import PretrainedRecipe
+from rivegs_mllm.cascade.grounding.base import GroundingStage
 from rivegs_mllm.cascade.grounding.detector import ZeroShotGrounder, ZeroShotTraining
 from rivegs_mllm.cascade.grounding.late_interaction import CellsTraining
+from rivegs_mllm.cascade.grounding.seqtr_writer import Pixels, Writer
 from rivegs_mllm.cascade.segmentation.base import BoxSegmenter, BoxStage, encode, filled
 from rivegs_mllm.cascade.segmentation.sam import SamSegmenter
 from rivegs_mllm.cascade.segmentation.segment_anything_training import SegmentAnythingTraining
+from rivegs_mllm.cascade.segmentation.seqtr_stage import ExpressionStage
 from rivegs_mllm.cascade.training import StageData
 from rivegs_mllm.data.images import PictureError, file_stamp, open_picture, picture_digest, picture_size
 from rivegs_mllm.data.jsonl import SPLITS, write_records
 from rivegs_mllm.llm.client import question_digest, shown_picture
 from rivegs_mllm.models.generation import Generator
 from rivegs_mllm.models.loading import load_base
+from rivegs_mllm.published.seqtr.model import SeqTR
+from rivegs_mllm.published.seqtr.sizes import Sizes
 from rivegs_mllm.training.pictures import check_pictures
 from rivegs_mllm.training.preview import write_preview
 from rivegs_mllm.types import TYPES, Box, Entity, Prediction, Sample, UserError
@@ -62,7 +67,20 @@ def stages(tmp_path_factory) -> list[Stage]:
     loaded = [choice.load(folder) for choice in choices]
     judge = PretrainedRecipe(str(tiny_judges.save_clip(folder / "clip"))).build()
     judge.model.eval()
-    return [*loaded, ClassifierStage(judge, ["mention"], Decision(), folder), BoxSegmenter().load(folder)]
+    writer = untrained_seqtr()
+    seqtr = [
+        GroundingStage("seqtr", writer.locate, ["mention"], folder, 0),
+        ExpressionStage("seqtr", writer.segment, ["mention"], folder, 0),
+    ]
+    return [*loaded, *seqtr, ClassifierStage(judge, ["mention"], Decision(), folder), BoxSegmenter().load(folder)]
+
+
+def untrained_seqtr() -> Writer:
+    """SeqTR of boxes and masks, with its own eyes."""
+    torch.manual_seed(0)
+    small = {"bins": 20, "points": 3, "width": 32, "heads": 2, "ffn": 32, "encoder_layers": 1, "decoder_layers": 1}
+    sizes = Sizes(words=9, task="both", word_width=4, gru=4, darknet=(2, 2, 4, 4, 4, 8), **small)
+    return Writer(SeqTR(sizes).eval(), Pixels(64), {}, 4)
 
 
 def one_line(error: PictureError) -> None:

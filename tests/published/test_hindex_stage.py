@@ -72,6 +72,23 @@ class TestTagger(StageSuite):
         return HIndexTagger(trained)
 
 
+class TestTaggerWithoutRegions(StageSuite):
+    slot = "tagger"
+
+    @pytest.fixture(scope="class")
+    def choice(self, tmp_path_factory, emblems):
+        own = train(
+            tmp_path_factory.mktemp("bartmner"), emblems, "hindex", "bart: tiny\n  most_tokens: 128", 60, LOGGED
+        )
+        return HIndexTagger(own)
+
+    def test_it_leaves_the_picture_to_others(self, choice, answers):
+        found = [entity for answer in answers for entity in answer.entities]
+        assert found
+        assert all(entity.visible is None and entity.boxes == () for entity in found)
+        assert choice.files() == ()
+
+
 def test_logged_figures_are_those_of_the_stage(trained, emblems):
     samples = read_split(emblems, "dev")
     answers = HIndexTagger(trained).load(emblems)(samples, [Prediction(one.id) for one in samples])

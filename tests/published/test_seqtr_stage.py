@@ -12,7 +12,7 @@ import pytest
 import torch
 from cascade_suite import StageSuite
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from test_grounding import check_resume, train
 from test_seqtr import TOY, toy, weights
 
@@ -202,6 +202,9 @@ def test_a_checkpoint_of_the_authors(published, emblems, tmp_path):
     assert all(answer.errors or answer == draft for answer, draft in zip(answers, drafts, strict=True))
     assert answers != drafts
     assert SeqTRGrounder(path, words).needs() == ("expander",)
+    (tmp_path / "folder").mkdir()
+    save_file(weights(BOX), tmp_path / "folder" / "model.safetensors")
+    assert SeqTRGrounder(tmp_path / "folder", words).load(emblems)(samples, drafts) == answers
     with pytest.raises(StageError, match=r"grounder \(seqtr\): .*det\.pth has no words"):
         SeqTRGrounder(path).load(emblems)
     with pytest.raises(StageError, match=r"segmenter \(seqtr\): .*writes boxes alone"):

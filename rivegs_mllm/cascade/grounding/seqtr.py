@@ -27,7 +27,8 @@ from rivegs_mllm.types import TYPES, UserError
 @dataclass(frozen=True)
 class Source:
     """Where a stage's model is: ``checkpoint`` is the folder that ``rivegs train`` wrote, or a checkpoint of the
-    authors, with the words that it knows in ``words``, a JSON file of numbers by word."""
+    authors, a file or a folder of safetensors, with the words that it knows in ``words``, a JSON file of numbers by
+    word."""
 
     checkpoint: Path
     words: Path | None
@@ -35,16 +36,21 @@ class Source:
     refer: Sequence[str] | None
     as_published: bool | None
 
+    @property
+    def foreign(self) -> bool:
+        """Whether it is one of the authors."""
+        return self.words is not None or self.checkpoint.is_file()
+
     def parts(self, stage: str) -> Sequence[str]:
         """The parts of the referring expression: those asked for, those it was trained with, or all."""
         if self.refer is not None:
             return self.refer
-        return all_parts() if self.checkpoint.is_file() else self._card(stage).settings["refer"]
+        return all_parts() if self.foreign else self._card(stage).settings["refer"]
 
     def writer(self, stage: str) -> tuple[Writer, int]:
         """The model, on the GPU where there is one, and its size. Raises StageError in one line."""
         try:
-            writer, eyes = self._published() if self.checkpoint.is_file() else self._trained(stage)
+            writer, eyes = self._published() if self.foreign else self._trained(stage)
         except UserError as error:
             said = str(error)
             raise StageError(said if said.startswith(stage) else f"{stage}: {said}") from None

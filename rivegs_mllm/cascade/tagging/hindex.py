@@ -1,6 +1,7 @@
 """The tagger ``hindex`` (ACL 2023): names, types and regions written as indices by a BART that sees regions.
 
 It fills boxes and visibility too, so that it can be a whole system by itself; stages behind it may say otherwise.
+Without regions it writes names and types alone, as the baseline BARTMNER.
 """
 
 from __future__ import annotations
@@ -61,8 +62,8 @@ class HIndexTagger(Tagger):
     """A trained tagger. ``checkpoint`` is the folder that ``rivegs train`` wrote, ``regions`` the folder of the
     pictures' regions, null for the one that it was trained with, ``types`` what it must know.
 
-    Or ``checkpoint`` is one of the authors, ``bart`` the folder or hub id of the BART that it was trained from, whose
-    tokenizer it reads by. ``as_published`` keeps what is doubtful in the original
+    Or ``checkpoint`` is one of the authors, a file or a folder of safetensors, ``bart`` the folder or hub id of the
+    BART that it was trained from, whose tokenizer it reads by. ``as_published`` keeps what is doubtful in the original
     (``rivegs_mllm.published.hindex.model`` and ``writing``); null: where it was trained so.
     """
 
@@ -76,19 +77,23 @@ class HIndexTagger(Tagger):
 
     def files(self) -> Sequence[Path]:
         """The regions', where they are those of the training."""
-        if self.regions is not None or self.checkpoint.is_file():
+        if self.regions is not None or self._foreign():
             return ()
-        return (Path(str(self._card().settings["regions"])),)
+        return _folders(self._card().settings["regions"])
 
     def load(self, folder: Path) -> HIndexStage:
         """The stage, on the GPU where there is one. Raises StageError in one line."""
         try:
-            reader = self._published() if self.checkpoint.is_file() else self._trained()
+            reader = self._published() if self._foreign() else self._trained()
         except UserError as error:
             said = str(error)
             raise StageError(said if said.startswith(STAGE) else f"{STAGE}: {said}") from None
         reader.model.to("cuda" if torch.cuda.is_available() else "cpu")
         return HIndexStage(reader)
+
+    def _foreign(self) -> bool:
+        """Whether the checkpoint is one of the authors."""
+        return self.bart is not None or self.checkpoint.is_file()
 
     def _published(self) -> Reader:
         if self.bart is None or self.regions is None:
@@ -103,13 +108,20 @@ class HIndexTagger(Tagger):
         settings = card.settings
         doubtful = settings["as_published"] if self.as_published is None else self.as_published
         model = load(self.checkpoint, doubtful)
-        folder = self.regions or Path(str(settings["regions"]))
-        regions = RegionFolder(folder, settings["boxes"], model.sizes.region, settings["normalise"])
+        folder = next(iter(_folders(settings["regions"])), None) if self.regions is None else self.regions
+        regions = RegionFolder(
+            folder, settings["boxes"] if folder is not None else 1, model.sizes.region, settings["normalise"]
+        )
         tokenizer = load_tokenizer(self.checkpoint)
         return Reader(model, tokenizer, regions, card.types, self.batch_size, settings["most_tokens"])
 
     def _card(self):
         return read_card(self.checkpoint, STAGE, KIND, self.types, HIndexTraining)
+
+
+def _folders(regions: object) -> tuple[Path, ...]:
+    """The folder that a training's settings name, if any."""
+    return () if regions is None else (Path(str(regions)),)
 
 
 # Its training
@@ -131,13 +143,14 @@ class HIndexTraining(TrainableStage):
     """How the tagger is trained.
 
     ``bart`` is a BART, a hub id or a folder, or ``tiny``: a small one, untrained. ``regions`` is the folder of the
-    pictures' regions, of which ``boxes`` are seen; all are held in memory. ``normalise`` brings a picture's features
-    to length 1. ``renamings``: how many more variants each text has with its mentions under made-up names, for a model
-    that knows no language yet. ``most_tokens`` of a post are read. ``as_published`` trains a model that is used so.
+    pictures' regions, of which ``boxes`` are seen, all held in memory; null for text alone. ``normalise`` brings a
+    picture's features to length 1. ``renamings``: how many more variants each text has with its mentions under made-up
+    names, for a model that knows no language yet. ``most_tokens`` of a post are read. ``as_published`` trains a model
+    that is used so.
     """
 
     bart: str
-    regions: Path
+    regions: Path | None = None
     revision: str | None = None
     boxes: Annotated[int, Bounds(1, 10_000)] = MOST
     normalise: bool = True
@@ -151,7 +164,7 @@ class HIndexTraining(TrainableStage):
         model, tokenizer = self._model(data, width)
         if self.most_tokens > model.sizes.positions:
             raise UserError(f"stage.most_tokens: {self.most_tokens}; the BART reads {model.sizes.positions}")
-        regions = RegionFolder(self.regions, self.boxes, width, self.normalise)
+        regions = RegionFolder(self.regions, self._seen(), width, self.normalise)
         reader = Reader(model, tokenizer, regions, data.types, 32, self.most_tokens)
         rows = Variants(_rows(data, reader, self.renamings), "draw", data.seed)
 
@@ -163,13 +176,19 @@ class HIndexTraining(TrainableStage):
             model=model,
             train=rows,
             lengths=rows.lengths(lambda row: len(row.source.ids)),
-            collate=lambda some: collate(some, self.boxes),
+            collate=lambda some: collate(some, regions.most),
             evaluate=lambda samples: figures(samples, reader),
             save=store,
         )
 
+    def _seen(self) -> int:
+        """How many regions the model sees: without any one that is not there."""
+        return self.boxes if self.regions is not None else 1
+
     def _width(self, data: StageData) -> int:
         """The width of the regions' features, of the first picture that has some."""
+        if self.regions is None:
+            return 1
         paths = (region_file(self.regions, sample.image) for sample in data.train)
         path = next((path for path in paths if path is not None), None)
         if path is None:

@@ -27,16 +27,19 @@ Said = tuple[tuple[Entity, ...], tuple[str, ...]]
 class RegionFolder:
     """The files of pictures' regions, ``<picture's file name>.npz`` as published, or without the picture's ending.
 
-    ``most`` regions of a picture are seen, of features ``width`` wide, ``normalise``d or not.
+    ``most`` regions of a picture are seen, of features ``width`` wide, ``normalise``d or not. Without a folder pictures
+    are not looked at.
     """
 
-    folder: Path
+    folder: Path | None
     most: int
     width: int
     normalise: bool = True
 
     def of(self, image: str) -> tuple[Regions, bool]:
         """The regions of a picture, and whether there is a file; zeros without one. Raises UserError."""
+        if self.folder is None:
+            return prepared(None, self.most, self.width), True
         path = region_file(self.folder, image)
         found = None if path is None else read_regions(path)
         return prepared(found, self.most, self.width, self.normalise), found is not None
@@ -71,7 +74,8 @@ class Reader:
 
     @torch.no_grad()
     def say(self, samples: Sequence[Sample]) -> list[Said]:
-        """The entities of each post, in the order of the text, with ``visible`` and ``boxes``; and notes."""
+        """The entities of each post, in the order of the text, and notes; where pictures are looked at also ``visible``
+        and ``boxes``."""
         said: list[Said] = []
         device = next(self.model.parameters()).device
         for some in batches(list(samples), self.batch_size):
@@ -114,7 +118,8 @@ class Reader:
         span = (words[0], words[-1] + 1)
         boxes = () if said.box is None else _box(regions.boxes[said.box].tolist(), sample.size)
         text = " ".join(sample.tokens[slice(*span)])
-        return Entity(text, self.types[kind], span, visible=said.box is not None, boxes=boxes)
+        visible = None if self.regions.folder is None else said.box is not None
+        return Entity(text, self.types[kind], span, visible=visible, boxes=boxes)
 
 
 def _box(edges: Sequence[float], size: tuple[int, int] | None) -> tuple[Box, ...]:

@@ -61,10 +61,10 @@ class UmtStage:
 class UmtTagger(Tagger):
     """A trained tagger. ``checkpoint`` is the folder that ``rivegs train`` wrote, ``types`` what it must know.
 
-    Or ``checkpoint`` is the authors' ``pytorch_model.bin``, ``encoder`` the folder or hub id of the BERT that it was
-    trained from, whose tokenizer it reads by, and ``resnet`` their ``pytorch_encoder.bin``. ``as_published`` looks at a
-    part of each picture that is drawn and by chance mirrored, as the original does in testing too; null:
-    where it was trained so.
+    Or ``checkpoint`` is the authors' ``pytorch_model.bin`` or a folder of safetensors, ``encoder`` the folder or hub id
+    of the BERT that it was trained from, whose tokenizer it reads by, and ``resnet`` their ``pytorch_encoder.bin``.
+    ``as_published`` looks at a part of each picture that is drawn and by chance mirrored, as the original does in
+    testing too; null: where it was trained so.
     """
 
     checkpoint: Path
@@ -82,7 +82,8 @@ class UmtTagger(Tagger):
     def reader(self, folder: Path) -> Reader:
         """The model with what it reads and looks by. Raises StageError as ``load`` does."""
         try:
-            found = self._published(folder) if self.checkpoint.is_file() else self._trained(folder)
+            foreign = self.encoder is not None or self.checkpoint.is_file()
+            found = self._published(folder) if foreign else self._trained(folder)
         except UserError as error:
             said = str(error)
             raise StageError(said if said.startswith(STAGE) else f"{STAGE}: {said}") from None
@@ -108,9 +109,9 @@ class UmtTagger(Tagger):
         return Reader(model, tokenizer, sight, folder, {}, self.batch_size, card.settings["most_pieces"])
 
     def _sight(self, card: Card) -> Sight:
-        if card.settings["base"] is not None:
-            return TowerSight(Eyes.load(self.checkpoint / EYES))
         part = card.settings["as_published"] if self.as_published is None else self.as_published
+        if card.settings["base"] is not None:
+            return TowerSight(Eyes.load(self.checkpoint / EYES), part)
         return ResNetSight(load_resnet(card.settings["resnet"], self.checkpoint / RESNET), part)
 
 

@@ -17,7 +17,7 @@ from rivegs_mllm.models.generation import batches
 from rivegs_mllm.models.late_interaction import Eyes
 from rivegs_mllm.published.umt.labels import chunks
 from rivegs_mllm.published.umt.model import UMT, Features, States, features
-from rivegs_mllm.published.umt.pictures import ResNet, as_published, pooled, whole
+from rivegs_mllm.published.umt.pictures import ResNet, normalised, part, pooled, whole
 from rivegs_mllm.published.umt.sizes import PLACES, Sizes
 from rivegs_mllm.published.umt.text import MOST_PIECES, Pieces, batch, pieces, tags_of_words
 from rivegs_mllm.types import Entity, Sample, UserError
@@ -52,16 +52,18 @@ class ResNetSight:
 
     def places(self, images: Sequence[Image.Image], names: Sequence[str]) -> torch.Tensor:
         """(B, 49, channels)."""
-        named = zip(images, names, strict=True)
-        pictures = [as_published(image, name) if self.part else whole(image) for image, name in named]
-        return self.model(torch.stack(pictures).to(next(self.model.parameters()).device)).cpu()
+        squares = [*map(part, images, names)] if self.part else [whole(image) for image in images]
+        return self.model(
+            torch.stack([normalised(square) for square in squares]).to(next(self.model.parameters()).device)
+        ).cpu()
 
 
 @dataclass(frozen=True)
 class TowerSight:
-    """The vision tower of a Qwen-VL base, its cells brought to 7 x 7 places."""
+    """The vision tower of a Qwen-VL base, its cells brought to 7 x 7 places. ``part`` is that of ``ResNetSight``."""
 
     eyes: Eyes
+    part: bool = False
 
     @property
     def channels(self) -> int:
@@ -75,7 +77,8 @@ class TowerSight:
 
     def places(self, images: Sequence[Image.Image], names: Sequence[str]) -> torch.Tensor:
         """(B, 49, channels)."""
-        return torch.stack([pooled(cells.tokens, cells.rows, cells.columns) for cells in self.eyes.look(list(images))])
+        looks = self.eyes.look([*map(part, images, names)] if self.part else list(images))
+        return torch.stack([pooled(cells.tokens, cells.rows, cells.columns) for cells in looks])
 
 
 @dataclass(frozen=True)
