@@ -34,7 +34,7 @@ from rivegs_mllm.published.seqtr.sizes import BOTH, BOX, MASK, Sizes
 from rivegs_mllm.types import TYPES, Box, Entity, Prediction, Sample, UserError
 
 SMALL = "\n  ".join(("bins: 40", "points: 6", "gru: 8", "width: 32", "heads: 2", "ffn: 32", "encoder_layers: 1"))
-OWN_EYES = f"{SMALL}\n  side: 64\n  darknet: [2, 4, 4, 4, 8, 16]\n  frozen: 0\n  word_width: 8"
+OWN_EYES = f"{SMALL}\n  side: 64\n  darknet: [2, 4, 4, 4, 8, 16]\n  word_width: 8"
 
 
 @pytest.fixture(scope="module")
@@ -153,8 +153,9 @@ def test_it_learns(emblems):
     """On the few posts of a test: a mask or box is written as told."""
     data = StageData(read_split(emblems, "train")[:8], [], emblems, TYPES, 0)
     settings = {"bins": 20, "points": 4, "gru": 16, "width": 32, "heads": 2, "ffn": 64, "encoder_layers": 1}
-    own = SeqTRTraining(task=BOTH, side=64, darknet=[4, 4, 8, 8, 16, 32], frozen=0, word_width=16, **settings)
+    own = SeqTRTraining(task=BOTH, side=64, darknet=[4, 4, 8, 8, 16, 32], word_width=16, **settings)
     trainable = own.prepare(data)
+    assert all(value.requires_grad for value in trainable.model.parameters())
     batch = trainable.collate([row[0] for row in trainable.train.variants])
     optimizer = torch.optim.AdamW(trainable.model.parameters(), lr=3e-3)
     losses = []

@@ -52,12 +52,12 @@ class Row:
 class SeqTRTraining(TrainableStage):
     """How SeqTR is trained: ``task`` is box, mask, or both.
 
-    ``start`` is a checkpoint of the authors to go on from, with the words that it knows in ``words``, a JSON file of
-    numbers by word. Without it the model has the sizes given here and the words of the training data. ``base`` is the
-    Qwen-VL whose vision tower it looks through and whose word vectors it reads by, a hub id, a folder, or ``tiny``,
-    both left as they are; all training pictures' cells are held in memory. Null is for DarkNet-53 of the widths
-    ``darknet``, of which ``frozen`` items are not trained, on pictures within a square of ``side``, with word vectors
-    of ``word_width`` that are learned.
+    ``start`` is a checkpoint of the authors to go on from, of whose DarkNet-53 the first ``frozen`` items are not
+    trained, with the words that it knows in ``words``, a JSON file of numbers by word. Without it the model has the
+    sizes given here, the words of the training data, and nothing learned. ``base`` is the Qwen-VL whose vision tower it
+    then looks through and whose word vectors it reads by, a hub id, a folder, or ``tiny``, both left as they are; all
+    training pictures' cells are held in memory. Null is for DarkNet-53 of the widths ``darknet``, on pictures within a
+    square of ``side``, with word vectors of ``word_width`` that are learned.
     ``refer`` is the parts of the referring expression. ``unnamed``: every other time, by chance, the mention is left
     out, so that expressions are read also where names are known by heart. ``most_words`` of an expression are read.
     ``as_published`` keeps what is doubtful in the original (``rivegs_mllm.published.seqtr.model``), and trains with its
@@ -158,9 +158,8 @@ class SeqTRTraining(TrainableStage):
         own = {name: getattr(self, name) for name in ("task", "points", "bins", "gru", "width", "heads", "ffn")}
         own |= {"encoder_layers": self.encoder_layers, "decoder_layers": self.decoder_layers, "words": len(known)}
         if eyes is None:
-            model = SeqTR(
-                Sizes(**own, word_width=self.word_width, darknet=tuple(self.darknet)), self.frozen, self.as_published
-            )
+            sizes = Sizes(**own, word_width=self.word_width, darknet=tuple(self.darknet))
+            model = SeqTR(sizes, 0, self.as_published)
             model.lan_enc.embedding.requires_grad_(True)
             return model, known
         model = SeqTR(Sizes(**own, word_width=eyes.width, darknet=(), channels=eyes.width), 0, self.as_published)
