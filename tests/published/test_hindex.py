@@ -83,6 +83,14 @@ def test_gradients():
 
 
 @torch.no_grad()
+def test_the_published_alternative_of_the_region_loss():
+    model = HIndex(TOY, FIRST_LABEL, as_published=True, overlap=True)
+    model.load_state_dict(weights())
+    found = model.eval()(IDS, FEATURES, INDICES, SHARES)["loss"]
+    torch.testing.assert_close(found, CASE["out.loss"] + CASE["out.region_loss.bce"], atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
 def test_regions_are_seen_by_default():
     """As published, a region changes no state of the text; by default it does, and missing ones do not."""
     larger, missing = FEATURES.clone(), FEATURES == 0

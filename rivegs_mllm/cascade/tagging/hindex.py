@@ -37,7 +37,7 @@ from rivegs_mllm.training.sampling import Variants
 from rivegs_mllm.types import TYPES, Entity, Prediction, Sample, UserError
 
 KIND = "hindex"
-_TINY_SPREAD = 0.1  # a score is the product of two rows, without a scale
+_TINY_SPREAD = 0.07  # a score is the product of two rows, without a scale
 _WORDS = {"PER": "person", "LOC": "location", "ORG": "organization", "OTHER": "others"}
 """By which words a type's row begins, other types by their own name."""
 
@@ -145,8 +145,9 @@ class HIndexTraining(TrainableStage):
     ``bart`` is a BART, a hub id or a folder, or ``tiny``: a small one, untrained. ``regions`` is the folder of the
     pictures' regions, of which ``boxes`` are seen, all held in memory; null for text alone. ``normalise`` brings a
     picture's features to length 1. ``renamings``: how many more variants each text has with its mentions under made-up
-    names, for a model that knows no language yet. ``most_tokens`` of a post are read. ``as_published`` trains a model
-    that is used so.
+    names, for a model that knows no language yet. ``most_tokens`` of a post are read. ``overlap`` learns which
+    boxes overlap the gold ones, not how much each does (the original without ``--use_kl``). ``as_published`` trains a
+    model that is used so.
     """
 
     bart: str
@@ -156,6 +157,7 @@ class HIndexTraining(TrainableStage):
     normalise: bool = True
     renamings: NonNegativeInt = 0
     most_tokens: Annotated[int, Bounds(3, 100_000)] = 256
+    overlap: bool = False
     as_published: bool = False
 
     def prepare(self, data: StageData) -> Trainable:
@@ -202,12 +204,9 @@ class HIndexTraining(TrainableStage):
         if self.bart == TINY:
             tokenizer = tiny_bart_tokenizer(sample.text for sample in data.train)
             size = {"width": 128, "layers": 2, "heads": 4, "ffn": 256, "positions": 512}
-            model = HIndex(
-                Sizes(len(tokenizer) + len(labels), len(labels), region=width, **size),
-                len(tokenizer),
-                self.as_published,
-            )
-            torch.nn.init.normal_(model.table.weight, std=0.02 * 128**0.25)
+            sizes = Sizes(len(tokenizer) + len(labels), len(labels), region=width, **size)
+            model = HIndex(sizes, len(tokenizer), self.as_published, self.overlap)
+            torch.nn.init.normal_(model.table.weight, std=_TINY_SPREAD)
             return model, tokenizer
         bart, tokenizer = _bart(self.bart, self.revision)
         config = bart.config
@@ -221,7 +220,7 @@ class HIndexTraining(TrainableStage):
             positions=config.max_position_embeddings,
             region=width,
         )
-        model = HIndex(sizes, config.vocab_size, self.as_published)
+        model = HIndex(sizes, config.vocab_size, self.as_published, self.overlap)
         start_from_bart(model, bart.state_dict(), Path(self.bart))
         ids = {config.vocab_size + row: _pieces(name, tokenizer) for row, name in enumerate(labels)}
         start_labels(model.table, ids, self.as_published)

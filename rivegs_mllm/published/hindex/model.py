@@ -68,13 +68,15 @@ class HIndex(nn.Module):
     """Writes a post's names, types and regions. ``first_label`` is the table's row of the first label.
 
     ``as_published``: the encoder hides the regions that are there and looks at the missing ones; a missing one can be
-    written; and a region is there when its features sum to more than 0, where else any number but 0 does.
+    written; and a region is there when its features sum to more than 0, where else any number but 0 does. ``overlap``
+    learns which boxes are the entity's at all, and not how much each is.
     """
 
-    def __init__(self, sizes: Sizes, first_label: int, as_published: bool = False):
+    def __init__(self, sizes: Sizes, first_label: int, as_published: bool = False, overlap: bool = False):
         super().__init__()
         self.sizes = sizes
         self.as_published = as_published
+        self.region_loss = overlap_loss if overlap else share_loss
         self.encoder = _Encoder(sizes)
         self.decoder = _Decoder(sizes, first_label)
 
@@ -132,7 +134,7 @@ class HIndex(nn.Module):
         scores = self.score(indices[:, :-1], self.see(ids, features))
         tokens = token_loss(scores.indices, indices)
         boxes = scores.boxes[indices[:, :-1] == REGION]
-        return {"loss": tokens + share_loss(boxes, shares), "tokens": tokens}
+        return {"loss": tokens + self.region_loss(boxes, shares), "tokens": tokens}
 
 
 def _writable(ids: torch.Tensor) -> torch.Tensor:
