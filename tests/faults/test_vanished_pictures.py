@@ -124,6 +124,8 @@ def told(messages) -> None:
         assert len(message) < LONGEST
 
 
+pytestmark = pytest.mark.timeout(200)
+
 COUNTS = [3, pytest.param(40, marks=pytest.mark.faults)]
 
 
