@@ -55,33 +55,35 @@ class _Placed:
 
 
 def audit(folder: Path, raw: Path | None = None) -> Report:
-    """Findings and figures of ``folder``, a built dataset or a raw Twitter-GMNER folder (or its parent).
+    """Findings and figures of ``folder``: a built dataset, a file of one, or raw Twitter-GMNER (or its parent folder).
 
     ``raw`` is a published folder to be audited as well; figures are those of ``folder``.
-    Raises UserError where ``folder`` is neither.
+    Raises UserError where ``folder`` is none of these.
     """
-    if any((folder / f"{split}.jsonl").is_file() for split in SPLITS):
-        report = _audit_built(folder)
+    if folder.suffix == ".jsonl" and folder.is_file():
+        report = _audit_built(folder.parent, [folder])
+    elif any((folder / f"{split}.jsonl").is_file() for split in SPLITS):
+        report = _audit_built(folder, [folder / f"{split}.jsonl" for split in SPLITS])
     elif find_raw(folder) is not None:
         report = _audit_raw(folder)
     else:
-        raise UserError(f"{folder}: neither a dataset ({', '.join(SPLITS)}.jsonl) nor a raw folder with txt and xml")
+        kinds = f"a dataset ({', '.join(SPLITS)}.jsonl), one of its files, a raw folder with txt and xml"
+        raise UserError(f"{folder}: none of {kinds}")
     if raw is None:
         return report
     return Report(report.counts, [*report.findings, *_audit_raw(raw).findings])
 
 
-def _audit_built(folder: Path) -> Report:
+def _audit_built(folder: Path, paths: Sequence[Path]) -> Report:
     findings: list[Finding] = []
     splits: dict[str, list[_Placed]] = {}
-    for split in SPLITS:
-        path = folder / f"{split}.jsonl"
+    for path in paths:
         if path.is_file():
             before = len(findings)
-            splits[split] = list(_scan(path, findings))
-            if not splits[split] and len(findings) == before:
+            group = splits[path.stem] = list(_scan(path, findings))
+            if not group and len(findings) == before:
                 findings.append(Finding("empty split", str(path), "has no sample", "error"))
-            findings += _of_split(splits[split], str(path))
+            findings += _of_split(group, str(path))
         else:
             findings.append(Finding("missing split", str(path), "no such file", "error"))
     for placed in _all(splits):

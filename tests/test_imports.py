@@ -14,6 +14,10 @@ ALLOWED = {
     "rivegs_mllm/data": BASE,
     "data_builders": (*BASE, "data_builders."),
     "eval": (*BASE, "eval."),
+    **dict.fromkeys(
+        (f"rivegs_mllm/published/{own}" for own in ("seqtr", "umt", "hindex", "weights.py")),
+        (*BASE, "rivegs_mllm.config.", "rivegs_mllm.published."),
+    ),
 }
 OWN = ("rivegs_mllm", "data_builders", "eval")
 

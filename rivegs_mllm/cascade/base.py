@@ -40,6 +40,14 @@ class Needy(Protocol):
 
 
 @runtime_checkable
+class Independent(Protocol):
+    """Settings of a stage that needs other slots filled than NEEDS says, such as a segmenter that needs no box."""
+
+    def instead(self) -> Sequence[str]:
+        """The slots that it needs in the place of those."""
+
+
+@runtime_checkable
 class Dependent(Protocol):
     """Settings of a stage whose answers depend on files that no path among its settings names."""
 

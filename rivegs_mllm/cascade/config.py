@@ -12,7 +12,7 @@ from pathlib import Path
 
 import draccus
 
-from rivegs_mllm.cascade.base import NEEDS, SLOTS, Dependent, Needy, Stage, StageError, StageRecipe
+from rivegs_mllm.cascade.base import NEEDS, SLOTS, Dependent, Independent, Needy, Stage, StageError, StageRecipe
 from rivegs_mllm.cascade.entailment.base import Entailment
 from rivegs_mllm.cascade.grounding.base import Grounder
 from rivegs_mllm.cascade.knowledge.base import Knowledge
@@ -85,7 +85,8 @@ def check_needs(recipe: CascadeRecipe) -> None:
     stages = recipe.stages()
     for slot, choice in stages.items():
         further = tuple(choice.needs()) if isinstance(choice, Needy) else ()
-        for need in (*NEEDS[slot], *further):
+        own = choice.instead() if isinstance(choice, Independent) else NEEDS[slot]
+        for need in (*own, *further):
             if need not in stages:
                 raise StageError(
                     f"{slot} ({type_of(choice)}): needs what the slot '{need}' fills, but that is null; "

@@ -11,6 +11,8 @@ import rivegs_mllm.cascade.grounding.base
 import rivegs_mllm.cascade.grounding.detector
 import rivegs_mllm.cascade.grounding.florence2
 import rivegs_mllm.cascade.grounding.late_interaction
+import rivegs_mllm.cascade.grounding.seqtr
+import rivegs_mllm.cascade.grounding.seqtr_training
 import rivegs_mllm.cascade.grounding.vlm
 import rivegs_mllm.cascade.knowledge.base
 import rivegs_mllm.cascade.knowledge.encyclopedia
@@ -20,6 +22,9 @@ import rivegs_mllm.cascade.segmentation.base
 import rivegs_mllm.cascade.segmentation.sam
 import rivegs_mllm.cascade.segmentation.segment_anything
 import rivegs_mllm.cascade.segmentation.segment_anything_training
+import rivegs_mllm.cascade.segmentation.seqtr
 import rivegs_mllm.cascade.tagging.base
 import rivegs_mllm.cascade.tagging.crf
+import rivegs_mllm.cascade.tagging.hindex
+import rivegs_mllm.cascade.tagging.umt
 import rivegs_mllm.cascade.tagging.windows  # noqa: F401

@@ -74,6 +74,8 @@ class Trainable:
     names as ``eval_span_f1``; the model is in evaluation mode and no gradients are kept. ``save`` writes a folder that
     the stage of a cascade loads; its card is written behind it.
     ``rates``: the learning rate of parameters whose name begins so, where it is not ``train.learning_rate``.
+    ``optimizer`` makes another optimiser than the recipe asks for, at the rate ``train.learning_rate``; ``schedule``
+    is what that rate is multiplied by when a share of all steps is done, in the place of ``train.lr_scheduler_type``.
     """
 
     model: nn.Module
@@ -83,6 +85,8 @@ class Trainable:
     evaluate: Callable[[Sequence[Sample]], dict[str, float]]
     save: Callable[[Path], None]
     rates: Mapping[str, float] = field(default_factory=dict)
+    optimizer: Callable[[float], torch.optim.Optimizer] | None = None
+    schedule: Callable[[float], float] | None = None
 
 
 class TrainableStage(draccus.PluginRegistry, abc.ABC, discover_packages_path="rivegs_mllm.cascade"):
@@ -222,7 +226,10 @@ class StageTrainer(Trainer):
             raise UserError(f"train.metric_for_best_model: {wanted!r} is none of {', '.join(metrics)}")
 
     def create_optimizer(self, model=None):
-        """AdamW, or what the recipe asks for, with the stage's own learning rates beside the recipe's."""
+        """AdamW, or what recipe or stage ask for, with the stage's own learning rates beside the recipe's."""
+        if self.trainable.optimizer is not None:
+            self.optimizer = self.trainable.optimizer(self.args.learning_rate)
+            return self.optimizer
         kind, settings = self.get_optimizer_cls_and_kwargs(self.args, self.model)
         decayed = set(self.get_decay_parameter_names(self.model))
         groups: dict[tuple[float, float], list[nn.Parameter]] = {}
@@ -235,6 +242,16 @@ class StageTrainer(Trainer):
             [{"params": own, "lr": rate, "weight_decay": decay} for (rate, decay), own in groups.items()], **settings
         )
         return self.optimizer
+
+    def create_scheduler(self, num_training_steps, optimizer=None):
+        """The recipe's, or the stage's own."""
+        schedule = self.trainable.schedule
+        if schedule is None:
+            return super().create_scheduler(num_training_steps, optimizer)
+        self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(
+            self.optimizer if optimizer is None else optimizer, lambda step: schedule(step / num_training_steps)
+        )
+        return self.lr_scheduler
 
     def save_model(self, output_dir=None, _internal_call=False):
         """A checkpoint to go on from. The arguments are left out: they are a pickle."""

@@ -48,7 +48,7 @@ def _add_published(parser: argparse.ArgumentParser) -> None:
 
 def add_audit(verbs) -> None:
     audit = verb(verbs, "audit", "check a dataset folder or published Twitter-GMNER; exit code 1 on errors", _audit)
-    audit.add_argument("folder", type=Path, help="the folder")
+    audit.add_argument("folder", type=Path, help="the folder, or one .jsonl file of it")
     audit.add_argument("--raw", type=Path, help="the published files it was built from, to be checked with it")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -16,6 +17,7 @@ from eval.proposals import read_candidates
 from eval.report.tables import format_comparison, format_proposals, format_scores, format_side_by_side
 from eval.scores import evaluate_files
 from eval.stage_metrics import proposal_scores
+from rivegs_mllm.data.boxes import are_shares
 from rivegs_mllm.data.files import check_output, write_json
 from rivegs_mllm.data.jsonl import read_predictions, read_samples
 from rivegs_mllm.data.lock import lock_file, lock_folder
@@ -73,10 +75,20 @@ def evaluate(asked: Asked) -> dict:
     else:
         result = _in_memory(asked, files, protocols)
     Console().print(as_tables(result, asked.subsets or asked.explain, asked.stages or asked.explain))
+    if asked.format != RIVEG_ROWS and not result["stages"]["all"]["grounding"]["correct"]:
+        _tell_of_shares(gold_file(asked.gold, asked.split), [path for runs in files.values() for path in runs])
     if asked.json:
         with lock_file(asked.json):
             write_json(asked.json, result)
     return result
+
+
+def _tell_of_shares(gold: Path, said: Sequence[Path]) -> None:
+    """Warns of files whose boxes look like shares of the picture, where no box was right."""
+    read = [(gold, read_samples(gold)), *((path, read_predictions(path)) for path in said)]
+    for path, records in read:
+        if are_shares(records):
+            print(f"warning: {path}: no box is longer than a pixel; boxes are pixels, not shares", file=sys.stderr)
 
 
 def system_files(paths: Sequence[Path], seeds: bool = False) -> dict[str, list[Path]]:

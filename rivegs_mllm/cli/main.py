@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from rivegs_mllm.cli.data import add_audit, add_build
 from rivegs_mllm.cli.distill import add_distill
 from rivegs_mllm.cli.evaluate import add_calibrate, add_evaluate, add_export, add_report
-from rivegs_mllm.cli.models import add_compare, add_predict, add_preview, add_train
+from rivegs_mllm.cli.models import add_compare, add_predict, add_preview, add_propose, add_train
 from rivegs_mllm.data.logs import FLAGS_HELP, quiet_unless_verbose, take_flags, tell_error
 from rivegs_mllm.types import UserError
 
@@ -27,6 +27,7 @@ a run from data to scores:
   rivegs report data/emblems predictions.jsonl --out report.html
   rivegs export data/emblems predictions.jsonl --out DIR for COCO's tools and FiftyOne
   rivegs compare RECIPE RECIPE ... --data data/emblems --out runs/compare    several systems in one table
+  rivegs propose RECIPE --data data/emblems --out runs/regions               boxes of whatever pictures may show
   rivegs distill RECIPE --dry-run                        ask a language model about posts; first: what it would cost
 
 RECIPE is a YAML file of recipes/; --section.field=value behind it overrides what it says.
@@ -68,6 +69,7 @@ def _parser() -> argparse.ArgumentParser:
         add_report,
         add_compare,
         add_export,
+        add_propose,
     ):
         add(verbs)
     return parser

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from rivegs_mllm.cli.common import add_image_root, verb
 from rivegs_mllm.data.files import check_output
-from rivegs_mllm.data.lock import lock_file
+from rivegs_mllm.data.lock import lock_file, lock_folder
 from rivegs_mllm.data.logs import log_to, quiet_transformers
 from rivegs_mllm.types import UserError
 
@@ -58,6 +58,14 @@ def add_compare(verbs) -> None:
     compare.add_argument("--data", type=Path, required=True, help="a dataset folder")
     compare.add_argument("--split", default="test", help="train, dev or test (default test)")
     compare.add_argument("--out", type=Path, required=True, help="the folder of table, predictions and drafts")
+
+
+def add_propose(verbs) -> None:
+    propose = verb(verbs, "propose", "regions of all pictures, as H-Index reads them; it, too, goes on", _propose, True)
+    propose.add_argument("recipe", type=Path, help="of a proposer")
+    propose.add_argument("--data", type=Path, required=True, help="a dataset folder")
+    propose.add_argument("--splits", nargs="+", default=["train", "dev", "test"], help="(default train dev test)")
+    propose.add_argument("--out", type=Path, required=True, help="the folder to write, a file a picture")
 
 
 def _check_recipe(path: Path, overrides: Sequence[str] = ()) -> None:
@@ -132,3 +140,14 @@ def _compare(args: argparse.Namespace, _: list[str]) -> None:
 
     Console().print(as_tables(compare(args.recipes, args.data, args.split, args.out)))
     print(f"wrote {args.out / 'compare.md'}")
+
+
+def _propose(args: argparse.Namespace, overrides: list[str]) -> int:
+    _check_recipe(args.recipe, overrides)
+    from rivegs_mllm.cascade.regions.base import ProposalRecipe
+    from rivegs_mllm.cascade.regions.run import propose_all
+    from rivegs_mllm.config.yaml_loader import parse_recipe
+
+    with lock_folder(args.out):
+        lost = propose_all(parse_recipe(ProposalRecipe, args.recipe, overrides), args.data, args.splits, args.out)
+    return 1 if lost else 0

@@ -36,6 +36,7 @@ _FORMS = (
     _Form("a language model's answers", "rivegs distill", frozenset({"task", "teacher"})),
     _Form("training data by a cascade", "rivegs distill", frozenset({"cascade", "out"})),
     _Form("training data by a cascade", "rivegs distill", frozenset({"predictions", "out"})),
+    _Form("a proposer of regions", "rivegs propose", frozenset({"proposer"})),
     _Form("the tiny base", "python -m rivegs_mllm.tiny.build", frozenset({"see", "read"})),
     _Form(
         "a single model",

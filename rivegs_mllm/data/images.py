@@ -257,18 +257,29 @@ def _file(picture: Path | str | BinaryIO) -> Iterator[BinaryIO]:
         return
     name = _shown(picture)
     try:
-        status = os.stat(picture)  # noqa: PTH116  (a path from a record may be no path at all)
-        file = open(picture, "rb") if stat.S_ISREG(status.st_mode) else None  # noqa: PTH123, SIM115
+        descriptor = _open_regular(picture)
     except FileNotFoundError:
         raise MissingPictureError(f"{name}: no such picture") from None
     except (OSError, ValueError) as error:  # no permission, a loop of links, a name too long or with a NUL
         raise PictureError(f"{name}: cannot be opened ({_reason(error)})") from None
-    if file is None:
+    if descriptor is None:
         raise PictureError(f"{name}: not a regular file; give the picture's own file")
-    with file:
-        if not 0 < status.st_size <= MOST_BYTES:
-            raise PictureError(f"{name}: a file of {status.st_size:,} bytes, which no picture has; fetch it again")
+    with os.fdopen(descriptor, "rb") as file:
+        size = os.fstat(descriptor).st_size
+        if not 0 < size <= MOST_BYTES:
+            raise PictureError(f"{name}: a file of {size:,} bytes, which no picture has; fetch it again")
         yield file
+
+
+def _open_regular(path: Path | str) -> int | None:
+    """A descriptor, None for what is no regular file, also where that has taken a file's place a moment ago."""
+    if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116  (a path from a record may be no path at all)
+        return None
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return descriptor
+    os.close(descriptor)
+    return None
 
 
 def _shown(picture: Path | str | BinaryIO) -> str:

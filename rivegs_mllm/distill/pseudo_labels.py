@@ -18,6 +18,7 @@ from rivegs_mllm.config.yaml_loader import parse_recipe
 from rivegs_mllm.data.files import check_output, write_bytes, write_text
 from rivegs_mllm.data.jsonl import read_predictions, read_split, write_records
 from rivegs_mllm.data.lock import lock_folder
+from rivegs_mllm.data.masks import mask_area
 from rivegs_mllm.distill.config import DistillData
 from rivegs_mllm.types import Entity, Prediction, Sample, UserError
 
@@ -34,6 +35,7 @@ UNSURE = "whether an entity is visible is not sure enough"
 UNDECIDED = "whether an entity is visible was not decided"
 UNPLACED = "an entity's place in the text is not known"
 UNBOXED = "a visible entity has no box"
+NOWHERE = "a box or mask has no area, or is not of the picture"
 
 
 @dataclass
@@ -162,7 +164,20 @@ def _doubt(sample: Sample, prediction: Prediction | None, min_confidence: float,
             return UNSURE
         if boxes and entity.visible and not entity.boxes:
             return UNBOXED
+        if entity.visible and not _is_placed(entity, sample.size):
+            return NOWHERE
     return ""
+
+
+def _is_placed(entity: Entity, size: tuple[int, int] | None) -> bool:
+    """Whether gold can have the entity's regions; ``size`` (width, height) is the picture's, None where unknown."""
+    for box in entity.boxes:
+        if not (box.xmin < box.xmax and box.ymin < box.ymax):
+            return False
+        if size and (min(box.xmin, box.ymin) < 0 or box.xmax > size[0] or box.ymax > size[1]):
+            return False
+    shape = size and (size[1], size[0])
+    return all(mask.size == (shape or mask.size) and mask_area(mask, entity.text) for mask in entity.masks)
 
 
 def _place(sample: Sample, entity: Entity) -> tuple[int, int] | None:

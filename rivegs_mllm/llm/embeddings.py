@@ -1,17 +1,19 @@
-"""Feature makers: posts and examples as vectors that can be compared. ``type:`` is text, image, fused or mllm."""
+"""Feature makers: posts and examples as vectors that can be compared. ``type:`` is text, image,
+fused, mllm or umt."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 import draccus
 import numpy as np
 
-from rivegs_mllm.config.bounds import BatchSize, TokenCount
-from rivegs_mllm.types import Sample, UserError
+from rivegs_mllm.config.bounds import BatchSize, OneOf, TokenCount
+from rivegs_mllm.types import TYPES, Sample, UserError
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +85,7 @@ class FusedFeatures(Features):
 @Features.register_subclass("mllm")
 @dataclass
 class MLLMFeatures(Features):
-    """The mean of a fine-tuned model's hidden states over prompt and picture; in the paper this is UMT's."""
+    """The mean of a fine-tuned model's hidden states over prompt and picture."""
 
     recipe: Path
     adapter: Path
@@ -93,6 +95,24 @@ class MLLMFeatures(Features):
         from rivegs_mllm.llm.encode import encode_by_mllm
 
         return encode_by_mllm(self.recipe, self.adapter, contents)
+
+
+@Features.register_subclass("umt")
+@dataclass
+class UmtFeatures(Features):
+    """The states of a UMT tagger, by which the paper chooses examples (MSEA): those of the text, of the picture, or of
+    both, ``fused``. ``checkpoint`` is the folder that ``rivegs train`` wrote."""
+
+    checkpoint: Path
+    states: Annotated[str, OneOf(("fused", "text", "image"))] = "fused"
+    types: list[str] = field(default_factory=lambda: list(TYPES))
+    batch_size: BatchSize = 16
+
+    def make(self, contents: Sequence[Content]) -> np.ndarray:
+        """The means over a text's tokens or a picture's places."""
+        from rivegs_mllm.llm.encode import encode_by_umt
+
+        return encode_by_umt(self, contents)
 
 
 def contents_of(samples: Sequence[Sample], folder: Path) -> list[Content]:

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 import torch
+from PIL import Image
 from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
 from rivegs_mllm.answer.prompt import messages
 from rivegs_mllm.config.schema import read_recipe
-from rivegs_mllm.data.images import GLANCE, open_for_model
+from rivegs_mllm.data.images import GLANCE, PictureError, open_for_model
 from rivegs_mllm.data.progress import track
-from rivegs_mllm.llm.embeddings import Content, ImageFeatures, TextFeatures, unit
-from rivegs_mllm.models.loading import load_adapter
+from rivegs_mllm.llm.embeddings import Content, ImageFeatures, TextFeatures, UmtFeatures, unit
+from rivegs_mllm.models.loading import System, load_adapter
 from rivegs_mllm.models.located import located
-from rivegs_mllm.training.dataset import Encoder, batch
+from rivegs_mllm.training.dataset import Encoder, Tensors, batch
 from rivegs_mllm.types import Sample, UserError
 
 Item = TypeVar("Item")
@@ -43,7 +46,7 @@ def encode_texts(settings: TextFeatures, texts: Sequence[str]) -> np.ndarray:
 
 @torch.inference_mode()
 def encode_pictures(settings: ImageFeatures, pictures: Sequence[Path | None]) -> np.ndarray:
-    """(pictures, d) of length 1, zeros where there is no picture. Raises PictureError for one that cannot be opened."""
+    """(pictures, d) of length 1, zeros where there is no picture or one that cannot be opened, which is told."""
     model, processor = _load(AutoModel, settings), _load(AutoImageProcessor, settings)
     try:
         encode = model.get_image_features
@@ -51,13 +54,16 @@ def encode_pictures(settings: ImageFeatures, pictures: Sequence[Path | None]) ->
         raise UserError(f"features: {settings.model} has no picture half as CLIP and SigLIP have") from None
     shown = [index for index, picture in enumerate(pictures) if picture is not None]
     found: dict[int, np.ndarray] = {}
+    faults: list[str] = []
     for some in _batches(shown, settings.batch_size, "picture features"):
-        images = [open_for_model(pictures[index], GLANCE) for index in some]
-        inputs = processor(images, return_tensors="pt").to(model.device)
-        found.update(zip(some, encode(**inputs).pooler_output.float().cpu().numpy(), strict=True))
+        images = {index: image for index in some if (image := _opened(pictures[index], faults, GLANCE)) is not None}
+        if images:
+            inputs = processor(list(images.values()), return_tensors="pt").to(model.device)
+            found.update(zip(images, encode(**inputs).pooler_output.float().cpu().numpy(), strict=True))
+    _tell(faults)
     if not found:
         raise UserError("features: none of the posts has a picture; take type text")
-    made = np.zeros((len(pictures), len(found[shown[0]])), dtype=np.float32)
+    made = np.zeros((len(pictures), len(next(iter(found.values())))), dtype=np.float32)
     for index, vector in found.items():
         made[index] = vector
     return unit(made)
@@ -72,18 +78,46 @@ def encode_by_mllm(recipe: Path, adapter: Path, contents: Sequence[Content]) -> 
     encoder = Encoder(system.processor)
     nothing = {"answer": torch.empty(0, dtype=torch.long), "weights": torch.empty(0)}
     made = []
+    faults: list[str] = []
     for some in _batches(contents, settings.predict.batch_size, "model features"):
-        rows = []
-        for content in some:
-            sample = Sample(content.id, tuple(content.text.split()), image=str(content.picture or ""))
-            turns = messages(sample, system.instruction, system.contract.types)
-            image = open_for_model(content.picture) if content.picture else None
-            rows.append({**encoder.prompt(turns, image), **nothing})
+        rows = [{**_prompt(content, system, encoder, faults), **nothing} for content in some]
         inputs = batch(rows, encoder.tokenizer.pad_token_id)
         inputs = {key: value.to(system.model.device) for key, value in inputs.items()}
         hidden = system.model(**inputs, output_hidden_states=True, logits_to_keep=1).hidden_states[-1]
         made.append(_mean(hidden, inputs["attention_mask"]))
+    _tell(faults)
     return unit(np.concatenate(made))
+
+
+def _prompt(content: Content, system: System, encoder: Encoder, faults: list[str]) -> Tensors:
+    """The prompt of a post, without its picture where that cannot be opened."""
+    image = None if content.picture is None else _opened(content.picture, faults)
+    sample = Sample(content.id, tuple(content.text.split()), image=str(content.picture) if image else "")
+    return encoder.prompt(messages(sample, system.instruction, system.contract.types), image)
+
+
+def _opened(picture: Path, faults: list[str], max_side: int | None = None) -> Image.Image | None:
+    """The picture, or None and what is wrong with it among ``faults``."""
+    try:
+        return open_for_model(picture, max_side)
+    except PictureError as error:
+        faults.append(str(error))
+        return None
+
+
+def _tell(faults: Sequence[str]) -> None:
+    if faults:
+        print(f"features: {len(faults)} pictures are left out, the first: {faults[0]}", file=sys.stderr)
+
+
+def encode_by_umt(settings: UmtFeatures, contents: Sequence[Content]) -> np.ndarray:
+    """(contents, d): the states of a trained UMT tagger that ``settings`` names, of length 1."""
+    from rivegs_mllm.cascade.tagging.umt import UmtTagger
+
+    reader = UmtTagger(settings.checkpoint, types=settings.types, batch_size=settings.batch_size).reader(Path())
+    samples = [Sample(own.id, tuple(own.text.split()), image=str(own.picture or "")) for own in contents]
+    made = [dataclasses.asdict(own)[settings.states] for own in reader.features(samples)]
+    return unit(torch.cat(made).float().cpu().numpy())
 
 
 def _load(kind, settings: TextFeatures | ImageFeatures):

@@ -110,6 +110,17 @@ def tiny_tokenizer(corpus: Iterable[str]) -> PreTrainedTokenizerFast:
     )
 
 
+def tiny_bart_tokenizer(corpus: Iterable[str], longest: int = 512) -> PreTrainedTokenizerFast:
+    """As ``tiny_tokenizer``, with BART's special tokens in BART's places."""
+    special = ("<s>", "<pad>", "</s>", "<unk>")
+    vocabulary = {piece: index for index, piece in enumerate([*special, *_pieces(corpus)])}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="<unk>", max_input_chars_per_word=100))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    names = {"bos_token": "<s>", "pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=longest, **names)
+
+
 def _pieces(corpus: Iterable[str]) -> list[str]:
     """All characters, the common pairs of characters, and the common words in lower case, sorted.
 

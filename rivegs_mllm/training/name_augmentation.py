@@ -26,6 +26,12 @@ def made_up_names(mentions: Sequence[str], words: Sequence[str], rng: random.Ran
     return {name: _made_up(words, rng) for name in names}
 
 
+def renamed_tokens(sample: Sample, words: Sequence[str], rng: random.Random) -> tuple[str, ...]:
+    """The post's tokens under made-up names."""
+    new = made_up_names([entity.text for entity in sample.entities], words, rng)
+    return tuple(rename(token, new) for token in sample.tokens)
+
+
 def rename(text: str, new: Mapping[str, str]) -> str:
     """The text with each word that ``new`` has replaced, its capitals kept."""
     return re.sub(r"\w+", lambda word: _in_case(word[0], new.get(word[0].lower(), word[0])), text)

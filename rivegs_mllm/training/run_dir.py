@@ -215,9 +215,14 @@ def on_main(action: Callable[[], Result]) -> Result:
 
 @contextmanager
 def exhaustion_named(out: Path) -> Iterator[None]:
-    """Turns a full disk or a full memory, which each library says in its own way, into a UserError."""
+    """Turns a full disk or a full memory, which each library says in its own way, into a UserError.
+
+    A UserError of a data loader's worker, such as of a picture that is gone, comes without its stack trace.
+    """
     try:
         yield
+    except UserError as error:
+        raise UserError(f"{out}: {_own_words(error)}; mend it and start the same command again") from error
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise UserError(
             f"{out}: out of memory ({_first_line(error)}); lower train.per_device_train_batch_size and raise "
@@ -230,6 +235,14 @@ def exhaustion_named(out: Path) -> Iterator[None]:
             f"{out}: cannot be written: no space left on device ({_first_line(error)}); the last complete checkpoint "
             "is kept: make room and start the same command again"
         ) from error
+
+
+def _own_words(error: UserError) -> str:
+    """What an error says, the last line where torch has put a worker's trace before it."""
+    text = str(error).strip()
+    if "Original Traceback" not in text:
+        return text
+    return text.rpartition("\n")[2].partition(": ")[2]
 
 
 def _first_line(error: BaseException) -> str:

@@ -57,9 +57,9 @@ def train(folder: Path, data: Path, kind: str, settings: str, steps: int, *overr
     return train_stage(parse_recipe(StageTraining, path, overrides))
 
 
-def check_resume(folder: Path, data: Path, kind: str, settings: str) -> None:
+def check_resume(folder: Path, data: Path, kind: str, settings: str, *more: str) -> None:
     """Four steps, and four that were cut off behind the second, end with the same weights."""
-    often = ("--train.save_steps=2", "--train.eval_steps=2", "--train.load_best_model_at_end=false")
+    often = ("--train.save_steps=2", "--train.eval_steps=2", "--train.load_best_model_at_end=false", *more)
     whole = train(folder / "whole", data, kind, settings, 4, *often)
     cut_off = folder / "cut" / "run"
     shutil.copytree(whole / "checkpoint-2", cut_off / "checkpoint-2")

@@ -59,6 +59,16 @@ def test_one_system_is_short(files, capsys):
     assert len(shown.splitlines()) <= 18
 
 
+@pytest.mark.parametrize("other", [[], ["right"]])
+def test_boxes_in_shares_of_the_picture_are_told(files, capsys, other):
+    small = dataclasses.replace(ADA, boxes=(Box(0, 0, 0.1, 0.125),))
+    write_records(files / "shares.jsonl", [Prediction(sample.id, entities=(small, ROME)) for sample in GOLD])
+    evaluate(Asked(files / "data", [files / f"{name}.jsonl" for name in ("shares", *other)]))
+    assert f"warning: {files / 'shares.jsonl'}: no box is longer than a pixel" in capsys.readouterr().err
+    evaluate(Asked(files / "data", [files / "right.jsonl"]))
+    assert capsys.readouterr().err == ""
+
+
 def test_each_option_adds_its_part(files, capsys):
     for option, words in (("subsets", "box:small"), ("stages", "said visible"), ("sweep", "IoU threshold")):
         evaluate(Asked(files / "data", [files / "half.jsonl"], **{option: True}))

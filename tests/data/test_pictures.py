@@ -205,6 +205,22 @@ def test_only_regular_files_are_opened(tmp_path, kind, function):
     assert (file_stamp(path) is None) == (kind not in ("a sparse file of 2 TiB", "an empty file"))
 
 
+@pytest.mark.timeout(20)
+def test_a_pipe_that_takes_a_picture_s_place_is_not_waited_for(tmp_path, monkeypatch):
+    path = tmp_path / "p.jpg"
+    path.touch()
+    real = os.open
+
+    def opened(*given):
+        path.unlink()
+        os.mkfifo(path)
+        return real(*given)
+
+    monkeypatch.setattr("rivegs_mllm.data.images.os.open", opened)
+    with pytest.raises(PictureError, match="not a regular file"):
+        open_picture(path)
+
+
 def test_index_finds_ids_in_several_folders_with_several_endings(tmp_path):
     for name in (
         "a/1.jpg",

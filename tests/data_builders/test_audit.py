@@ -81,6 +81,15 @@ def test_every_bad_line_is_a_finding(built, line):
     assert report.counts["train"].posts == 2
 
 
+def test_a_single_file(built):
+    for split in ("dev", "test"):
+        (built / f"{split}.jsonl").unlink()
+    report = audit(built / "train.jsonl")
+    assert (report.findings, list(report.counts), report.exit_code) == ([], ["train"], 0)
+    (built / "pictures" / "a.png").unlink()
+    assert found(built / "train.jsonl") == [("missing picture", "error")]
+
+
 def test_missing_split(built):
     (built / "dev.jsonl").unlink()
     assert found(built) == [("missing split", "error")]

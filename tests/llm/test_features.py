@@ -1,5 +1,7 @@
 """Feature makers, each on a tiny model, and MSEA from pictures and texts to the prompt."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -67,6 +69,18 @@ def test_picture_features_are_zeros_without_a_picture(viewer, contents):
     np.testing.assert_allclose(made[2:3], viewer.make(contents[2:3]), atol=1e-5)
     with pytest.raises(UserError, match="take type text"):
         viewer.make(contents[1:2])
+
+
+def test_a_picture_that_cannot_be_opened_counts_as_none_and_is_told(viewer, trained, contents, tmp_path, capsys):
+    (tmp_path / "half.png").write_bytes(contents[0].picture.read_bytes()[:60])
+    wrong = [replace(contents[0], picture=tmp_path / "half.png"), replace(contents[0], picture=tmp_path / "gone.png")]
+    made = viewer.make([*wrong, contents[2]])
+    assert np.linalg.norm(made, axis=1).round(4).tolist() == [0, 0, 1]
+    assert "2 pictures are left out, the first: " in capsys.readouterr().err
+    maker = MLLMFeatures(trained.recipe, trained.recipe.parent / "run")
+    blind = maker.make([replace(contents[0], picture=None)])
+    np.testing.assert_allclose(maker.make([wrong[0]]), blind, atol=1e-4)
+    assert "half.png" in capsys.readouterr().err
 
 
 def test_fused_features_count_text_and_picture_the_same(reader, viewer, contents):

@@ -26,10 +26,8 @@ UNFINISHED = INDICES[:, :-1] != 1
 
 def weights() -> dict[str, torch.Tensor]:
     """Under the names of the module, without what is in every checkpoint and never used."""
-    found = {
-        name.removeprefix("seq2seq_model."): value for name, value in WEIGHTS.items() if "region_select" not in name
-    }
-    return {**found, "decoder.decoder.embed_tokens.weight": found["encoder.bart_encoder.embed_tokens.weight"]}
+    used = {name: value for name, value in WEIGHTS.items() if "region_select" not in name}
+    return {name.removeprefix("seq2seq_model."): value for name, value in used.items()}
 
 
 def toy(as_published: bool = True) -> HIndex:
@@ -51,7 +49,8 @@ def test_states():
     model = toy()
     memory = model.see(IDS, FEATURES)
     close(memory.regions, "out.img_proj", 2e-5)
-    close(torch.cat((memory.regions, model.encoder.bart_encoder.embed(IDS)), 1), "out.encoder_input", 2e-5)
+    text = model.encoder.bart_encoder.placed(model.table(IDS))
+    close(torch.cat((memory.regions, text), 1), "out.encoder_input", 2e-5)
     assert memory.seen.equal(CASE["out.decoder_memory_mask"])
     close(memory.states, "out.encoder", 2e-5)
     close(model.states(INDICES[:, :-1], memory), "out.decoder_hidden", 2e-5, UNFINISHED)
@@ -77,10 +76,18 @@ def test_gradients():
     norms = {f"seq2seq_model.{name}": float(own.grad.norm()) for name, own in model.named_parameters()}
     wanted = {name: value for name, value in RESULTS["gradient_norms"].items() if "region_select" not in name}
     assert norms == pytest.approx({name: value or 0.0 for name, value in wanted.items()}, rel=1e-3, abs=1e-6)
-    close(model.encoder.bart_encoder.embed_tokens.weight.grad, "grad.embed_tokens", 1e-5)
+    close(model.table.weight.grad, "grad.embed_tokens", 1e-5)
     for name, value in model.named_parameters():
         if f"grad.seq2seq_model.{name}" in CASE:
             close(value.grad, f"grad.seq2seq_model.{name}", 1e-5)
+
+
+@torch.no_grad()
+def test_the_published_alternative_of_the_region_loss():
+    model = HIndex(TOY, FIRST_LABEL, as_published=True, overlap=True)
+    model.load_state_dict(weights())
+    found = model.eval()(IDS, FEATURES, INDICES, SHARES)["loss"]
+    torch.testing.assert_close(found, CASE["out.loss"] + CASE["out.region_loss.bce"], atol=1e-5, rtol=0)
 
 
 @torch.no_grad()

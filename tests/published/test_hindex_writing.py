@@ -20,13 +20,12 @@ from rivegs_mllm.published.hindex.regions import (
     prepared,
     read_regions,
     shares,
-    top_n_precision,
     write_regions,
 )
 from rivegs_mllm.published.hindex.sizes import END, LABELS
 from rivegs_mllm.published.hindex.text import Wanted, sequence, sequences, source, sources, start_labels
 from rivegs_mllm.published.hindex.writing import read, write
-from rivegs_mllm.types import Box, UserError
+from rivegs_mllm.types import UserError
 
 TEXT = json.loads((DATA / "text.json").read_text())
 BOXES = 4
@@ -50,9 +49,9 @@ def test_greedy_decoding():
 def test_the_length_is_bounded():
     model = toy()
     with torch.no_grad():
-        model.decoder.decoder.embed_tokens.weight[2] = 0
+        model.table.weight[2] = 0
         model.decoder.decoder.layers[-1].final_layer_norm.bias += 1
-        model.decoder.decoder.embed_tokens.weight[118:124] += 1
+        model.table.weight[118:124] += 1
     written = write(model, model.see(IDS, FEATURES), most=3)
     limits = 3 + (CASE["out.decoder_memory_mask"].sum(1) * 0.6).long()
     lengths = (written.indices == END).int().argmax(1) + 1
@@ -187,14 +186,6 @@ def test_overlaps_of_boxes():
     assert overlaps(boxes, [0, 0, 10, 10]).tolist() == pytest.approx([1, 1 / 3, 0, 0])
 
 
-def test_precision_of_a_proposer():
-    """Of three entities the first is found by the first box, the second by the second, the third by none."""
-    first, second, far = Box(0, 0, 10, 10), Box(20, 20, 40, 40), Box(80, 80, 90, 90)
-    found, gold = [[first, second]] * 3, [[first, far], [Box(21, 20, 40, 40)], [far]]
-    assert [top_n_precision(found, gold, most) for most in (0, 1, 2, 9)] == [0, 1 / 3, 2 / 3, 2 / 3]
-    assert top_n_precision([[]], [[first]], 5) == 0
-
-
 def test_files_of_regions(tmp_path):
     path = tmp_path / "1.jpg.npz"
     write_regions(path, raw(1))
@@ -239,7 +230,7 @@ def test_the_names_of_a_published_checkpoint_are_read(tmp_path):
     torch.save(whole, path)
     model = load_published(path, TOY, as_published=True)
     assert model.decoder.mapping.tolist() == [0, 2, 118, 119, 120, 121, 122, 123]
-    with pytest.raises(UserError, match=r"best\.pt: lacks .* another size: .*\[129, 32\] where \[50276, 768\]"):
+    with pytest.raises(UserError, match=r"best\.pt: lacks .* another size: .* is \[66, 32\] where \[1026, 768\]"):
         load_published(path)
     torch.save({**whole, "seq2seq_model.decoder.decoder.embed_tokens.weight": torch.zeros(129, 32)}, path)
     with pytest.raises(UserError, match="do not have the same words"):
@@ -275,7 +266,7 @@ def test_it_starts_from_bart(tmp_path):
     theirs = bart(input_ids=IDS, attention_mask=mask, decoder_input_ids=IDS, decoder_attention_mask=mask)
     seen = mask.bool()
     torch.testing.assert_close(memory.states[seen], theirs.encoder_last_hidden_state[seen], atol=2e-5, rtol=0)
-    ours = model.decoder.decoder(IDS, memory.states, memory.seen)
+    ours = model.decoder.decoder(IDS, model.table(IDS), memory.states, memory.seen)
     torch.testing.assert_close(ours[seen], theirs.last_hidden_state[seen], atol=2e-5, rtol=0)
     wider = HIndex(dataclasses.replace(TOY, width=64), 118)
     with pytest.raises(UserError, match="another size"):

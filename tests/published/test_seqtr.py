@@ -12,7 +12,7 @@ from pycocotools import mask as coco
 from safetensors.torch import load_file
 
 from rivegs_mllm.published.seqtr.decoding import enclosed, outline, squeezed, write
-from rivegs_mllm.published.seqtr.model import SeqTR
+from rivegs_mllm.published.seqtr.model import SeqTR, product
 from rivegs_mllm.published.seqtr.sizes import BOTH, BOX, MASK, Sizes
 from rivegs_mllm.published.seqtr.tokens import quantise, restore, targets, told
 
@@ -76,7 +76,18 @@ def test_the_picture_s_maps():
         close(model.lan_enc(WORDS), "out.lang", 2e-5)
         close(model.fuse(PICTURES, WORDS), "out.fused", 2e-4)
         given = [CASE[f"out.vis.{number}"] for number in range(3)]
-        close(model.fusion(given, CASE["out.lang"][:, 0]), "out.fused", 1e-5)
+        close(model.fusion(given), "out.fusion.top", 1e-5)
+        close(product(model.fusion(given), CASE["out.lang"][:, 0]), "out.fused", 1e-5)
+
+
+@torch.no_grad()
+def test_a_picture_is_looked_at_once_for_all_expressions():
+    model, runs = toy(BOX), []
+    model.vis_enc.register_forward_hook(lambda _, inputs, __: runs.append(len(inputs[0])))
+    together = write(model, model.see(PICTURES[:1], WORDS, SHAPES[:1])).scores
+    assert runs == [1]
+    alone = [write(model, model.see(PICTURES[:1], WORDS[row : row + 1], SHAPES[:1])).scores for row in (0, 1)]
+    torch.testing.assert_close(together, torch.cat(alone), atol=1e-4, rtol=0)
 
 
 def test_the_places_of_the_picture():

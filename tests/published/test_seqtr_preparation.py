@@ -12,12 +12,21 @@ import torch
 from safetensors.torch import load_file, save_file
 from test_seqtr import CASE, DATA, TOY, toy, weights
 
-from rivegs_mllm.published.seqtr.checkpoint import SIZES, VOCABULARY, WEIGHTS, load, load_published, save
+from rivegs_mllm.published.seqtr.checkpoint import (
+    SIZES,
+    VOCABULARY,
+    WEIGHTS,
+    load,
+    load_published,
+    read_vocabulary,
+    save,
+)
 from rivegs_mllm.published.seqtr.contours import area, largest_outline
 from rivegs_mllm.published.seqtr.model import SeqTR
-from rivegs_mllm.published.seqtr.optimisation import Average, rate_factor
+from rivegs_mllm.published.seqtr.optimisation import Averaged, rate_factor
 from rivegs_mllm.published.seqtr.preparation import batch, clean, outline_of, prepare, vocabulary, word_row
 from rivegs_mllm.published.seqtr.sizes import BOTH, BOX, MASK, Sizes
+from rivegs_mllm.published.seqtr.words import main
 from rivegs_mllm.types import UserError
 
 TEXT = json.loads((DATA / "text.json").read_text())
@@ -38,7 +47,7 @@ def test_a_picture_and_its_box():
     image = CASE["prep.in.bgr"].numpy()[..., ::-1]
     made = prepare(image, side=96)
     theirs = CASE["prep.out.img_hwc_rgb"].permute(2, 0, 1).float()
-    assert made.padded == theirs.shape[1:]
+    assert made.frame == theirs.shape[1:]
     assert made.shape == (61, 96)
     assert made.pixels.equal(theirs)
     assert made.factors * 2 == pytest.approx(CASE["prep.out.scale_factor"].tolist(), rel=1e-6)
@@ -74,27 +83,28 @@ def test_pictures_of_several_shapes_in_a_batch():
     whole = batch(made)
     assert whole["pictures"].shape == (2, 3, 96, 96)
     assert whole["shapes"].tolist() == [[48, 96], [96, 48]]
-    assert whole["padded"].tolist() == [[64, 96], [96, 64]]
+    assert [one.frame for one in made] == [(64, 96), (96, 64)]
     assert not whole["pictures"][0, :, 48:].any()
 
 
 def test_averaged_weights():
     model = toy(BOX)
-    average = Average(model)
+    averaged = Averaged(model)
     for step in range(3):
         with torch.no_grad():
             model.head.predictor[2].fc.bias += 1
             model.vis_enc.darknet[0].bn.running_mean += 2
             model.vis_enc.darknet[0].bn.num_batches_tracked += 1
-        average.update(model)
+        averaged.follow()
         for name in (name for name in CASE if name.startswith(f"ema.{step}.")):
-            torch.testing.assert_close(average.state[name.removeprefix(f"ema.{step}.")], CASE[name])
+            torch.testing.assert_close(averaged.mean.state_dict()[name.removeprefix(f"ema.{step}.")], CASE[name])
 
 
 def test_rates():
-    assert [rate_factor(epoch, BOX) for epoch in (0, 4, 5, 48, 49)] == pytest.approx([1 / 6, 5 / 6, 1, 1, 0.1])
-    assert rate_factor(73, MASK) == 1
-    assert rate_factor(74, MASK) == 0.1
+    epochs = {BOX: (0, 4, 5, 48, 49), MASK: (0, 4, 5, 73, 74)}
+    for task, count in ((BOX, 60), (MASK, 90)):
+        found = [rate_factor(epoch / count, task) for epoch in epochs[task]]
+        assert found == pytest.approx([1 / 6, 5 / 6, 1, 1, 0.1])
 
 
 @pytest.mark.parametrize("task", [BOX, MASK, BOTH])
@@ -180,3 +190,14 @@ def test_the_names_of_a_published_checkpoint_are_read(tmp_path, monkeypatch):
     assert load_published(tmp_path / WEIGHTS).sizes.task == BOX
     assert load_published(tmp_path).sizes.task == BOX
     assert load_file(tmp_path / WEIGHTS).keys() == weights(BOX).keys()
+
+
+def test_words_of_annotations(tmp_path, capsys):
+    path, out = tmp_path / "instances.json", tmp_path / "words.json"
+    path.write_text(json.dumps(TEXT["vocabulary_from"]))
+    assert main([str(path), str(out)]) == 0
+    assert read_vocabulary(out, len(TEXT["vocabulary"])) == TEXT["vocabulary"]
+    for content, said in (("[]", "holds no splits"), ('{"train": [{}]}', "holds no splits"), ("{", "cannot be read")):
+        path.write_text(content)
+        assert main([str(path), str(out)]) == 2
+        assert said in capsys.readouterr().err

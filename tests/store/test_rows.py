@@ -12,6 +12,7 @@ from rivegs_mllm.data.jsonl import read_split, write_records
 from rivegs_mllm.distill.config import DistillData
 from rivegs_mllm.distill.pseudo_labels import (
     MISSING,
+    NOWHERE,
     UNBOXED,
     UNDECIDED,
     UNPLACED,
@@ -56,6 +57,10 @@ def test_sure_prediction_becomes_gold():
         (Prediction("p", entities=(ANN, dataclasses.replace(BONN, visible_score=0.3))), UNSURE),
         (Prediction("p", entities=(dataclasses.replace(ANN, visible=None),)), UNDECIDED),
         (Prediction("p", entities=(dataclasses.replace(ANN, boxes=()),)), UNBOXED),
+        (Prediction("p", entities=(dataclasses.replace(ANN, boxes=(Box(5, 5, 1, 1),)),)), NOWHERE),
+        (Prediction("p", entities=(dataclasses.replace(ANN, boxes=(Box(1, 1, 21, 5),)),)), NOWHERE),
+        (Prediction("p", entities=(dataclasses.replace(ANN, masks=(Mask((20, 10), "X60X"),)),)), NOWHERE),
+        (Prediction("p", entities=(dataclasses.replace(ANN, masks=(Mask((10, 20), "X6"),)),)), NOWHERE),
         (Prediction("p", entities=(dataclasses.replace(ANN, text="in", span=None),)), UNPLACED),
         (Prediction("p", entities=(dataclasses.replace(ANN, span=(1, 2)),)), UNPLACED),
         (Prediction("p", entities=(dataclasses.replace(ANN, text="Rome", span=None),)), UNPLACED),

@@ -230,6 +230,20 @@ def test_pictures_that_cannot_be_used_are_listed(tmp_path, base, broken):
     assert [index for index, sample in enumerate(samples) if f"{sample.id}:" in message] == [2, 4, 6, 8, 10]
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_picture_that_vanishes_while_training_is_named_in_one_line(tmp_path, base, broken, monkeypatch, workers):
+    gone = read_split(broken, "train")[0].image
+
+    def check(samples, folder):
+        (folder / gone).unlink()
+        return list(samples)
+
+    monkeypatch.setattr("rivegs_mllm.train.check_pictures", check)
+    with pytest.raises(UserError, match=rf"{gone}: no such picture; mend it and start") as caught:
+        train(make_recipe(tmp_path, base, broken, f"--train.dataloader_num_workers={workers}"))
+    assert "\n" not in str(caught.value)
+
+
 def test_a_sample_that_would_be_cut_off_is_refused(tmp_path, base, emblems):
     with pytest.raises(UserError, match=r"24 of 24 samples are longer than max_length = 60(?s:.*)train-00000: "):
         train(make_recipe(tmp_path, base, emblems, "--max_length=60"))

@@ -116,7 +116,7 @@ class Detector(nn.Module):
             scores, boxes = found.logits.max(-1).values, found.pred_boxes
         else:
             scores, boxes = found.logits[0].T, found.pred_boxes.expand(len(texts), -1, -1)
-        corners = box_convert(boxes.float(), "cxcywh", "xyxy").cpu() * self._frame(image.size)
+        corners = box_convert(boxes.float(), "cxcywh", "xyxy").cpu() * self.frame(image.size)
         limits = torch.tensor(image.size * 2)
         corners = corners.clamp(min=torch.zeros(4), max=limits)
         there = (corners[..., 2:] > corners[..., :2]).all(-1)
@@ -146,10 +146,10 @@ class Detector(nn.Module):
     def row(self, image: Image.Image, text: str, box: Box) -> dict:
         """A row of ``forward``: ``box`` in pixels of the picture."""
         corners = torch.tensor([box.xmin, box.ymin, box.xmax, box.ymax])
-        target = box_convert((corners / self._frame(image.size)).clamp(0, 1), "xyxy", "cxcywh")
+        target = box_convert((corners / self.frame(image.size)).clamp(0, 1), "xyxy", "cxcywh")
         return {"inputs": {**self.see(image), **self.read([text])[0]}, "box": target}
 
-    def _frame(self, size: tuple[int, int]) -> torch.Tensor:
+    def frame(self, size: tuple[int, int]) -> torch.Tensor:
         """(4,): what the edges of a box are shares of, in pixels."""
         return torch.tensor([max(size)] * 4 if self.family.squared else size * 2, dtype=torch.float32)
 

@@ -74,32 +74,32 @@ class DecoderLayer(EncoderLayer):
 
 
 class _Stack(nn.Module):
-    """Embedded words with their places, and layers."""
+    """Layers over embedded words with their places."""
 
-    def __init__(self, sizes: Sizes, words: nn.Embedding, layer: type[EncoderLayer]):
+    def __init__(self, sizes: Sizes, layer: type[EncoderLayer]):
         super().__init__()
-        self.embed_tokens = words
         self.embed_positions = nn.Embedding(sizes.positions + _OFFSET, sizes.width)
         self.layernorm_embedding = nn.LayerNorm(sizes.width)
         self.layers = nn.ModuleList(layer(sizes) for _ in range(sizes.layers))
         self.dropout = nn.Dropout(DROPOUT)
 
-    def embed(self, ids: torch.Tensor) -> torch.Tensor:
-        """(B, n, width), of ids (B, n)."""
-        places = self.embed_positions.weight[_OFFSET : _OFFSET + ids.shape[1]]
-        return self.dropout(self.layernorm_embedding(self.embed_tokens(ids) + places))
+    def placed(self, words: torch.Tensor) -> torch.Tensor:
+        """(B, n, width), of the rows of words (B, n, width)."""
+        places = self.embed_positions.weight[_OFFSET : _OFFSET + words.shape[1]]
+        return self.dropout(self.layernorm_embedding(words + places))
 
 
 class Encoder(_Stack):
-    """BART's encoder, with regions in front of the text."""
+    """BART's encoder, with regions in front of the text. It holds the rows of words, which the decoder reads by too."""
 
-    def __init__(self, sizes: Sizes, words: nn.Embedding):
-        super().__init__(sizes, words, EncoderLayer)
+    def __init__(self, sizes: Sizes):
+        super().__init__(sizes, EncoderLayer)
+        self.embed_tokens = nn.Embedding(sizes.rows, sizes.width)
         self.img_proj = nn.Linear(sizes.region, sizes.width)
 
     def forward(self, ids: torch.Tensor, regions: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
         """(B, boxes + n, width), of ids (B, n) and projected regions (B, boxes, width); ``seen`` (B, boxes + n)."""
-        states = torch.cat((regions, self.embed(ids)), 1)
+        states = torch.cat((regions, self.placed(self.embed_tokens(ids))), 1)
         for layer in self.layers:
             states = layer(states, seen[:, None])
         return states
@@ -108,16 +108,19 @@ class Encoder(_Stack):
 class Decoder(_Stack):
     """BART's decoder."""
 
-    def __init__(self, sizes: Sizes, words: nn.Embedding):
-        super().__init__(sizes, words, DecoderLayer)
+    def __init__(self, sizes: Sizes):
+        super().__init__(sizes, DecoderLayer)
 
-    def forward(self, ids: torch.Tensor, memory: torch.Tensor, open_memory: torch.Tensor) -> torch.Tensor:
-        """(B, n, width); ``open_memory`` (B, m). Padding behind the end is seen by nothing but itself."""
+    def forward(
+        self, ids: torch.Tensor, words: torch.Tensor, memory: torch.Tensor, open_memory: torch.Tensor
+    ) -> torch.Tensor:
+        """(B, n, width), of ids (B, n) and their rows; ``open_memory`` (B, m). Padding behind the end is seen by
+        nothing but itself."""
         length = ids.shape[1]
         earlier = torch.ones(length, length, dtype=torch.bool, device=ids.device).tril()
         itself = torch.eye(length, dtype=torch.bool, device=ids.device)
         seen = earlier & ((ids != PAD)[:, None] | itself)
-        states = self.embed(ids)
+        states = self.placed(words)
         for layer in self.layers:
             states = layer(states, seen, memory, open_memory[:, None])
         return states

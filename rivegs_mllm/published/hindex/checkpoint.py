@@ -35,7 +35,7 @@ def load_published(path: Path, sizes: Sizes | None = None, as_published: bool = 
 def _filled(found: dict[str, torch.Tensor], path: Path, sizes: Sizes, as_published: bool) -> HIndex:
     if _SHARED not in found or found.get(_MAPPING, torch.empty(0)).shape != (2 + sizes.labels,):
         raise UserError(f"{path}: holds no H-Index of {sizes.labels} labels: it has no {_SHARED} or no such {_MAPPING}")
-    if not found.setdefault(_TIED, found[_SHARED]).equal(found[_SHARED]):
+    if not found.pop(_TIED, found[_SHARED]).equal(found[_SHARED]):
         raise UserError(f"{path}: its encoder and decoder do not have the same words, as H-Index has")
     model = HIndex(sizes, int(found[_MAPPING][2]), as_published)
     fill(model, found, path)
@@ -55,7 +55,7 @@ def start_from_bart(model: HIndex, weights: Mapping[str, torch.Tensor], path: Pa
     for ours, theirs in (("encoder.bart_encoder.", "encoder."), ("decoder.decoder.", "decoder.")):
         names = {theirs + name.removeprefix(ours): name for name in own if name.startswith(ours) and _of_bart(name)}
         filled |= {names[name]: value for name, value in found.items() if name in names}
-    filled |= dict.fromkeys((_SHARED, _TIED), torch.cat((words, table[len(words) :])))
+    filled[_SHARED] = torch.cat((words, table[len(words) :]))
     fill(model, filled, path)
 
 
@@ -66,8 +66,7 @@ def _of_bart(name: str) -> bool:
 def save(model: HIndex, folder: Path) -> None:
     """Writes what ``load`` reads: weights and sizes."""
     folder.mkdir(parents=True, exist_ok=True)
-    state = {name: value.contiguous() for name, value in model.state_dict().items() if name != _TIED}
-    save_file(state, folder / WEIGHTS)
+    save_file({name: value.contiguous() for name, value in model.state_dict().items()}, folder / WEIGHTS)
     write_json(folder / SIZES, dataclasses.asdict(model.sizes))
 
 

@@ -14,16 +14,19 @@ from rivegs_mllm.published.hindex.sizes import CLOSE, END, PAD, REGION, Sizes
 HEAD_DROPOUT = 0.3
 _NEVER_WORD = -1e32
 _NEVER_START = -1e24
+_NEVER_BOX = -1e4
 
 
 @dataclass(frozen=True)
 class Memory:
     """What the decoder sees of a batch: ``states`` (B, boxes + L, width), where they are ``seen``, the projected
-    ``regions`` (B, boxes, width), and the source's ``ids`` (B, L)."""
+    ``regions`` (B, boxes, width), of which those that are ``there`` (B, boxes) can be written, and the source's
+    ``ids`` (B, L)."""
 
     states: torch.Tensor
     seen: torch.Tensor
     regions: torch.Tensor
+    there: torch.Tensor
     ids: torch.Tensor
 
     @property
@@ -41,17 +44,17 @@ class Scores:
 
 
 class _Encoder(nn.Module):
-    def __init__(self, sizes: Sizes, words: nn.Embedding):
+    def __init__(self, sizes: Sizes):
         super().__init__()
-        self.bart_encoder = Encoder(sizes, words)
+        self.bart_encoder = Encoder(sizes)
 
 
 class _Decoder(nn.Module):
     """BART's decoder and what scores the indices."""
 
-    def __init__(self, sizes: Sizes, words: nn.Embedding, first_label: int):
+    def __init__(self, sizes: Sizes, first_label: int):
         super().__init__()
-        self.decoder = Decoder(sizes, words)
+        self.decoder = Decoder(sizes)
         width = sizes.width
         self.encoder_mlp = nn.Sequential(
             nn.Linear(width, width), nn.Dropout(HEAD_DROPOUT), nn.ReLU(), nn.Linear(width, width)
@@ -64,17 +67,23 @@ class _Decoder(nn.Module):
 class HIndex(nn.Module):
     """Writes a post's names, types and regions. ``first_label`` is the table's row of the first label.
 
-    ``as_published``: the encoder hides the regions that are there and looks at the missing ones, and a region is there
-    when its features sum to more than 0, where else any number but 0 does.
+    ``as_published``: the encoder hides the regions that are there and looks at the missing ones; a missing one can be
+    written; and a region is there when its features sum to more than 0, where else any number but 0 does. ``overlap``
+    learns which boxes are the entity's at all, and not how much each is.
     """
 
-    def __init__(self, sizes: Sizes, first_label: int, as_published: bool = False):
+    def __init__(self, sizes: Sizes, first_label: int, as_published: bool = False, overlap: bool = False):
         super().__init__()
         self.sizes = sizes
         self.as_published = as_published
-        words = nn.Embedding(sizes.rows, sizes.width)
-        self.encoder = _Encoder(sizes, words)
-        self.decoder = _Decoder(sizes, words, first_label)
+        self.region_loss = overlap_loss if overlap else share_loss
+        self.encoder = _Encoder(sizes)
+        self.decoder = _Decoder(sizes, first_label)
+
+    @property
+    def table(self) -> nn.Embedding:
+        """The rows of words and labels."""
+        return self.encoder.bart_encoder.embed_tokens
 
     def there(self, features: torch.Tensor) -> torch.Tensor:
         """(B, boxes): which regions are there, of features (B, boxes, region)."""
@@ -86,23 +95,26 @@ class HIndex(nn.Module):
         regions = self.encoder.bart_encoder.img_proj(features)
         shown = torch.cat((~there if self.as_published else there, words), 1)
         states = self.encoder.bart_encoder(ids, regions, shown)
-        return Memory(states, torch.cat((there, words), 1), regions, ids)
+        written = torch.ones_like(there) if self.as_published else there
+        return Memory(states, torch.cat((there, words), 1), regions, written, ids)
 
     def score(self, indices: torch.Tensor, memory: Memory) -> Scores:
         """The scores of what follows each place of sequences (B, n) that begin with START."""
         states = self.decoder.dropout(self.states(indices, memory))
-        drop, table = self.decoder.dropout, self.decoder.decoder.embed_tokens
+        drop, table = self.decoder.dropout, self.table
         mixed = self.decoder.encoder_mlp(memory.states)
         boxes = (mixed[:, : memory.boxes] + memory.regions) / 2
         words = (mixed[:, memory.boxes :] + drop(table(memory.ids))) / 2
         labels = drop(table(self.decoder.mapping[END:]))
         start = torch.full_like(states[..., :1], _NEVER_START)
         of_words = (states @ words.mT).masked_fill(~_writable(memory.ids)[:, None], _NEVER_WORD)
-        return Scores(torch.cat((start, states @ labels.T, of_words), -1), states @ boxes.mT)
+        of_boxes = (states @ boxes.mT).masked_fill(~memory.there[:, None], _NEVER_BOX)
+        return Scores(torch.cat((start, states @ labels.T, of_words), -1), of_boxes)
 
     def states(self, indices: torch.Tensor, memory: Memory) -> torch.Tensor:
         """(B, n, width): the decoder's states of sequences of indices."""
-        return self.decoder.decoder(self.ids_of(indices, memory.ids), memory.states, memory.seen)
+        ids = self.ids_of(indices, memory.ids)
+        return self.decoder.decoder(ids, self.table(ids), memory.states, memory.seen)
 
     def ids_of(self, indices: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
         """BART's ids of indices: labels' rows, the source's tokens, and padding behind the first end."""
@@ -122,7 +134,7 @@ class HIndex(nn.Module):
         scores = self.score(indices[:, :-1], self.see(ids, features))
         tokens = token_loss(scores.indices, indices)
         boxes = scores.boxes[indices[:, :-1] == REGION]
-        return {"loss": tokens + share_loss(boxes, shares), "tokens": tokens}
+        return {"loss": tokens + self.region_loss(boxes, shares), "tokens": tokens}
 
 
 def _writable(ids: torch.Tensor) -> torch.Tensor:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from rivegs_mllm.data.files import complete_file
-from rivegs_mllm.types import Box, UserError
+from rivegs_mllm.types import UserError
 
 MOST = 18
 """How many regions the published models see of a picture."""
@@ -98,20 +98,3 @@ def shares(boxes: np.ndarray, gold: Sequence[Sequence[float]]) -> tuple[float, .
         right = np.where(found > RIGHT, found, 0)
         rows += [right / right.sum()] if right.any() else []
     return tuple(np.max(rows, axis=0).tolist()) if rows else ()
-
-
-def top_n_precision(found: Sequence[Sequence[Box]], gold: Sequence[Sequence[Box]], most: int) -> float:
-    """Top-N-Prec@0.5: of which share of the entities any of the picture's first ``most`` boxes overlaps a gold one
-    by RIGHT.
-
-    ``found`` has the boxes of the picture of each entity, best first, ``gold`` the entity's own, at least one.
-    """
-    right = 0
-    for boxes, own in zip(found, gold, strict=True):
-        corners = np.array([_corners(box) for box in boxes[:most]], dtype=np.float32).reshape(-1, 4)
-        right += any((overlaps(corners, _corners(box)) >= RIGHT).any() for box in own)
-    return right / len(gold) if gold else 0.0
-
-
-def _corners(box: Box) -> tuple[float, float, float, float]:
-    return box.xmin, box.ymin, box.xmax, box.ymax

@@ -45,7 +45,7 @@ class LanguageEncoder(nn.Module):
 
 
 class Fusion(nn.Module):
-    """The backbone's three maps, brought to the coarsest, times the expression."""
+    """The backbone's three maps, brought to the coarsest."""
 
     def __init__(self, widths: Sequence[int]):
         super().__init__()
@@ -55,24 +55,24 @@ class Fusion(nn.Module):
         every = fine + middle + coarse
         self.top_project = nn.Sequential(Convolution(every, every, 3), Convolution(every, coarse, 1))
 
-    def forward(self, maps: Sequence[torch.Tensor], expression: torch.Tensor) -> torch.Tensor:
+    def forward(self, maps: Sequence[torch.Tensor]) -> torch.Tensor:
         """(B, coarse, H, W)."""
         fine, middle, coarse = maps
         middle = torch.cat((self.down_bot2mid(fine), middle), 1)
         coarse = torch.cat((self.down_mid2top(middle), coarse), 1)
-        return product(self.top_project(coarse), expression)
+        return self.top_project(coarse)
 
 
 class MapFusion(nn.Module):
-    """A single given map, times the expression."""
+    """A single given map, brought to the expression's width."""
 
     def __init__(self, channels: int, width: int):
         super().__init__()
         self.top_project = nn.Sequential(Convolution(channels, width, 3), Convolution(width, width, 1))
 
-    def forward(self, maps: torch.Tensor, expression: torch.Tensor) -> torch.Tensor:
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
         """(B, width, H, W) of ``maps`` (B, channels, H, W)."""
-        return product(self.top_project(maps), expression)
+        return self.top_project(maps)
 
 
 def product(maps: torch.Tensor, expression: torch.Tensor) -> torch.Tensor:
@@ -129,13 +129,17 @@ class SeqTR(nn.Module):
         self.head = Head(sizes, sizes.darknet[-1] if sizes.darknet else 2 * sizes.gru)
 
     def fuse(self, pictures: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
-        """(B, channels, H, W) of pictures (B, 3, height, width), or of the given maps, and words (B, length)."""
-        return self.fusion(self.vis_enc(pictures), self.lan_enc(words))
+        """(B, channels, H, W) of pictures (B, 3, height, width), or of the given maps, and words (B, length).
+
+        A single picture is looked at once for all words.
+        """
+        return product(self.fusion(self.vis_enc(pictures)), self.lan_enc(words))
 
     def see(self, pictures: torch.Tensor, words: torch.Tensor, shapes: torch.Tensor) -> Memory:
         """What the decoder looks at. ``shapes`` (B, 2): height and width of each picture without its padding, or of
-        the given maps."""
-        return self.remember(self.fuse(pictures, words), shapes, tuple(pictures.shape[-2:]))
+        the given maps. Arguments as of ``fuse``."""
+        fused = self.fuse(pictures, words)
+        return self.remember(fused, shapes.expand(len(fused), -1), tuple(pictures.shape[-2:]))
 
     def remember(self, fused: torch.Tensor, shapes: torch.Tensor, size: tuple[int, int]) -> Memory:
         """As ``see``, of a fused map; ``size`` is the height and width of the batch."""

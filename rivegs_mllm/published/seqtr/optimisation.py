@@ -2,43 +2,61 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
 
 import torch
 from torch import nn
 
-RATE = 5e-4
-MOST_NORM = 0.15
-EPOCHS = {"box": 60, "mask": 90, "both": 60}
-DROP = {"box": 49, "mask": 74, "both": 49}
+from rivegs_mllm.published.seqtr.model import SeqTR
+from rivegs_mllm.published.seqtr.sizes import BOTH, BOX, MASK
+
+_EPOCHS = {BOX: 60, BOTH: 60, MASK: 90}
+_DROP = {BOX: 49, BOTH: 49, MASK: 74}
 """The epoch, from 0, with which the rate falls to a tenth."""
 
 _WARM_UP = 5
 _DECAY = 0.999
 
 
-def adam(parameters: Iterable[nn.Parameter]) -> torch.optim.Adam:
+def adam(parameters: Iterable[nn.Parameter], rate: float) -> torch.optim.Adam:
     """Adam with the published settings."""
-    return torch.optim.Adam(parameters, lr=RATE, betas=(0.9, 0.98), eps=1e-9, amsgrad=True)
+    return torch.optim.Adam(parameters, lr=rate, betas=(0.9, 0.98), eps=1e-9, amsgrad=True)
 
 
-def rate_factor(epoch: int, task: str) -> float:
-    """What the rate is multiplied by in an epoch, from 0."""
-    return (epoch + 1) / (_WARM_UP + 1) if epoch < _WARM_UP else 0.1 if epoch >= DROP[task] else 1.0
+def rate_factor(done: float, task: str) -> float:
+    """What the rate is multiplied by when a share of all epochs is done."""
+    epoch = int(done * _EPOCHS[task] + 1e-6)
+    return (epoch + 1) / (_WARM_UP + 1) if epoch < _WARM_UP else 0.1 if epoch >= _DROP[task] else 1.0
 
 
-class Average:
-    """The exponential moving average of a model's whole state, counters of batches among it."""
+class Averaged(nn.Module):
+    """A model in training, and the exponential moving average of its whole state, counters of batches among it.
 
-    def __init__(self, model: nn.Module):
-        self.state = {name: value.detach().clone() for name, value in model.state_dict().items()}
-        self.steps = 0
+    ``follow`` takes in the model as it is after a step. What is asked and saved is ``mean``.
+    """
+
+    def __init__(self, model: SeqTR):
+        super().__init__()
+        self.model = model
+        self.mean = copy.deepcopy(model).requires_grad_(False)
+        self.register_buffer("steps", torch.zeros((), dtype=torch.long))
+
+    def train(self, mode: bool = True) -> Averaged:
+        """Training mode, in which the average is only kept."""
+        super().train(mode)
+        self.mean.eval()
+        return self
+
+    def forward(self, **batch: torch.Tensor) -> dict[str, torch.Tensor]:
+        """As of the model."""
+        return self.model(**batch)
 
     @torch.no_grad()
-    def update(self, model: nn.Module) -> None:
-        """Takes in the model as it is after a step."""
-        decay = min(_DECAY, (self.steps + 1) / (self.steps + 10))
-        for name, value in model.state_dict().items():
-            mean = self.state[name]
-            mean.copy_(decay * mean + (1 - decay) * value)
+    def follow(self) -> None:
+        """Moves the average."""
+        decay = min(_DECAY, float((self.steps + 1) / (self.steps + 10)))
+        state = self.model.state_dict()
+        for name, mean in self.mean.state_dict().items():
+            mean.copy_(decay * mean + (1 - decay) * state[name])
         self.steps += 1

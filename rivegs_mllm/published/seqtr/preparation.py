@@ -48,17 +48,17 @@ def word_row(expression: str, known: dict[str, int], most: int = MOST_WORDS) -> 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A picture (3, height, width), 0..255, zero to the right of and below ``shape`` (height, width); and the factors
-    (x, y) that it was resized by."""
+    """A picture as the model takes it, ``pixels`` (channels, height, width), which is zero to the right of and below
+    ``shape`` (height, width).
+
+    Coordinates are those of the original picture times ``factors`` (x, y), and are quantised in ``frame`` (height,
+    width), the size with the padding.
+    """
 
     pixels: torch.Tensor
     shape: tuple[int, int]
     factors: tuple[float, float]
-
-    @property
-    def padded(self) -> tuple[int, int]:
-        """Height and width with the padding."""
-        return tuple(self.pixels.shape[1:])
+    frame: tuple[int, int]
 
 
 def prepare(image: np.ndarray, side: int = SIDE) -> Prepared:
@@ -68,18 +68,17 @@ def prepare(image: np.ndarray, side: int = SIDE) -> Prepared:
     shape = (max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5)))
     pixels = torch.from_numpy(resized(image, shape)).permute(2, 0, 1).float()
     missing = [-own % STRIDE for own in shape]
-    return Prepared(F.pad(pixels, (0, missing[1], 0, missing[0])), shape, (shape[1] / width, shape[0] / height))
+    padded = F.pad(pixels, (0, missing[1], 0, missing[0]))
+    return Prepared(padded, shape, (shape[1] / width, shape[0] / height), tuple(padded.shape[1:]))
 
 
 def batch(pictures: Sequence[Prepared]) -> dict[str, torch.Tensor]:
-    """``pictures`` (B, 3, H, W) padded to the largest, their ``shapes`` (B, 2) and, alone, ``padded`` (B, 2)."""
-    sides = [max(one.padded[axis] for one in pictures) for axis in (0, 1)]
-    pixels = [F.pad(one.pixels, (0, sides[1] - one.padded[1], 0, sides[0] - one.padded[0])) for one in pictures]
-    return {
-        "pictures": torch.stack(pixels),
-        "shapes": torch.tensor([one.shape for one in pictures]),
-        "padded": torch.tensor([one.padded for one in pictures]),
-    }
+    """``pictures`` (B, channels, H, W) padded to the largest, and their ``shapes`` (B, 2)."""
+    sides = [max(one.pixels.shape[axis] for one in pictures) for axis in (1, 2)]
+    pixels = [
+        F.pad(own, (0, sides[1] - own.shape[2], 0, sides[0] - own.shape[1])) for own in (one.pixels for one in pictures)
+    ]
+    return {"pictures": torch.stack(pixels), "shapes": torch.tensor([one.shape for one in pictures])}
 
 
 def outline_of(mask: np.ndarray, points: int, shape: tuple[int, int] | None = None) -> list[float]:

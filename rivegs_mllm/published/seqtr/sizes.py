@@ -6,9 +6,13 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from rivegs_mllm.config.bounds import Bounds, OneOf
+from rivegs_mllm.types import UserError
 
 BOX, MASK, BOTH = "box", "mask", "both"
 TASKS = (BOX, MASK, BOTH)
+
+GROUPS = 32
+"""Of channels that are normalised together where the fused map enters the transformer."""
 
 Count = Annotated[int, Bounds(1, 10_000_000)]
 Width = Annotated[int, Bounds(1, 100_000)]
@@ -37,6 +41,12 @@ class Sizes:
     ffn: Width = 1024
     encoder_layers: Depth = 6
     decoder_layers: Depth = 3
+
+    def __post_init__(self) -> None:
+        if self.darknet and self.darknet[-1] != 2 * self.gru:
+            raise UserError(f"gru: {self.gru}; a word is multiplied with DarkNet's last map, so it is half its width")
+        if self.width % self.heads or self.width % GROUPS:
+            raise UserError(f"width: {self.width} is no multiple of heads, {self.heads}, and of {GROUPS}")
 
     @property
     def end(self) -> int:

@@ -8,9 +8,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
-from rivegs_mllm.published.seqtr.sizes import Sizes
+from rivegs_mllm.published.seqtr.sizes import GROUPS, Sizes
 
-_GROUPS = 32
 _TEMPERATURE = 10_000
 
 
@@ -77,7 +76,7 @@ class _Projection(nn.Module):
     def __init__(self, channels: int, width: int):
         super().__init__()
         self.conv = nn.Conv2d(channels, width, 1)
-        self.gn = nn.GroupNorm(_GROUPS, width)
+        self.gn = nn.GroupNorm(GROUPS, width)
 
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
         return self.gn(self.conv(maps))

@@ -7,23 +7,15 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-RATE = 5e-5
 WARM_UP = 0.1
-BATCH = 32
-EPOCHS = {"twitter-2015": 24, "twitter-2017": 22}
 _DECAY = 0.01
 
 
 class BertAdam(torch.optim.Optimizer):
-    """Adam whose gradients are clipped to length 1 tensor by tensor, with decay added to the step.
+    """Adam whose gradients are clipped to length 1 tensor by tensor, with decay added to the step."""
 
-    ``steps`` is the number of all steps: the rate rises in the first tenth and then is 1 - step / steps of ``lr``, so
-    that the first step has none.
-    """
-
-    def __init__(self, groups: Iterable[dict], lr: float, steps: int):
+    def __init__(self, groups: Iterable[dict], lr: float):
         super().__init__(groups, {"lr": lr, "weight_decay": _DECAY})
-        self.steps = steps
 
     @torch.no_grad()
     def step(self, closure=None):
@@ -36,17 +28,16 @@ class BertAdam(torch.optim.Optimizer):
     def _move(self, value: nn.Parameter, rate: float, decay: float) -> None:
         state = self.state[value]
         if not state:
-            state.update(step=0, mean=torch.zeros_like(value), square=torch.zeros_like(value))
+            state.update(mean=torch.zeros_like(value), square=torch.zeros_like(value))
         torch.nn.utils.clip_grad_norm_(value, 1.0)
         state["mean"].lerp_(value.grad, 0.1)
         state["square"].mul_(0.999).addcmul_(value.grad, value.grad, value=0.001)
         move = state["mean"] / (state["square"].sqrt() + 1e-6) + decay * value
-        value.sub_(rate * rate_factor(state["step"] / self.steps) * move)
-        state["step"] += 1
+        value.sub_(rate * move)
 
 
 def rate_factor(done: float) -> float:
-    """What the rate is multiplied by when a share of all steps is done."""
+    """What the rate is multiplied by when a share of all steps is done: the first step has none."""
     return done / WARM_UP if done < WARM_UP else 1 - done
 
 

@@ -59,13 +59,13 @@ def load_resnet(name: str, path: Path) -> ResNet:
     return model
 
 
-def whole(image: Image.Image) -> torch.Tensor:
-    """A picture as the ResNet takes it, (3, 224, 224), nothing of it cut away."""
-    return _normalised(image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BILINEAR))
+def whole(image: Image.Image) -> Image.Image:
+    """A picture as a square of SIDE, nothing of it cut away."""
+    return image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BILINEAR)
 
 
-def as_published(image: Image.Image, seed: str) -> torch.Tensor:
-    """A part of a picture, (3, 224, 224), drawn by ``seed`` and by chance mirrored, in testing too.
+def part(image: Image.Image, seed: str) -> Image.Image:
+    """A square of SIDE out of a picture, drawn by ``seed`` and by chance mirrored, as published in testing too.
 
     A picture smaller than that is put in the middle of black; the original took another picture in its place.
     """
@@ -74,11 +74,12 @@ def as_published(image: Image.Image, seed: str) -> torch.Tensor:
     canvas = Image.new("RGB", tuple(max(SIDE, side) for side in image.size))
     canvas.paste(image.convert("RGB"), (missing[0] // 2, missing[1] // 2))
     left, top = (drawn.randint(0, side - SIDE) for side in canvas.size)
-    part = canvas.crop((left, top, left + SIDE, top + SIDE))
-    return _normalised(part.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if drawn.random() < 0.5 else part)
+    square = canvas.crop((left, top, left + SIDE, top + SIDE))
+    return square.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if drawn.random() < 0.5 else square
 
 
-def _normalised(image: Image.Image) -> torch.Tensor:
+def normalised(image: Image.Image) -> torch.Tensor:
+    """A square as the ResNet takes it, (3, SIDE, SIDE)."""
     pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
     return (pixels - _MEAN) / _DEVIATION
 

@@ -1,0 +1,257 @@
+"""The training of SeqTR on referring expressions: of the grounder, of the segmenter, or of both at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import torch
+from torch import nn
+
+from eval.stage_metrics import segmentation_scores
+from rivegs_mllm.cascade.base import blind, refer
+from rivegs_mllm.cascade.expressions import Wordings
+from rivegs_mllm.cascade.grounding.base import GroundingStage, all_parts, check_parts, grounding_figures
+from rivegs_mllm.cascade.grounding.seqtr_writer import Pixels, Sight, Tower, Writer
+from rivegs_mllm.cascade.rows import GroundingRow, grounding_view
+from rivegs_mllm.cascade.segmentation.base import decode
+from rivegs_mllm.cascade.segmentation.seqtr_stage import ExpressionStage
+from rivegs_mllm.cascade.training import StageData, Trainable, TrainableStage
+from rivegs_mllm.config.bounds import Bounds, NonNegativeInt, OneOf, Side
+from rivegs_mllm.data.images import open_for_model
+from rivegs_mllm.models.generation import batches
+from rivegs_mllm.models.late_interaction import Eyes
+from rivegs_mllm.published.seqtr.checkpoint import load_published, read_vocabulary, save
+from rivegs_mllm.published.seqtr.darknet import FROZEN
+from rivegs_mllm.published.seqtr.model import SeqTR
+from rivegs_mllm.published.seqtr.optimisation import Averaged, adam, rate_factor
+from rivegs_mllm.published.seqtr.preparation import SIDE, Prepared, batch, outline_of, vocabulary
+from rivegs_mllm.published.seqtr.sizes import BOX, MASK, TASKS, Depth, Sizes, Width
+from rivegs_mllm.published.seqtr.tokens import MISSING, quantise, targets
+from rivegs_mllm.training.sampling import Variants
+from rivegs_mllm.types import Entity, Prediction, Sample, UserError
+
+KIND = "seqtr"
+EYES = "eyes"
+STAGE = "grounder (seqtr)"
+_AT_ONCE = 32
+
+
+@dataclass(frozen=True)
+class Row:
+    """A picture, the words of an expression (1, words), and the sequence (places,) to be written."""
+
+    view: GroundingRow
+    words: torch.Tensor
+
+
+@TrainableStage.register_subclass(KIND)
+@dataclass
+class SeqTRTraining(TrainableStage):
+    """How SeqTR is trained: ``task`` is box, mask, or both.
+
+    ``start`` is a checkpoint of the authors to go on from, of whose DarkNet-53 the first ``frozen`` items are not
+    trained, with the words that it knows in ``words``, a JSON file of numbers by word. Without it the model has the
+    sizes given here, the words of the training data, and nothing learned. ``base`` is the Qwen-VL whose vision tower it
+    then looks through and whose word vectors it reads by, a hub id, a folder, or ``tiny``, both left as they are; all
+    training pictures' cells are held in memory. Null is for DarkNet-53 of the widths ``darknet``, on pictures within a
+    square of ``side``, with word vectors of ``word_width`` that are learned.
+    ``refer`` is the parts of the referring expression. ``unnamed``: every other time, by chance, the mention is left
+    out, so that expressions are read also where names are known by heart. ``most_words`` of an expression are read.
+    ``as_published`` keeps what is doubtful in the original (``rivegs_mllm.published.seqtr.model``), and trains with its
+    Adam and its rates, in the place of those of ``train``; what is asked and saved is the average of the weights.
+    """
+
+    task: Annotated[str, OneOf(TASKS)] = BOX
+    start: Path | None = None
+    words: Path | None = None
+    base: str | None = None
+    side: Side = SIDE
+    darknet: list[Width] = field(default_factory=lambda: [32, 64, 128, 256, 512, 1024])
+    frozen: NonNegativeInt = FROZEN
+    refer: list[str] = field(default_factory=all_parts)
+    expressions: Wordings = field(default_factory=Wordings)
+    unnamed: bool = False
+    most_words: Annotated[int, Bounds(1, 1000)] = 40
+    points: Depth = 18
+    bins: Width = 1000
+    word_width: Width = 300
+    gru: Width = 512
+    width: Width = 256
+    heads: Depth = 8
+    ffn: Width = 1024
+    encoder_layers: Depth = 6
+    decoder_layers: Depth = 3
+    as_published: bool = False
+
+    def __post_init__(self) -> None:
+        check_parts(self.refer)
+        self.expressions.check(self.refer)
+        if (self.start is None) != (self.words is None):
+            raise UserError("stage.start: a checkpoint is gone on from with the words that it knows; set stage.words")
+        if self.start is not None and self.base is not None:
+            raise UserError("stage.base: the authors' checkpoints look through DarkNet-53; leave out base or start")
+        if len(self.darknet) != 6:
+            raise UserError(f"stage.darknet: {len(self.darknet)} widths; DarkNet-53 has 6")
+
+    def prepare(self, data: StageData) -> Trainable:
+        """The model and its rows: visible entities, each with its largest box and that box's mask."""
+        data = data.with_checked_pictures()
+        views = self._views(data)
+        texts = [self._texts(own) for own in self.expressions.variants(views, self.refer)]
+        eyes = None if self.base is None else Eyes.of_base(self.base)
+        model, known = self._model([text for row in texts for text in row], eyes)
+        sight = Pixels(self.side) if eyes is None else Tower(eyes)
+        averaged = Averaged(model) if self.as_published else None
+        asked = model if averaged is None else averaged.mean
+        writer = Writer(asked, sight, known, self.most_words)
+        rows = Variants(_rows(views, texts, writer), self.expressions.how, data.seed)
+        seen = {} if eyes is None else _seen(views, data.folder, sight)
+
+        def collate(some: Sequence[Row]) -> dict[str, torch.Tensor]:
+            images = [seen.get(row.view.image) or _open(row.view, data.folder, sight) for row in some]
+            pairs = zip(some, images, strict=True)
+            sequences = [_sequence(row.view, own, model.sizes, self.as_published) for row, own in pairs]
+            return {**batch(images), "words": torch.stack([row.words for row in some]), "targets": torch.cat(sequences)}
+
+        def store(folder: Path) -> None:
+            if eyes is not None:
+                eyes.save(folder / EYES)
+            save(asked, known, folder)
+
+        return Trainable(
+            model=model if averaged is None else averaged,
+            train=rows,
+            lengths=[1] * len(rows),
+            collate=collate,
+            evaluate=lambda samples: figures(writer, self.refer, self.expressions.first(samples), data.folder),
+            save=store,
+            optimizer=None if averaged is None else lambda rate: _followed(averaged, rate),
+            schedule=(lambda done: rate_factor(done, self.task)) if self.as_published else None,
+        )
+
+    def _views(self, data: StageData) -> list[GroundingRow]:
+        views = [view for view in grounding_view(data.train) if view.image]
+        if self.task != BOX:
+            views = [view for view in views if _mask_of(view) is not None]
+        if not views:
+            wanted = "visible" if self.task == BOX else "visible and has a mask for each box"
+            raise UserError(f"{data.folder}: no entity is {wanted}, so there is nothing to learn from")
+        return views
+
+    def _texts(self, variants: Sequence[Entity]) -> list[str]:
+        """The referring expressions that an entity is learned by, at least one."""
+        parts = [self.refer, [part for part in self.refer if part != "mention"]] if self.unnamed else [self.refer]
+        texts = dict.fromkeys(refer(entity, own) for entity in variants for own in parts)
+        return [text for text in texts if text] or [variants[0].text]
+
+    def _model(self, texts: Sequence[str], eyes: Eyes | None) -> tuple[SeqTR, Mapping[str, int]]:
+        """The model and the words that it knows."""
+        if self.start is not None:
+            model = load_published(self.start, self.frozen, self.as_published)
+            if model.sizes.task != self.task:
+                raise UserError(f"{self.start}: writes {model.sizes.task}; set stage.task to that")
+            return model, read_vocabulary(self.words, model.sizes.words)
+        known = vocabulary(texts)
+        own = {name: getattr(self, name) for name in ("task", "points", "bins", "gru", "width", "heads", "ffn")}
+        own |= {"encoder_layers": self.encoder_layers, "decoder_layers": self.decoder_layers, "words": len(known)}
+        if eyes is None:
+            sizes = Sizes(**own, word_width=self.word_width, darknet=tuple(self.darknet))
+            model = SeqTR(sizes, 0, self.as_published)
+            model.lan_enc.embedding.requires_grad_(True)
+            return model, known
+        model = SeqTR(Sizes(**own, word_width=eyes.width, darknet=(), channels=eyes.width), 0, self.as_published)
+        model.lan_enc.embedding.weight.data[1:] = _vectors(list(known)[1:], eyes)
+        return model, known
+
+
+def _followed(averaged: Averaged, rate: float) -> torch.optim.Optimizer:
+    """The published optimiser, each of whose steps the average follows."""
+    optimizer = adam([own for own in averaged.model.parameters() if own.requires_grad], rate)
+    optimizer.register_step_post_hook(lambda *_: averaged.follow())
+    return optimizer
+
+
+def _vectors(words: Sequence[str], eyes: Eyes) -> torch.Tensor:
+    """(words, width): the mean of the base's vectors of each word's tokens, of about length 1 a number."""
+    own = [eyes.words[ids].float().mean(0) for ids in eyes.read([f" {word}" for word in words])]
+    return torch.stack(own) * eyes.width**0.5
+
+
+def _rows(views: Sequence[GroundingRow], texts: Sequence[Sequence[str]], writer: Writer) -> list[list[Row]]:
+    """A row a view, a variant each of its texts. Prints how many texts are cut."""
+    flat = [text for row in texts for text in row]
+    words, notes = writer.read(flat)
+    cut = [(text, note[0]) for text, note in zip(flat, notes, strict=True) if note]
+    if cut:
+        print(f"{STAGE}: {len(cut)} of {len(flat)} texts are too long, such as {cut[0][0]!r}: {cut[0][1]}")
+    rest = iter(words)
+    return [[Row(view, next(rest)) for _ in own] for view, own in zip(views, texts, strict=True)]
+
+
+def _seen(views: Sequence[GroundingRow], folder: Path, sight: Sight) -> dict[str, Prepared]:
+    """What the model takes of each picture, by its name."""
+    found: dict[str, Prepared] = {}
+    for names in batches(list(dict.fromkeys(view.image for view in views)), _AT_ONCE):
+        found.update(zip(names, sight.see([open_for_model(folder / name) for name in names]), strict=True))
+    return found
+
+
+def _open(view: GroundingRow, folder: Path, sight: Sight) -> Prepared:
+    return sight.see([open_for_model(folder / view.image)])[0]
+
+
+def _mask_of(view: GroundingRow):
+    """The mask of the view's box, None where the entity has not one for each box."""
+    entity = view.entity
+    paired = zip(entity.boxes, entity.masks, strict=True) if len(entity.boxes) == len(entity.masks) else ()
+    return next((mask for box, mask in paired if box == view.target), None)
+
+
+def _sequence(view: GroundingRow, seen: Prepared, sizes: Sizes, doubtful: bool) -> torch.Tensor:
+    """(1, places): what is to be written of a row; ``doubtful`` as published."""
+    box, frame = view.target, torch.tensor([seen.frame])
+    factors = torch.tensor(seen.factors * 2, dtype=torch.float64)
+    edges = torch.tensor([box.xmin, box.ymin, box.xmax, box.ymax], dtype=torch.float64) * factors
+    points = [MISSING] * (2 * sizes.points)
+    if sizes.task != BOX:
+        mask = decode(_mask_of(view))
+        points = outline_of(mask, sizes.points, _size_in(seen, mask.shape))
+    outlines = torch.tensor([points], dtype=torch.float64)
+    return targets(quantise(edges[None], frame, sizes, doubtful), quantise(outlines, frame, sizes, doubtful), sizes)
+
+
+def _size_in(seen: Prepared, size: tuple[int, int]) -> tuple[int, int]:
+    """The height and width of the original picture, in the coordinates that are quantised."""
+    return round(size[0] * seen.factors[1]), round(size[1] * seen.factors[0])
+
+
+def figures(writer: Writer, parts: Sequence[str], samples: Sequence[Sample], folder: Path) -> dict[str, float]:
+    """Prec@0.5 and mean IoU given the gold entities: of boxes, as ``precision`` and ``mean_iou``, or of masks, as
+    ``mask_precision`` and ``mask_iou``."""
+    found: dict[str, float] = {}
+    if writer.model.sizes.task != MASK:
+        found |= grounding_figures(GroundingStage(KIND, writer.locate, parts, folder, 0), samples)
+    if writer.model.sizes.task != BOX:
+        found |= mask_figures(ExpressionStage(KIND, writer.segment, parts, folder, 0), samples)
+    return found
+
+
+def mask_figures(stage: ExpressionStage, samples: Sequence[Sample]) -> dict[str, float]:
+    """The share of masks with an IoU above 0.5 and their mean IoU, of a segmenter that is told the gold entities but
+    no box."""
+    drafts = []
+    for sample in samples:
+        bare = [
+            Entity(own.text, own.type, own.span, own.expression, visible=bool(own.boxes)) for own in sample.entities
+        ]
+        drafts.append(Prediction(sample.id, entities=tuple(bare)))
+    scores = segmentation_scores(samples, stage([blind(sample) for sample in samples], drafts))
+    return {"mask_precision": scores["precision"], "mask_iou": scores["mean_iou"]}
+
+
+def parameters_of(*models: nn.Module) -> int:
+    """How many parameters models have."""
+    return sum(value.numel() for model in models for value in model.parameters())

@@ -1,0 +1,129 @@
+"""H-Index with what it reads and looks by: posts to entities with their boxes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import torch
+from transformers import PreTrainedTokenizerFast
+
+from rivegs_mllm.models.generation import batches
+from rivegs_mllm.published.hindex.model import HIndex
+from rivegs_mllm.published.hindex.regions import Regions, prepared, read_regions
+from rivegs_mllm.published.hindex.sizes import NO_REGION
+from rivegs_mllm.published.hindex.text import Source, source, sources
+from rivegs_mllm.published.hindex.writing import Mention, read, write
+from rivegs_mllm.types import Box, Entity, Sample
+
+STAGE = "tagger (hindex)"
+
+Said = tuple[tuple[Entity, ...], tuple[str, ...]]
+"""The entities of a post, and what could not be read."""
+
+
+@dataclass(frozen=True)
+class RegionFolder:
+    """The files of pictures' regions, ``<picture's file name>.npz`` as published, or without the picture's ending.
+
+    ``most`` regions of a picture are seen, of features ``width`` wide, ``normalise``d or not. Without a folder pictures
+    are not looked at.
+    """
+
+    folder: Path | None
+    most: int
+    width: int
+    normalise: bool = True
+
+    def of(self, image: str) -> tuple[Regions, bool]:
+        """The regions of a picture, and whether there is a file; zeros without one. Raises UserError."""
+        if self.folder is None:
+            return prepared(None, self.most, self.width), True
+        path = region_file(self.folder, image)
+        found = None if path is None else read_regions(path)
+        return prepared(found, self.most, self.width, self.normalise), found is not None
+
+
+def region_file(folder: Path, image: str) -> Path | None:
+    """The file of a picture's regions, None where there is none."""
+    name = PurePosixPath(image)
+    known = (folder / f"{own}.npz" for own in dict.fromkeys((name.name, name.stem)))
+    return next((path for path in known if path.is_file()), None) if name.name else None
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A model with its tokenizer and the pictures' regions; ``types`` in the order of their indices."""
+
+    model: HIndex
+    tokenizer: PreTrainedTokenizerFast
+    regions: RegionFolder
+    types: tuple[str, ...]
+    batch_size: int
+    most_tokens: int
+
+    @property
+    def parameters(self) -> int:
+        """How many the model has."""
+        return sum(value.numel() for value in self.model.parameters())
+
+    def read(self, sample: Sample) -> Source:
+        """A post as the model reads it."""
+        return source(sample.tokens, self.tokenizer, self.most_tokens)
+
+    @torch.no_grad()
+    def say(self, samples: Sequence[Sample]) -> list[Said]:
+        """The entities of each post, in the order of the text, and notes; where pictures are looked at also ``visible``
+        and ``boxes``."""
+        said: list[Said] = []
+        device = next(self.model.parameters()).device
+        for some in batches(list(samples), self.batch_size):
+            posts = [self.read(sample) for sample in some]
+            looks = [self.regions.of(sample.image) for sample in some]
+            features = torch.stack([torch.from_numpy(regions.features) for regions, _ in looks])
+            memory = self.model.see(sources(posts).to(device), features.to(device))
+            found = write(self.model, memory)
+            rows = zip(found.indices.tolist(), found.boxes.tolist(), strict=True)
+            for sample, post, look, row in zip(some, posts, looks, rows, strict=True):
+                said.append(self._said(sample, post, look, row))
+        return said
+
+    def _said(self, sample: Sample, post: Source, look: tuple[Regions, bool], row: tuple[list[int], list[int]]) -> Said:
+        regions, there = look
+        answer = read(*row, self.model.sizes.words, self.model.as_published)
+        entities = [self._entity(sample, post, regions, mention) for mention in answer.mentions]
+        kept = sorted((own for own in entities if own is not None), key=lambda own: own.span)
+        return tuple(kept), tuple(self._notes(sample, post, there, answer.unreadable + entities.count(None), kept))
+
+    def _notes(self, sample: Sample, post: Source, there: bool, unread: int, kept: Sequence[Entity]) -> Iterator[str]:
+        left = len(sample.tokens) - len(post.first)
+        if sample.image and not there:
+            yield f"{STAGE}: no file of regions for {sample.image}"
+        if left:
+            yield f"{STAGE}: the last {left} words did not fit into {self.most_tokens} tokens"
+        if unread:
+            yield f"{STAGE}: {unread} parts of the answer cannot be read"
+        for entity in kept:
+            if entity.visible and not entity.boxes:
+                yield f"{STAGE}: {entity.text!r}: the region that was chosen has no area"
+
+    def _entity(self, sample: Sample, post: Source, regions: Regions, said: Mention) -> Entity | None:
+        """The entity of a mention, None where its places are no words that follow one another, or its type none."""
+        words = [post.first.index(place) for place in said.places if place in post.first]
+        kind = said.type - NO_REGION - 1
+        following = words == list(range(words[0], words[0] + len(said.places))) if words else False
+        if not following or not 0 <= kind < len(self.types):
+            return None
+        span = (words[0], words[-1] + 1)
+        boxes = () if said.box is None else _box(regions.boxes[said.box].tolist(), sample.size)
+        text = " ".join(sample.tokens[slice(*span)])
+        visible = None if self.regions.folder is None else said.box is not None
+        return Entity(text, self.types[kind], span, visible=visible, boxes=boxes)
+
+
+def _box(edges: Sequence[float], size: tuple[int, int] | None) -> tuple[Box, ...]:
+    """The box cut to the picture, none without area."""
+    if size is not None:
+        edges = [min(max(0.0, edge), float(limit)) for edge, limit in zip(edges, size * 2, strict=True)]
+    return (Box(*edges),) if edges[0] < edges[2] and edges[1] < edges[3] else ()
