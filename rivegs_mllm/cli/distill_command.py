@@ -32,7 +32,7 @@ def run(path: Path, overrides: Sequence[str], only_plan: bool, retry_failed: boo
     if only_plan:
         print(dry_run(recipe, retry_failed))
         return 0
-    with log_to(recipe.out / LOG):
+    with log_to(recipe.store / LOG):
         report = distill(recipe, retry_failed)
     print(report)
     return int(bool(report.stopped or report.failed or report.failed_before))
