@@ -3,12 +3,13 @@
     python benchmarks/published_floors.py data/emblems
 
 Names: every run of capitalised words, of the type that training has most often, none of them in the picture. Boxes: the
-mean of training's boxes, as shares of the picture. Masks: that box filled.
+mean of training's boxes, as shares of the picture. Masks: that box filled. ``--smoke`` makes a few posts itself.
 """
 
 from __future__ import annotations
 
 import argparse
+import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from data_builders.emblems.build import build_emblems
 from eval.scores import evaluate
 from eval.stage_metrics import grounding_scores, segmentation_scores
 from rivegs_mllm.cascade.segmentation.base import encode, filled
@@ -57,11 +59,8 @@ def boxed(sample: Sample, edges: Sequence[float]) -> Prediction:
     return Prediction(sample.id, entities=tuple(found))
 
 
-def main() -> None:
+def main(folder: Path) -> None:
     """Prints the floors on the test split, and its subsets."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("data", type=Path)
-    folder = parser.parse_args().data
     train, test = read_split(folder, "train"), read_split(folder, "test")
     kind = Counter(own.type for sample in train for own in sample.entities).most_common(1)[0][0]
     mean = np.mean([shares(one, box) for one in train for own in one.entities for box in own.boxes], axis=0)
@@ -78,4 +77,15 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, nargs="?")
+    parser.add_argument("--smoke", action="store_true", help="on a few made posts")
+    known = parser.parse_args()
+    if known.smoke:
+        with tempfile.TemporaryDirectory() as scratch:
+            build_emblems(Path(scratch) / "emblems", 0, train=24, dev=6, test=12)
+            main(Path(scratch) / "emblems")
+    elif known.data:
+        main(known.data)
+    else:
+        parser.error("name the folder of a dataset, or give --smoke")

@@ -1,6 +1,6 @@
 """Parameters, memory and speed of SeqTR, UMT and H-Index at the published sizes, with random weights.
 
-    python benchmarks/published_speed.py
+    python benchmarks/published_speed.py [--smoke]
 
 One picture or post at a time, in float32, on the device there is; the memory is the process's greatest on a CPU, the
 allocated on a GPU, each model in a process of its own.
@@ -13,6 +13,7 @@ import multiprocessing
 import resource
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
 from torch import nn
@@ -32,9 +33,10 @@ Tensors = Mapping[str, torch.Tensor]
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def seqtr(task: str) -> tuple[nn.Module, Tensors, Callable[[nn.Module, Tensors], object]]:
-    """A model, a batch of one to train on, and how it answers."""
-    model = SeqTR(SeqTRSizes(words=10_000, task=task))
+def seqtr(task: str, small: bool) -> tuple[nn.Module, Tensors, Callable[[nn.Module, Tensors], object]]:
+    """A model, a batch of one to train on, and how it answers. A small one has few and narrow layers."""
+    narrow = {"darknet": (32,) * 6, "gru": 16, "width": 32, "ffn": 64, "encoder_layers": 1, "decoder_layers": 1}
+    model = SeqTR(SeqTRSizes(words=10_000, task=task, **(narrow if small else {})))
     inputs = {
         "pictures": torch.rand(1, 3, 640, 640) * 255,
         "words": torch.randint(3, 10_000, (1, 15)),
@@ -51,9 +53,9 @@ def seqtr(task: str) -> tuple[nn.Module, Tensors, Callable[[nn.Module, Tensors],
 class WithResNet(nn.Module):
     """UMT with the ResNet that it looks through."""
 
-    def __init__(self) -> None:
+    def __init__(self, sizes: UMTSizes) -> None:
         super().__init__()
-        self.umt, self.eyes = UMT(UMTSizes()), ResNet()
+        self.umt, self.eyes = UMT(sizes), ResNet()
 
     def forward(self, picture: torch.Tensor, **inputs: torch.Tensor) -> dict[str, torch.Tensor]:
         """The loss."""
@@ -65,14 +67,15 @@ class WithResNet(nn.Module):
         return self.umt.decode(self.umt.look(**inputs, places=self.eyes(given["picture"])), given["mask"])
 
 
-def umt() -> tuple[nn.Module, Tensors, Callable[[nn.Module, Tensors], object]]:
+def umt(small: bool) -> tuple[nn.Module, Tensors, Callable[[nn.Module, Tensors], object]]:
     """As ``seqtr``, a post of 32 pieces."""
     ids, ones = torch.randint(1, 20_000, (1, 32)), torch.ones(1, 32, dtype=torch.long)
     inputs = {"input_ids": ids, "token_type_ids": 0 * ones, "mask": ones, "tags": ones, "auxiliary_tags": ones}
-    return WithResNet(), {**inputs, "picture": torch.rand(1, 3, 224, 224)}, lambda own, given: own.tag(given)
+    model = WithResNet(UMTSizes(layers=1) if small else UMTSizes())
+    return model, {**inputs, "picture": torch.rand(1, 3, 224, 224)}, lambda own, given: own.tag(given)
 
 
-def hindex() -> tuple[nn.Module, Tensors, Callable[[nn.Module, Tensors], object]]:
+def hindex(small: bool) -> tuple[nn.Module, Tensors, Callable[[nn.Module, Tensors], object]]:
     """As ``seqtr``, a post of 32 pieces with 18 regions. Untrained, it writes until it may not go on."""
     ids = torch.randint(3, 50_000, (1, 32))
     ids[:, -1] = 2
@@ -80,19 +83,19 @@ def hindex() -> tuple[nn.Module, Tensors, Callable[[nn.Module, Tensors], object]
     inputs = {"ids": ids, "features": torch.rand(1, 18, 2048), "indices": torch.tensor([row])}
     given = {**inputs, "shares": torch.full((1, 18), 1 / 18)}
     return (
-        HIndex(HIndexSizes(), 50_265),
+        HIndex(HIndexSizes(layers=1) if small else HIndexSizes(), 50_265),
         given,
         lambda own, one: write_indices(own, own.see(one["ids"], one["features"])),
     )
 
 
-KINDS = {"SeqTR, boxes": lambda: seqtr(BOX), "SeqTR, masks": lambda: seqtr(MASK), "UMT": umt, "H-Index": hindex}
+KINDS = {"SeqTR, boxes": partial(seqtr, BOX), "SeqTR, masks": partial(seqtr, MASK), "UMT": umt, "H-Index": hindex}
 
 
-def measure(name: str, rounds: int) -> None:
+def measure(name: str, rounds: int, small: bool) -> None:
     """Prints a row of the table."""
     torch.manual_seed(0)
-    model, inputs, answer = KINDS[name]()
+    model, inputs, answer = KINDS[name](small)
     model.to(DEVICE).eval()
     inputs = {key: value.to(DEVICE) for key, value in inputs.items()}
     with torch.inference_mode():
@@ -134,13 +137,18 @@ def main() -> None:
     """Prints a table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3, help="the least of so many times (default 3)")
-    rounds = parser.parse_args().rounds
+    parser.add_argument("--smoke", action="store_true", help="small models, once")
+    known = parser.parse_args()
     print("| model | parameters | GB to answer | s to answer | GB to train, batch of 1 | s a step |")
     print("|---|---|---|---|---|---|")
     for name in KINDS:
-        own = multiprocessing.get_context("spawn").Process(target=measure, args=(name, rounds))
+        own = multiprocessing.get_context("spawn").Process(
+            target=measure, args=(name, 1 if known.smoke else known.rounds, known.smoke)
+        )
         own.start()
         own.join()
+        if own.exitcode:
+            parser.exit(1)
 
 
 if __name__ == "__main__":
