@@ -14,8 +14,6 @@ import subprocess
 import sys
 import time
 
-import rivegs_mllm  # noqa: F401  before whatever imports torchvision
-
 ROWS, LENGTH, ANSWER = 4, 384, 64
 
 

@@ -2,8 +2,9 @@
 
 The registry's torchvision is linked against CUDA torch. Beside CPU torch its library does not load, and
 ``import torchvision`` (hence transformers' and peft's imports) fails on the missing schema of
-``torchvision::nms``. The package imports this module when torchvision is about to be imported: where the library
-really does not load, it declares the two schemas that torchvision needs and gives ``nms`` an implementation in torch.
+``torchvision::nms``. torch calls `declare` whenever it is imported, by the entry point in pyproject.toml: where the
+library really does not load, it declares the two schemas that torchvision needs and gives ``nms`` an implementation in
+torch.
 """
 
 from importlib.machinery import PathFinder
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-_library = None  # torch drops the registrations when the Library object dies
+_declared: list[torch.library.Library] = []  # torch drops the registrations when the object dies
 
 
 def _loads() -> bool:
@@ -47,10 +48,13 @@ def nms(boxes: torch.Tensor, scores: torch.Tensor, iou_threshold: float) -> torc
     return torch.stack(kept) if kept else torch.empty(0, dtype=torch.int64, device=boxes.device)
 
 
-if not _loads():
-    _library = torch.library.Library("torchvision", "DEF")
-    _library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    _library.define(
-        "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-    )  # schema alone: torchvision looks for its name, nothing here calls it
-    _library.impl("nms", nms, "CPU")
+def declare() -> None:
+    """Declares the operators where they are missing. Does nothing beside a torch that has CUDA."""
+    if torch.version.cuda is not None or _declared or _loads():
+        return
+    library = torch.library.Library("torchvision", "DEF")
+    library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    # the schema alone: torchvision looks for its name, nothing here calls it
+    library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    library.impl("nms", nms, "CPU")
+    _declared.append(library)

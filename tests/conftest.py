@@ -12,8 +12,6 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 from faults.table import pytest_terminal_summary, trials  # noqa: F401  the table of tests/faults
 from hypothesis import HealthCheck, settings
 
-import rivegs_mllm  # noqa: F401  before whatever imports torchvision
-
 # A busy machine is no failure.
 settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("busy")

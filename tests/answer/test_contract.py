@@ -10,7 +10,6 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-import rivegs_mllm.torchvision_ops  # noqa: F401  before transformers
 from rivegs_mllm.answer.contract import FILE_NAME, NATIVE_STEPS, Contract, ContractError, loc_tokens
 from rivegs_mllm.types import Box, UserError
 

@@ -150,8 +150,7 @@ def served(unpacked, tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    # rivegs_mllm first, for machines whose torchvision has no compiled operators
-    code = "import rivegs_mllm, sys; from transformers.cli.transformers import main; sys.exit(main())"
+    code = "import sys; from transformers.cli.transformers import main; sys.exit(main())"
     arguments = ["serve", str(unpacked), "--host", "127.0.0.1", "--port", str(port), "--device", "cpu"]
     there = {**os.environ, "HF_HUB_CACHE": str(tmp_path)}  # its list of models fails where there is no such folder
     with subprocess.Popen([sys.executable, "-c", code, *arguments], env=there) as server:
