@@ -6,10 +6,11 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Literal
 
-from data_builders.findings import SHOWN, Finding, Report, count_split
+from data_builders.findings import SHOWN, Finding, Report, count_split, rare_types
 from data_builders.formats.conll import Post, read_posts
 from data_builders.image_index import for_each_picture
 from rivegs_mllm.data.files import write_text
@@ -85,19 +86,26 @@ def find_pictures(
 
 
 def unique_ids(posts: Sequence[Post], place: str, findings: list[Finding]) -> list[str]:
-    """The posts' ids; one that comes again is another post with the same picture, and gets ``#2``, ``#3`` behind it."""
-    seen: dict[str, int] = {}
+    """The posts' ids; one that comes again is another post with the same picture, and gets ``#2``, ``#3`` behind it.
+
+    A number that the ids of the file have already is passed over.
+    """
+    theirs = {post.id for post in posts}
+    given: set[str] = set()
     ids = []
     for post in posts:
-        seen[post.id] = count = seen.get(post.id, 0) + 1
-        ids.append(post.id if count == 1 else f"{post.id}#{count}")
-        if count > 1:
+        numbered = (f"{post.id}#{number}" for number in count(2))
+        again = post.id in given
+        ids.append(next(name for name in numbered if name not in theirs | given) if again else post.id)
+        given.add(ids[-1])
+        if again:
             findings.append(Finding("repeated id", f"{place}:{post.line}", f"{post.id} again; it becomes {ids[-1]}"))
     return ids
 
 
 def write_dataset(out: Path, samples: Mapping[str, Sequence[Sample]], findings: list[Finding]) -> Report:
     """Writes ``out/findings.txt`` and, if none of them is an error, ``out/{train,dev,test}.jsonl``; else UserError."""
+    findings += rare_types(samples, {split: f"{split}.jsonl" for split in SPLITS})
     report = Report({split: count_split(samples[split]) for split in SPLITS}, findings)
     write_text(out / FINDINGS, "".join(f"{finding}\n" for finding in findings))
     if report.errors:

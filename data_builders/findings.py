@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -11,6 +11,9 @@ from rivegs_mllm.types import TYPES, Sample
 
 SHOWN = 20
 """So many findings of a kind are printed; the rest is counted."""
+
+RARE = 1000
+"""A type that comes once among so many entities is more likely a slip than a type."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +92,26 @@ def count_split(samples: Sequence[Sample]) -> Counts:
         longest=max((len(sample.tokens) for sample in samples), default=0),
         with_picture=sum(bool(sample.image) for sample in samples),
         with_knowledge=sum(bool(sample.knowledge) for sample in samples),
-        types={kind: types[kind] for kind in (*TYPES, *sorted(types.keys() - set(TYPES)))},
+        types={kind: types[kind] for kind in (TYPES if types.keys() <= set(TYPES) else sorted(types))},
         sizes=(areas[0][1], areas[len(areas) // 2][1], areas[-1][1]) if areas else (),
     )
+
+
+def rare_types(splits: Mapping[str, Sequence[Sample]], places: Mapping[str, str]) -> list[Finding]:
+    """Types that come once among RARE entities or more. ``places`` are the files of the splits."""
+    counts = {}
+    for split, group in splits.items():
+        counts[split] = Counter(own.type for sample in group for own in sample.entities)
+    total = sum(counts.values(), Counter())
+    if total.total() < RARE:
+        return []
+    message = f"comes once among {total.total()} entities; is it another type, misspelt?"
+    return [
+        Finding("rare type", places[split], f"{kind!r} {message}")
+        for split, own in counts.items()
+        for kind in sorted(own)
+        if total[kind] == 1
+    ]
 
 
 def format_report(report: Report) -> str:

@@ -1,8 +1,9 @@
 """Twitter-GMNER as published (folders ``Twitter10000_v2.0`` and, version 1, ``Twitter10000``) into a dataset.
 
 ``txt/{train,dev,test}.txt`` holds posts under the ids of their pictures, ``xml/<id>.xml`` the boxes drawn on the
-picture. A box belongs to every mention of the post whose text is exactly the box's name, so repeated mentions share
-boxes, and a mention is visible when it has a box.
+picture. A box belongs to every mention of the post whose text is the box's name, so repeated mentions share boxes, and
+a mention is visible when it has a box. Names are the same that look the same: blanks, characters without width and
+Unicode's two ways to write an accent make no difference.
 
 What the published data leaves open is decided here:
 - An id that comes again within a split is another post with the same picture: it becomes ``<id>#2``, and so on.
@@ -15,6 +16,7 @@ Each such case is a finding, and all findings are written to ``findings.txt`` be
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -84,7 +86,7 @@ def read_raw(raw: Path, findings: list[Finding]) -> Raw:
 def _read_annotations(folder: Path, findings: list[Finding]) -> dict[str, Annotation]:
     try:
         with os.scandir(folder) as entries:
-            paths = sorted(entry.path for entry in entries if entry.name.endswith(".xml"))
+            paths = sorted(entry.path for entry in entries if entry.name.lower().endswith(".xml"))
     except OSError as error:
         raise UserError(f"{folder}: the folder of the annotations cannot be listed ({error.strerror})") from None
     annotations = {}
@@ -154,17 +156,30 @@ def _find_strays(raw: Raw, findings: list[Finding]) -> None:
     for posts in raw.posts.values():
         for post in posts:
             mentions[post.id].update([entity.text for entity in post.entities])
+    if mentions and not raw.annotations.keys() & mentions.keys():
+        message = "no annotation is of a post, so not one entity would be visible"
+        findings.append(Finding("no annotation", f"{raw.root}/xml", message, "error"))
     for identity, annotation in raw.annotations.items():
         place = f"{raw.root}/xml/{identity}.xml"
         if identity not in mentions:
             findings.append(Finding("annotation without post", place, f"no split has the post {identity}"))
             continue
         for name in dict.fromkeys(name for name, _ in annotation.objects):
-            if name not in mentions[identity]:
+            if look_of(name) not in set(map(look_of, mentions[identity])):
                 there = ", ".join(map(repr, sorted(mentions[identity]))) or "none"
                 findings.append(Finding("unmatched name", place, f"{name!r} is no mention of its post ({there})"))
 
 
+def look_of(name: str) -> str:
+    """What is the same for names that look the same."""
+    composed = unicodedata.normalize("NFC", name)
+    return "".join(letter for letter in composed if not letter.isspace() and unicodedata.category(letter) != "Cf")
+
+
 def _grounded(entity: Entity, boxes: dict[str, tuple[Box, ...]]) -> Entity:
+    """The entity with the boxes of its name, as it is written or, where no box has that, as it looks."""
     own = boxes.get(entity.text, ())
+    if not own and boxes:
+        alike = [found for name, found in boxes.items() if look_of(name) == look_of(entity.text)]
+        own = tuple(dict.fromkeys(box for found in alike for box in found))
     return Entity(entity.text, entity.type, entity.span, visible=bool(own), boxes=own)

@@ -32,9 +32,8 @@ def main() -> int:
         )
         if made.returncode:
             return made.returncode
-        return subprocess.run(
-            [venv / "bin/python", "-c", IMPORTS], cwd=scratch, env=environment, check=False
-        ).returncode
+        imports = [venv / "bin/python", "-c", IMPORTS]
+        return subprocess.run(imports, cwd=scratch, env=environment, check=False).returncode
 
 
 if __name__ == "__main__":

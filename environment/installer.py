@@ -66,8 +66,8 @@ def check_machine(venv: Path) -> None:
         fail(f"{free / 1e9:.1f} GB are free in {folder}; at least {NEEDED / 1e9:.0f} GB are needed")
     if not (shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")):
         print(
-            "no C++ compiler found: training with DeepSpeed, and its tests, need one (Debian, Ubuntu: apt install g++); "
-            "all else works"
+            "no C++ compiler found: only training with DeepSpeed, and its tests, need one "
+            "(Debian, Ubuntu: apt install g++)"
         )
 
 
@@ -91,18 +91,19 @@ class Installer:
         self.log.write_text("")
         code = self._run([base_python(), "-m", "venv", str(self.venv)])
         if code:
-            fail(f"{self.venv} cannot be made: {_reason(self.log)}; all of it is in {self.log}")
+            fail(f"{self.venv} cannot be made: {_reason(self.log, 0)}; all of it is in {self.log}")
         if not shutil.which("uv"):
             self._run([*self.pip, "uv"])
 
     def install(self, *arguments: str) -> None:
         """Installs under the lock. Ends with a line where that fails."""
+        begin = self.log.stat().st_size if self.log.exists() else 0
         own = self.venv / "bin" / "uv"
         uv = shutil.which("uv") or (str(own) if own.exists() else None)  # several times as fast as pip
         if uv and not self._run([*self._as_pip(uv), *arguments]):
             return
         if self._run([*self.pip, *arguments]):
-            fail(f"packages cannot be installed: {_reason(self.log)}; all of it is in {self.log}")
+            fail(f"packages cannot be installed: {_reason(self.log, begin)}; all of it is in {self.log}")
 
     def _as_pip(self, uv: str) -> list[str]:
         """uv's command of an installation from where pip is configured to install, which uv does not read itself."""
@@ -131,10 +132,9 @@ class Installer:
             return subprocess.run(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, check=False).returncode
 
 
-def _reason(log: Path) -> str:
-    """What a person can do something about, of pip's or uv's output."""
-    text = log.read_text(encoding="utf-8", errors="replace")
-    last = text[text.rfind("\n$ ") + 1 :]
+def _reason(log: Path, begin: int) -> str:
+    """What a person can do something about, of the output from the byte ``begin`` on."""
+    last = log.read_bytes()[begin:].decode(errors="replace")
     for sign, reason in (
         ("No space left on device", "the disk is full"),
         ("Temporary failure in name resolution", "the package registry cannot be reached; check network and proxy"),

@@ -12,6 +12,7 @@ from eval.analysis.calibration import read_calibration
 from rivegs_mllm.answer.contract import FILE_NAME
 from rivegs_mllm.config.schema import Recipe
 from rivegs_mllm.data.jsonl import to_line
+from rivegs_mllm.data.post_errors import check_some_answered, each_by_itself
 from rivegs_mllm.data.resume import progress, taken_up
 from rivegs_mllm.models.generation import Generator, batches
 from rivegs_mllm.models.loading import load_adapter, load_base
@@ -26,24 +27,26 @@ def predict(
     ``folder`` is what the samples' pictures are relative to, ``adapter`` the trained folder, None for the base alone.
     Where `rivegs calibrate` has left its file in ``adapter``, scores and visibility are calibrated by it.
     Answers are appended to ``out.partial`` as they come, and the file is renamed when it is whole; started again, the
-    run goes on behind the last whole line. Raises UserError where that file is of another run, and for a calibration
-    that cannot be read.
+    run goes on behind the last whole line. A post that cannot be answered ends no run: its ``errors`` say why. Raises
+    UserError where that file is of another run, for a calibration that cannot be read, and where no post at all can be
+    answered.
     """
     calibration = read_calibration(adapter) if adapter else None
     partial = out.with_name(f"{out.name}.partial")
     done = _begun(partial, samples, _run_name(recipe, samples, adapter))
     system = load_base(recipe) if adapter is None else load_adapter(adapter, recipe)
     system.model.eval()
-    generator = Generator(system, folder, recipe.predict.max_new_tokens)
+    generator = Generator(system, folder, recipe.predict.max_new_tokens, recipe.max_length)
     with partial.open("ab") as file, progress() as bars:
         task = bars.add_task("answers", total=len(samples), completed=len(done))
         for some in batches(samples[len(done) :], recipe.predict.batch_size):
-            answers = generator.answer(some)
+            answers = each_by_itself(generator.answer, some, lambda sample, note: Prediction(sample.id, errors=(note,)))
             if calibration:
                 answers = [calibration.apply(answer) for answer in answers]
+            done += answers
+            check_some_answered(done, len(samples))
             file.writelines(to_line(answer) for answer in answers)
             file.flush()
-            done += answers
             bars.advance(task, len(answers))
     partial.replace(out)
     _run_file(partial).unlink()
@@ -74,5 +77,13 @@ def _run_name(recipe: Recipe, samples: Sequence[Sample], adapter: Path | None) -
     if adapter is not None:
         files = [adapter / FILE_NAME, adapter / CALIBRATION, *sorted(adapter.glob("adapter_model*"))]
         weights = [(file.name, hashlib.sha256(file.read_bytes()).hexdigest()) for file in files if file.exists()]
-    parts = (posts, weights, recipe.model.base, recipe.model.revision, recipe.answer.__dict__, recipe.predict.__dict__)
+    parts = (
+        posts,
+        weights,
+        recipe.model.base,
+        recipe.model.revision,
+        recipe.answer.__dict__,
+        recipe.predict.__dict__,
+        recipe.max_length,
+    )
     return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()

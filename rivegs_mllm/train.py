@@ -31,6 +31,7 @@ from rivegs_mllm.data.logs import (
     FLAGS_HELP,
     LOG,
     log_to,
+    missing_extra,
     quiet_transformers,
     quiet_unless_verbose,
     take_flags,
@@ -188,6 +189,7 @@ class AnswerTrainer(Trainer):
             self.system,
             self.recipe.data.folder,
             self.recipe.predict.max_new_tokens,
+            self.recipe.max_length,
             keep_vision=self.pictures,
             synced=is_deepspeed_zero3_enabled(),
         )
@@ -273,9 +275,10 @@ def main(arguments: Sequence[str]) -> int:
         quiet_unless_verbose(flags)
         quiet_transformers()
         run(rest)
-    except (UserError, OSError) as error:
+    except (UserError, OSError, ImportError) as error:
+        told = missing_extra(error) if isinstance(error, ImportError) else error
         if PartialState().is_main_process:
-            tell_error(error, flags)
+            tell_error(told, flags)
         return 2
     return 0
 

@@ -92,7 +92,8 @@ class Sample:
 class Prediction:
     """What a system says about the post ``id``.
 
-    ``raw`` is the model's answer as it came, ``errors`` what of it could not be read.
+    ``raw`` is the model's answer as it came, ``errors`` what of it could not be read, and what of the post could not be
+    given to the model.
     """
 
     id: str

@@ -135,6 +135,17 @@ class StageSuite:
         again = choice.load(cases.folder)
         assert_same(again(self.shown(choice, cases.samples), cases.drafts), answers)
 
+    def test_a_long_post_is_answered_beside_others(self, choice, stage, cases, answers):
+        """Its text, background and expressions are longer than any encoder reads."""
+        first, draft = cases.samples[0], cases.drafts[0]
+        entities = tuple(dataclasses.replace(e, expression=" ".join([e.expression] * 200)) for e in draft.entities)
+        long = dataclasses.replace(first, id="long", tokens=first.tokens * 100)
+        before = dataclasses.replace(draft, id="long", knowledge=draft.knowledge * 50, entities=entities)
+        drafts = [*cases.drafts, before]
+        *others, answer = stage(self.shown(choice, [*cases.samples, long]), drafts)
+        check_stage(self.slot, "under test", [long], [before], [answer])
+        assert_same(others, answers)
+
     def test_it_does_not_read_the_gold(self, choice, stage, cases, answers):
         """With the gold in reach its answers stay the same, unless it exists to stand in for a perfect stage."""
         if not choice.SEES_GOLD:

@@ -1,5 +1,8 @@
 """Posts in CoNLL files: a token and a BIO tag a line, a blank line between posts.
 
+A type is whatever stands behind B- or I-, but for MISC, which is OTHER. Columns between token and tag, such as parts of
+speech, are left out where all lines of a post have them.
+
 Two kinds of file are read: posts under ``IMGID:`` lines (Twitter-2015, Twitter-2017, Twitter-GMNER), and RiVEG's
 knowledge files, posts without ids in which the words tagged X behind ``<EOS>`` are what an LLM wrote about the post.
 
@@ -10,17 +13,17 @@ a token that is empty or holds white space gets ``_`` in its place, so that span
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from data_builders.formats.text_files import read_lines
-from rivegs_mllm.types import Entity, UserError
+from rivegs_mllm.types import TYPES, Entity, UserError
 
-_TYPES = {"PER": "PER", "LOC": "LOC", "ORG": "ORG", "OTHER": "OTHER", "MISC": "OTHER"}
-_BEGIN = {f"B-{name}": kind for name, kind in _TYPES.items()}
-_INSIDE = {f"I-{name}": kind for name, kind in _TYPES.items()}
-_TAGS = frozenset(("O", *_BEGIN, *_INSIDE))
+_OTHER_NAMES = {"MISC": "OTHER"}
+_TAG = re.compile(r"O|[BI]-\S+")
+_USUAL = frozenset(("O", *(f"{begin}-{kind}" for begin in "BI" for kind in TYPES)))  # a look-up is quicker than a match
 
 ID_MARK = "IMGID:"
 KNOWLEDGE_MARK = "<EOS>"
@@ -28,7 +31,7 @@ KNOWLEDGE_MARK = "<EOS>"
 
 @dataclass(frozen=True, slots=True)
 class Repair:
-    """What was mended where: ``kind`` is "orphan tag" or "blank token", ``line`` counts from 1."""
+    """What was mended where: ``kind`` is "orphan tag", "blank token" or "further columns", ``line`` counts from 1."""
 
     line: int
     kind: str
@@ -86,6 +89,9 @@ def _blocks(path: Path | str) -> Iterator[tuple[int, list[str]]]:
 
 
 def _pairs(path: Path | str, number: int, lines: list[str]) -> list[tuple[str, str]]:
+    """The token and the tag of each line."""
+    if _further_columns(lines):
+        return [(line.partition("\t")[0], line.rpartition("\t")[2]) for line in lines]
     pairs = []
     for offset, line in enumerate(lines):
         token, tab, tag = line.rpartition("\t")
@@ -95,17 +101,27 @@ def _pairs(path: Path | str, number: int, lines: list[str]) -> list[tuple[str, s
     return pairs
 
 
+def _further_columns(lines: list[str]) -> int:
+    """How many columns all lines of a post have between token and tag; a lone tab in a token makes none."""
+    columns = {line.count("\t") + 1 for line in lines}
+    return max(0, min(columns) - 2) if len(columns) == 1 else 0
+
+
 def _post(path: Path | str, number: int, block: list[str]) -> Post:
     identity = block[0][len(ID_MARK) :].strip()
     if not identity:
         raise UserError(f"{path}:{number}: {ID_MARK} without an id")
+    if not identity.isprintable():
+        raise UserError(f"{path}:{number}: the id {identity[:80]!r} has characters that no id has")
     pairs = _pairs(path, number + 1, block[1:])
     tokens, tags = [token for token, _ in pairs], [tag for _, tag in pairs]
-    if not _TAGS.issuperset(tags):
-        index = next(index for index, tag in enumerate(tags) if tag not in _TAGS)
-        known = ", ".join(_TYPES)
-        raise UserError(f"{path}:{number + 1 + index}: tag {tags[index]!r} is neither O nor B- or I- with {known}")
+    odd = next((index for index, tag in enumerate(tags) if tag not in _USUAL and not _TAG.fullmatch(tag)), None)
+    if odd is not None:
+        raise UserError(f"{path}:{number + 1 + odd}: tag {tags[odd][:80]!r} is neither O nor B- or I- with a type")
     repairs = []
+    if columns := _further_columns(block[1:]):
+        message = f"{columns} columns between token and tag are left out"
+        repairs.append(Repair(number + 1, "further columns", message))
     if " ".join(tokens).split() != tokens:
         repairs += _mend_tokens(tokens, number + 1)
     spans, orphans = _spans(tags)
@@ -135,11 +151,16 @@ def _spans(tags: list[str]) -> tuple[list[tuple[int, int, str]], list[int]]:
     for index, tag in enumerate(tags):
         if tag == "O":
             open_kind = ""
-        elif tag in _INSIDE and _INSIDE[tag] == open_kind:
+        elif tag[0] == "I" and _kind(tag) == open_kind:
             spans[-1] = (spans[-1][0], index + 1, open_kind)
         else:
-            if tag in _INSIDE:
+            if tag[0] == "I":
                 orphans.append(index)
-            open_kind = _INSIDE.get(tag) or _BEGIN[tag]
+            open_kind = _kind(tag)
             spans.append((index, index + 1, open_kind))
     return spans, orphans
+
+
+def _kind(tag: str) -> str:
+    """The type of a tag that is not O."""
+    return _OTHER_NAMES.get(tag[2:], tag[2:])

@@ -1,4 +1,4 @@
-"""Text files as people publish them: UTF-8 with or without a byte-order mark, lines ended by Unix or by Windows."""
+"""Text files as people publish them: UTF-8, with a byte-order mark or not, lines ended by Unix, Windows or old Macs."""
 
 from __future__ import annotations
 
@@ -8,13 +8,17 @@ from rivegs_mllm.types import UserError
 
 
 def read_text(path: Path | str) -> str:
-    """The text, ``\\r\\n`` turned into ``\\n``. Raises UserError naming the file where it cannot be read or decoded."""
+    """The text, ``\\r\\n``, and ``\\r`` where nothing else ends a line, turned into ``\\n``.
+
+    Raises UserError naming the file where it cannot be read or decoded.
+    """
     try:
-        return Path(path).read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
+        text = Path(path).read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    return text if "\n" in text else text.replace("\r", "\n")
 
 
 def read_lines(path: Path | str) -> list[str]:

@@ -15,6 +15,10 @@ from lxml import etree
 from rivegs_mllm.types import Box, UserError
 
 _PARSER = etree.XMLParser(resolve_entities=False, no_network=True, load_dtd=False, remove_comments=True)
+MOST_PIXELS = 10_000_000
+"""Of an edge or a side: no picture is so long, and what is longer is a slip."""
+
+_SHOWN = 40
 _EDGES = ("xmin", "ymin", "xmax", "ymax")
 
 
@@ -119,8 +123,9 @@ def _numbers(
             number = int(text) if text.isdecimal() else float(text)
         except ValueError:
             number = math.nan
-        if not math.isfinite(number):
+        if not abs(number) <= MOST_PIXELS:
             line = "" if element is None else f":{element.sourceline}"
-            raise UserError(f"{path}{line}: <{tag}> is {text!r}, not a number")
+            shown = repr(text) if len(text) <= _SHOWN else f"{text[:_SHOWN]!r}..."
+            raise UserError(f"{path}{line}: <{tag}> is {shown}, not a number of pixels")
         numbers.append(number)
     return numbers

@@ -50,8 +50,8 @@ def write_report(
     ``predictions`` are one system's or two systems', by name; of two, the second is compared with the first. At most
     ``limit`` posts carry their picture, made small; ``folder`` is what the samples' image paths are relative to. What
     lies outside it is shown only from ``image_root``. Returns what is wrong with pictures that are missing or not of
-    the size on record; the page says so too. Raises UserError for no system or more than two, without matplotlib, and
-    as `eval.scores.evaluate` does.
+    the size on record; the page says so too. Raises UserError for no system or more than two, and as
+    `eval.scores.evaluate` does.
     """
     if not 1 <= len(predictions) <= 2:
         raise UserError(f"report: one system or two, not {len(predictions)}")

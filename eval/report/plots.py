@@ -13,8 +13,6 @@ from xml.etree import ElementTree
 
 from markupsafe import Markup
 
-from rivegs_mllm.types import UserError
-
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -142,10 +140,8 @@ def calibration_curve(curves: Sequence[Mapping | None], names: Sequence[str]) ->
 
 def _axes(height: float, heights: Sequence[int] = (1,)) -> tuple[Figure, Axes | Sequence[Axes]]:
     """A figure of the page's width, and its axes one above the other, one alone as it is."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise UserError("the report's plots need matplotlib: pip install 'rivegs-mllm[report]'") from None
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(_WIDTH, height), dpi=100, layout="constrained")
     figure.patch.set_visible(False)
     grid = figure.subplots(len(heights), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]

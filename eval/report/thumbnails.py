@@ -40,7 +40,7 @@ def outline(mask: Mask, steps: int = 280) -> str:
 
     It lies on a grid of at most ``steps`` cells a side; a mask without area is "". The mask must have been checked.
     """
-    from contourpy import contour_generator  # with matplotlib, of the extra `report`
+    from contourpy import contour_generator
     from matplotlib.path import Path as Outline
 
     height, width = mask.size

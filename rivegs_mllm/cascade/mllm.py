@@ -61,7 +61,7 @@ def _load(recipe: Path, adapter: Path | None, folder: Path) -> tuple[Generator, 
     if generator is None:
         system = load_adapter(weights, settings)
         system.model.eval()
-        generator = _generators[key] = Generator(system, folder, settings.predict.max_new_tokens)
+        generator = _generators[key] = Generator(system, folder, settings.predict.max_new_tokens, settings.max_length)
     return generator, settings.predict.batch_size, calibration
 
 

@@ -21,6 +21,7 @@ from rivegs_mllm.cascade.base import Sized, Stage, StageError, blind, check_stag
 from rivegs_mllm.data.files import write_json
 from rivegs_mllm.data.foreign import read_object
 from rivegs_mllm.data.jsonl import read_predictions, to_line
+from rivegs_mllm.data.post_errors import check_some_answered, each_by_itself, with_error
 from rivegs_mllm.data.resume import progress, taken_up
 from rivegs_mllm.models.generation import batches
 from rivegs_mllm.models.profiling import peak_bytes, reset_peak
@@ -99,15 +100,20 @@ def _fill(
             before = drafts[len(done) : len(done) + len(some)]
             shown = some if step.sees_gold else [blind(sample) for sample in some]
             start = time.perf_counter()
-            after = stage(shown, before)
+            after = each_by_itself(
+                lambda pairs: stage([sample for sample, _ in pairs], [draft for _, draft in pairs]),
+                list(zip(shown, before, strict=True)),
+                lambda pair, note: with_error(pair[1], f"{step.slot} ({step.kind}): {note}"),
+            )
             seconds = time.perf_counter() - start
             check_stage(step.slot, step.kind, some, before, after)
             if step.slot == "tagger":
                 _check_types(step, after, types)
+            done += after
+            check_some_answered(done, len(samples))
             file.writelines(to_line(draft) for draft in after)
             file.flush()
             _note(path.parent, step, stage, len(some), seconds)
-            done += after
             bars.advance(task, len(some))
     partial.replace(path)
     return done

@@ -28,3 +28,12 @@ def add_image_root(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--image-root", type=Path, metavar="DIR", help="a folder outside the dataset's whose pictures may be shown too"
     )
+
+
+def add_strict(parser: argparse.ArgumentParser) -> None:
+    """The option for scripts that must not go on where a post was not answered as it is."""
+    parser.add_argument(
+        "--strict",
+        action="store_true",
+        help="exit code 1 where a post was not answered, only in part, or without its picture (default: only said)",
+    )

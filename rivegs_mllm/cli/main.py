@@ -10,7 +10,7 @@ from rivegs_mllm.cli.data import add_audit, add_build
 from rivegs_mllm.cli.distill import add_distill
 from rivegs_mllm.cli.evaluate import add_calibrate, add_evaluate, add_export, add_report
 from rivegs_mllm.cli.models import add_compare, add_predict, add_preview, add_propose, add_train
-from rivegs_mllm.data.logs import FLAGS_HELP, quiet_unless_verbose, take_flags, tell_error
+from rivegs_mllm.data.logs import FLAGS_HELP, missing_extra, quiet_unless_verbose, take_flags, tell_error
 from rivegs_mllm.types import UserError
 
 OVERVIEW = f"""\
@@ -46,6 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return known.run(known, rest) or 0
     except (UserError, OSError) as error:
         tell_error(error, flags)
+    except ImportError as error:
+        tell_error(missing_extra(error), flags)
     except KeyboardInterrupt:
         print("interrupted; the same command goes on where it was, if the verb can", file=sys.stderr)
         return 130

@@ -9,10 +9,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from rivegs_mllm.cli.common import add_image_root, verb
+from rivegs_mllm.cli.common import add_image_root, add_strict, verb
 from rivegs_mllm.data.files import check_output
 from rivegs_mllm.data.lock import lock_file, lock_folder
 from rivegs_mllm.data.logs import log_to, quiet_transformers
+from rivegs_mllm.data.post_errors import is_hindered, summary
 from rivegs_mllm.types import UserError
 
 
@@ -45,6 +46,7 @@ def add_predict(verbs) -> None:
     which = predict.add_mutually_exclusive_group()
     which.add_argument("--adapter", type=Path, help="trained folder or checkpoint (default: the recipe's output_dir)")
     which.add_argument("--untuned", action="store_true", help="the base alone, before any fine-tuning")
+    add_strict(predict)
 
 
 def add_compare(verbs) -> None:
@@ -58,6 +60,7 @@ def add_compare(verbs) -> None:
     compare.add_argument("--data", type=Path, required=True, help="a dataset folder")
     compare.add_argument("--split", default="test", help="train, dev or test (default test)")
     compare.add_argument("--out", type=Path, required=True, help="the folder of table, predictions and drafts")
+    add_strict(compare)
 
 
 def add_propose(verbs) -> None:
@@ -99,7 +102,7 @@ def _train(args: argparse.Namespace, overrides: list[str]) -> None:
     run([str(args.recipe), *overrides, *seeds])
 
 
-def _predict(args: argparse.Namespace, overrides: list[str]) -> None:
+def _predict(args: argparse.Namespace, overrides: list[str]) -> int:
     _check_recipe(args.recipe, overrides)
     quiet_transformers()
     from rivegs_mllm.cascade.config import is_cascade
@@ -110,8 +113,8 @@ def _predict(args: argparse.Namespace, overrides: list[str]) -> None:
     run = _predict_cascade if is_cascade(args.recipe) else _predict_end_to_end
     with lock_file(args.out), log_to(args.out.with_name(f"{args.out.name}.log")):
         predictions = run(args, overrides, samples)
-    noted = sum(bool(prediction.errors) for prediction in predictions)
-    print(f"wrote {args.out}: {len(predictions)} posts, {noted} of them with something in `errors`")
+    print(f"wrote {args.out}:", "\n".join(summary(predictions)))
+    return 1 if args.strict and any(map(is_hindered, predictions)) else 0
 
 
 def _predict_end_to_end(args: argparse.Namespace, overrides: list[str], samples: list) -> list:
@@ -132,14 +135,19 @@ def _predict_cascade(args: argparse.Namespace, overrides: list[str], samples: li
     return predictions
 
 
-def _compare(args: argparse.Namespace, _: list[str]) -> None:
+def _compare(args: argparse.Namespace, _: list[str]) -> int:
     for path in args.recipes:
         _check_recipe(path)
     quiet_transformers()
     from rivegs_mllm.compare.run import as_tables, compare
 
-    Console().print(as_tables(compare(args.recipes, args.data, args.split, args.out)))
+    result = compare(args.recipes, args.data, args.split, args.out)
+    Console().print(as_tables(result))
+    hindered = {name: own["errors"]["summary"] for name, own in result["systems"].items() if own["errors"]["hindered"]}
+    for name, lines in hindered.items():
+        print(f"{name}:", "\n".join(lines))
     print(f"wrote {args.out / 'compare.md'}")
+    return 1 if args.strict and hindered else 0
 
 
 def _propose(args: argparse.Namespace, overrides: list[str]) -> int:

@@ -24,6 +24,7 @@ from rivegs_mllm.data.files import check_output, write_json, write_text
 from rivegs_mllm.data.jsonl import read_split, write_records
 from rivegs_mllm.data.lock import lock_folder
 from rivegs_mllm.data.logs import LOG, log_to
+from rivegs_mllm.data.post_errors import is_hindered, summary
 from rivegs_mllm.types import Prediction, Sample, UserError
 
 Systems = dict[str, tuple[Path, CascadeRecipe | Recipe]]
@@ -36,10 +37,11 @@ def compare(recipes: Sequence[Path], folder: Path, split: str, out: Path) -> dic
     """Runs each system on the posts of ``folder/<split>.jsonl`` and scores it.
 
     Returns, and writes to ``out/compare.json``: ``{"posts", "systems": {name: {"recipe", "scores", "stages", "costs",
-    "total"}}}``, a system's name that of its recipe file. ``scores`` is what `eval.scores.evaluate` gives, ``stages``
-    what `eval.stage_metrics.stage_scores` gives by subset, ``costs`` a `StageReport` a stage, ``total`` their sum. The
-    tables of them are in ``out/compare.md`` and ``compare.html``, the predictions in ``out/<name>.jsonl``. Raises
-    UserError for a recipe that is wrong, before any system is run.
+    "total", "errors"}}}``, a system's name that of its recipe file. ``scores`` is what `eval.scores.evaluate` gives,
+    ``stages`` what `eval.stage_metrics.stage_scores` gives by subset, ``costs`` a `StageReport` a stage, ``total``
+    their sum, ``errors`` how many posts could not be answered as they are, and lines that say so. The tables of them
+    are in ``out/compare.md`` and ``compare.html``, the predictions in ``out/<name>.jsonl``. Raises UserError for a
+    recipe that is wrong, before any system is run.
     """
     systems = _read(recipes)
     for name in systems:
@@ -57,7 +59,8 @@ def _compare(systems: Systems, samples: Sequence[Sample], folder: Path, split: s
         except UserError as error:
             raise UserError(f"{path}: {error}") from error
         write_records(out / f"{name}.jsonl", predictions)
-        found[name] = {"recipe": str(path), **_figures(samples, predictions, recipe, costs)}
+        errors = {"hindered": sum(map(is_hindered, predictions)), "summary": summary(predictions)}
+        found[name] = {"recipe": str(path), **_figures(samples, predictions, recipe, costs), "errors": errors}
     result = {"data": str(folder), "split": split, "posts": len(samples), "systems": found}
     write_json(out / "compare.json", result)
     write_text(out / "compare.md", as_markdown(result))

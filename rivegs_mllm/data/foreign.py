@@ -42,8 +42,8 @@ def loading(what: str, error: type[UserError] = UserError) -> Iterator[None]:
 
 
 def one_line(error: BaseException) -> str:
-    """An error's message on one line, cut short."""
-    text = " ".join(str(error).split())
+    """An error's message on one line, cut short; what would move a console's cursor is shown as a replacement sign."""
+    text = "".join(sign if sign.isprintable() else "\ufffd" for sign in " ".join(str(error).split()))
     name = type(error).__name__
     said = text if isinstance(error, (OSError, ValueError, RuntimeError)) and text else f"{name} {text}".strip()
     return said if len(said) <= _SHOWN else f"{said[:_SHOWN]} ..."

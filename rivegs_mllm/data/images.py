@@ -20,7 +20,7 @@ from PIL import (
 from rivegs_mllm.data.foreign import one_line
 from rivegs_mllm.types import MAX_PIXELS, Box, Sample, UserError
 
-ENDINGS = ("jpg", "jpeg", "png", "webp")
+ENDINGS = ("jpg", "jpeg", "png", "webp", "jfif", "gif", "bmp")
 """File endings that count as pictures, whatever their case; the earlier wins where an id has several."""
 
 LARGEST_ASPECT = 200

@@ -19,6 +19,17 @@ LOG = "log.txt"
 VARIABLE = "RIVEGS_LOG"
 FLAGS = ("--verbose", "--debug")
 FLAGS_HELP = "--verbose shows what libraries say, too, --debug where in the code an error arose; both go anywhere."
+EXTRAS = {
+    "bitsandbytes": "quant",
+    "datasets": "metrics",
+    "deepspeed": "deepspeed",
+    "openai": "distill",
+    "pyarrow": "distill",
+    "segment_anything": "sam",
+    "torchcrf": "cascade",
+}
+"""Modules that not every installation has, and the extras that bring them."""
+
 _FORMAT = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
 _HELD = 10_000
 _OWN_HANDLERS = ("DeepSpeed",)
@@ -57,6 +68,16 @@ def tell_error(error: Exception, flags: set[str]) -> None:
     if "--debug" in flags:
         traceback.print_exception(error)
     print(f"error: {error}", file=sys.stderr)
+
+
+def missing_extra(error: ImportError) -> UserError:
+    """The same as a message that names the extra to install. Raises the error where no extra has what is missing."""
+    name = (error.name or "").partition(".")[0]
+    if name not in EXTRAS:  # transformers and accelerate say it in words
+        name = next((own for own in EXTRAS if own in str(error).lower()), "")
+    if not name:
+        raise error
+    return UserError(f"this needs {name}, which is not installed: pip install 'rivegs-mllm[{EXTRAS[name]}]'")
 
 
 def quiet_unless_verbose(flags: set[str]) -> None:

@@ -142,10 +142,7 @@ class OpenAIChat(Chat):
 
     def open(self, sampling: Sampling) -> Teacher:
         """A client. Raises UserError where the key is not in the environment."""
-        try:
-            from rivegs_mllm.llm.openai_client import OpenAITeacher
-        except ImportError as error:
-            raise UserError(f"teacher.type openai: {error}; pip install 'rivegs-mllm[distill]'") from None
+        from rivegs_mllm.llm.openai_client import OpenAITeacher
 
         return OpenAITeacher(self, sampling)
 

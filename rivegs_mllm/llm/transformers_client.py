@@ -16,6 +16,8 @@ from transformers import (
     AutoProcessor,
     AutoTokenizer,
     GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
     ProcessorMixin,
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
@@ -24,6 +26,9 @@ from rivegs_mllm.data.images import PictureError
 from rivegs_mllm.llm.client import Answer, HFChat, Sampling, TeacherError, Turns, VLLMChat, picture_paths, shown_picture
 from rivegs_mllm.models.located import located
 from rivegs_mllm.types import UserError
+
+MOST_TOKENS = 32_768
+"""Of a question and its answer together: what models can read beyond that takes more memory than most machines have."""
 
 
 class HFTeacher:
@@ -60,6 +65,7 @@ class HFTeacher:
             self.tokenizer.pad_token = self.tokenizer.eos_token
         self.sees = sees
         self.settings = _generation(self.model, self.tokenizer, sampling)
+        self.room = _context(self.model, self.tokenizer) - sampling.max_tokens
         self.seed = sampling.seed
         self.stop = sampling.stop
         self.waiting: list[tuple[Turns, asyncio.Future]] = []
@@ -98,20 +104,30 @@ class HFTeacher:
                     future.set_result(answer)
 
     def _answer(self, questions: Sequence[Turns]) -> list[Answer]:
-        """One answer a question; those whose picture cannot be opened are left out of the batch."""
+        """One answer a question; those that are too long or whose picture cannot be opened are left out."""
         start = time.perf_counter()
         texts, pictures, errors = [], [], {}
         for index, turns in enumerate(questions):
             try:
-                pictures.append([shown_picture(path, self.chat.max_side) for path in picture_paths(turns)])
-                texts.append(_rendered(self.processor, turns, self.sees))
-            except PictureError as error:
+                shown = [shown_picture(path, self.chat.max_side) for path in picture_paths(turns)]
+                text = _rendered(self.processor, turns, self.sees)
+                self._check_length(text)
+            except (PictureError, _TooLongError) as error:
                 errors[index] = Answer(error=str(error))
+            else:
+                texts.append(text)
+                pictures.append(shown)
         told = iter(self._generate(texts, pictures) if texts else ())
         seconds = time.perf_counter() - start
         return [
             errors[index] if index in errors else self._read(*next(told), seconds) for index in range(len(questions))
         ]
+
+    def _check_length(self, text: str) -> None:
+        """Raises _TooLongError: memory grows with a question, and a model is no longer itself beyond its context."""
+        tokens = len(self.tokenizer(text, add_special_tokens=False).input_ids)
+        if tokens > self.room:
+            raise _TooLongError(f"the question has {tokens} tokens, and the model can read {self.room} of them")
 
     @torch.inference_mode()
     def _generate(self, texts: list[str], pictures: list[list[Image.Image]]) -> list[tuple[int, list[int]]]:
@@ -146,6 +162,16 @@ class HFTeacher:
             latency=seconds,
             model=self.chat.identity["model"],
         )
+
+
+class _TooLongError(Exception):
+    """A question that the model's context does not hold."""
+
+
+def _context(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
+    """How many tokens the model can read and write, as far as it says so, and never more than MOST_TOKENS."""
+    told = model.config.get_text_config().to_dict().get("max_position_embeddings") or MOST_TOKENS
+    return min(told, tokenizer.model_max_length, MOST_TOKENS)
 
 
 class VLLMTeacher:

@@ -21,6 +21,7 @@ from transformers import (
 from rivegs_mllm.answer.contract import SEGMENTS, Contract
 from rivegs_mllm.answer.serialization import Piece, line_start, parse, render
 from rivegs_mllm.data.images import PictureError, with_size
+from rivegs_mllm.data.post_errors import CUT, NO_PICTURE
 from rivegs_mllm.models.constrained_decoding import PostMentions, Spelling
 from rivegs_mllm.models.loading import System, check_decision_tokens
 from rivegs_mllm.training.dataset import Encoder, Tensors, batch, blank_row, encode_prompt, with_picture
@@ -72,14 +73,28 @@ def foreign_line(segment: str) -> re.Pattern[str]:
 class Generator:
     """Answers samples with one system; the mentions it writes are words of the post (constrain.py).
 
-    ``keep_vision`` and ``synced`` are for ranks that share a sharded model.
+    ``max_length`` is the most tokens that a prompt may have, so that memory is bounded whatever a post holds: none is
+    longer than a prompt and answer of training. ``keep_vision`` and ``synced`` are for ranks that share a sharded
+    model. Raises UserError where ``max_new_tokens`` leave no room for a prompt in the model's context.
     """
 
     def __init__(
-        self, system: System, folder: Path, max_new_tokens: int, keep_vision: bool = False, synced: bool = False
+        self,
+        system: System,
+        folder: Path,
+        max_new_tokens: int,
+        max_length: int = 2048,
+        keep_vision: bool = False,
+        synced: bool = False,
     ):
         self.system = system
         self.folder = folder
+        self.room = min(max_length, _context(system) - max_new_tokens)
+        if self.room < 1:
+            raise UserError(
+                f"predict.max_new_tokens: {max_new_tokens} leaves no room for a prompt in the base's context of "
+                f"{_context(system)} tokens; lower it"
+            )
         self.encoder = Encoder(system.processor)
         self.blank = blank_row(self.encoder) if keep_vision else None
         self.synced = synced
@@ -108,18 +123,21 @@ class Generator:
         from its own words. ``only`` is the one segment to be generated; null generates all the rest. Raises UserError
         for a draft that an answer cannot say.
 
-        A post whose picture cannot be opened is answered from its text alone, and its ``errors`` say so.
+        A post whose picture cannot be opened is answered from its text alone, and one whose text is too long from its
+        beginning; its ``errors`` say so. With ``drafts``, whose entities may be in the rest, only the prompt is cut.
         """
         seen, rows, forced, faults = [], [], [], []
         for index, sample in enumerate(samples):
             shown, prompt, fault = self._prompt(sample)
+            if drafts:
+                shown = dataclasses.replace(shown, tokens=sample.tokens)
             text, tokens = self._forced(shown, drafts[index] if drafts else None, until)
             rows.append({**batch([{**prompt, **tokens}], self.encoder.tokenizer.pad_token_id), **_NO_ANSWER})
             seen.append(shown)
             forced.append(text)
             faults.append(fault)
         scores = VisibleScores(*self.decision)
-        mentions = PostMentions(self.spelling, [sample.tokens for sample in samples], self.system.contract.types)
+        mentions = PostMentions(self.spelling, [sample.tokens for sample in seen], self.system.contract.types)
         generated = self._generate(rows, [scores, mentions], only)[: len(samples)]
         probabilities = torch.stack(scores.steps, 1)
         return [
@@ -131,14 +149,35 @@ class Generator:
 
     def _prompt(self, sample: Sample) -> tuple[Sample, Tensors, tuple[str, ...]]:
         """The sample as it can be shown, without a picture that cannot be opened; its prompt; and what was wrong."""
-        contract, instruction = self.system.contract, self.system.instruction
         try:
-            sample = with_size(sample, self.folder)
-            return sample, encode_prompt(sample, self.folder, self.encoder, contract, instruction), ()
+            shown, faults = with_size(sample, self.folder), ()
+            prompt = self._encoded(shown)
         except PictureError as error:
-            blind = dataclasses.replace(sample, image="", size=None)
-            prompt = encode_prompt(blind, self.folder, self.encoder, contract, instruction)
-            return blind, prompt, (f"no picture: {error}",)
+            shown, faults = dataclasses.replace(sample, image="", size=None), (f"{NO_PICTURE}: {error}",)
+            prompt = self._encoded(shown)
+        if _length(prompt) <= self.room:
+            return shown, prompt, faults
+        shown = self._cut(shown)
+        read = f"read {len(shown.tokens)} of {len(sample.tokens)} words"
+        fault = f"{CUT}: {read}, as a prompt may have {self.room} tokens"
+        return shown, self._encoded(shown), (*faults, fault)
+
+    def _encoded(self, sample: Sample) -> Tensors:
+        return encode_prompt(sample, self.folder, self.encoder, self.system.contract, self.system.instruction)
+
+    def _cut(self, sample: Sample) -> Sample:
+        """The sample with as many words as fit; where not one does, also without its picture."""
+
+        def beginning(words: int) -> Sample:
+            return dataclasses.replace(sample, tokens=sample.tokens[:words])
+
+        least, most = 0, len(sample.tokens)  # so many fit, if any do; so many do not
+        while most - least > 1:
+            middle = (least + most) // 2
+            fits = _length(self._encoded(beginning(middle))) <= self.room
+            least, most = (middle, most) if fits else (least, middle)
+        short = beginning(least)
+        return short if least else dataclasses.replace(short, image="", size=None)
 
     def _forced(self, sample: Sample, draft: Prediction | None, until: str | None) -> tuple[str, Tensors]:
         if draft is None:
@@ -180,6 +219,8 @@ class Generator:
         only: str | None = None,
     ) -> Prediction:
         contract, tokenizer = self.system.contract, self.encoder.tokenizer
+        if not sample.tokens and faults:  # nothing was read, so nothing can be said
+            return Prediction(sample.id, errors=faults)
         if tokenizer.eos_token_id in tokens:
             tokens = tokens[: tokens.index(tokenizer.eos_token_id)]
         text = tokenizer.decode(tokens, clean_up_tokenization_spaces=False)
@@ -202,6 +243,15 @@ class Generator:
 
 
 _NO_ANSWER = {"answer": torch.empty(0, dtype=torch.long), "weights": torch.empty(0)}
+
+
+def _context(system: System) -> int:
+    """How many tokens the base can read and write."""
+    return system.model.config.get_text_config().max_position_embeddings
+
+
+def _length(prompt: Tensors) -> int:
+    return prompt["input_ids"].shape[1]
 
 
 def _says(sample: Sample, draft: Prediction, contract: Contract) -> bool:

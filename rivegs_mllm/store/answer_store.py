@@ -269,10 +269,8 @@ def answers_by_question(folder: Path, teacher: str | None = None) -> dict[str, s
 
 def _parquet() -> ModuleType:
     """What reads and writes shards: imported where it is needed, since those who have no store need no pyarrow."""
-    try:
-        from rivegs_mllm.store import parquet as shards
-    except ImportError as error:
-        raise StoreError(f"stores need pyarrow ({error}); pip install 'rivegs-mllm[distill]'") from None
+    from rivegs_mllm.store import parquet as shards
+
     return shards
 
 

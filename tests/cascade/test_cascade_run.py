@@ -60,7 +60,7 @@ def name_first_word(samples, drafts):
     ]
 
 
-class KilledError(Exception):
+class KilledError(BaseException):
     """Stands for the kill."""
 
 
@@ -159,6 +159,39 @@ def test_predictions_lie_beside_the_drafts(samples, emblems, tmp_path):
     predictions, _ = predict_cascade(CascadeRecipe(tagger=GoldTagger()), samples, emblems, out)
     assert read_predictions(out) == predictions
     assert read_predictions(tmp_path / "predictions.jsonl.stages" / "1-tagger.jsonl") == predictions
+
+
+def fails_on(*ids):
+    """A tagger that breaks on these posts."""
+
+    def stage(samples, drafts):
+        for sample in samples:
+            if sample.id in ids:
+                raise RuntimeError(f"too much\nfor {sample.id}")
+        return name_first_word(samples, drafts)
+
+    return stage
+
+
+def test_a_post_that_breaks_a_stage_keeps_its_draft_and_says_so(samples, tmp_path):
+    broken = samples[1].id
+    first = step(ReplayKnowledge().load(tmp_path), "knowledge", True)
+    predictions, reports = run([first, step(fails_on(broken))], samples, tmp_path)
+    whole, _ = run([first, step(name_first_word)], samples, tmp_path / "whole")
+    draft = read_predictions(tmp_path / "1-knowledge.jsonl")[1]
+    error = f"tagger (test): not answered: too much for {broken}"
+    assert predictions[1] == dataclasses.replace(draft, errors=(*draft.errors, error))
+    assert draft.knowledge
+    assert predictions[:1] + predictions[2:] == whole[:1] + whole[2:]
+    assert reports[-1].posts == len(samples)
+
+
+def test_a_stage_that_breaks_on_every_post_ends_the_run(samples, tmp_path):
+    broken = step(fails_on(*(sample.id for sample in samples)))
+    with pytest.raises(UserError, match=rf"none of the first 6 posts could be answered.*for {samples[-1].id}"):
+        run([broken], samples, tmp_path)
+    assert not (tmp_path / "1-tagger.jsonl").exists()
+    run([step(name_first_word)], samples, tmp_path)
 
 
 def test_a_run_that_was_killed_goes_on_where_it_was(samples, tmp_path):

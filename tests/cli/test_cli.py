@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import re
+import shutil
 import subprocess
 import sys
 import time
@@ -141,3 +143,30 @@ def test_a_partial_file_of_another_run_is_refused(emblems, tmp_path, capsys):
     (tmp_path / "p.jsonl.partial.run").write_text("another run")
     assert main(predict_command(emblems, tmp_path / "p.jsonl")) == 2
     assert "another run" in capsys.readouterr().err
+
+
+def test_posts_that_are_not_answered_as_they_are_end_no_run(emblems, tmp_path, capsys):
+    """A long one and one whose picture is gone: said, listed, and with --strict told by the exit code."""
+    data = tmp_path / "data"
+    shutil.copytree(emblems, data)
+    posts = [orjson.loads(line) for line in (data / "test.jsonl").read_bytes().splitlines()]
+    long = {**posts[0], "id": "long", "tokens": posts[0]["tokens"] * 500, "entities": []}
+    lost = {**posts[1], "id": "lost", "image": "images/lost.jpg", "entities": []}
+    write = (data / "test.jsonl").write_bytes
+    write(b"".join(orjson.dumps(post) + b"\n" for post in [*posts[:2], long, lost]))
+    out = tmp_path / "answers.jsonl"
+    assert main(predict_command(data, out, "--strict")) == 1
+    said = capsys.readouterr().out
+    assert f"wrote {out}: 4 posts, " in said
+    assert "1 cut, 1 no picture" in said
+    assert re.search(r"^  long: cut: read [0-9]+ of", said, re.MULTILINE)
+    assert "  lost: no picture: " in said
+    answers = read_predictions(out)
+    assert [answer.id for answer in answers] == [posts[0]["id"], posts[1]["id"], "long", "lost"]
+    out.unlink()
+    write(b"".join(orjson.dumps(post) + b"\n" for post in [*posts[:2], long, lost]))
+    assert main(predict_command(data, out)) == 0
+    out.unlink()
+    write(b"".join(orjson.dumps(post) + b"\n" for post in posts[:2]))
+    assert main(predict_command(data, out, "--strict")) == 0
+    assert [answer.raw for answer in answers[:2]] == [answer.raw for answer in read_predictions(out)]

@@ -11,7 +11,7 @@ NUMBER = r"-?[\d,.]+(e[-+]\d+)?"
 LINES = [
     rf"step \d+ of 14: [\w ',]+ \(usually {CLOCK}; {CLOCK} to the end\)",
     r"\$ rivegs (build|audit|preview|train|predict|evaluate|report|compare) .*",
-    r"wrote runs/demo/\S+(: \d+ posts, \d+ of them with something in `errors`)?",
+    r"wrote runs/demo/\S+(: \d+ posts, (none|\d+) with errors(: \d+ other)?)?",
     r"trained: runs/demo/\w+, \d+ steps",
     r"(train|dev|test): \d+ posts, .* rotated",
     r"step \d/\d  (dev|test): \w+ [\d.]+(, \w+ [\d.]+)*",

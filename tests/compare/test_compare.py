@@ -4,6 +4,7 @@ import html.parser
 import io
 import json
 import os
+import re
 
 import pytest
 from rich.console import Console
@@ -79,7 +80,7 @@ def test_what_is_saved_is_what_is_shown(compared, emblems):
     [no_boxes] = [line for line in page.splitlines() if line.startswith("| no_boxes | unseen |")]
     assert [no_boxes.split(" | ")[place] for place in (5, 6, -4)] == ["-", "-", "-"]  # SMNER, EES, mask mIoU
     assert "| system | tagger | expander | entailment | grounder | segmenter |" in page
-    assert "| no_boxes | gold 0.000 | gold 0.000 | gold 0.000 | - | - |" in page
+    assert re.search(r"^\| no_boxes( \| gold 0\.\d{3}){3} \| - \| - \|$", page, re.MULTILINE)
     predictions = read_predictions(out / "gold.jsonl")
     assert [prediction.id for prediction in predictions] == [sample.id for sample in read_split(emblems, "test")]
 
@@ -126,7 +127,8 @@ def test_the_page_has_the_same_table_and_needs_no_other_file(compared):
     gold, seen = page.rows[1:3]
     assert gold[:3] == ["gold", "all", "100.00"]
     assert seen[:3] == ["", "seen", "100.00"]
-    assert ["no_boxes", "gold 0.000", "gold 0.000", "gold 0.000", "-", "-"] in page.rows
+    [seconds] = [row for row in page.rows if row[0] == "no_boxes" and row[1].startswith("gold ")]
+    assert [cell.split()[0] for cell in seconds] == ["no_boxes", "gold", "gold", "gold", "-", "-"]
 
 
 def test_compared_again_nothing_is_run_again(compared, recipes, emblems):

@@ -102,7 +102,8 @@ def test_missing_split(built):
         ({"entities": (Entity("Ada", "PER", (1, 2), boxes=(Box(-1, 0, 8, 6),)),)}, "box outside", "error"),
         ({"image": "pictures/gone.png"}, "missing picture", "error"),
         ({"image": "pictures/a.png"}, "picture in two splits", "error"),
-        ({"entities": (Entity("Ada", "DOG", (1, 2)),)}, "unknown type", "warning"),
+        ({"tokens": ("Ada",) * 251, "entities": ()}, "long post", "warning"),
+        ({"tokens": ("a" * 2001,), "entities": ()}, "long post", "warning"),
         ({"entities": (Entity("Ada", "PER", (1, 2), visible=True),)}, "visible without region", "warning"),
         ({"tokens": (), "entities": ()}, "empty post", "warning"),
         ({"tokens": ("worda", "Ada")}, "text in two splits", "warning"),
@@ -233,7 +234,7 @@ def test_text_that_the_builder_would_mend_or_refuse(raw):
     path = raw / "txt" / "dev.txt"
     path.write_text("IMGID:2\nAda\tI-PER\n\n")
     assert found(raw) == [("orphan tag", "error")]
-    path.write_text("IMGID:2\nAda\tB-DOG\n\n")
+    path.write_text("IMGID:2\nAda\tB-\n\n")
     assert found(raw) == [("unreadable file", "error")]
     (raw / "xml" / "2.xml").write_text("<")
     assert found(raw) == [("unreadable file", "error")] * 2
@@ -261,3 +262,18 @@ def test_a_report_shows_figures_and_counts_what_it_does_not_show():
     assert lines.index("error: bad line: 1") < lines.index("warning: orphan tag: 30")
     assert lines[-1] == "  and 10 more"
     assert lines[-2] == "  a.txt:19: x"
+
+
+def test_types_of_ones_own_are_counted_and_one_that_comes_once_among_thousands_is_told(built):
+    entities = tuple(Entity("Ada", "PRODUCT", (place, place + 1)) for place in range(999))
+    of_all = [sample("e", image="", tokens=("Ada",) * 200, entities=entities[:200])]
+    write_records(built / "train.jsonl", of_all)
+    report = audit(built)
+    assert report.counts["train"].types == {"PRODUCT": 200}
+    assert "rare type" not in [finding.kind for finding in report.findings]
+    posts = [sample(f"e{number}", image="", tokens=(f"{number}", "Ada"), entities=(Entity("Ada", kind, (1, 2)),))
+             for number, kind in enumerate(["PRODUCT"] * 1000 + ["PRODCUT"])]  # fmt: skip
+    write_records(built / "train.jsonl", posts)
+    (finding,) = [finding for finding in audit(built).findings if finding.kind == "rare type"]
+    assert (finding.level, finding.place) == ("warning", str(built / "train.jsonl"))
+    assert "'PRODCUT' comes once among 100" in finding.message

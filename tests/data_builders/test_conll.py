@@ -89,11 +89,13 @@ def test_empty_and_very_long_posts(tmp_path):
     ("text", "message"),
     [
         ("IMGID:1\na\tO\nb O\n", r"a\.txt:3: 'b O' is not a token, a tab and a tag"),
-        ("IMGID:1\na\tO\nb\tB-DOG\n", r"a\.txt:3: tag 'B-DOG'"),
+        ("IMGID:1\na\tO\nb\tB-\n", r"a\.txt:3: tag 'B-'"),
         ("IMGID:1\na\tX\n", r"a\.txt:2: tag 'X'"),
         ("a\tO\n", r"a\.txt:1: .*IMGID:"),
         ("IMGID:1\na\tO\n\nb\tO\n", r"a\.txt:4: .*IMGID:"),
         ("IMGID:1\n\nIMGID:\na\tO\n", r"a\.txt:3: IMGID: without an id"),
+        ("IMGID:1\x07\na\tO\n", r"a\.txt:1: the id '1\\x07' has characters"),
+        ("IMGID:1\rAda\tB-PER\nBob\tB-PER\n", r"a\.txt:1: the id .* has characters"),
     ],
 )
 def test_errors_name_file_and_line(tmp_path, text, message):
@@ -115,3 +117,23 @@ def test_knowledge_stands_behind_its_mark(tmp_path):
     assert read_knowledge_posts(path) == [(("Ada", "!"), "1. A person"), (("b",), "")]
     with pytest.raises(UserError, match=r"k\.txt:1: .*<EOS>"):
         read_knowledge_posts(written(tmp_path / "k.txt", "a\tO\n"))
+
+
+def test_any_type_is_a_type(tmp_path):
+    text = "IMGID:1\nAcme\tB-PRODUCT\nX1\tI-PRODUCT\nwins\tO\nGrammys\tB-MISC\n"
+    (post,) = read_posts(written(tmp_path / "a.txt", text))
+    assert post.entities == (Entity("Acme X1", "PRODUCT", (0, 2)), Entity("Grammys", "OTHER", (3, 4)))
+    assert post.repairs == ()
+
+
+def test_lines_ended_by_carriage_returns_alone(tmp_path):
+    path = written(tmp_path / "a.txt", "IMGID:1\rAda\tB-PER\rsings\tO\r\rIMGID:2\rBob\tO\r")
+    assert [(post.id, post.tokens) for post in read_posts(path)] == [("1", ("Ada", "sings")), ("2", ("Bob",))]
+
+
+def test_columns_between_token_and_tag_are_left_out_and_told(tmp_path):
+    text = "IMGID:1\nBob\tNNP\tB-NP\tB-PER\nsings\tVBZ\tB-VP\tO\n\nIMGID:2\na\tb\tO\nBonn\tB-LOC\n"
+    first, second = read_posts(written(tmp_path / "a.txt", text))
+    assert (first.tokens, first.entities) == (("Bob", "sings"), (Entity("Bob", "PER", (0, 1)),))
+    assert [(repair.line, repair.kind) for repair in first.repairs] == [(2, "further columns")]
+    assert second.tokens == ("a_b", "Bonn"), "a tab in one token is no column"

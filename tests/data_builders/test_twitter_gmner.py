@@ -1,12 +1,13 @@
 """The Twitter-GMNER builder on small raw folders, and on the published data where RIVEGS_DATA has it."""
 
 import os
+import re
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from data_builders.twitter_gmner import build_twitter_gmner
+from data_builders.twitter_gmner import build_twitter_gmner, look_of
 from rivegs_mllm.data.jsonl import read_split
 from rivegs_mllm.types import Box, Entity, UserError
 
@@ -181,7 +182,7 @@ def test_files_that_cannot_be_read_are_all_named(raw, tmp_path):
     root = raw / "Twitter10000"
     (root / "xml" / "3.xml").write_text("<annotation>")
     (root / "xml" / "4.xml").write_text("")
-    (root / "txt" / "test.txt").write_text(post("4", "Eve B-DOG"))
+    (root / "txt" / "test.txt").write_text(post("4", "Eve B-"))
     with pytest.raises(UserError, match="3 x unreadable file") as caught:
         build_twitter_gmner(raw, [], tmp_path / "out", without_images=True)
     for name in ("3.xml", "4.xml", "test.txt:2"):
@@ -251,3 +252,57 @@ def test_published_figures(tmp_path):
         assert sum(len(entity.boxes) for sample in samples for entity in sample.entities) == counts.boxes
     assert report.counts["train"].types == {"PER": 5019, "LOC": 1918, "ORG": 3035, "OTHER": 1807}
     assert report.findings == []
+
+
+def test_annotations_are_found_whatever_the_case_of_their_names_and_missed_where_there_are_none(raw, tmp_path):
+    folder = raw / "Twitter10000" / "xml"
+    for path in folder.glob("*.xml"):
+        path.rename(path.with_suffix(".XML"))
+    report = build_twitter_gmner(raw, [], tmp_path / "out", without_images=True)
+    assert report.counts["train"].visible == 2
+    for path in folder.glob("*.XML"):
+        path.unlink()
+    with pytest.raises(UserError, match="1 x no annotation"):
+        build_twitter_gmner(raw, [], tmp_path / "out", without_images=True)
+
+
+@pytest.mark.parametrize(
+    "name", ["Ada  Lovelace", " Ada Lovelace", "AdaLovelace", "Ada\u200b Lovelace", "Ada Lovelace\ufeff"]
+)
+def test_a_name_that_looks_like_the_mention_is_the_mention(raw, tmp_path, name):
+    path = raw / "Twitter10000" / "xml" / "1.xml"
+    path.write_text(path.read_text().replace("Ada Lovelace", name))
+    report = build_twitter_gmner(raw, [], tmp_path / "out", without_images=True)
+    assert report.findings == []
+    assert read_split(tmp_path / "out", "train")[0].entities[0].boxes == BOXES
+
+
+def test_accents_written_in_two_ways_are_the_same():
+    assert look_of("Beyonc\u00e9") == look_of("Beyonce\u0301") != look_of("Beyonce")
+
+
+@pytest.mark.parametrize("number", ["1" * 400, "1" * 5000, "1e308", "-1e30", "nan", "10000001"])
+def test_a_number_that_is_no_edge_is_named_in_short(raw, tmp_path, number):
+    path = raw / "Twitter10000" / "xml" / "1.xml"
+    path.write_text(re.sub("<xmax>[^<]*", f"<xmax>{number}", path.read_text(), count=1))
+    with pytest.raises(
+        UserError, match=r"1 x unreadable file(.|\n)*1\.xml:\d+: <xmax> is .*not a number of pixels"
+    ) as told:
+        build_twitter_gmner(raw, [], tmp_path / "out", without_images=True)
+    assert len(str(told.value)) < 1000
+
+
+def test_an_id_that_comes_again_takes_no_number_that_is_there(raw, tmp_path):
+    root = raw / "Twitter10000"
+    (root / "txt" / "dev.txt").write_text(post("7", "a O") + post("7#2", "b O") + post("7", "c O") + post("7", "d O"))
+    build_twitter_gmner(raw, [], tmp_path / "out", without_images=True)
+    assert [sample.id for sample in read_split(tmp_path / "out", "dev")] == ["7", "7#2", "7#3", "7#4"]
+
+
+@pytest.mark.parametrize("ending", ["gif", "bmp", "jfif", "GIF"])
+def test_pictures_of_every_kind_that_can_be_opened_are_found(raw, tmp_path, ending):
+    folder = pictures(tmp_path / "a", "1", "O_2", "3", "4")
+    Image.new("RGB", (80, 60)).save(folder / f"1.{ending}", format="JPEG" if ending == "jfif" else ending)
+    (folder / "1.jpg").unlink()
+    build_twitter_gmner(raw, [folder], tmp_path / "out")
+    assert read_split(tmp_path / "out", "train")[0].image == f"../a/1.{ending}"

@@ -16,7 +16,7 @@ import rivegs_mllm.cli.distill_command
 from rivegs_mllm.cascade.config import read_cascade, run_cascade
 from rivegs_mllm.store.answer_store import Store, read_store
 from rivegs_mllm.data.jsonl import read_split
-from rivegs_mllm.types import UserError
+from rivegs_mllm.data.logs import missing_extra
 
 data, out = Path(sys.argv[1]), Path(sys.argv[2])
 predictions, _ = run_cascade(read_cascade("recipes/cascade/gold.yaml"), read_split(data, "dev"), data, out / "work")
@@ -30,8 +30,8 @@ for attempt in (
 ):
     try:
         attempt()
-    except UserError as error:
-        print(error)
+    except ImportError as error:
+        print(missing_extra(error))
 """
 
 

@@ -2,7 +2,6 @@ import base64
 import io
 import json
 import re
-import sys
 from dataclasses import replace
 from html import unescape
 from pathlib import Path
@@ -21,8 +20,6 @@ from eval.report.posts import judge, with_picture
 from eval.report.thumbnails import outline, small_picture
 from rivegs_mllm.data.images import PictureError
 from rivegs_mllm.types import Box, Entity, Mask, Prediction, Sample, UserError
-
-pytest.importorskip("matplotlib")
 
 HOSTILE = "</script><script>alert('1')</script>"
 BOX = Box(10, 20, 110, 90)
@@ -241,13 +238,6 @@ def test_systems_are_named_as_shortly_as_tells_them_apart():
         system_names([Path("a.jsonl"), Path("../" + Path.cwd().name + "/a.jsonl")])
     with pytest.raises(UserError, match="a folder"):
         system_names([Path()])
-
-
-def test_without_matplotlib_it_is_said_what_to_install(pictures, monkeypatch):
-    for name in [name for name in sys.modules if name.partition(".")[0] in ("matplotlib", "contourpy")]:
-        monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(UserError, match=r"rivegs-mllm\[report\]"):
-        write(pictures, [post(0)], {"tiny": []})
 
 
 def scored(gold: list[Sample]) -> list[Prediction]:

@@ -15,7 +15,6 @@ from pycocotools import mask as coco
 from eval.report.page import write_report
 from rivegs_mllm.types import Box, Entity, Mask, Prediction, Sample
 
-pytest.importorskip("matplotlib")
 sync_api = pytest.importorskip("playwright.sync_api", reason="drives the browser: pip install playwright")
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "microsoft-edge")

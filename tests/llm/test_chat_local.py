@@ -1,5 +1,7 @@
 """Models in this process: batches that change nothing, pictures, control tokens, and what is refused."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -83,6 +85,14 @@ def test_answer_ends_before_a_stop_string(writer):
     assert cut.finish_reason == "stop"
     assert cut.completion_tokens < whole.completion_tokens
     assert answers(writer, QUESTIONS[:1], 1, stop=["never written"])[0].text == whole.text
+
+
+def test_question_that_is_too_long_is_an_error_of_its_own(writer):
+    """The model reads 2048 tokens, of which the answer needs 12."""
+    long = [{"role": "user", "content": "rain in Bonn " * 2000}]
+    first, failed, last = answers(writer, [QUESTIONS[0], long, QUESTIONS[1]], 3)
+    assert re.fullmatch(r"the question has [0-9]{4} tokens, and the model can read 2036 of them", failed.error)
+    assert [first.text, last.text] == [answer.text for answer in answers(writer, QUESTIONS[:2], 2)]
 
 
 def test_post_cannot_open_or_end_a_turn(writer):

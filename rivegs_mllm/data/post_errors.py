@@ -1,0 +1,93 @@
+"""What goes wrong with one post is its own: kept in the post's ``errors``, while the run goes on with the others."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from rivegs_mllm.data.foreign import one_line
+from rivegs_mllm.types import Prediction, UserError
+
+Item = TypeVar("Item")
+
+NO_PICTURE = "no picture"
+CUT = "cut"
+NOT_ANSWERED = "not answered"
+_KINDS = (NOT_ANSWERED, CUT, NO_PICTURE)
+_KIND = re.compile(rf"(?:^|: )({'|'.join(_KINDS)}): ")
+OTHER = "other"
+"""Such as of what a model wrote, of which not all could be read."""
+
+PATIENCE = 20
+"""So many posts at a run's start that all fail are taken for a fault of the run, not of the posts."""
+
+_SHOWN = 5
+
+
+def each_by_itself(
+    work: Callable[[Sequence[Item]], list[Prediction]],
+    items: Sequence[Item],
+    failed: Callable[[Item, str], Prediction],
+) -> list[Prediction]:
+    """``work(items)``; where that fails, item by item, and ``failed(item, note)`` for those that fail alone as well.
+
+    A UserError is about the run, and raised.
+    """
+    try:
+        return work(items)
+    except UserError:
+        raise
+    except Exception as error:
+        logging.getLogger(__name__).warning("posts failed", exc_info=True)
+        if len(items) == 1:
+            return [failed(items[0], f"{NOT_ANSWERED}: {one_line(error)}")]
+    return [prediction for item in items for prediction in each_by_itself(work, [item], failed)]
+
+
+def check_some_answered(predictions: Sequence[Prediction], posts: int) -> None:
+    """Raises UserError where not one of ``posts``, or of the first that are done, was answered.
+
+    ``predictions`` are those so far, from the first post on.
+    """
+    if len(predictions) < min(posts, PATIENCE) or not predictions:
+        return
+    if all(NOT_ANSWERED in kinds_of(prediction) for prediction in predictions):
+        last = predictions[-1].errors[-1]
+        raise UserError(f"none of the first {len(predictions)} posts could be answered; the last one: {last}")
+
+
+def kinds_of(prediction: Prediction) -> set[str]:
+    """What is wrong with a post: NOT_ANSWERED, CUT, NO_PICTURE, OTHER."""
+    found = [_KIND.search(error) for error in prediction.errors]
+    return {match[1] if match else OTHER for match in found}
+
+
+def is_hindered(prediction: Prediction) -> bool:
+    """Whether a post could not be answered as it is: at all, in full length, or with its picture."""
+    return bool(kinds_of(prediction) - {OTHER})
+
+
+def summary(predictions: Sequence[Prediction]) -> list[str]:
+    """Lines that say how many posts have errors, of which kind, and of those that were hindered the first few."""
+    counts = Counter(kind for prediction in predictions for kind in kinds_of(prediction))
+    if not counts:
+        return [f"{len(predictions)} posts, none with errors"]
+    noted = sum(bool(prediction.errors) for prediction in predictions)
+    kinds = ", ".join(f"{counts[kind]} {kind}" for kind in (*_KINDS, OTHER) if counts[kind])
+    lines = [f"{len(predictions)} posts, {noted} with errors: {kinds}"]
+    hindered = [prediction for prediction in predictions if is_hindered(prediction)]
+    for prediction in hindered[:_SHOWN]:
+        why = next(error for error in prediction.errors if _KIND.search(error))
+        lines.append(f"  {prediction.id}: {why}")
+    if len(hindered) > _SHOWN:
+        lines.append(f"  and {len(hindered) - _SHOWN} more, in their `errors`")
+    return lines
+
+
+def with_error(prediction: Prediction, error: str) -> Prediction:
+    """The prediction with one more error."""
+    return dataclasses.replace(prediction, errors=(*prediction.errors, error))
