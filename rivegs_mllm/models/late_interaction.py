@@ -90,7 +90,7 @@ class Eyes:
     def read(self, texts: Sequence[str]) -> list[torch.Tensor]:
         """The token ids of each text, (tokens,)."""
         tokenizer = self.processor.tokenizer
-        return [torch.tensor(ids) for ids in tokenizer(list(texts), add_special_tokens=False).input_ids]
+        return [torch.tensor(ids) for ids in tokenizer(list(texts), add_special_tokens=False, verbose=False).input_ids]
 
 
 @dataclass(frozen=True)

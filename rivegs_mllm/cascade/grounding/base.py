@@ -86,7 +86,7 @@ class GroundingStage:
         for place, text, found in zip(places, texts, located, strict=True):
             boxes = inside(found.boxes, image.size, self.where, sample.id)
             entities[place] = dataclasses.replace(entities[place], boxes=boxes)
-            notes += [f"{text!r}: {note}" for note in (*found.notes, *(() if boxes else ("no box",)))]
+            notes += [f"{text!r:.200}: {note}" for note in (*found.notes, *(() if boxes else ("no box",)))]
         errors = (*draft.errors, *(f"{self.where}: {note}" for note in notes))
         return dataclasses.replace(draft, entities=tuple(entities), errors=errors)
 

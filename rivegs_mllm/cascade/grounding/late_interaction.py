@@ -106,12 +106,17 @@ class Looker:
 
     @torch.inference_mode()
     def __call__(self, image: Image.Image, texts: Sequence[str]) -> list[Found]:
-        """One box a text, cut to the picture. Raises UserError for a text that is too long."""
-        device = next(self.model.parameters()).device
-        pairs = pad_pairs(self.eyes.look([image]) * len(texts), self.eyes.read(texts))
+        """One box a text, cut to the picture; of a text that is too long the beginning is looked for."""
+        device, most = next(self.model.parameters()).device, WordMatch.MAX_WORDS
+        words = self.eyes.read(texts)
+        notes = [(f"cut to {most} of {len(ids)} tokens",) if len(ids) > most else () for ids in words]
+        pairs = pad_pairs(self.eyes.look([image]) * len(texts), [ids[:most] for ids in words])
         boxes = self.model.locate(**{name: value.to(device) for name, value in pairs.items()}).cpu()
         boxes = boxes * torch.tensor(image.size * 2)
-        return [Found((Box(*box.tolist()),) if (box[2:] > box[:2]).all() else ()) for box in boxes]
+        return [
+            Found((Box(*box.tolist()),) if (box[2:] > box[:2]).all() else (), note)
+            for box, note in zip(boxes, notes, strict=True)
+        ]
 
 
 # The stage of a cascade
