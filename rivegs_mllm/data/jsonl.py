@@ -38,7 +38,10 @@ def read_samples(path: Path | str) -> list[Sample]:
 
 
 def read_predictions(path: Path | str) -> list[Prediction]:
-    """The predictions of a JSONL file, in its order. Raises RecordError; an id that comes twice is one."""
+    """The predictions of a JSONL file, in its order. Raises RecordError; an id that comes twice is one.
+
+    A dataset's samples are predictions too: those of an annotator, or the gold.
+    """
     return list(_read(Path(path), prediction_from_json))
 
 
@@ -140,6 +143,9 @@ def sample_from_json(value: object) -> Sample:
 
 def prediction_from_json(value: object) -> Prediction:
     """A prediction from decoded JSON."""
+    if isinstance(value, dict) and "tokens" in value:
+        sample = sample_from_json(value)
+        return Prediction(sample.id, next(iter(sample.knowledge), ""), sample.entities)
     raw = _mapping(value, "line", _PREDICTION_KEYS)
     return Prediction(
         id=_identity(raw),

@@ -256,3 +256,13 @@ def test_scoring_imports_nothing_heavy():
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "set()"
+
+
+def test_a_dataset_is_a_file_of_predictions(emblems, tmp_path, capsys):
+    """Gold against gold is perfect in every task, whichever way it is given."""
+    gold = emblems / "test.jsonl"
+    for command in (["evaluate", str(gold), str(gold)], ["evaluate", str(emblems), str(gold)]):
+        assert main([*command, "--json", str(tmp_path / "scores.json")]) == 0
+        scores = json.loads((tmp_path / "scores.json").read_text())["strict"]
+        assert {found["f1"] for tasks in scores.values() for found in tasks.values() if found["gold"]} == {1.0}
+    assert main(["report", str(emblems), str(gold), "--out", str(tmp_path / "page.html")]) == 0
