@@ -17,8 +17,9 @@ from pathlib import Path
 from rivegs_mllm.data.jsonl import write_records
 from rivegs_mllm.distill.config import DistillData, DistillRecipe, Limits
 from rivegs_mllm.distill.runner import distill
-from rivegs_mllm.distill.tasks import Examples, KnowledgeTask
+from rivegs_mllm.distill.tasks import KnowledgeTask
 from rivegs_mllm.llm.client import OpenAIChat, Sampling
+from rivegs_mllm.llm.example_selection import Examples
 from rivegs_mllm.store.answer_store import read_rows
 from rivegs_mllm.types import Sample
 

@@ -20,8 +20,8 @@ import numpy as np
 from data_builders.emblems.build import build_emblems
 from eval.scores import evaluate
 from eval.stage_metrics import grounding_scores, segmentation_scores
-from rivegs_mllm.cascade.segmentation.base import encode, filled
 from rivegs_mllm.data.jsonl import read_split
+from rivegs_mllm.data.masks import encode, filled
 from rivegs_mllm.types import Box, Entity, Prediction, Sample
 
 

@@ -10,8 +10,6 @@ from pathlib import Path
 
 from eval.counts import Sorts, Tally, check_subset, in_order, post_names
 from eval.protocols import BOX, EES, GMNER, MASK, MNER, SMNER, SPAN, STRICT, TASKS, Judged, Post, Task, protocol_named
-from eval.protocols import said_visible as said_visible
-from eval.report.tables import format_scores as format_scores
 from eval.stage_metrics import Decisions, Found, Regions, align, by_id, found_by, precision_recall_f1
 from rivegs_mllm.data.jsonl import stream_predictions, stream_samples
 from rivegs_mllm.data.masks import check_mask

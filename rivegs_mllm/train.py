@@ -38,10 +38,11 @@ from rivegs_mllm.data.logs import (
     tell_error,
 )
 from rivegs_mllm.data.progress import track
+from rivegs_mllm.models.batching import Encoder
 from rivegs_mllm.models.generation import Generator, batches
 from rivegs_mllm.models.loading import System, add_adapter, base_path, load_base, save_beside_weights
 from rivegs_mllm.store.attach import read_posts
-from rivegs_mllm.training.dataset import AnswerDataset, Collator, Encoder, check_lengths
+from rivegs_mllm.training.dataset import AnswerDataset, Collator, check_lengths
 from rivegs_mllm.training.loss import answer_loss
 from rivegs_mllm.training.optimizer import muon
 from rivegs_mllm.training.picture_features import check_cacheable, encode_pictures, with_features

@@ -1,4 +1,4 @@
-"""The import rule: types alone at the bottom, builders and scores on types and records, nothing upward."""
+"""Who may import whom: rooms on floors, nothing upward or sideways; and what starts without torch."""
 
 import ast
 import subprocess
@@ -20,6 +20,49 @@ ALLOWED = {
     ),
 }
 OWN = ("rivegs_mllm", "data_builders", "eval")
+FLOORS = (
+    ("rivegs_mllm", "rivegs_mllm.types", "rivegs_mllm.torchvision_ops"),
+    ("rivegs_mllm.data", "data_builders.findings"),
+    ("rivegs_mllm.answer", "data_builders.emblems", "data_builders.formats", "eval"),
+    ("rivegs_mllm.config", "data_builders", "eval.analysis"),
+    ("rivegs_mllm.models", "rivegs_mllm.store", "rivegs_mllm.published", "eval.report", "eval.metrics"),
+    (
+        "rivegs_mllm.predict",
+        "rivegs_mllm.training",
+        *(f"rivegs_mllm.published.{own}" for own in ("seqtr", "umt", "hindex")),
+    ),
+    ("rivegs_mllm.cascade", "rivegs_mllm.tiny"),
+    (
+        "rivegs_mllm.train",
+        "rivegs_mllm.cascade.tagging",
+        "rivegs_mllm.cascade.entailment",
+        "rivegs_mllm.cascade.grounding",
+    ),
+    ("rivegs_mllm.llm", "rivegs_mllm.cascade.regions", "rivegs_mllm.cascade.segmentation"),
+    ("rivegs_mllm.cascade.knowledge",),
+    ("rivegs_mllm.cascade.config", "rivegs_mllm.cascade.stage_types"),
+    ("rivegs_mllm.compare", "rivegs_mllm.distill"),
+    ("rivegs_mllm.cli",),
+)
+"""From the ground up. A module belongs to the longest of these names that begins its own."""
+FLOOR = {room: number for number, floor in enumerate(FLOORS) for room in floor}
+
+
+def room_of(module: str) -> str:
+    return next(name for name in prefixes(module) if name in FLOOR)
+
+
+def prefixes(module: str) -> list[str]:
+    parts = module.split(".")
+    return [".".join(parts[:length]) for length in range(len(parts), 0, -1)]
+
+
+def modules() -> list[tuple[str, Path]]:
+    found = []
+    for path in sorted(path for top in OWN for path in (ROOT / top).rglob("*.py")):
+        name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        found.append((name.removesuffix(".__init__"), path))
+    return found
 
 
 def imported(path: Path) -> set[str]:
@@ -41,6 +84,22 @@ def test_only_what_is_allowed_is_imported(place):
     for path in files:
         for name in imported(path):
             assert name.startswith(ALLOWED[place]), f"{path} imports {name}"
+
+
+def test_imports_lead_down():
+    """Also those inside functions: of two rooms, one can be read, tested and changed without the other."""
+    upward = {
+        f"{module} ({room_of(module)}) imports {name}"
+        for module, path in modules()
+        for name in imported(path)
+        if room_of(name) != room_of(module) and FLOOR[room_of(name)] >= FLOOR[room_of(module)]
+    }
+    assert upward == set()
+
+
+def test_every_room_is_there():
+    rooms = {room_of(module) for module, _ in modules()}
+    assert rooms == set(FLOOR)
 
 
 def test_nobody_imports_the_bare_name_eval():

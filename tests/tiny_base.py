@@ -13,9 +13,10 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 from rivegs_mllm.answer.serialization import render
 from rivegs_mllm.config.schema import Recipe, read_recipe
 from rivegs_mllm.data.jsonl import read_split, write_records
+from rivegs_mllm.models.batching import Encoder
 from rivegs_mllm.models.loading import add_adapter, load_base, save_beside_weights
 from rivegs_mllm.tiny.architecture import build_contract, build_model, build_processor, train_tokenizer
-from rivegs_mllm.training.dataset import AnswerDataset, Collator, Encoder
+from rivegs_mllm.training.dataset import AnswerDataset, Collator
 from rivegs_mllm.training.loss import answer_loss
 from rivegs_mllm.types import Sample
 

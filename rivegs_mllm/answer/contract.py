@@ -19,9 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rivegs_mllm.config.bounds import shown
 from rivegs_mllm.data.files import write_text
-from rivegs_mllm.data.foreign import read_object
+from rivegs_mllm.data.foreign import read_object, shown
 from rivegs_mllm.data.images import check_aspect
 from rivegs_mllm.types import TYPES, Box, UserError
 

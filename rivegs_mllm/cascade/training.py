@@ -22,9 +22,10 @@ from transformers.trainer import TRAINING_ARGS_NAME
 
 from rivegs_mllm.cascade.checkpoint import FILE_NAME, Card, write_card
 from rivegs_mllm.config.bounds import check_bounds
+from rivegs_mllm.config.distilled import Distilled
 from rivegs_mllm.config.schema import DataRecipe, TrainSettings, check_train
 from rivegs_mllm.data.logs import LOG, log_to
-from rivegs_mllm.store.attach import Distilled, read_posts
+from rivegs_mllm.store.attach import read_posts
 from rivegs_mllm.training.pictures import check_pictures
 from rivegs_mllm.training.progress import show_progress
 from rivegs_mllm.training.run_dir import (

@@ -14,9 +14,8 @@ from dataclasses import dataclass
 from types import UnionType
 from typing import Annotated, Union
 
+from rivegs_mllm.data.foreign import shown
 from rivegs_mllm.types import UserError
-
-_SHOWN = 80
 
 
 @dataclass(frozen=True)
@@ -105,12 +104,6 @@ def check_bounds(settings: object) -> None:
 def broken(rule: Rule, value: object) -> str:
     """What to say of a value that breaks a rule, "" where it keeps it."""
     return "" if rule.fits(value) else f"{shown(value)} is not {rule}"
-
-
-def shown(value: object) -> str:
-    """A value in a message, cut short."""
-    text = repr(value)
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 def is_union(hint: object) -> bool:

@@ -18,6 +18,7 @@ from transformers import TrainingArguments
 from eval.protocols import TASKS
 from rivegs_mllm.answer.contract import ENCODINGS, SEGMENTS
 from rivegs_mllm.answer.prompt import INSTRUCTION
+from rivegs_mllm.config.augmentation import Augmentation
 from rivegs_mllm.config.bounds import (
     BatchSize,
     Bounds,
@@ -29,11 +30,10 @@ from rivegs_mllm.config.bounds import (
     PositiveInt,
     TokenCount,
     check_bounds,
-    shown,
 )
+from rivegs_mllm.config.distilled import Distilled
 from rivegs_mllm.config.yaml_loader import parse_recipe
-from rivegs_mllm.store.attach import Distilled
-from rivegs_mllm.training.augmentation import Augmentation
+from rivegs_mllm.data.foreign import shown
 from rivegs_mllm.types import TYPES, UserError
 
 DTYPES = OneOf(("float32", "bfloat16", "float16"))

@@ -10,7 +10,8 @@ from pathlib import Path
 from rivegs_mllm.types import UserError
 
 MOST_BYTES = 2**26
-_SHOWN = 600
+_LONGEST_MESSAGE = 600
+_LONGEST_VALUE = 80
 
 
 def read_object(path: Path, cure: str, error: type[UserError] = UserError) -> dict[str, object]:
@@ -46,4 +47,10 @@ def one_line(error: BaseException) -> str:
     text = "".join(sign if sign.isprintable() else "\ufffd" for sign in " ".join(str(error).split()))
     name = type(error).__name__
     said = text if isinstance(error, (OSError, ValueError, RuntimeError)) and text else f"{name} {text}".strip()
-    return said if len(said) <= _SHOWN else f"{said[:_SHOWN]} ..."
+    return said if len(said) <= _LONGEST_MESSAGE else f"{said[:_LONGEST_MESSAGE]} ..."
+
+
+def shown(value: object) -> str:
+    """A value in a message, cut short."""
+    text = repr(value)
+    return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}..."

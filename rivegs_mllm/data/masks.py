@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+from pycocotools import mask as coco
 
-from rivegs_mllm.types import MAX_PIXELS, Mask, UserError
+from rivegs_mllm.types import MAX_PIXELS, Box, Mask, UserError
 
 
 def check_mask(mask: Mask, size: tuple[int, int], where: str) -> int:
@@ -54,3 +55,23 @@ def _runs(counts: str) -> np.ndarray | None:
     runs[1::2] = runs[1::2].cumsum()
     runs[2::2] = runs[2::2].cumsum()
     return runs
+
+
+def encode(mask: np.ndarray) -> Mask:
+    """A bool mask (height, width) as a COCO run-length code."""
+    coded = coco.encode(np.asfortranarray(mask, dtype=np.uint8))
+    return Mask((int(coded["size"][0]), int(coded["size"][1])), coded["counts"].decode("ascii"))
+
+
+def decode(mask: Mask) -> np.ndarray:
+    """The bool mask (height, width) of a COCO run-length code."""
+    return coco.decode({"size": list(mask.size), "counts": mask.counts.encode("ascii")}).astype(bool)
+
+
+def filled(box: Box, size: tuple[int, int]) -> np.ndarray:
+    """The pixels of a picture of ``size`` = (width, height) whose centre is in the box, at least one."""
+    width, height = size
+    mask = np.zeros((height, width), dtype=bool)
+    left, top = min(round(box.xmin), width - 1), min(round(box.ymin), height - 1)
+    mask[top : max(round(box.ymax), top + 1), left : max(round(box.xmax), left + 1)] = True
+    return mask

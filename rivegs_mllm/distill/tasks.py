@@ -6,28 +6,19 @@ see these, and of them nothing but the mention.
 
 from __future__ import annotations
 
-import hashlib
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 import draccus
-import numpy as np
-import orjson
 
 from rivegs_mllm.answer.prompt import CAPTION_QUESTION, caption_messages, expansion_messages, knowledge_messages
 from rivegs_mllm.cascade.base import blind
-from rivegs_mllm.config.bounds import NonNegativeInt, Seed
-from rivegs_mllm.data.files import complete_file
-from rivegs_mllm.data.images import file_stamp
 from rivegs_mllm.data.jsonl import read_predictions
 from rivegs_mllm.llm.answer_checks import check_caption, check_expression, check_knowledge
 from rivegs_mllm.llm.client import Answer, Turns
-from rivegs_mllm.llm.embeddings import Content, Features, contents_of
-from rivegs_mllm.llm.few_shot import Example, read_examples
-from rivegs_mllm.llm.retrieval import drawn, nearest, own_examples
+from rivegs_mllm.llm.example_selection import Examples
 from rivegs_mllm.store.answer_store import read_store
 from rivegs_mllm.store.captions import Captions
 from rivegs_mllm.types import Sample, UserError
@@ -54,60 +45,6 @@ class Task(draccus.ChoiceRegistry):
     @abstractmethod
     def prepare(self, samples: Sequence[Sample], folder: Path, store: Path) -> Questions:
         """The questions about the samples. What takes long to find out is kept in ``store``. Raises UserError."""
-
-
-@dataclass
-class Examples:
-    """The examples in a knowledge prompt: ``count`` of ``file``, ``choose`` similar (MSEA), random or none."""
-
-    file: Path | None = None
-    choose: Literal["similar", "random", "none"] = "similar"
-    count: NonNegativeInt = 5
-    features: Features | None = None
-    seed: Seed = 0
-
-    def __post_init__(self) -> None:
-        if self.choose not in ("similar", "random", "none"):
-            raise UserError(f"task.examples.choose: {self.choose!r} is none of similar, random, none")
-        if self.choose != "none" and (self.file is None or self.count < 1):
-            raise UserError(
-                f"task.examples: choose '{self.choose}' needs a file of examples, and a count of at least 1"
-            )
-        if self.choose == "similar" and self.features is None:
-            raise UserError("task.examples.features: MSEA needs them, such as {type: text, model: ...}")
-
-    def select(self, samples: Sequence[Sample], folder: Path, store: Path) -> list[list[Example]]:
-        """The examples of each post, the most similar last, next to the post. None of them is the post itself."""
-        if self.choose == "none":
-            return [[] for _ in samples]
-        examples = read_examples(self.file)
-        own = own_examples(samples, examples)
-        if self.choose == "random":
-            chosen = drawn(samples, len(examples), self.count, self.seed, own)
-        else:
-            chosen = self._similar(samples, folder, store, examples, own)
-        if (chosen < 0).any():
-            raise UserError(
-                f"{self.file}: {len(examples)} examples are too few for {self.count} a post, the post itself left out"
-            )
-        return [[examples[index] for index in reversed(row)] for row in chosen.tolist()]
-
-    def _similar(self, samples, folder: Path, store: Path, examples: list[Example], own) -> np.ndarray:
-        made = [Content(one.id, one.text, Path(one.image) if one.image else None) for one in examples]
-        posts = contents_of(samples, folder)
-        how = [type(self.features).__name__, draccus.encode(self.features)]
-        name = _digest([how, _stamps(made), _stamps(posts), self.count])
-        kept = store / f"similar-{name}.npy"
-        if (chosen := _kept(kept, (len(posts), self.count))) is not None:
-            return chosen
-        features = store / f"examples-{_digest([how, _stamps(made)])}.npy"
-        of_examples = _kept(features, (len(made), None))
-        if of_examples is None:
-            of_examples = self.features.make(made)
-            _save(features, of_examples)
-        chosen = nearest(self.features.make(posts), of_examples, self.count, own)
-        _save(kept, chosen)
-        return chosen
 
 
 @Task.register_subclass("knowledge")
@@ -210,31 +147,3 @@ def captions_of(samples: Sequence[Sample], sources: Sequence[Path]) -> dict[str,
 
 def _picture(sample: Sample, folder: Path, wanted: bool) -> Path | None:
     return folder / sample.image if wanted and sample.image else None
-
-
-def _stamps(contents: Sequence[Content]) -> list:
-    """What features are made of: texts, and pictures by size and time of change."""
-    stamps = []
-    for content in contents:
-        stamp = file_stamp(content.picture) if content.picture else None
-        stamps.append([content.id, content.text, str(content.picture), stamp and list(stamp)])
-    return stamps
-
-
-def _digest(value: object) -> str:
-    return hashlib.sha256(orjson.dumps(value, default=str)).hexdigest()[:16]
-
-
-def _kept(path: Path, shape: tuple[int, int | None]) -> np.ndarray | None:
-    """An array that was saved before, of that shape (None: any size); None where it is not there or was damaged."""
-    try:
-        array = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError):
-        return None
-    fits = array.ndim == 2 and all(wanted in (None, size) for wanted, size in zip(shape, array.shape, strict=True))
-    return array if fits and np.isfinite(array).all() else None
-
-
-def _save(path: Path, array: np.ndarray) -> None:
-    with complete_file(path) as file:
-        np.save(file, array, allow_pickle=False)

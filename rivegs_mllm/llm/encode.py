@@ -18,9 +18,9 @@ from rivegs_mllm.config.schema import read_recipe
 from rivegs_mllm.data.images import GLANCE, PictureError, open_for_model
 from rivegs_mllm.data.progress import track
 from rivegs_mllm.llm.embeddings import Content, ImageFeatures, TextFeatures, UmtFeatures, unit
+from rivegs_mllm.models.batching import Encoder, Tensors, batch
 from rivegs_mllm.models.loading import System, load_adapter
 from rivegs_mllm.models.located import located
-from rivegs_mllm.training.dataset import Encoder, Tensors, batch
 from rivegs_mllm.types import Sample, UserError
 
 Item = TypeVar("Item")

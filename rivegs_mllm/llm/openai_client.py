@@ -17,8 +17,8 @@ import openai
 import orjson
 
 from rivegs_mllm.data.images import PictureError
-from rivegs_mllm.distill.fitted import whole_characters
 from rivegs_mllm.llm.client import Answer, OpenAIChat, Sampling, TeacherError, Turns, picture_paths, shown_picture
+from rivegs_mllm.store.fitted import whole_characters
 from rivegs_mllm.types import UserError
 
 MAX_BYTES = 4 * 2**20

@@ -22,9 +22,9 @@ from rivegs_mllm.answer.contract import SEGMENTS, Contract
 from rivegs_mllm.answer.serialization import Piece, line_start, parse, render
 from rivegs_mllm.data.images import PictureError, with_size
 from rivegs_mllm.data.post_errors import CUT, NO_PICTURE
+from rivegs_mllm.models.batching import Encoder, Tensors, batch, blank_row, encode_prompt, with_picture
 from rivegs_mllm.models.constrained_decoding import PostMentions, Spelling
 from rivegs_mllm.models.loading import System, check_decision_tokens
-from rivegs_mllm.training.dataset import Encoder, Tensors, batch, blank_row, encode_prompt, with_picture
 from rivegs_mllm.types import Prediction, Sample, UserError
 
 Item = TypeVar("Item")

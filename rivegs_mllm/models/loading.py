@@ -23,10 +23,9 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from rivegs_mllm.answer.contract import NATIVE_STEPS, Contract, loc_tokens
 from rivegs_mllm.answer.prompt import check_instruction
 from rivegs_mllm.answer.serialization import NO, YES
-from rivegs_mllm.config.bounds import shown
 from rivegs_mllm.config.schema import AnswerRecipe, ModelRecipe, Recipe
 from rivegs_mllm.data.files import write_text
-from rivegs_mllm.data.foreign import loading, one_line, read_object
+from rivegs_mllm.data.foreign import loading, one_line, read_object, shown
 from rivegs_mllm.models.fused_lora import use_fused_layers
 from rivegs_mllm.types import UserError
 

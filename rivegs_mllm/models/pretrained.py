@@ -8,7 +8,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 from transformers import AutoConfig, PreTrainedModel, ProcessorMixin
 
-from rivegs_mllm.cascade.base import StageError
+from rivegs_mllm.types import UserError
 
 
 def load_pretrained(
@@ -17,26 +17,26 @@ def load_pretrained(
     """Model and processor of a hub id or folder, in float32 and evaluation mode.
 
     ``kind`` is the class that loads the model, such as an AutoModel; ``families`` the model types that may come, and
-    the class that loads the processor of each; ``stage`` names slot and type in messages. Raises StageError for a
+    the class that loads the processor of each; ``stage`` names slot and type in messages. Raises UserError for a
     model that is not there, is of another family or lacks weights.
     """
     if name.startswith((".", "/", "~")) and not Path(name).is_dir():
-        raise StageError(f"{stage}: {name} is no folder; give a hub id, or a folder with config.json and safetensors")
+        raise UserError(f"{stage}: {name} is no folder; give a hub id, or a folder with config.json and safetensors")
     try:
         family = AutoConfig.from_pretrained(name, revision=revision).model_type
         if family not in families:
-            raise StageError(f"{stage}: {name} is a {family}; known are {', '.join(families)}")
+            raise UserError(f"{stage}: {name} is a {family}; known are {', '.join(families)}")
         model, info = kind.from_pretrained(
             name, revision=revision, dtype="float32", use_safetensors=True, output_loading_info=True
         )
         processor = families[family].from_pretrained(name, revision=revision)
-    except StageError:
+    except UserError:
         raise
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise StageError(f"{stage}: {name} cannot be loaded: {error}") from None
+        raise UserError(f"{stage}: {name} cannot be loaded: {error}") from None
     if info["missing_keys"]:
         missing = sorted(info["missing_keys"])
-        raise StageError(f"{stage}: the checkpoint of {name} lacks {len(missing)} weights, such as {missing[0]}")
+        raise UserError(f"{stage}: the checkpoint of {name} lacks {len(missing)} weights, such as {missing[0]}")
     return model.eval(), processor
 
 

@@ -26,7 +26,7 @@ import orjson
 
 from rivegs_mllm.data.files import WriteError, write_bytes
 from rivegs_mllm.data.lock import lock_folder
-from rivegs_mllm.distill.fitted import fitted
+from rivegs_mllm.store.fitted import fitted
 from rivegs_mllm.types import UserError
 
 VERSION = 1

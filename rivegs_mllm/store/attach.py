@@ -8,26 +8,12 @@ from pathlib import Path
 
 from accelerate import PartialState
 
+from rivegs_mllm.config.distilled import Distilled
 from rivegs_mllm.data.jsonl import read_split
 from rivegs_mllm.store.answer_store import Row, read_store
 from rivegs_mllm.types import Sample, UserError
 
 _SHOWN = 5
-
-
-@dataclass
-class Distilled:
-    """Stores of ``rivegs distill`` whose texts posts are trained with, in place of those in the dataset.
-
-    ``knowledge``: every teacher's text about a post, of which each epoch draws one; ``expressions``: what a teacher
-    said of each gold mention. ``teachers`` are the names of those that count, null for all. ``clean`` leaves out
-    answers that the checks marked. A post or name that a store has nothing for keeps what the dataset has.
-    """
-
-    knowledge: Path | None = None
-    expressions: Path | None = None
-    teachers: list[str] | None = None
-    clean: bool = True
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,10 @@ import torch
 from transformers import PreTrainedModel
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import apply_rotary_pos_emb
 
+from rivegs_mllm.models.batching import Tensors
 from rivegs_mllm.tiny.architecture import MAX_PIXELS, MERGE, PATCH
 from rivegs_mllm.tiny.vision_pretraining import directions, unlike_words
-from rivegs_mllm.training.dataset import IGNORED, Tensors
+from rivegs_mllm.training.dataset import IGNORED
 
 CELLS = MAX_PIXELS // (PATCH * MERGE) ** 2
 POINTING_LAYER = 4

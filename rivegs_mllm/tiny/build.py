@@ -18,10 +18,10 @@ from transformers.trainer_utils import get_last_checkpoint
 from rivegs_mllm.config.bounds import Seed
 from rivegs_mllm.config.schema import TrainSettings
 from rivegs_mllm.config.yaml_loader import parse_recipe
+from rivegs_mllm.models.batching import Encoder
 from rivegs_mllm.tiny import language_pretraining as read
 from rivegs_mllm.tiny import vision_pretraining as see
 from rivegs_mllm.tiny.architecture import build_contract, build_model, build_processor, train_tokenizer
-from rivegs_mllm.training.dataset import Encoder
 
 
 @dataclass

@@ -22,12 +22,13 @@ from data_builders.emblems.looks import Look, near_look, random_look
 from data_builders.emblems.scene import Scene
 from rivegs_mllm.answer.contract import Contract, loc_tokens
 from rivegs_mllm.answer.serialization import NO, YES, Piece, escape, line_start
+from rivegs_mllm.models.batching import Encoder, Tensors
 from rivegs_mllm.tiny.architecture import BINS, MERGE
 from rivegs_mllm.tiny.attention_supervision import CELLS, Pointer
 from rivegs_mllm.tiny.corpus import paragraphs
 from rivegs_mllm.tiny.scenes import random_scene
 from rivegs_mllm.tiny.vision_pretraining import COVERED, LONGEST, cell_owners, word_tokens
-from rivegs_mllm.training.dataset import IGNORED, Collator, Encoder, Tensors
+from rivegs_mllm.training.dataset import IGNORED, Collator
 from rivegs_mllm.training.loss import answer_loss
 from rivegs_mllm.types import TYPES, Box
 

@@ -6,58 +6,22 @@ The answers of all rows then stand in the same columns, and logits are needed in
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from PIL import Image
-from torch.nn.functional import pad
 from torch.utils.data import Dataset
-from transformers import ProcessorMixin
 
 from rivegs_mllm.answer.contract import Contract
 from rivegs_mllm.answer.prompt import messages
 from rivegs_mllm.answer.serialization import Piece, render
-from rivegs_mllm.data.images import PictureError, open_for_model, processed
-from rivegs_mllm.training.augmentation import Augmentation, augmented
+from rivegs_mllm.config.augmentation import Augmentation
+from rivegs_mllm.models.batching import Encoder, Tensors, batch, blank_row, encode_prompt, with_picture
+from rivegs_mllm.training.augmentation import augmented
 from rivegs_mllm.training.name_augmentation import name_words
 from rivegs_mllm.types import Sample, UserError
 
 IGNORED = -100
-BLANK = Image.new("RGB", (64, 64), "gray")
-TOKEN_KEYS = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
-"""What a processor gives one value a token of; everything else is of pictures."""
-
-Tensors = dict[str, torch.Tensor]
-
-
-class Encoder:
-    """Prompts and answers as tensors. ``weights`` multiplies the loss of a segment's tokens, 1 where absent."""
-
-    def __init__(self, processor: ProcessorMixin, weights: Mapping[str, float] | None = None):
-        self.processor = processor
-        self.tokenizer = processor.tokenizer
-        self.weights = dict(weights or {})
-
-    def prompt(self, turns: list[dict], image: Image.Image | None) -> Tensors:
-        """The processor's tensors of a chat up to where the answer begins, by its own chat template."""
-        text = self.processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
-        return dict(self.processor(text=[text], images=None if image is None else [image], return_tensors="pt"))
-
-    def answer(self, pieces: Sequence[Piece], end: bool = True) -> Tensors:
-        """``answer``, the token ids, and ``weights``, both (tokens,); ``end`` adds the end token.
-
-        Tokenised piece by piece, so that the pieces of a forced prefix have the tokens that they have in training.
-        """
-        ids, weights = [], []
-        for piece in pieces:
-            tokens = self.tokenizer(piece.text, add_special_tokens=False).input_ids
-            ids += tokens
-            weights += [self.weights.get(piece.segment, 1.0)] * len(tokens)
-        if end:
-            ids.append(self.tokenizer.eos_token_id)
-            weights.append(1.0)
-        return {"answer": torch.tensor(ids, dtype=torch.long), "weights": torch.tensor(weights)}
 
 
 class AnswerDataset(Dataset):
@@ -125,25 +89,6 @@ class AnswerDataset(Dataset):
             raise UserError(f"sample {sample.id}: {error}") from None
 
 
-def encode_prompt(sample: Sample, folder: Path, encoder: Encoder, contract: Contract, instruction: str) -> Tensors:
-    """The prompt of a sample, its picture opened.
-
-    Raises PictureError where that cannot be done, the processor refuses it, or it is not of the recorded size.
-    """
-    turns = messages(sample, instruction, contract.types)
-    if not sample.image:
-        return encoder.prompt(turns, None)
-    path = folder / sample.image
-    image = open_for_model(path)
-    if sample.size != image.size:
-        raise PictureError(
-            f"sample {sample.id}: its size is recorded as {sample.size}, but {path} is {image.size} upright, so every "
-            f"box would be off; run `rivegs audit {folder}`"
-        )
-    with processed(path, image.size):
-        return encoder.prompt(turns, image)
-
-
 class Collator:
     """Encoded rows as a batch for ``model.forward``, with ``labels`` and ``weights`` of the answer's columns.
 
@@ -165,39 +110,6 @@ class Collator:
             labels[index, 1 : 1 + len(row["answer"])] = row["answer"]
             weights[index, 1 : 1 + len(row["answer"])] = row["weights"]
         return {**batch(rows, self.padding), "labels": labels, "weights": weights}
-
-
-def blank_row(encoder: Encoder) -> Tensors:
-    """A row with a grey picture and no answer."""
-    prompt = encoder.prompt([{"role": "user", "content": [{"type": "image"}]}], BLANK)
-    return {**prompt, **encoder.answer((), end=False)}
-
-
-def with_picture(rows: Iterable[Tensors], blank: Tensors | None) -> list[Tensors]:
-    """The rows, and ``blank`` (if any) behind them when none of them has a picture."""
-    rows = list(rows)
-    if blank is not None and all("pixel_values" not in row for row in rows):
-        rows.append(blank)
-    return rows
-
-
-def batch(rows: Sequence[Tensors], padding: int) -> Tensors:
-    """What ``model.forward`` takes: prompts padded on the left, then the rows' ``answer`` padded on the right."""
-    prompts = max(row["input_ids"].shape[1] for row in rows)
-    answers = max(len(row["answer"]) for row in rows)
-    joined: dict[str, list[torch.Tensor]] = {}
-    for row in rows:
-        own = len(row["answer"])
-        sides = (prompts - row["input_ids"].shape[1], answers - own)
-        for key, value in row.items():
-            if key in TOKEN_KEYS:
-                fill = {"input_ids": row["answer"], "attention_mask": torch.ones(own, dtype=torch.long)}
-                tail = fill.get(key, torch.zeros(own, dtype=torch.long))
-                value = pad(torch.cat([value, tail[None]], 1), sides, value=padding if key == "input_ids" else 0)
-            elif key in ("answer", "weights"):
-                continue
-            joined.setdefault(key, []).append(value)
-    return {key: torch.cat(values) for key, values in joined.items()}
 
 
 def check_lengths(dataset: AnswerDataset, max_length: int) -> list[int]:

@@ -8,9 +8,10 @@ from accelerate.utils import gather_object
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from rivegs_mllm.data.progress import track
+from rivegs_mllm.models.batching import Tensors, encode_prompt
 from rivegs_mllm.models.generation import batches
 from rivegs_mllm.models.loading import System
-from rivegs_mllm.training.dataset import AnswerDataset, Tensors, encode_prompt
+from rivegs_mllm.training.dataset import AnswerDataset
 from rivegs_mllm.types import UserError
 
 FAMILIES = ("qwen2_vl", "qwen2_5_vl")

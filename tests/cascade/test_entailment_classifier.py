@@ -187,12 +187,12 @@ def test_parts_that_do_not_exist(trained):
 
 
 def test_a_model_of_no_family(base):
-    with pytest.raises(StageError, match=r"qwen2_5_vl; known are clip, siglip, blip, vilt"):
+    with pytest.raises(UserError, match=r"qwen2_5_vl; known are clip, siglip, blip, vilt"):
         PretrainedRecipe(str(base)).build()
 
 
 def test_a_model_that_is_not_there():
-    with pytest.raises(StageError, match="/nowhere"):
+    with pytest.raises(UserError, match="/nowhere"):
         PretrainedRecipe("/nowhere").build()
 
 

@@ -19,8 +19,9 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 
 from eval.stage_metrics import grounding_scores
 from rivegs_mllm.cascade.base import StageError
-from rivegs_mllm.cascade.grounding.base import Found, GoldGrounder, GroundingStage, MllmGrounder, gold_twin, inside
+from rivegs_mllm.cascade.grounding.base import Found, GoldGrounder, GroundingStage, MllmGrounder
 from rivegs_mllm.cascade.grounding.late_interaction import CellsGrounder, CellsTraining, cells_inside, collate
+from rivegs_mllm.cascade.referring import gold_twin, inside
 from rivegs_mllm.cascade.training import StageData, StageTraining, train_stage
 from rivegs_mllm.config.yaml_loader import parse_recipe
 from rivegs_mllm.data.jsonl import read_split

@@ -14,7 +14,6 @@ from test_grounding import check_resume, train
 from tiny_grounders import save_florence2, save_grounding_dino, save_owlv2
 
 from rivegs_mllm.answer.contract import Contract
-from rivegs_mllm.cascade.base import StageError
 from rivegs_mllm.cascade.grounding.detector import ZeroShotGrounder, ZeroShotTraining, load_detector
 from rivegs_mllm.cascade.grounding.florence2 import Florence2Grounder
 from rivegs_mllm.cascade.grounding.vlm import VlmGrounder, read
@@ -191,11 +190,11 @@ def test_texts_that_are_cut_in_training_are_counted(emblems, folders, capsys):
 
 
 def test_a_model_that_is_no_detector(tmp_path, base, florence2):
-    with pytest.raises(StageError, match=r"grounder \(zero_shot\).*is a florence2; known are grounding-dino"):
+    with pytest.raises(UserError, match=r"grounder \(zero_shot\).*is a florence2; known are grounding-dino"):
         load_detector(str(florence2), None)
-    with pytest.raises(StageError, match="is no folder"):
+    with pytest.raises(UserError, match="is no folder"):
         load_detector(str(tmp_path / "none"), None)
-    with pytest.raises(StageError, match="is a qwen2_5_vl; known are florence2"):
+    with pytest.raises(UserError, match="is a qwen2_5_vl; known are florence2"):
         Florence2Grounder(str(base)).load(tmp_path)
 
 
@@ -204,7 +203,7 @@ def test_weights_that_are_missing(tmp_path):
     state = load_detector(str(tmp_path), None).model.state_dict()
     del state["class_head.dense0.weight"]
     save_file(state, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(StageError, match=r"lacks 1 weights, such as class_head\.dense0\.weight"):
+    with pytest.raises(UserError, match=r"lacks 1 weights, such as class_head\.dense0\.weight"):
         load_detector(str(tmp_path), None)
 
 

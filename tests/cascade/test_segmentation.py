@@ -17,7 +17,7 @@ from tiny_segmenters import save_sam2, save_sam3, save_sam_of_transformers
 
 from eval.stage_metrics import segmentation_scores
 from rivegs_mllm.cascade.base import StageError
-from rivegs_mllm.cascade.segmentation.base import BoxSegmenter, GoldSegmenter, SegmentingStage, decode, encode, filled
+from rivegs_mllm.cascade.segmentation.base import BoxSegmenter, GoldSegmenter, SegmentingStage
 from rivegs_mllm.cascade.segmentation.sam import SamSegmenter
 from rivegs_mllm.cascade.segmentation.segment_anything import (
     SIZES,
@@ -32,6 +32,7 @@ from rivegs_mllm.cascade.segmentation.segment_anything_training import SegmentAn
 from rivegs_mllm.cascade.training import StageData, StageTraining, train_stage
 from rivegs_mllm.config.yaml_loader import parse_recipe
 from rivegs_mllm.data.jsonl import read_split
+from rivegs_mllm.data.masks import decode, encode, filled
 from rivegs_mllm.types import TYPES, Box, Entity, Mask, Prediction, Sample, UserError
 
 SMALL = Size(side=64, patch=16, width=16, depth=2, heads=2, window=0, whole=(0, 1), channels=16)
@@ -245,11 +246,11 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path):
 
 
 def test_a_model_of_transformers_that_segments_nothing(tmp_path, base):
-    with pytest.raises(StageError, match=r"segmenter \(sam\).*is a qwen2_5_vl; known are sam, sam_hq, sam2"):
+    with pytest.raises(UserError, match=r"segmenter \(sam\).*is a qwen2_5_vl; known are sam, sam_hq, sam2"):
         SamSegmenter(str(base)).load(tmp_path)
-    with pytest.raises(StageError, match="is no folder; give a hub id"):
+    with pytest.raises(UserError, match="is no folder; give a hub id"):
         SamSegmenter(str(tmp_path / "none")).load(tmp_path)
-    with pytest.raises(StageError, match="cannot be loaded"):
+    with pytest.raises(UserError, match="cannot be loaded"):
         SamSegmenter("nobody/sam").load(tmp_path)
 
 

@@ -16,8 +16,9 @@ from rivegs_mllm.cli import distill_command as command
 from rivegs_mllm.data.jsonl import read_split, write_records
 from rivegs_mllm.distill.config import DistillData, DistillRecipe, Limits, Prices, read_distill
 from rivegs_mllm.distill.runner import distill, dry_run, prepare
-from rivegs_mllm.distill.tasks import CaptionTask, Examples, ExpressionTask, KnowledgeTask
+from rivegs_mllm.distill.tasks import CaptionTask, ExpressionTask, KnowledgeTask
 from rivegs_mllm.llm.client import OpenAIChat, Patience, ReplayChat, Sampling, TeacherError
+from rivegs_mllm.llm.example_selection import Examples
 from rivegs_mllm.llm.few_shot import Example, write_examples
 from rivegs_mllm.store.answer_store import read_rows, read_store
 from rivegs_mllm.types import Entity, Prediction, Sample, UserError

@@ -12,7 +12,8 @@ from rich.console import Console
 from sklearn.metrics import precision_recall_fscore_support
 
 from eval.protocols import PROTOCOLS
-from eval.scores import evaluate, format_scores
+from eval.report.tables import format_scores
+from eval.scores import evaluate
 from rivegs_mllm.types import TYPES, Box, Entity, Mask, Prediction, Sample, UserError
 
 SQUARE = Box(0, 0, 10, 10)

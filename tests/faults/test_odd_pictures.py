@@ -24,14 +24,15 @@ from rivegs_mllm.cascade.entailment.scorer_pretrained import PretrainedRecipe
 from rivegs_mllm.cascade.grounding.base import GroundingStage
 from rivegs_mllm.cascade.grounding.detector import ZeroShotGrounder, ZeroShotTraining
 from rivegs_mllm.cascade.grounding.late_interaction import CellsTraining
+from rivegs_mllm.cascade.grounding.seqtr_masks import ExpressionStage
 from rivegs_mllm.cascade.grounding.seqtr_writer import Pixels, Writer
-from rivegs_mllm.cascade.segmentation.base import BoxSegmenter, BoxStage, encode, filled
+from rivegs_mllm.cascade.segmentation.base import BoxSegmenter, BoxStage
 from rivegs_mllm.cascade.segmentation.sam import SamSegmenter
 from rivegs_mllm.cascade.segmentation.segment_anything_training import SegmentAnythingTraining
-from rivegs_mllm.cascade.segmentation.seqtr_stage import ExpressionStage
 from rivegs_mllm.cascade.training import StageData
 from rivegs_mllm.data.images import PictureError, file_stamp, open_picture, picture_digest, picture_size
 from rivegs_mllm.data.jsonl import SPLITS, write_records
+from rivegs_mllm.data.masks import encode, filled
 from rivegs_mllm.llm.client import question_digest, shown_picture
 from rivegs_mllm.models.generation import Generator
 from rivegs_mllm.models.loading import load_base

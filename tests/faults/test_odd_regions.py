@@ -17,9 +17,8 @@ from eval.export import write_coco, write_fiftyone
 from eval.report.page import write_report
 from eval.scores import evaluate
 from eval.stage_metrics import grounding_scores, segmentation_scores
-from rivegs_mllm.cascade.segmentation.base import decode
 from rivegs_mllm.data.jsonl import RecordError, read_predictions, read_samples, write_records
-from rivegs_mllm.data.masks import mask_area
+from rivegs_mllm.data.masks import decode, mask_area
 from rivegs_mllm.training.pictures import check_pictures
 from rivegs_mllm.types import Prediction, Sample, UserError
 

@@ -8,8 +8,9 @@ import torch
 from PIL import Image
 from transformers import BertConfig, BertModel, CLIPConfig, CLIPImageProcessor, CLIPModel, PreTrainedTokenizerFast
 
-from rivegs_mllm.distill.tasks import Examples, KnowledgeTask
+from rivegs_mllm.distill.tasks import KnowledgeTask
 from rivegs_mllm.llm.embeddings import Content, FusedFeatures, ImageFeatures, MLLMFeatures, TextFeatures
+from rivegs_mllm.llm.example_selection import Examples
 from rivegs_mllm.llm.few_shot import Example, write_examples
 from rivegs_mllm.tiny.architecture import train_tokenizer
 from rivegs_mllm.types import Sample, UserError

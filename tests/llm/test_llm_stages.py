@@ -13,8 +13,8 @@ from rivegs_mllm.cascade.knowledge.expansion import ReplayExpander
 from rivegs_mllm.cascade.knowledge.llm import LlmExpander, LlmKnowledge
 from rivegs_mllm.cascade.tagging.base import GoldTagger
 from rivegs_mllm.data.jsonl import read_split
-from rivegs_mllm.distill.tasks import Examples
 from rivegs_mllm.llm.client import ReplayChat, question_digest
+from rivegs_mllm.llm.example_selection import Examples
 from rivegs_mllm.llm.few_shot import start_examples, write_examples
 from rivegs_mllm.store.answer_store import Row, Store
 from rivegs_mllm.store.captions import Captions

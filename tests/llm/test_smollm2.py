@@ -23,9 +23,10 @@ from data_builders.twitter_gmner import build_twitter_gmner
 from rivegs_mllm.data.jsonl import read_split
 from rivegs_mllm.distill.config import DistillData, DistillRecipe, Limits
 from rivegs_mllm.distill.runner import distill, prepare
-from rivegs_mllm.distill.tasks import Examples, ExpressionTask, KnowledgeTask, captions_of
+from rivegs_mllm.distill.tasks import ExpressionTask, KnowledgeTask, captions_of
 from rivegs_mllm.llm.client import Asker, HFChat, OpenAIChat, Sampling
 from rivegs_mllm.llm.embeddings import TextFeatures
+from rivegs_mllm.llm.example_selection import Examples
 from rivegs_mllm.llm.few_shot import start_examples, write_examples
 from rivegs_mllm.store.answer_store import read_rows
 from rivegs_mllm.store.attach import attach_expressions, attach_knowledge

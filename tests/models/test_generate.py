@@ -10,9 +10,9 @@ from tiny_base import LEARNED, make_recipe
 
 from rivegs_mllm.answer.serialization import line_start, render
 from rivegs_mllm.data.jsonl import read_split
+from rivegs_mllm.models.batching import encode_prompt
 from rivegs_mllm.models.generation import Generator, batches
 from rivegs_mllm.models.loading import System, check_decision_tokens, load_base
-from rivegs_mllm.training.dataset import encode_prompt
 from rivegs_mllm.types import Entity, Prediction, Sample, UserError
 
 

@@ -21,14 +21,15 @@ from rivegs_mllm.cascade.base import NEEDS, StageError
 from rivegs_mllm.cascade.config import CascadeRecipe, check_needs
 from rivegs_mllm.cascade.grounding.base import GoldGrounder
 from rivegs_mllm.cascade.grounding.seqtr import SeqTRGrounder
+from rivegs_mllm.cascade.grounding.seqtr_masks import ExpressionStage
 from rivegs_mllm.cascade.grounding.seqtr_training import SeqTRTraining
 from rivegs_mllm.cascade.grounding.seqtr_writer import Pixels, Writer
-from rivegs_mllm.cascade.segmentation.base import BoxSegmenter, decode
+from rivegs_mllm.cascade.segmentation.base import BoxSegmenter
 from rivegs_mllm.cascade.segmentation.seqtr import SeqTRSegmenter
-from rivegs_mllm.cascade.segmentation.seqtr_stage import ExpressionStage
 from rivegs_mllm.cascade.tagging.base import GoldTagger
 from rivegs_mllm.cascade.training import StageData
 from rivegs_mllm.data.jsonl import read_split
+from rivegs_mllm.data.masks import decode
 from rivegs_mllm.published.seqtr.preparation import vocabulary
 from rivegs_mllm.published.seqtr.sizes import BOTH, BOX, MASK, Sizes
 from rivegs_mllm.types import TYPES, Box, Entity, Prediction, Sample, UserError

@@ -16,6 +16,7 @@ from data_builders.emblems.encyclopedia import make_encyclopedia
 from data_builders.emblems.looks import Look
 from data_builders.emblems.scene import Placement, Scene
 from rivegs_mllm.config.schema import ModelRecipe
+from rivegs_mllm.models.batching import Encoder
 from rivegs_mllm.models.loading import TINY, load_model
 from rivegs_mllm.tiny import attention_supervision as pointing
 from rivegs_mllm.tiny import language_pretraining as read
@@ -23,7 +24,7 @@ from rivegs_mllm.tiny import probe as measure
 from rivegs_mllm.tiny import vision_pretraining as see
 from rivegs_mllm.tiny.architecture import build_contract, build_model
 from rivegs_mllm.tiny.build import BaseRecipe, make
-from rivegs_mllm.training.dataset import Collator, Encoder
+from rivegs_mllm.training.dataset import Collator
 from rivegs_mllm.types import TYPES, Box
 
 ROOT = Path(__file__).parents[2]

@@ -7,7 +7,8 @@ from random import Random
 
 import pytest
 
-from rivegs_mllm.training.augmentation import Augmentation, augmented, jitter
+from rivegs_mllm.config.augmentation import Augmentation
+from rivegs_mllm.training.augmentation import augmented, jitter
 from rivegs_mllm.training.name_augmentation import name_words
 from rivegs_mllm.types import Box, Entity, Sample, UserError
 

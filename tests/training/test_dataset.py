@@ -10,10 +10,11 @@ from tiny_base import make_recipe, without_picture
 from torch.utils.data import DataLoader
 
 import rivegs_mllm.training.dataset as dataset_module
+from rivegs_mllm.config.augmentation import Augmentation
 from rivegs_mllm.data.jsonl import read_split
+from rivegs_mllm.models.batching import Encoder, encode_prompt
 from rivegs_mllm.models.loading import load_processor, make_contract
-from rivegs_mllm.training.augmentation import Augmentation
-from rivegs_mllm.training.dataset import IGNORED, AnswerDataset, Collator, Encoder, check_lengths, encode_prompt
+from rivegs_mllm.training.dataset import IGNORED, AnswerDataset, Collator, check_lengths
 from rivegs_mllm.types import Sample, UserError
 
 WEIGHTS = {"knowledge": 0.5, "boxes": 3.0}

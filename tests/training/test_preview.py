@@ -16,13 +16,14 @@ from transformers import Qwen2VLImageProcessor
 
 from data_builders.emblems.build import build_emblems
 from rivegs_mllm.answer.contract import Contract
+from rivegs_mllm.config.augmentation import Augmentation
 from rivegs_mllm.config.schema import Recipe, read_recipe
 from rivegs_mllm.data.images import open_picture
 from rivegs_mllm.data.jsonl import read_split, write_records
+from rivegs_mllm.models.batching import Encoder
 from rivegs_mllm.models.loading import load_without_weights
 from rivegs_mllm.tiny.architecture import build_model, build_processor, train_tokenizer
-from rivegs_mllm.training.augmentation import Augmentation
-from rivegs_mllm.training.dataset import AnswerDataset, Encoder, check_lengths
+from rivegs_mllm.training.dataset import AnswerDataset, check_lengths
 from rivegs_mllm.training.preview import (
     END,
     PICTURE,

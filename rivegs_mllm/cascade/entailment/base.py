@@ -18,8 +18,8 @@ import draccus
 
 from eval.stage_metrics import entailment_scores, precision_recall_f1
 from rivegs_mllm.cascade.base import Stage, StageError, blind, refer
-from rivegs_mllm.cascade.grounding.base import gold_twin
 from rivegs_mllm.cascade.mllm import mllm_files, mllm_needs, mllm_stage
+from rivegs_mllm.cascade.referring import gold_twin
 from rivegs_mllm.config.bounds import PositiveFloat, Probability
 from rivegs_mllm.models.generation import batches
 from rivegs_mllm.types import Entity, Prediction, Sample, UserError

@@ -30,7 +30,7 @@ from rivegs_mllm.cascade.entailment.base import (
 )
 from rivegs_mllm.cascade.entailment.scorer import best_device, device_of, outcome, shorten
 from rivegs_mllm.cascade.expressions import Wordings
-from rivegs_mllm.cascade.grounding.base import all_parts, check_parts, needed
+from rivegs_mllm.cascade.referring import all_parts, check_parts, needed
 from rivegs_mllm.cascade.rows import EntailmentRow, entailment_view
 from rivegs_mllm.cascade.training import StageData, Trainable, TrainableStage
 from rivegs_mllm.config.bounds import Dropout, PositiveFloat, TokenCount

@@ -25,7 +25,7 @@ from rivegs_mllm.cascade.entailment.base import (
 )
 from rivegs_mllm.cascade.entailment.scorer import Batch, Judge, JudgeRecipe, fitting
 from rivegs_mllm.cascade.expressions import Wordings
-from rivegs_mllm.cascade.grounding.base import all_parts, check_parts, needed
+from rivegs_mllm.cascade.referring import all_parts, check_parts, needed
 from rivegs_mllm.cascade.rows import entailment_view
 from rivegs_mllm.cascade.training import StageData, Trainable, TrainableStage
 from rivegs_mllm.data.foreign import loading

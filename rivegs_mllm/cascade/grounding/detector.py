@@ -20,15 +20,8 @@ from transformers import AutoModelForZeroShotObjectDetection, AutoProcessor, Pre
 
 from rivegs_mllm.cascade.base import Stage, refer
 from rivegs_mllm.cascade.expressions import Wordings
-from rivegs_mllm.cascade.grounding.base import (
-    Found,
-    Grounder,
-    GroundingStage,
-    all_parts,
-    check_parts,
-    grounding_figures,
-    needed,
-)
+from rivegs_mllm.cascade.grounding.base import Found, Grounder, GroundingStage, grounding_figures
+from rivegs_mllm.cascade.referring import all_parts, check_parts, needed
 from rivegs_mllm.cascade.rows import GroundingRow, grounding_view
 from rivegs_mllm.cascade.training import StageData, Trainable, TrainableStage
 from rivegs_mllm.data.images import GLANCE, open_for_model

@@ -12,7 +12,8 @@ from PIL import Image
 from transformers import Florence2ForConditionalGeneration, Florence2Processor
 
 from rivegs_mllm.cascade.base import Stage
-from rivegs_mllm.cascade.grounding.base import Found, Grounder, GroundingStage, all_parts, check_parts, needed
+from rivegs_mllm.cascade.grounding.base import Found, Grounder, GroundingStage
+from rivegs_mllm.cascade.referring import all_parts, check_parts, needed
 from rivegs_mllm.config.bounds import TokenCount
 from rivegs_mllm.models.pretrained import load_pretrained, own_files
 from rivegs_mllm.types import Box

@@ -24,15 +24,8 @@ from torchvision.ops import box_convert, generalized_box_iou_loss
 from rivegs_mllm.cascade.base import Stage, StageError, refer
 from rivegs_mllm.cascade.checkpoint import read_card
 from rivegs_mllm.cascade.expressions import Wordings
-from rivegs_mllm.cascade.grounding.base import (
-    Found,
-    Grounder,
-    GroundingStage,
-    all_parts,
-    check_parts,
-    grounding_figures,
-    needed,
-)
+from rivegs_mllm.cascade.grounding.base import Found, Grounder, GroundingStage, grounding_figures
+from rivegs_mllm.cascade.referring import all_parts, check_parts, needed
 from rivegs_mllm.cascade.rows import GroundingRow, grounding_view
 from rivegs_mllm.cascade.training import StageData, Trainable, TrainableStage
 from rivegs_mllm.config.bounds import Bounds, Side

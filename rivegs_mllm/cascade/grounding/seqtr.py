@@ -14,9 +14,10 @@ import torch
 
 from rivegs_mllm.cascade.base import Stage, StageError
 from rivegs_mllm.cascade.checkpoint import read_card
-from rivegs_mllm.cascade.grounding.base import Grounder, GroundingStage, all_parts, check_parts, needed
+from rivegs_mllm.cascade.grounding.base import Grounder, GroundingStage
 from rivegs_mllm.cascade.grounding.seqtr_training import EYES, KIND, STAGE, SeqTRTraining, parameters_of
 from rivegs_mllm.cascade.grounding.seqtr_writer import Pixels, Tower, Writer
+from rivegs_mllm.cascade.referring import all_parts, check_parts, needed
 from rivegs_mllm.models.late_interaction import Eyes
 from rivegs_mllm.published.seqtr.checkpoint import load, load_published, read_vocabulary
 from rivegs_mllm.published.seqtr.preparation import MOST_WORDS, SIDE

@@ -13,14 +13,15 @@ from torch import nn
 from eval.stage_metrics import segmentation_scores
 from rivegs_mllm.cascade.base import blind, refer
 from rivegs_mllm.cascade.expressions import Wordings
-from rivegs_mllm.cascade.grounding.base import GroundingStage, all_parts, check_parts, grounding_figures
+from rivegs_mllm.cascade.grounding.base import GroundingStage, grounding_figures
+from rivegs_mllm.cascade.grounding.seqtr_masks import ExpressionStage
 from rivegs_mllm.cascade.grounding.seqtr_writer import Pixels, Sight, Tower, Writer
+from rivegs_mllm.cascade.referring import all_parts, check_parts
 from rivegs_mllm.cascade.rows import GroundingRow, grounding_view
-from rivegs_mllm.cascade.segmentation.base import decode
-from rivegs_mllm.cascade.segmentation.seqtr_stage import ExpressionStage
 from rivegs_mllm.cascade.training import StageData, Trainable, TrainableStage
 from rivegs_mllm.config.bounds import Bounds, NonNegativeInt, OneOf, Side
 from rivegs_mllm.data.images import open_for_model
+from rivegs_mllm.data.masks import decode
 from rivegs_mllm.models.generation import batches
 from rivegs_mllm.models.late_interaction import Eyes
 from rivegs_mllm.published.seqtr.checkpoint import load_published, read_vocabulary, save

@@ -17,7 +17,8 @@ from transformers import GenerationConfig, PreTrainedModel, ProcessorMixin
 
 from rivegs_mllm.answer.contract import Contract
 from rivegs_mllm.cascade.base import Stage
-from rivegs_mllm.cascade.grounding.base import Found, Grounder, GroundingStage, all_parts, check_parts, needed
+from rivegs_mllm.cascade.grounding.base import Found, Grounder, GroundingStage
+from rivegs_mllm.cascade.referring import all_parts, check_parts, needed
 from rivegs_mllm.config.bounds import TokenCount
 from rivegs_mllm.config.schema import AnswerRecipe, ModelRecipe
 from rivegs_mllm.models.loading import load_model, load_processor, make_contract

@@ -20,9 +20,9 @@ from rivegs_mllm.cascade.knowledge.base import Knowledge
 from rivegs_mllm.cascade.knowledge.expansion import Expander, with_expressions
 from rivegs_mllm.config.bounds import InFlight
 from rivegs_mllm.data.images import is_outside
-from rivegs_mllm.distill.tasks import Examples
 from rivegs_mllm.llm.answer_checks import check_expression, check_knowledge
 from rivegs_mllm.llm.client import Answer, Asker, Chat, Sampling, Turns
+from rivegs_mllm.llm.example_selection import Examples
 from rivegs_mllm.store.captions import Captions
 from rivegs_mllm.types import Prediction, Sample
 

@@ -15,12 +15,12 @@ from typing import ClassVar
 import draccus
 import numpy as np
 from PIL import Image
-from pycocotools import mask as coco
 
 from eval.matching import best_box_iou
 from rivegs_mllm.cascade.base import Stage, without_picture
-from rivegs_mllm.cascade.grounding.base import gold_twin, inside
+from rivegs_mllm.cascade.referring import gold_twin, inside
 from rivegs_mllm.data.images import PictureError, open_for_model, processed, with_size
+from rivegs_mllm.data.masks import encode, filled
 from rivegs_mllm.types import Box, Entity, Mask, Prediction, Sample
 
 RIGHT = 0.5
@@ -72,26 +72,6 @@ def with_masks(draft: Prediction, masks: Sequence[Mask]) -> Prediction:
         dataclasses.replace(entity, masks=tuple(next(rest) for _ in entity.boxes)) for entity in draft.entities
     )
     return dataclasses.replace(draft, entities=entities)
-
-
-def encode(mask: np.ndarray) -> Mask:
-    """A bool mask (height, width) as a COCO run-length code."""
-    coded = coco.encode(np.asfortranarray(mask, dtype=np.uint8))
-    return Mask((int(coded["size"][0]), int(coded["size"][1])), coded["counts"].decode("ascii"))
-
-
-def decode(mask: Mask) -> np.ndarray:
-    """The bool mask (height, width) of a COCO run-length code."""
-    return coco.decode({"size": list(mask.size), "counts": mask.counts.encode("ascii")}).astype(bool)
-
-
-def filled(box: Box, size: tuple[int, int]) -> np.ndarray:
-    """The pixels of a picture of ``size`` = (width, height) whose centre is in the box, at least one."""
-    width, height = size
-    mask = np.zeros((height, width), dtype=bool)
-    left, top = min(round(box.xmin), width - 1), min(round(box.ymin), height - 1)
-    mask[top : max(round(box.ymax), top + 1), left : max(round(box.xmax), left + 1)] = True
-    return mask
 
 
 @Segmenter.register_subclass("box")

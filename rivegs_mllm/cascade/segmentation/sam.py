@@ -53,7 +53,7 @@ class SamSegmenter(Segmenter):
         return own_files(self.model)
 
     def load(self, folder: Path) -> Stage:
-        """The stage, on the GPU where there is one. Raises StageError for a model that is none of FAMILIES."""
+        """The stage, on the GPU where there is one. Raises UserError for a model that is none of FAMILIES."""
         model, processor = load_pretrained(
             AutoModelForMaskGeneration, self.model, self.revision, FAMILIES, "segmenter (sam)"
         )

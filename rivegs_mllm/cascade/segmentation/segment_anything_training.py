@@ -15,7 +15,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from eval.stage_metrics import segmentation_scores
 from rivegs_mllm.cascade.base import blind
-from rivegs_mllm.cascade.segmentation.base import SegmentingStage, decode
+from rivegs_mllm.cascade.segmentation.base import SegmentingStage
 from rivegs_mllm.cascade.segmentation.segment_anything import (
     Prompted,
     Size,
@@ -27,6 +27,7 @@ from rivegs_mllm.cascade.segmentation.segment_anything import (
 from rivegs_mllm.cascade.training import StageData, Trainable, TrainableStage
 from rivegs_mllm.config.bounds import Bounds, NonNegativeInt, Side
 from rivegs_mllm.data.images import open_for_model
+from rivegs_mllm.data.masks import decode
 from rivegs_mllm.training.sampling import Variants
 from rivegs_mllm.types import Box, Mask, Prediction, Sample, UserError
 

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import ClassVar
 
 from rivegs_mllm.cascade.base import Stage, StageError
-from rivegs_mllm.cascade.grounding.base import check_parts, needed
 from rivegs_mllm.cascade.grounding.seqtr import Source
+from rivegs_mllm.cascade.grounding.seqtr_masks import ExpressionStage
 from rivegs_mllm.cascade.grounding.seqtr_training import KIND
+from rivegs_mllm.cascade.referring import check_parts, needed
 from rivegs_mllm.cascade.segmentation.base import Segmenter
-from rivegs_mllm.cascade.segmentation.seqtr_stage import ExpressionStage
 from rivegs_mllm.published.seqtr.sizes import BOX
 from rivegs_mllm.types import TYPES
 

@@ -10,8 +10,8 @@ import numpy as np
 from PIL import Image
 
 from rivegs_mllm.cascade.base import refer, without_picture
-from rivegs_mllm.cascade.segmentation.base import encode
 from rivegs_mllm.data.images import PictureError, open_for_model, processed
+from rivegs_mllm.data.masks import encode
 from rivegs_mllm.types import Prediction, Sample
 
 Outline = Callable[[Image.Image, Sequence[str]], tuple[Sequence[np.ndarray], Sequence[tuple[str, ...]]]]
