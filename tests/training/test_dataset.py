@@ -9,7 +9,7 @@ from PIL import Image
 from tiny_base import make_recipe, without_picture
 from torch.utils.data import DataLoader
 
-import rivegs_mllm.training.dataset as dataset_module
+import rivegs_mllm.models.batching as batching
 from rivegs_mllm.config.augmentation import Augmentation
 from rivegs_mllm.data.jsonl import read_split
 from rivegs_mllm.models.batching import Encoder, encode_prompt
@@ -127,8 +127,8 @@ def test_a_batch_without_pictures_gets_a_blank_one_that_no_loss_counts(dataset):
 
 def test_a_picture_is_opened_once_a_use(dataset, monkeypatch):
     opened = []
-    real = dataset_module.open_for_model
-    monkeypatch.setattr(dataset_module, "open_for_model", lambda path: opened.append(path) or real(path))
+    real = batching.open_for_model
+    monkeypatch.setattr(batching, "open_for_model", lambda path: opened.append(path) or real(path))
     check_lengths(dataset, 512)
     assert opened == []
     for index in range(8):
