@@ -96,7 +96,7 @@ def unique_ids(posts: Sequence[Post], place: str, findings: list[Finding]) -> li
     for post in posts:
         numbered = (f"{post.id}#{number}" for number in count(2))
         again = post.id in given
-        ids.append(next(name for name in numbered if name not in theirs | given) if again else post.id)
+        ids.append(next(name for name in numbered if name not in theirs and name not in given) if again else post.id)
         given.add(ids[-1])
         if again:
             findings.append(Finding("repeated id", f"{place}:{post.line}", f"{post.id} again; it becomes {ids[-1]}"))

@@ -11,7 +11,6 @@ from rivegs_mllm.types import Box, Entity, Sample, UserError
 PARTS = ("mention", "type", "expression")
 """What a referring expression can be made of."""
 
-
 OVERHANG = 1.0
 """By how many pixels rounding may move an edge outside the picture. It is then moved back."""
 

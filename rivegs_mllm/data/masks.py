@@ -1,4 +1,7 @@
-"""Whether a mask is one: its runs add up to its size. Nothing is allocated by what a mask says of itself."""
+"""Masks as COCO run-length codes: written, read, and checked before they are read.
+
+A mask is one where its runs add up to its size; nothing is allocated by what a mask says of itself.
+"""
 
 from __future__ import annotations
 

@@ -22,10 +22,8 @@ from rivegs_mllm.types import Sample
 
 BLANK = Image.new("RGB", (64, 64), "gray")
 
-
 TOKEN_KEYS = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
 """What a processor gives one value a token of; everything else is of pictures."""
-
 
 Tensors = dict[str, torch.Tensor]
 

@@ -1,7 +1,6 @@
-"""Samples as training rows: the prompt with its picture, the answer piece by piece, and batches of both.
+"""Labelled samples as training rows, their batches with labels, and how long they are.
 
-A batch is laid out around the line between prompt and answer: prompts are padded on the left, answers on the right.
-The answers of all rows then stand in the same columns, and logits are needed in these columns alone.
+How prompts and answers are encoded and laid out in a batch is in ``rivegs_mllm.models.batching``.
 """
 
 from __future__ import annotations
