@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from rivegs_mllm.data.foreign import cut, printable
 from rivegs_mllm.types import TYPES, Sample
 
 SHOWN = 20
@@ -14,6 +15,8 @@ SHOWN = 20
 
 RARE = 1000
 """A type that comes once among so many entities is more likely a slip than a type."""
+
+_WIDEST_TYPE = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +27,10 @@ class Finding:
     place: str
     message: str
     level: Literal["error", "warning"] = "warning"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "place", printable(self.place))  # the data's own ids and paths may hold anything
+        object.__setattr__(self, "message", cut(printable(self.message)))
 
     def __str__(self) -> str:
         return f"{self.level}: {self.kind}: {self.place}: {self.message}"
@@ -125,7 +132,7 @@ def _table(counts: dict[str, Counts]) -> list[str]:
         if name not in ("types", "sizes"):
             rows.append((name.replace("_", " "), [str(getattr(split, name)) for split in counts.values()]))
     for kind in dict.fromkeys(kind for split in counts.values() for kind in split.types):
-        rows.append((kind, [str(split.types.get(kind, 0)) for split in counts.values()]))
+        rows.append((printable(kind)[:_WIDEST_TYPE], [str(split.types.get(kind, 0)) for split in counts.values()]))
     for index, name in enumerate(("smallest picture", "median picture", "largest picture")):
         sizes = [split.sizes[index] if split.sizes else None for split in counts.values()]
         rows.append((name, ["-" if size is None else f"{size[0]} x {size[1]}" for size in sizes]))

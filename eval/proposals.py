@@ -7,6 +7,7 @@ from pathlib import Path
 
 import orjson
 
+from rivegs_mllm.data.foreign import shown
 from rivegs_mllm.types import Box, UserError
 
 
@@ -24,7 +25,7 @@ def read_candidates(path: Path | str) -> dict[str, tuple[Box, ...]]:
             if line.strip():
                 name, boxes = _line(line, f"{path}:{number}")
                 if name in found:
-                    raise UserError(f"{path}:{number}: the id {name!r} comes twice")
+                    raise UserError(f"{path}:{number}: the id {shown(name)} comes twice")
                 found[name] = boxes
     return found
 
@@ -38,7 +39,7 @@ def _line(line: bytes, where: str) -> tuple[str, tuple[Box, ...]]:
         raise UserError(f'{where}: not {{"id": "...", "boxes": [[xmin, ymin, xmax, ymax], ...]}}')
     for box in raw["boxes"]:
         if not isinstance(box, list) or len(box) != 4 or not all(type(edge) in (int, float) for edge in box):
-            raise UserError(f"{where}: {box!r} is not [xmin, ymin, xmax, ymax]")
+            raise UserError(f"{where}: {shown(box)} is not [xmin, ymin, xmax, ymax]")
         if not all(map(math.isfinite, box)):
-            raise UserError(f"{where}: {box!r} has an edge that is no finite number")
+            raise UserError(f"{where}: {shown(box)} has an edge that is no finite number")
     return raw["id"], tuple(Box(*box) for box in raw["boxes"])

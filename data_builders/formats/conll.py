@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_builders.formats.text_files import read_lines
+from rivegs_mllm.data.foreign import shown
 from rivegs_mllm.types import TYPES, Entity, UserError
 
 _OTHER_NAMES = {"MISC": "OTHER"}
@@ -54,7 +55,9 @@ def read_posts(path: Path | str) -> list[Post]:
     posts: list[Post] = []
     for number, block in _blocks(path):
         if not block[0].startswith(ID_MARK):
-            raise UserError(f"{path}:{number}: {block[0]!r} stands under no {ID_MARK} line; put the post's id above it")
+            raise UserError(
+                f"{path}:{number}: {shown(block[0])} stands under no {ID_MARK} line; put the post's id above it"
+            )
         # A post that follows without a blank line between.
         starts = [index for index, line in enumerate(block) if line.startswith(ID_MARK)]
         for start, end in zip(starts, [*starts[1:], len(block)], strict=True):
@@ -96,7 +99,7 @@ def _pairs(path: Path | str, number: int, lines: list[str]) -> list[tuple[str, s
     for offset, line in enumerate(lines):
         token, tab, tag = line.rpartition("\t")
         if not tab:
-            raise UserError(f"{path}:{number + offset}: {line!r} is not a token, a tab and a tag")
+            raise UserError(f"{path}:{number + offset}: {shown(line)} is not a token, a tab and a tag")
         pairs.append((token, tag))
     return pairs
 
@@ -112,12 +115,12 @@ def _post(path: Path | str, number: int, block: list[str]) -> Post:
     if not identity:
         raise UserError(f"{path}:{number}: {ID_MARK} without an id")
     if not identity.isprintable():
-        raise UserError(f"{path}:{number}: the id {identity[:80]!r} has characters that no id has")
+        raise UserError(f"{path}:{number}: the id {shown(identity)} has characters that no id has")
     pairs = _pairs(path, number + 1, block[1:])
     tokens, tags = [token for token, _ in pairs], [tag for _, tag in pairs]
     odd = next((index for index, tag in enumerate(tags) if tag not in _USUAL and not _TAG.fullmatch(tag)), None)
     if odd is not None:
-        raise UserError(f"{path}:{number + 1 + odd}: tag {tags[odd][:80]!r} is neither O nor B- or I- with a type")
+        raise UserError(f"{path}:{number + 1 + odd}: tag {shown(tags[odd])} is neither O nor B- or I- with a type")
     repairs = []
     if columns := _further_columns(block[1:]):
         message = f"{columns} columns between token and tag are left out"
@@ -126,7 +129,7 @@ def _post(path: Path | str, number: int, block: list[str]) -> Post:
         repairs += _mend_tokens(tokens, number + 1)
     spans, orphans = _spans(tags)
     for index in orphans:
-        message = f"{tokens[index]!r} is tagged {tags[index]} but continues no such entity; it starts one"
+        message = f"{shown(tokens[index])} is tagged {tags[index][:80]} but continues no such entity; it starts one"
         repairs.append(Repair(number + 1 + index, "orphan tag", message))
     entities = [Entity(" ".join(tokens[start:end]), kind, (start, end)) for start, end, kind in spans]
     return Post(identity, number, tuple(tokens), tuple(entities), tuple(repairs))
@@ -139,7 +142,8 @@ def _mend_tokens(tokens: list[str], number: int) -> list[Repair]:
         mended = "_".join(token.split()) or "_"
         if mended != token:
             tokens[index] = mended
-            repairs.append(Repair(number + index, "blank token", f"the token {token!r} is read as {mended!r}"))
+            message = f"the token {shown(token)} is read as {shown(mended)}"
+            repairs.append(Repair(number + index, "blank token", message))
     return repairs
 
 

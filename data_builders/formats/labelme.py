@@ -19,6 +19,7 @@ import orjson
 from pycocotools import mask as coco
 
 from data_builders.formats.voc import Fault
+from rivegs_mllm.data.foreign import shown
 from rivegs_mllm.data.images import MAX_PIXELS, PictureError, open_picture
 from rivegs_mllm.types import UserError
 
@@ -52,7 +53,9 @@ def read_regions(path: Path | str) -> Regions:
         raise UserError(f"{path}: not a file of labelme, which has a list of shapes")
     width, height = content.get("imageWidth"), content.get("imageHeight")
     if not all(isinstance(side, int) and side > 0 for side in (width, height)) or width * height > MAX_PIXELS:
-        raise UserError(f"{path}: imageWidth {width!r} and imageHeight {height!r} are not a picture's size in pixels")
+        raise UserError(
+            f"{path}: imageWidth {shown(width)} and imageHeight {shown(height)} are not a picture's size in pixels"
+        )
     parts: dict[tuple, tuple[str, np.ndarray]] = {}
     faults: list[Fault] = []
     for index, shape in enumerate(content["shapes"]):
@@ -72,7 +75,7 @@ def read_regions(path: Path | str) -> Regions:
 def _pixels(shape: dict, size: tuple[int, int], place: str, faults: list[Fault]) -> np.ndarray | None:
     """The shape's pixels, ``size`` (height, width); None, and a fault, where it covers none."""
     kind, points = shape.get("shape_type", "polygon"), _points(shape, place)
-    name = f"shape of {shape['label']!r}"
+    name = f"shape of {shown(shape['label'])}"
     height, width = size
     inside = np.clip(points, 0, (width, height))
     if (inside != points).any():
@@ -85,7 +88,7 @@ def _pixels(shape: dict, size: tuple[int, int], place: str, faults: list[Fault])
         (left, top), (right, bottom) = inside
         pixels = _filled(np.array([(left, top), (right, top), (right, bottom), (left, bottom)]), size)
     else:
-        faults.append(Fault("unknown shape", f"{name} is a {kind!r} of {len(points)} points; it is left out"))
+        faults.append(Fault("unknown shape", f"{name} is a {shown(kind)} of {len(points)} points; it is left out"))
         return None
     if not pixels.any():
         faults.append(Fault("shape without area", f"{name} covers no pixel; it is left out"))

@@ -24,6 +24,7 @@ from pathlib import Path
 from data_builders.findings import Finding
 from data_builders.formats.text_files import read_lines, read_text
 from rivegs_mllm.data.files import write_text
+from rivegs_mllm.data.foreign import one_line, shown
 from rivegs_mllm.types import Box, Entity, Prediction, Sample, UserError
 
 _MARK = "Imageid:"
@@ -52,7 +53,7 @@ def read_riveg_gold(path: Path | str) -> list[Sample]:
     for row in _rows(path):
         entity = row.entity
         if not row.picture.endswith(_ENDING):
-            raise UserError(f"{row.place}: {row.picture!r} is not the name of a {_ENDING} picture")
+            raise UserError(f"{row.place}: {shown(row.picture)} is not the name of a {_ENDING} picture")
         if not entity.boxes:
             raise UserError(f"{row.place}: no {_BETWEEN}&[xmin, ymin, xmax, ymax] at its end; zeros stand for no box")
         if not entity.visible:
@@ -71,7 +72,7 @@ def read_riveg_predictions(path: Path | str, boxes: Path | str | None = None) ->
     for row in _rows(path):
         identity, between, number = row.picture.removeprefix(_MARK).rpartition(f"{_ENDING}#")
         if not row.picture.startswith(_MARK) or not identity or not number:
-            raise UserError(f"{row.place}: {row.picture!r} is not {_MARK}<id>{_ENDING}#<number of the row>")
+            raise UserError(f"{row.place}: {shown(row.picture)} is not {_MARK}<id>{_ENDING}#<number of the row>")
         name = f"{row.entity.text}({row.entity.type})-"
         entity = replace(row.entity, expression=row.entity.expression.removeprefix(name))
         own = entity.boxes or found.get(f"{identity}{between}{number}", ())
@@ -108,7 +109,7 @@ def write_riveg_predictions(path: Path | str, predictions: Iterable[Prediction])
     for prediction in predictions:
         for entity in prediction.entities:
             if len(entity.boxes) > 1:
-                message = f"{entity.text!r} has {len(entity.boxes)} boxes; only the first is written"
+                message = f"{shown(entity.text)} has {len(entity.boxes)} boxes; only the first is written"
                 findings.append(Finding("several boxes", prediction.id, message))
             picture = f"{_MARK}{prediction.id}{_ENDING}#{len(lines):04x}"
             expression = f"{entity.text}({entity.type})-{entity.expression}"
@@ -126,14 +127,14 @@ def _rows(path: Path | str) -> Iterator[_Row]:
         picture, *fields = line.split(_BETWEEN)
         boxes = _boxes(fields.pop(), place) if fields and fields[-1].startswith("&") else ()
         if len(fields) < 3:
-            raise UserError(f"{place}: not picture###mention(TYPE)###expression###0 or 2###&[...] but {line[:80]!r}")
+            raise UserError(f"{place}: not picture###mention(TYPE)###expression###0 or 2###&[...] but {shown(line)}")
         name, *expression, visible = fields
         text, opened, kind = name.removesuffix(")").rpartition("(")
         if not name.endswith(")") or not opened or not text or not kind:
-            raise UserError(f"{place}: {name!r} is not mention(TYPE)")
+            raise UserError(f"{place}: {shown(name)} is not mention(TYPE)")
         # OFA's entailment knows a third class, 1, which RiVEG's statistic counts as visible.
         if visible not in (_INVISIBLE, "1", _VISIBLE):
-            raise UserError(f"{place}: {visible!r} stands where 0 (not in the picture) or 2 (in it) belongs")
+            raise UserError(f"{place}: {shown(visible)} stands where 0 (not in the picture) or 2 (in it) belongs")
         if visible == _INVISIBLE and any(box != _NO_BOX for box in boxes):
             raise UserError(f"{place}: says 0, not in the picture, but has a box")
         sentence = _BETWEEN.join(expression).strip()
@@ -156,7 +157,7 @@ def _with_box(entity: Entity, boxes: tuple[Box, ...], place: str) -> Entity:
 
 def _boxes(field: str, place: str) -> tuple[Box, ...]:
     if not re.fullmatch(f"(?:{_BOX})+", field.strip()):
-        raise UserError(f"{place}: {field!r} is not a row of &[xmin, ymin, xmax, ymax]")
+        raise UserError(f"{place}: {shown(field)} is not a row of &[xmin, ymin, xmax, ymax]")
     return tuple(_box(edges.split(","), place) for edges in re.findall(_BOX, field))
 
 
@@ -166,15 +167,15 @@ def _box(edges: object, place: str) -> Box:
     except (TypeError, ValueError, OverflowError):
         numbers = []
     if len(numbers) != 4 or not all(map(math.isfinite, numbers)):
-        raise UserError(f"{place}: {edges!r} is not a box of four numbers")
+        raise UserError(f"{place}: {shown(edges)} is not a box of four numbers")
     return Box(*numbers)
 
 
 def _read_boxes(path: Path | str) -> dict[str, tuple[Box, ...]]:
     try:
         values = json.loads(read_text(path))
-    except ValueError as error:
-        raise UserError(f"{path}: not JSON: {error}") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not JSON: {one_line(error)}") from None
     if not isinstance(values, list):
         raise UserError(f'{path}: not a list of {{"uniq_id": ..., "box": [...]}}')
     boxes: dict[str, tuple[Box, ...]] = {}
@@ -192,9 +193,9 @@ def _line(picture: str, entity: Entity, expression: str, boxes: Sequence[Box]) -
     name = f"{entity.text}({entity.type})"
     for field in (picture, name):
         if _BETWEEN in field or "\n" in field:
-            raise UserError(f"{field!r} cannot be written as a field between {_BETWEEN}")
+            raise UserError(f"{shown(field)} cannot be written as a field between {_BETWEEN}")
     if "(" in entity.type or ")" in entity.type:
-        raise UserError(f"{picture}: the type {entity.type!r} cannot be written in brackets")
+        raise UserError(f"{picture}: the type {shown(entity.type)} cannot be written in brackets")
     visible = bool(entity.boxes) if entity.visible is None else entity.visible
     # A space keeps a last # of the expression apart from the separator's.
     sentence = " ".join(expression.split()) + " " * expression.rstrip().endswith("#")

@@ -12,13 +12,13 @@ from pathlib import Path
 
 from lxml import etree
 
+from rivegs_mllm.data.foreign import shown
 from rivegs_mllm.types import Box, UserError
 
 _PARSER = etree.XMLParser(resolve_entities=False, no_network=True, load_dtd=False, remove_comments=True)
 MOST_PIXELS = 10_000_000
 """Of an edge or a side: no picture is so long, and what is longer is a slip."""
 
-_SHOWN = 40
 _EDGES = ("xmin", "ymin", "xmax", "ymax")
 
 
@@ -76,7 +76,7 @@ def usable_boxes(annotation: Annotation) -> tuple[dict[str, tuple[Box, ...]], li
         if usable is None:
             continue
         if usable in boxes.get(name, ()):
-            faults.append(Fault("repeated box", f"{name!r} has a box twice; it is kept once"))
+            faults.append(Fault("repeated box", f"{shown(name)} has a box twice; it is kept once"))
         else:
             boxes[name] = (*boxes.get(name, ()), usable)
     return boxes, faults
@@ -94,12 +94,12 @@ def _usable(box: Box, size: tuple[int, int] | None) -> Box | None:
 def _fault(name: str, box: Box, usable: Box | None, size: tuple[int, int] | None) -> Fault:
     edges = [box.xmin, box.ymin, box.xmax, box.ymax]
     if not any(edges):
-        return Fault("placeholder box", f"{name!r} has the box {edges}, which marks nothing; it is left out")
+        return Fault("placeholder box", f"{shown(name)} has the box {edges}, which marks nothing; it is left out")
     if box.xmin >= box.xmax or box.ymin >= box.ymax:
-        return Fault("box without area", f"{name!r} has the box {edges}; it is left out")
+        return Fault("box without area", f"{shown(name)} has the box {edges}; it is left out")
     outcome = "it is left out" if usable is None else "it is clipped"
     within = "" if size is None else f" in a picture of {size[0]} x {size[1]}"
-    return Fault("box outside", f"{name!r} has the box {edges}{within}; {outcome}")
+    return Fault("box outside", f"{shown(name)} has the box {edges}{within}; {outcome}")
 
 
 def _object(path: Path | str, element: etree._Element) -> tuple[str, Box]:
@@ -125,7 +125,6 @@ def _numbers(
             number = math.nan
         if not abs(number) <= MOST_PIXELS:
             line = "" if element is None else f":{element.sourceline}"
-            shown = repr(text) if len(text) <= _SHOWN else f"{text[:_SHOWN]!r}..."
-            raise UserError(f"{path}{line}: <{tag}> is {shown}, not a number of pixels")
+            raise UserError(f"{path}{line}: <{tag}> is {shown(text)}, not a number of pixels")
         numbers.append(number)
     return numbers

@@ -43,11 +43,21 @@ def loading(what: str, error: type[UserError] = UserError) -> Iterator[None]:
 
 
 def one_line(error: BaseException) -> str:
-    """An error's message on one line, cut short; what would move a console's cursor is shown as a replacement sign."""
-    text = "".join(sign if sign.isprintable() else "\ufffd" for sign in " ".join(str(error).split()))
+    """An error's message on one line, printable, cut short."""
+    text = printable(str(error))
     name = type(error).__name__
     said = text if isinstance(error, (OSError, ValueError, RuntimeError)) and text else f"{name} {text}".strip()
-    return said if len(said) <= _LONGEST_MESSAGE else f"{said[:_LONGEST_MESSAGE]} ..."
+    return cut(said)
+
+
+def cut(text: str) -> str:
+    """A text of at most the length of a message."""
+    return text if len(text) <= _LONGEST_MESSAGE else f"{text[:_LONGEST_MESSAGE]} ..."
+
+
+def printable(text: str) -> str:
+    """A text on one line; what would move a console's cursor or turn its writing is shown as a replacement sign."""
+    return "".join(sign if sign.isprintable() else "\ufffd" for sign in " ".join(text.split()))
 
 
 def shown(value: object) -> str:

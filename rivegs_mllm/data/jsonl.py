@@ -13,6 +13,7 @@ from typing import TypeVar
 import orjson
 
 from rivegs_mllm.data.files import complete_file
+from rivegs_mllm.data.foreign import shown
 from rivegs_mllm.data.masks import mask_area
 from rivegs_mllm.types import Box, Entity, Mask, Prediction, Sample, UserError
 
@@ -107,7 +108,7 @@ def _scan(path: Path, parse: Callable[[object], Record]) -> Iterator[tuple[int, 
                 if seen.setdefault(record.id, number) == number:
                     yield number, record
                 else:
-                    message = f"id: {record.id!r} came already on line {seen[record.id]}"
+                    message = f"id: {shown(record.id)} came already on line {seen[record.id]}"
                     yield number, RecordError(f"{path}:{number}: {message}")
 
 
@@ -123,10 +124,10 @@ def sample_from_json(value: object) -> Sample:
     tokens = _strings(raw.get("tokens"), "tokens")
     for index, token in enumerate(tokens):
         if not token or token != "".join(token.split()):
-            raise _FieldError(f"tokens[{index}]: {token!r} is empty or holds white space")
+            raise _FieldError(f"tokens[{index}]: {shown(token)} is empty or holds white space")
     size = raw.get("size")
     if size is not None and not _is_size(size):
-        raise _FieldError(f"size: {size!r:.200} is not [width, height] in pixels")
+        raise _FieldError(f"size: {shown(size)} is not [width, height] in pixels")
     entities = _entities(raw)
     for index, entity in enumerate(entities):
         _check_gold(entity, tokens, size, f"entities[{index}]")
@@ -164,7 +165,7 @@ def _check_gold(entity: Entity, tokens: tuple[str, ...], size: list[int] | None,
         raise _FieldError(f"{where}.span: [{start}, {end}] reaches past the {len(tokens)} tokens")
     if " ".join(tokens[start:end]) != entity.text:
         raise _FieldError(
-            f"{where}.text: {entity.text!r} is not the tokens of its span, {' '.join(tokens[start:end])!r}"
+            f"{where}.text: {shown(entity.text)} is not the tokens of its span, {shown(' '.join(tokens[start:end]))}"
         )
     if entity.boxes and entity.visible is False:
         raise _FieldError(f"{where}.visible: false, but the entity has boxes")
@@ -193,18 +194,18 @@ def _entity(value: object, index: int) -> Entity:
     raw = _mapping(value, where, _ENTITY_KEYS)
     text, kind = raw.get("text"), raw.get("type")
     if type(text) is not str or not text:
-        raise _FieldError(f"{where}.text: {text!r} is not a non-empty string")
+        raise _FieldError(f"{where}.text: {shown(text)} is not a non-empty string")
     if type(kind) is not str or not kind:
-        raise _FieldError(f"{where}.type: {kind!r} is not a non-empty string")
+        raise _FieldError(f"{where}.type: {shown(kind)} is not a non-empty string")
     span = raw.get("span")
     if span is not None and not (_is_ints(span, 2) and 0 <= span[0] < span[1]):
-        raise _FieldError(f"{where}.span: {span!r} is not [start, end] with 0 <= start < end")
+        raise _FieldError(f"{where}.span: {shown(span)} is not [start, end] with 0 <= start < end")
     visible = raw.get("visible")
     if visible is not None and type(visible) is not bool:
-        raise _FieldError(f"{where}.visible: {visible!r} is not true, false or null")
+        raise _FieldError(f"{where}.visible: {shown(visible)} is not true, false or null")
     score = raw.get("visible_score")
     if score is not None and not (_is_number(score) and 0 <= score <= 1):
-        raise _FieldError(f"{where}.visible_score: {score!r} is not a probability")
+        raise _FieldError(f"{where}.visible_score: {shown(score)} is not a probability")
     return Entity(
         text=text,
         type=kind,
@@ -222,7 +223,7 @@ def _boxes(values: object, where: str) -> tuple[Box, ...]:
         raise _FieldError(f"{where}.boxes: not a list")
     for index, value in enumerate(values):
         if type(value) is not list or len(value) != 4 or not all(map(_is_number, value)):
-            raise _FieldError(f"{where}.boxes[{index}]: {value!r:.200} is not [xmin, ymin, xmax, ymax] in pixels")
+            raise _FieldError(f"{where}.boxes[{index}]: {shown(value)} is not [xmin, ymin, xmax, ymax] in pixels")
     return tuple([Box(*value) for value in values])
 
 
@@ -234,10 +235,10 @@ def _masks(values: object, where: str) -> tuple[Mask, ...]:
         raw = _mapping(value, f"{where}.masks[{index}]", frozenset(("size", "counts")))
         size, counts = raw.get("size"), raw.get("counts")
         if not _is_size(size):
-            raise _FieldError(f"{where}.masks[{index}].size: {size!r:.200} is not [height, width] in pixels")
+            raise _FieldError(f"{where}.masks[{index}].size: {shown(size)} is not [height, width] in pixels")
         if type(counts) is not str:
             raise _FieldError(
-                f"{where}.masks[{index}].counts: {counts!r:.80} is not COCO's compressed run-length code, a string"
+                f"{where}.masks[{index}].counts: {shown(counts)} is not COCO's compressed run-length code, a string"
             )
         mask = Mask((size[0], size[1]), counts)
         try:
@@ -252,17 +253,17 @@ def _mapping(value: object, where: str, known: frozenset[str]) -> dict:
     if type(value) is not dict:
         raise _FieldError(f"{where}: not a JSON object")
     if _given(value, "version", VERSION) != VERSION:
-        raise _FieldError(f"version: {value['version']!r}; this release reads version {VERSION}")
+        raise _FieldError(f"version: {shown(value['version'])}; this release reads version {VERSION}")
     unknown = value.keys() - known
     if unknown:
-        raise _FieldError(f"{where}: unknown field {sorted(unknown)[0]!r}; known are {', '.join(sorted(known))}")
+        raise _FieldError(f"{where}: unknown field {shown(sorted(unknown)[0])}; known are {', '.join(sorted(known))}")
     return value
 
 
 def _identity(raw: dict) -> str:
     identity = raw.get("id")
     if type(identity) is not str or not identity:
-        raise _FieldError(f"id: {identity!r} is not a non-empty string")
+        raise _FieldError(f"id: {shown(identity)} is not a non-empty string")
     return identity
 
 
@@ -275,7 +276,7 @@ def _given(raw: dict, key: str, default: object) -> object:
 def _string(raw: dict, key: str, where: str = "") -> str:
     value = _given(raw, key, "")
     if type(value) is not str:
-        raise _FieldError(f"{where}{key}: {value!r:.200} is not a string")
+        raise _FieldError(f"{where}{key}: {shown(value)} is not a string")
     return value
 
 
@@ -284,7 +285,7 @@ def _strings(values: object, where: str) -> tuple[str, ...]:
         raise _FieldError(f"{where}: not a list")
     for index, value in enumerate(values):
         if type(value) is not str:
-            raise _FieldError(f"{where}[{index}]: {value!r} is not a string")
+            raise _FieldError(f"{where}[{index}]: {shown(value)} is not a string")
     return tuple(values)
 
 

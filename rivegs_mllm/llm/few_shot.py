@@ -11,6 +11,7 @@ from pathlib import Path
 import orjson
 
 from rivegs_mllm.data.files import complete_file
+from rivegs_mllm.data.foreign import shown
 from rivegs_mllm.types import Entity, Sample, UserError
 
 VERSION = 1
@@ -81,7 +82,7 @@ def read_examples(path: Path) -> list[Example]:
         except ExampleError as fault:
             raise ExampleError(f"{path}:{number}: {fault}") from None
         if example.id in examples:
-            raise ExampleError(f"{path}:{number}: id: {example.id!r} came already")
+            raise ExampleError(f"{path}:{number}: id: {shown(example.id)} came already")
         examples[example.id] = example
     if not examples:
         raise ExampleError(f"{path}: holds no example")
@@ -154,15 +155,15 @@ def _example(raw: object, folder: Path) -> Example:
     if type(raw) is not dict:
         raise ExampleError("not a JSON object")
     if raw.get("version", VERSION) != VERSION:
-        raise ExampleError(f"version: {raw['version']!r}; this release reads version {VERSION}")
+        raise ExampleError(f"version: {shown(raw['version'])}; this release reads version {VERSION}")
     if unknown := raw.keys() - _KEYS:
-        raise ExampleError(f"unknown field {sorted(unknown)[0]!r}; known are {', '.join(sorted(_KEYS))}")
+        raise ExampleError(f"unknown field {shown(sorted(unknown)[0])}; known are {', '.join(sorted(_KEYS))}")
     for key in ("id", "text"):
         if not (type(raw.get(key)) is str and raw[key].strip()):
-            raise ExampleError(f"{key}: {raw.get(key)!r} is not a non-empty string")
+            raise ExampleError(f"{key}: {shown(raw.get(key))} is not a non-empty string")
     for key in ("image", "caption", "relation"):
         if type(raw.get(key, "")) is not str:
-            raise ExampleError(f"{key}: {raw[key]!r} is not a string")
+            raise ExampleError(f"{key}: {shown(raw[key])} is not a string")
     if type(raw.get("entities", [])) is not list:
         raise ExampleError("entities: not a list")
     entities = tuple(_explained(value, index, raw["text"]) for index, value in enumerate(raw.get("entities", [])))
@@ -176,15 +177,15 @@ def _explained(raw: object, index: int, text: str) -> Explained:
         raise ExampleError(f"{where}: not a JSON object")
     if unknown := raw.keys() - _ENTITY_KEYS:
         raise ExampleError(
-            f"{where}: unknown field {sorted(unknown)[0]!r}; known are {', '.join(sorted(_ENTITY_KEYS))}"
+            f"{where}: unknown field {shown(sorted(unknown)[0])}; known are {', '.join(sorted(_ENTITY_KEYS))}"
         )
     for key in ("text", "type"):
         if not (type(raw.get(key)) is str and raw[key].strip()):
-            raise ExampleError(f"{where}.{key}: {raw.get(key)!r} is not a non-empty string")
+            raise ExampleError(f"{where}.{key}: {shown(raw.get(key))} is not a non-empty string")
     if raw["text"] not in text:
-        raise ExampleError(f"{where}.text: {raw['text']!r} does not stand in the example's text")
+        raise ExampleError(f"{where}.text: {shown(raw['text'])} does not stand in the example's text")
     if type(raw.get("explanation", "")) is not str:
-        raise ExampleError(f"{where}.explanation: {raw['explanation']!r} is not a string")
+        raise ExampleError(f"{where}.explanation: {shown(raw['explanation'])} is not a string")
     if raw.get("shown") is not None and type(raw["shown"]) is not bool:
-        raise ExampleError(f"{where}.shown: {raw['shown']!r} is not true, false or null")
+        raise ExampleError(f"{where}.shown: {shown(raw['shown'])} is not true, false or null")
     return Explained(raw["text"], raw["type"], raw.get("explanation", ""), raw.get("shown"))

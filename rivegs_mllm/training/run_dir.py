@@ -18,6 +18,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from rivegs_mllm.data.files import is_disk_full, write_json
+from rivegs_mllm.data.foreign import read_object
 from rivegs_mllm.data.images import file_stamp
 from rivegs_mllm.data.jsonl import to_line
 from rivegs_mllm.data.lock import lock_folder
@@ -130,13 +131,13 @@ def begin(out: Path, settings: Mapping[str, object]) -> None:
 
 def _check_same(out: Path, settings: Mapping[str, object], arguments: TrainingArguments) -> None:
     path = out / FILE_NAME
-    try:
-        before = json.loads(path.read_text(encoding="utf-8"))
-        version, processes, then = before["version"], before["processes"], before["settings"]
-    except (OSError, ValueError, KeyError, TypeError):
-        version = processes = then = None
     hint = "choose another train.output_dir, or delete that folder"
-    if version != VERSION:
+    try:
+        before = read_object(path, hint)
+    except UserError:
+        before = {}
+    processes, then = before.get("processes"), before.get("settings")
+    if before.get("version") != VERSION or type(then) is not dict or type(processes) is not int:
         raise UserError(f"{out} holds a run, but {path.name} does not say with what it was started; {hint}")
     changed = sorted(key for key in settings.keys() | then.keys() if settings.get(key) != then.get(key))
     if changed:
@@ -166,8 +167,8 @@ def _change(key: str, then: object, now: object, arguments: TrainingArguments) -
 def _is_complete(checkpoint: Path) -> bool:
     """Whether a checkpoint has the trainer's state, which is written last, and before older ones are deleted."""
     try:
-        json.loads((checkpoint / TRAINER_STATE_NAME).read_bytes())
-    except (OSError, ValueError):
+        read_object(checkpoint / TRAINER_STATE_NAME, "")
+    except UserError:
         return False
     return True
 
@@ -280,4 +281,4 @@ def read_metrics(out: Path) -> dict[str, dict[str, float]]:
     path = out / "metrics.json"
     if not path.is_file():
         raise UserError(f"{out}: has no {path.name}; it was not trained to its end by this release, so train it again")
-    return json.loads(path.read_text(encoding="utf-8"))
+    return read_object(path, "delete it and start the same command again")

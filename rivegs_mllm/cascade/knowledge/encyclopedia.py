@@ -8,6 +8,7 @@ from pathlib import Path
 
 import orjson
 
+from rivegs_mllm.data.foreign import shown
 from rivegs_mllm.types import UserError
 
 _POSSESSIVES = ("'s", "’s")
@@ -64,7 +65,8 @@ def read_encyclopedia(path: Path) -> Encyclopedia:
             entry = _entry(line, f"{path}:{number}")
             words = _words(entry.name.split())
             if words in entries:
-                raise UserError(f"{path}:{number}: {entry.name!r} is the same name as {entries[words].name!r}")
+                other = entries[words].name
+                raise UserError(f"{path}:{number}: {shown(entry.name)} is the same name as {shown(other)}")
             entries[words] = entry
     return Encyclopedia(tuple(entries.values()))
 
@@ -78,11 +80,11 @@ def _entry(line: bytes, where: str) -> Entry:
         raise UserError(f"{where}: not a JSON object")
     name, expression, knowledge = raw.get("name"), raw.get("expression", ""), raw.get("knowledge", [])
     if type(name) is not str or not _words(name.split()):
-        raise UserError(f"{where}: name: {name!r} is no name")
+        raise UserError(f"{where}: name: {shown(name)} is no name")
     if type(expression) is not str:
-        raise UserError(f"{where}: expression: {expression!r} is not a string")
+        raise UserError(f"{where}: expression: {shown(expression)} is not a string")
     if type(knowledge) is not list or not all(type(text) is str for text in knowledge):
-        raise UserError(f"{where}: knowledge: {knowledge!r} is not a list of strings")
+        raise UserError(f"{where}: knowledge: {shown(knowledge)} is not a list of strings")
     return Entry(name, expression, tuple(knowledge))
 
 

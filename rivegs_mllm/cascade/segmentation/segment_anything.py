@@ -6,7 +6,6 @@ beside the .pth.
 
 from __future__ import annotations
 
-import json
 import pickle
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -21,6 +20,7 @@ from torch import nn
 from rivegs_mllm.cascade.base import Stage, StageError
 from rivegs_mllm.cascade.segmentation.base import Segmenter, SegmentingStage
 from rivegs_mllm.data.files import write_json
+from rivegs_mllm.data.foreign import one_line, read_object
 from rivegs_mllm.types import Box, UserError
 
 if TYPE_CHECKING:
@@ -116,12 +116,12 @@ def _size(checkpoint: Path, named: str | None) -> Size:
     if named is not None:
         return SIZES[named]
     path = checkpoint.with_suffix(".json")
+    hint = f"set `size`: {', '.join(SIZES)}"
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw = read_object(path, hint)
         return Size(**{**raw, "whole": tuple(raw["whole"])})
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        known = ", ".join(SIZES)
-        raise StageError(f"{STAGE}: {path} does not give the model's sizes ({error}); set `size`: {known}") from None
+    except (UserError, TypeError, KeyError) as error:
+        raise StageError(f"{STAGE}: {path} does not give the model's sizes ({one_line(error)}); {hint}") from None
 
 
 def _shapes(state: dict) -> dict[str, torch.Size]:

@@ -7,11 +7,11 @@ annotations that it was trained with, ``instances.json``: all expressions of all
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
 from rivegs_mllm.data.files import write_json
+from rivegs_mllm.data.foreign import read_object
 from rivegs_mllm.published.seqtr.preparation import vocabulary
 from rivegs_mllm.types import UserError
 
@@ -19,11 +19,9 @@ from rivegs_mllm.types import UserError
 def words_of(path: Path) -> dict[str, int]:
     """The numbers of the words in annotations. Raises UserError, which names the file, where it holds none."""
     try:
-        splits = json.loads(path.read_text(encoding="utf-8"))
+        splits = read_object(path, "name the annotations that the model was trained with")
         texts = [text for split in splits.values() for instance in split for text in instance["expressions"]]
         return vocabulary(texts)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from None
     except (AttributeError, KeyError, TypeError):
         raise UserError(f"{path}: holds no splits of instances with their expressions, as SeqTR's do") from None
 
