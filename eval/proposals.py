@@ -7,7 +7,7 @@ from pathlib import Path
 
 import orjson
 
-from rivegs_mllm.data.foreign import shown
+from rivegs_mllm.data.foreign import numbered_lines, shown
 from rivegs_mllm.types import Box, UserError
 
 
@@ -20,13 +20,11 @@ def read_candidates(path: Path | str) -> dict[str, tuple[Box, ...]]:
     if not path.is_file():
         raise UserError(f"{path}: no such file")
     found: dict[str, tuple[Box, ...]] = {}
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            if line.strip():
-                name, boxes = _line(line, f"{path}:{number}")
-                if name in found:
-                    raise UserError(f"{path}:{number}: the id {shown(name)} comes twice")
-                found[name] = boxes
+    for number, line in numbered_lines(path):
+        name, boxes = _line(line, f"{path}:{number}")
+        if name in found:
+            raise UserError(f"{path}:{number}: the id {shown(name)} comes twice")
+        found[name] = boxes
     return found
 
 

@@ -30,6 +30,7 @@ from rivegs_mllm.data.jsonl import read_split
 from rivegs_mllm.data.logs import (
     FLAGS_HELP,
     LOG,
+    escape_on_console,
     log_to,
     missing_extra,
     quiet_transformers,
@@ -271,6 +272,7 @@ def run(arguments: Sequence[str]) -> None:
 
 def main(arguments: Sequence[str]) -> int:
     """The command of each process that a launcher starts. Returns the exit code."""
+    escape_on_console()
     rest, flags = take_flags(arguments)
     try:
         quiet_unless_verbose(flags)

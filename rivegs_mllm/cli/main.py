@@ -10,7 +10,14 @@ from rivegs_mllm.cli.data import add_audit, add_build
 from rivegs_mllm.cli.distill import add_distill
 from rivegs_mllm.cli.evaluate import add_calibrate, add_evaluate, add_export, add_report
 from rivegs_mllm.cli.models import add_compare, add_predict, add_preview, add_propose, add_train
-from rivegs_mllm.data.logs import FLAGS_HELP, missing_extra, quiet_unless_verbose, take_flags, tell_error
+from rivegs_mllm.data.logs import (
+    FLAGS_HELP,
+    escape_on_console,
+    missing_extra,
+    quiet_unless_verbose,
+    take_flags,
+    tell_error,
+)
 from rivegs_mllm.types import UserError
 
 OVERVIEW = f"""\
@@ -36,6 +43,7 @@ RECIPE is a YAML file of recipes/; --section.field=value behind it overrides wha
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a verb. Returns 0, 1 where an audit found errors, 2 for a user's mistake, 130 when interrupted."""
+    escape_on_console()
     parser = _parser()
     own, flags = take_flags(sys.argv[1:] if arguments is None else arguments)
     known, rest = parser.parse_known_args(own)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,6 +30,15 @@ def read_object(path: Path, cure: str, error: type[UserError] = UserError) -> di
     if type(content) is not dict:
         raise error(f"{path}: not a JSON object; {cure}")
     return content
+
+
+def numbered_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """The lines of a JSONL file that are not blank, with their numbers from 1, without a byte-order mark."""
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            own = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
+            if own.strip():
+                yield number, own
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from typing import TypeVar
 import orjson
 
 from rivegs_mllm.data.files import complete_file
-from rivegs_mllm.data.foreign import shown
+from rivegs_mllm.data.foreign import numbered_lines, shown
 from rivegs_mllm.data.masks import mask_area
 from rivegs_mllm.types import Box, Entity, Mask, Prediction, Sample, UserError
 
@@ -94,22 +94,19 @@ def _scan(path: Path, parse: Callable[[object], Record]) -> Iterator[tuple[int, 
     if not path.is_file():
         raise RecordError(f"{path}: no such file")
     seen: dict[str, int] = {}
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                record = parse(orjson.loads(line))
-            except orjson.JSONDecodeError as error:
-                yield number, RecordError(f"{path}:{number}: not JSON: {error}")
-            except _FieldError as fault:
-                yield number, RecordError(f"{path}:{number}: {fault}")
+    for number, line in numbered_lines(path):
+        try:
+            record = parse(orjson.loads(line))
+        except orjson.JSONDecodeError as error:
+            yield number, RecordError(f"{path}:{number}: not JSON: {error}")
+        except _FieldError as fault:
+            yield number, RecordError(f"{path}:{number}: {fault}")
+        else:
+            if seen.setdefault(record.id, number) == number:
+                yield number, record
             else:
-                if seen.setdefault(record.id, number) == number:
-                    yield number, record
-                else:
-                    message = f"id: {shown(record.id)} came already on line {seen[record.id]}"
-                    yield number, RecordError(f"{path}:{number}: {message}")
+                message = f"id: {shown(record.id)} came already on line {seen[record.id]}"
+                yield number, RecordError(f"{path}:{number}: {message}")
 
 
 _SAMPLE_KEYS = frozenset(("version", "id", "tokens", "image", "size", "entities", "knowledge", "subset"))

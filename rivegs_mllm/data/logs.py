@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import sys
@@ -56,6 +57,13 @@ class _LogFile(logging.FileHandler):
 
 _memory = MemoryHandler(_HELD, flushLevel=logging.CRITICAL + 1, flushOnClose=False)
 _to_root = _ToRoot()
+
+
+def escape_on_console() -> None:
+    """From here on what the console's encoding has no sign for is printed escaped; Python's way is to fail."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def take_flags(arguments: Sequence[str]) -> tuple[list[str], set[str]]:

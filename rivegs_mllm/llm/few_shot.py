@@ -11,7 +11,7 @@ from pathlib import Path
 import orjson
 
 from rivegs_mllm.data.files import complete_file
-from rivegs_mllm.data.foreign import shown
+from rivegs_mllm.data.foreign import numbered_lines, shown
 from rivegs_mllm.types import Entity, Sample, UserError
 
 VERSION = 1
@@ -72,9 +72,7 @@ def read_examples(path: Path) -> list[Example]:
     if not path.is_file():
         raise ExampleError(f"{path}: no such file; start one with `rivegs distill-examples`")
     examples: dict[str, Example] = {}
-    for number, line in enumerate(path.read_bytes().splitlines(), 1):
-        if not line.strip():
-            continue
+    for number, line in numbered_lines(path):
         try:
             example = _example(orjson.loads(line), path.parent)
         except orjson.JSONDecodeError as error:

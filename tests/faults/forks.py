@@ -11,6 +11,7 @@ import ctypes
 import dataclasses
 import errno
 import importlib
+import io
 import json
 import os
 import pkgutil
@@ -35,7 +36,8 @@ class Run:
     """One process to be started. ``module`` is that of the ``main`` which gets ``argv``.
 
     ``kill_at`` and ``fail_at`` are numbers of changes below ``root``, from 0; at the latter, and from there on, nothing
-    can be written as on a full disk. ``seconds`` is when it is killed, ``largest`` how many bytes a file may have.
+    can be written as on a full disk. ``seconds`` is when it is killed, ``largest`` how many bytes a file may have,
+    ``encoding`` that of the console.
     """
 
     argv: Sequence[str]
@@ -47,6 +49,7 @@ class Run:
     largest: int | None = None
     delay: float = 0.0
     unprivileged: bool = False
+    encoding: str = "utf-8"
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -91,14 +94,14 @@ class Nursery:
         self.process.stdin.write(json.dumps(request) + "\n")
         self.process.stdin.flush()
         ends = json.loads(self.process.stdout.readline())
-        return [self._ended(number, *end) for number, end in enumerate(ends)]
+        return [self._ended(number, runs[number].encoding, *end) for number, end in enumerate(ends)]
 
-    def _ended(self, number: int, code: int, seconds: float) -> Ended:
+    def _ended(self, number: int, encoding: str, code: int, seconds: float) -> Ended:
         printed, told, changes = (self.folder / f"{number}.{name}" for name in ("stdout", "stderr", "changes"))
         return Ended(
             code,
-            printed.read_text(encoding="utf-8", errors="replace"),
-            told.read_text(encoding="utf-8", errors="replace"),
+            printed.read_text(encoding=encoding, errors="replace"),
+            told.read_text(encoding=encoding, errors="replace"),
             changes.stat().st_size,
             seconds,
         )
@@ -131,6 +134,8 @@ def _forked(folder: Path, number: int, run: Run) -> int:
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         for descriptor, own in zip((1, 2), outputs, strict=True):
             os.dup2(own, descriptor)
+        sys.stdout = io.TextIOWrapper(os.fdopen(1, "wb"), run.encoding, "strict", write_through=True)
+        sys.stderr = io.TextIOWrapper(os.fdopen(2, "wb"), run.encoding, "backslashreplace", write_through=True)
         code = _child(run, changes)
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 1

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import orjson
 
-from rivegs_mllm.data.foreign import shown
+from rivegs_mllm.data.foreign import numbered_lines, shown
 from rivegs_mllm.types import UserError
 
 _POSSESSIVES = ("'s", "’s")
@@ -55,19 +55,16 @@ def read_encyclopedia(path: Path) -> Encyclopedia:
 
     Other keys are left alone. Raises UserError naming file and line, also for a name that comes twice.
     """
-    try:
-        lines = path.read_bytes().splitlines()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
     entries: dict[tuple[str, ...], Entry] = {}
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            entry = _entry(line, f"{path}:{number}")
-            words = _words(entry.name.split())
-            if words in entries:
-                other = entries[words].name
-                raise UserError(f"{path}:{number}: {shown(entry.name)} is the same name as {shown(other)}")
-            entries[words] = entry
+    for number, line in numbered_lines(path):
+        entry = _entry(line, f"{path}:{number}")
+        words = _words(entry.name.split())
+        if words in entries:
+            other = entries[words].name
+            raise UserError(f"{path}:{number}: {shown(entry.name)} is the same name as {shown(other)}")
+        entries[words] = entry
     return Encyclopedia(tuple(entries.values()))
 
 
