@@ -10,17 +10,18 @@ from pathlib import Path
 from eval.analysis.calibration import FILE_NAME as CALIBRATION
 from eval.analysis.calibration import read_calibration
 from rivegs_mllm.answer.contract import FILE_NAME
-from rivegs_mllm.config.schema import Recipe
+from rivegs_mllm.config.answering import Answering
+from rivegs_mllm.data.files import write_text
 from rivegs_mllm.data.jsonl import to_line
 from rivegs_mllm.data.post_errors import check_some_answered, each_by_itself
 from rivegs_mllm.data.resume import progress, taken_up
 from rivegs_mllm.models.generation import Generator, batches
-from rivegs_mllm.models.loading import load_adapter, load_base
+from rivegs_mllm.models.loading import load_adapter, load_base, to_use
 from rivegs_mllm.types import Prediction, Sample, UserError
 
 
 def predict(
-    recipe: Recipe, samples: Sequence[Sample], folder: Path, out: Path, adapter: Path | None
+    recipe: Answering, samples: Sequence[Sample], folder: Path, out: Path, adapter: Path | None
 ) -> list[Prediction]:
     """Answers every sample and writes one prediction a line to ``out``, in the order of the samples.
 
@@ -34,8 +35,7 @@ def predict(
     calibration = read_calibration(adapter) if adapter else None
     partial = out.with_name(f"{out.name}.partial")
     done = _begun(partial, samples, _run_name(recipe, samples, adapter))
-    system = load_base(recipe) if adapter is None else load_adapter(adapter, recipe)
-    system.model.eval()
+    system = to_use(load_base(recipe) if adapter is None else load_adapter(adapter, recipe))
     generator = Generator(system, folder, recipe.predict.max_new_tokens, recipe.max_length)
     with partial.open("ab") as file, progress() as bars:
         task = bars.add_task("answers", total=len(samples), completed=len(done))
@@ -58,7 +58,7 @@ def _begun(partial: Path, samples: Sequence[Sample], name: str) -> list[Predicti
     run = _run_file(partial)
     if not (partial.exists() and run.exists()):
         partial.parent.mkdir(parents=True, exist_ok=True)
-        run.write_text(name)
+        write_text(run, name)
         partial.unlink(missing_ok=True)
         return []
     if run.read_text() != name:
@@ -70,7 +70,7 @@ def _run_file(partial: Path) -> Path:
     return partial.with_name(f"{partial.name}.run")
 
 
-def _run_name(recipe: Recipe, samples: Sequence[Sample], adapter: Path | None) -> str:
+def _run_name(recipe: Answering, samples: Sequence[Sample], adapter: Path | None) -> str:
     """A digest of what the answers depend on."""
     posts = [(sample.id, sample.tokens, sample.image) for sample in samples]
     weights = None

@@ -24,6 +24,7 @@ from transformers.trainer import TRAINING_ARGS_NAME
 from eval.scores import evaluate
 from rivegs_mllm.answer.contract import FILE_NAME
 from rivegs_mllm.cascade.training import StageTraining, train_stage
+from rivegs_mllm.config.answering import save_recipe
 from rivegs_mllm.config.schema import Recipe
 from rivegs_mllm.config.yaml_loader import decode, read_yaml
 from rivegs_mllm.data.jsonl import read_split
@@ -213,6 +214,7 @@ class AnswerTrainer(Trainer):
         if self.args.should_save:
             folder = Path(output_dir or self.args.output_dir)
             (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)
+            save_recipe(self.recipe, folder)
             save_beside_weights(self.system, folder)
 
     def _get_train_sampler(self, train_dataset=None):

@@ -21,11 +21,18 @@ ALLOWED = {
 }
 OWN = ("rivegs_mllm", "data_builders", "eval")
 FLOORS = (
-    ("rivegs_mllm", "rivegs_mllm.types", "rivegs_mllm.torchvision_ops"),
-    ("rivegs_mllm.data", "data_builders.findings"),
-    ("rivegs_mllm.answer", "data_builders.emblems", "data_builders.formats", "eval"),
-    ("rivegs_mllm.config", "data_builders", "eval.analysis"),
-    ("rivegs_mllm.models", "rivegs_mllm.store", "rivegs_mllm.published", "eval.report", "eval.metrics"),
+    ("rivegs_mllm.types", "rivegs_mllm.torchvision_ops"),
+    ("rivegs_mllm.data",),
+    ("rivegs_mllm.answer", "data_builders.findings", "eval"),
+    ("rivegs_mllm.config", "data_builders.emblems", "data_builders.formats", "eval.analysis"),
+    (
+        "data_builders",
+        "rivegs_mllm.models",
+        "rivegs_mllm.store",
+        "rivegs_mllm.published",
+        "eval.report",
+        "eval.metrics",
+    ),
     (
         "rivegs_mllm.predict",
         "rivegs_mllm.training",
@@ -41,8 +48,9 @@ FLOORS = (
     ("rivegs_mllm.llm", "rivegs_mllm.cascade.regions", "rivegs_mllm.cascade.segmentation"),
     ("rivegs_mllm.cascade.knowledge",),
     ("rivegs_mllm.cascade.config", "rivegs_mllm.cascade.stage_types"),
-    ("rivegs_mllm.compare", "rivegs_mllm.distill"),
-    ("rivegs_mllm.cli",),
+    ("rivegs_mllm.cascade.in_memory",),
+    ("rivegs_mllm.compare", "rivegs_mllm.distill", "rivegs_mllm.pipeline"),
+    ("rivegs_mllm", "rivegs_mllm.cli"),
 )
 """From the ground up. A module belongs to the longest of these names that begins its own."""
 FLOOR = {room: number for number, floor in enumerate(FLOORS) for room in floor}

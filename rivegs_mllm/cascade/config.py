@@ -109,15 +109,18 @@ def run_cascade(
     another run.
     """
     check_needs(recipe)
-    steps = [
+    settings = draccus.encode(recipe)
+    del settings["batch_size"]
+    settings["files"] = stamps(_files(recipe))
+    return run_steps(steps_of(recipe, folder), samples, out, recipe.batch_size, settings, recipe.types)
+
+
+def steps_of(recipe: CascadeRecipe, folder: Path) -> list[Step]:
+    """The recipe's stages in order, to be loaded. ``folder`` is what pictures are relative to."""
+    return [
         Step(slot, type_of(choice), lambda slot=slot, choice=choice: _loaded(slot, choice, folder), choice.SEES_GOLD)
         for slot, choice in recipe.stages().items()
     ]
-    settings = draccus.encode(recipe)
-    del settings["batch_size"]
-    return run_steps(
-        steps, samples, out, recipe.batch_size, {**settings, "files": stamps(_files(recipe))}, recipe.types
-    )
 
 
 def _loaded(slot: str, choice: StageRecipe, folder: Path) -> Stage:

@@ -19,9 +19,10 @@ from eval.analysis.calibration import Calibration, read_calibration
 from rivegs_mllm.answer.contract import FILE_NAME
 from rivegs_mllm.answer.serialization import text_order
 from rivegs_mllm.cascade.base import Stage, StageError
-from rivegs_mllm.config.schema import read_recipe
+from rivegs_mllm.config import answering
+from rivegs_mllm.config.answering import read_answering
 from rivegs_mllm.models.generation import Generator, batches
-from rivegs_mllm.models.loading import load_adapter
+from rivegs_mllm.models.loading import load_adapter, to_use
 from rivegs_mllm.types import Entity, Prediction, Sample, UserError
 
 SEGMENT_OF = {
@@ -54,20 +55,19 @@ def whole_stage(recipe: Path, adapter: Path | None, folder: Path) -> Stage:
 
 def _load(recipe: Path, adapter: Path | None, folder: Path) -> tuple[Generator, int, Calibration | None]:
     """The generator, how many posts it answers at a time, and the calibration that was stored with the adapter."""
-    weights, settings = trained_folder(recipe, adapter), read_recipe(recipe)
+    weights, settings = trained_folder(recipe, adapter), read_answering(recipe)
     calibration = read_calibration(weights)
     key = (recipe.resolve(), weights.resolve(), folder.resolve())
     generator = _generators.get(key)
     if generator is None:
-        system = load_adapter(weights, settings)
-        system.model.eval()
+        system = to_use(load_adapter(weights, settings))
         generator = _generators[key] = Generator(system, folder, settings.predict.max_new_tokens, settings.max_length)
     return generator, settings.predict.batch_size, calibration
 
 
 def mllm_needs(recipe: Path, slot: str) -> tuple[str, ...]:
     """The slots of the segments before the slot's own in the model's answers: they are forced, so must be filled."""
-    before = _before(tuple(read_recipe(recipe).answer.segments), slot)
+    before = _before(tuple(read_answering(recipe).answer.segments), slot)
     return tuple(name for name, segment in SEGMENT_OF.items() if segment in before)
 
 
@@ -79,7 +79,7 @@ def mllm_files(recipe: Path, adapter: Path | None) -> tuple[Path, ...]:
 
 def trained_folder(recipe: Path, adapter: Path | None) -> Path:
     """The adapter, by default where the recipe's training leaves it."""
-    return Path(read_recipe(recipe).train.output_dir) if adapter is None else adapter
+    return answering.trained_folder(recipe) if adapter is None else adapter
 
 
 class MllmStage:

@@ -97,18 +97,9 @@ def _fill(
     task = bars.add_task(f"{step.slot} ({step.kind})", total=len(samples), completed=len(done))
     with partial.open("ab") as file:
         for some in batches(samples[len(done) :], batch_size):
-            before = drafts[len(done) : len(done) + len(some)]
-            shown = some if step.sees_gold else [blind(sample) for sample in some]
             start = time.perf_counter()
-            after = each_by_itself(
-                lambda pairs: stage([sample for sample, _ in pairs], [draft for _, draft in pairs]),
-                list(zip(shown, before, strict=True)),
-                lambda pair, note: with_error(pair[1], f"{step.slot} ({step.kind}): {note}"),
-            )
+            after = apply_stage(step, stage, some, drafts[len(done) : len(done) + len(some)], types)
             seconds = time.perf_counter() - start
-            check_stage(step.slot, step.kind, some, before, after)
-            if step.slot == "tagger":
-                _check_types(step, after, types)
             done += after
             check_some_answered(done, len(samples))
             file.writelines(to_line(draft) for draft in after)
@@ -117,6 +108,25 @@ def _fill(
             bars.advance(task, len(some))
     partial.replace(path)
     return done
+
+
+def apply_stage(
+    step: Step, stage: Stage, samples: Sequence[Sample], drafts: Sequence[Prediction], types: Sequence[str]
+) -> list[Prediction]:
+    """The drafts with the step's field filled by its loaded stage; what fails at one post alone is that post's error.
+
+    Raises StageError where the stage breaks the contract.
+    """
+    shown = samples if step.sees_gold else [blind(sample) for sample in samples]
+    after = each_by_itself(
+        lambda pairs: stage([sample for sample, _ in pairs], [draft for _, draft in pairs]),
+        list(zip(shown, drafts, strict=True)),
+        lambda pair, note: with_error(pair[1], f"{step.slot} ({step.kind}): {note}"),
+    )
+    check_stage(step.slot, step.kind, samples, drafts, after)
+    if step.slot == "tagger":
+        _check_types(step, after, types)
+    return after
 
 
 def _finished(path: Path, samples: Sequence[Sample]) -> list[Prediction]:

@@ -10,6 +10,7 @@ from rivegs_mllm.cli.data import add_audit, add_build
 from rivegs_mllm.cli.distill import add_distill
 from rivegs_mllm.cli.evaluate import add_calibrate, add_evaluate, add_export, add_report
 from rivegs_mllm.cli.models import add_compare, add_predict, add_preview, add_propose, add_train
+from rivegs_mllm.cli.try_post import add_try
 from rivegs_mllm.data.logs import (
     FLAGS_HELP,
     escape_on_console,
@@ -28,6 +29,7 @@ a run from data to scores:
   rivegs audit data/emblems                              check it before spending time
   rivegs preview RECIPE --out preview.html               look at what the model will be given
   rivegs train RECIPE                                    fine-tune on one device, or by accelerate launch on many
+  rivegs try "TEXT" --image FILE --model RUN             the entities of one post
   rivegs predict RECIPE --data data/emblems --split test --out predictions.jsonl
   rivegs evaluate data/emblems predictions.jsonl         score them; --explain says where the points are lost
   rivegs evaluate data/emblems old.jsonl new.jsonl       which is better, by how much, and could it be chance
@@ -73,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
         add_preview,
         add_distill,
         add_train,
+        add_try,
         add_predict,
         add_evaluate,
         add_calibrate,

@@ -118,11 +118,11 @@ def _predict(args: argparse.Namespace, overrides: list[str]) -> int:
 
 
 def _predict_end_to_end(args: argparse.Namespace, overrides: list[str], samples: list) -> list:
-    from rivegs_mllm.config.schema import read_recipe
+    from rivegs_mllm.config.answering import read_answering, trained_folder
     from rivegs_mllm.predict import predict
 
-    recipe = read_recipe(args.recipe, overrides)
-    adapter = None if args.untuned else args.adapter or Path(recipe.train.output_dir)
+    recipe = read_answering(args.recipe, overrides)
+    adapter = None if args.untuned else args.adapter or trained_folder(args.recipe, overrides)
     return predict(recipe, samples, args.data, args.out, adapter)
 
 

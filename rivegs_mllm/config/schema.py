@@ -156,17 +156,22 @@ class Recipe:
 
     def __post_init__(self) -> None:
         check_bounds(self)
-        unknown = self.answer.weights.keys() - set(SEGMENTS)
-        if unknown:
-            raise UserError(f"answer.weights: {sorted(unknown)[0]!r} is no segment; known are {', '.join(SEGMENTS)}")
-        if self.model.quantization not in (None, "nf4"):
-            raise UserError(f"model.quantization: {self.model.quantization!r} is neither 'nf4' nor null")
-        least, most = self.model.min_pixels, self.model.max_pixels
-        if least is not None and most is not None and least > most:
-            raise UserError(f"model.min_pixels: {least} is more than model.max_pixels, {most}")
+        check_answering(self.model, self.answer)
         _check_regex(self.lora.target_modules)
         check_train(self.train)
         _check_best_metric(self.train)
+
+
+def check_answering(model: ModelRecipe, answer: AnswerRecipe) -> None:
+    """Raises UserError for settings of model and answer that do not fit together."""
+    unknown = answer.weights.keys() - set(SEGMENTS)
+    if unknown:
+        raise UserError(f"answer.weights: {sorted(unknown)[0]!r} is no segment; known are {', '.join(SEGMENTS)}")
+    if model.quantization not in (None, "nf4"):
+        raise UserError(f"model.quantization: {model.quantization!r} is neither 'nf4' nor null")
+    least, most = model.min_pixels, model.max_pixels
+    if least is not None and most is not None and least > most:
+        raise UserError(f"model.min_pixels: {least} is more than model.max_pixels, {most}")
 
 
 def _check_regex(target_modules: object) -> None:

@@ -90,6 +90,17 @@ def open_picture(path: Path | str | BinaryIO) -> Image.Image:
     return upright(rgb, orientation)
 
 
+def as_rgb(image: Image.Image) -> Image.Image:
+    """A picture in memory, in any mode, as ``open_picture`` gives that of a file. Raises PictureError."""
+    if image.width * image.height > MAX_PIXELS or 0 in image.size:
+        size = f"{image.width} x {image.height}"
+        raise PictureError(f"the picture has {size} pixels; it must have some, and no more than {MAX_PIXELS:,}")
+    try:
+        return upright(_to_rgb(image), _orientation(image))
+    except Exception as error:  # a picture is decoded only now, from whatever its file holds
+        raise PictureError(f"the picture is damaged or truncated ({one_line(error)})") from None
+
+
 def upright(image: Image.Image, orientation: int) -> Image.Image:
     """A picture as stored, turned as its EXIF orientation says: the pixels' counterpart of ``upright_box``."""
     return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image

@@ -19,6 +19,7 @@ from rivegs_mllm.data.images import GLANCE, PictureError, open_for_model
 from rivegs_mllm.data.progress import track
 from rivegs_mllm.llm.embeddings import Content, ImageFeatures, TextFeatures, UmtFeatures, unit
 from rivegs_mllm.models.batching import Encoder, Tensors, batch
+from rivegs_mllm.models.device import best_device
 from rivegs_mllm.models.loading import System, load_adapter
 from rivegs_mllm.models.located import located
 from rivegs_mllm.types import Sample, UserError
@@ -129,7 +130,7 @@ def _load(kind, settings: TextFeatures | ImageFeatures):
     except (OSError, ValueError) as error:
         raise UserError(f"features: {settings.model}: {error}") from None
     if isinstance(loaded, torch.nn.Module):
-        loaded.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+        loaded.eval().to(best_device())
     return loaded
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -46,14 +46,14 @@ class VisibleScores(LogitsProcessor):
 
 
 class SegmentEnd(StoppingCriteria):
-    """Stops a row as soon as it begins a line of another segment than ``segment``; ``prompt`` columns come before."""
+    """Stops a row as soon as it begins a line of another segment than ``segments``; ``prompt`` columns come before."""
 
     REACH = 16
     """Tokens, from the end, in which the beginning of a line is looked for: more than its label can have."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, segment: str, prompt: int):
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, segments: Collection[str], prompt: int):
         self.tokenizer = tokenizer
-        self.foreign = foreign_line(segment)
+        self.foreign = foreign_line(segments)
         self.prompt = prompt
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs) -> torch.Tensor:
@@ -64,9 +64,9 @@ class SegmentEnd(StoppingCriteria):
         return torch.tensor(ended, device=input_ids.device)
 
 
-def foreign_line(segment: str) -> re.Pattern[str]:
-    """Finds where a text begins a line of another segment than ``segment``."""
-    labels = [line_start(other).rstrip(":") for other in SEGMENTS if other != segment]
+def foreign_line(segments: Collection[str]) -> re.Pattern[str]:
+    """Finds where a text begins a line of another segment than ``segments``."""
+    labels = [line_start(other).rstrip(":") for other in SEGMENTS if other not in segments]
     return re.compile(rf"^(?:{'|'.join(labels)})", re.MULTILINE)
 
 
@@ -116,12 +116,13 @@ class Generator:
         drafts: Sequence[Prediction] | None = None,
         until: str | None = None,
         only: str | None = None,
+        last: str | None = None,
     ) -> list[Prediction]:
         """One prediction a sample, in order. With ``drafts`` the segments up to ``until`` are forced to what they say.
 
         A draft that says what its ``raw`` says up to there is forced as it stands in ``raw``, so that a model goes on
-        from its own words. ``only`` is the one segment to be generated; null generates all the rest. Raises UserError
-        for a draft that an answer cannot say.
+        from its own words. ``only`` is the one segment to be generated, ``last`` the one behind which to stop; None
+        generates all the rest. Raises UserError for a draft that an answer cannot say.
 
         A post whose picture cannot be opened is answered from its text alone, and one whose text is too long from its
         beginning; its ``errors`` say so. With ``drafts``, whose entities may be in the rest, only the prompt is cut.
@@ -138,14 +139,21 @@ class Generator:
             faults.append(fault)
         scores = VisibleScores(*self.decision)
         mentions = PostMentions(self.spelling, [sample.tokens for sample in seen], self.system.contract.types)
-        generated = self._generate(rows, [scores, mentions], only)[: len(samples)]
+        wanted = self._wanted(only, last)
+        generated = self._generate(rows, [scores, mentions], wanted)[: len(samples)]
         probabilities = torch.stack(scores.steps, 1)
         return [
-            self._read(sample, text, tokens, row, fault, only)
+            self._read(sample, text, tokens, row, fault, wanted)
             for sample, text, tokens, row, fault in zip(
                 seen, forced, generated.tolist(), probabilities.tolist()[: len(samples)], faults, strict=True
             )
         ]
+
+    def _wanted(self, only: str | None, last: str | None) -> tuple[str, ...] | None:
+        """The segments to be generated, None for all the rest."""
+        if only is not None:
+            return (only,)
+        return None if last is None else self.system.contract.until(last).segments
 
     def _prompt(self, sample: Sample) -> tuple[Sample, Tensors, tuple[str, ...]]:
         """The sample as it can be shown, without a picture that cannot be opened; its prompt; and what was wrong."""
@@ -193,13 +201,15 @@ class Generator:
         return "".join(piece.text for piece in pieces), self.encoder.answer(pieces, end=False)
 
     @torch.inference_mode()
-    def _generate(self, rows: Sequence[Tensors], watchers: list[LogitsProcessor], only: str | None) -> torch.Tensor:
+    def _generate(
+        self, rows: Sequence[Tensors], watchers: list[LogitsProcessor], wanted: Collection[str] | None
+    ) -> torch.Tensor:
         """The new tokens of each row, (rows, steps), padded behind the end token."""
         model = self.system.model
         inputs = batch(with_picture(rows, self.blank), self.encoder.tokenizer.pad_token_id)
         inputs = {key: value.to(model.device) for key, value in inputs.items()}
         prompt = inputs["input_ids"].shape[1]
-        ends = [] if only is None else [SegmentEnd(self.encoder.tokenizer, only, prompt)]
+        ends = [] if wanted is None else [SegmentEnd(self.encoder.tokenizer, wanted, prompt)]
         whole = model.generate(
             **inputs,
             generation_config=self.settings,
@@ -216,7 +226,7 @@ class Generator:
         tokens: list[int],
         probabilities: list[float],
         faults: tuple[str, ...],
-        only: str | None = None,
+        wanted: Sequence[str] | None = None,
     ) -> Prediction:
         contract, tokenizer = self.system.contract, self.encoder.tokenizer
         if not sample.tokens and faults:  # nothing was read, so nothing can be said
@@ -224,9 +234,9 @@ class Generator:
         if tokenizer.eos_token_id in tokens:
             tokens = tokens[: tokens.index(tokenizer.eos_token_id)]
         text = tokenizer.decode(tokens, clean_up_tokenization_spaces=False)
-        if only is not None:
-            contract = contract.until(only)
-            text = foreign_line(only).split(text, maxsplit=1)[0]
+        if wanted is not None:
+            contract = contract.until(wanted[-1])
+            text = foreign_line(wanted).split(text, maxsplit=1)[0]
         scores = self._scores(tokens, probabilities)
         prediction = parse(sample.id, forced + text, sample.tokens, contract, _size(sample), scores)
         return dataclasses.replace(prediction, errors=faults + prediction.errors)

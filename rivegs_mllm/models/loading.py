@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,9 +24,12 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from rivegs_mllm.answer.contract import NATIVE_STEPS, Contract, loc_tokens
 from rivegs_mllm.answer.prompt import check_instruction
 from rivegs_mllm.answer.serialization import NO, YES
+from rivegs_mllm.config.answering import FILE_NAME as RECIPE
+from rivegs_mllm.config.answering import Answering, read_answering
 from rivegs_mllm.config.schema import AnswerRecipe, ModelRecipe, Recipe
 from rivegs_mllm.data.files import write_text
 from rivegs_mllm.data.foreign import loading, one_line, read_object, shown
+from rivegs_mllm.models.device import best_device
 from rivegs_mllm.models.fused_lora import use_fused_layers
 from rivegs_mllm.types import UserError
 
@@ -42,7 +46,15 @@ class System:
     instruction: str
 
 
-def load_base(recipe: Recipe) -> System:
+def to_use(system: System, device: str | None = None) -> System:
+    """The system ready to answer: in evaluation mode, on ``device``, None for the GPU where there is one."""
+    system.model.eval()
+    if not getattr(system.model, "is_quantized", False):  # bitsandbytes has placed it
+        system.model.to(device or best_device())
+    return system
+
+
+def load_base(recipe: Answering | Recipe) -> System:
     """The base model of a recipe, untrained for the task, with rows for location tokens added if it lacks them."""
     processor, contract = load_without_weights(recipe)
     model = load_model(recipe.model)
@@ -50,7 +62,7 @@ def load_base(recipe: Recipe) -> System:
     return System(model, processor, contract, recipe.answer.instruction)
 
 
-def load_without_weights(recipe: Recipe) -> tuple[ProcessorMixin, Contract]:
+def load_without_weights(recipe: Answering | Recipe) -> tuple[ProcessorMixin, Contract]:
     """Processor, its location tokens added, and contract: all that decides what a base model is given."""
     processor = load_processor(recipe.model)
     contract = make_contract(recipe.model, recipe.answer, processor)
@@ -99,7 +111,7 @@ def save_beside_weights(system: System, folder: Path) -> None:
     system.contract.save(folder)
 
 
-def load_adapter(folder: Path, recipe: Recipe) -> System:
+def load_adapter(folder: Path, recipe: Answering | Recipe) -> System:
     """A trained system. Raises UserError where the folder is not whole, or not of this recipe's base and contract."""
     contract = Contract.load(folder)
     for name in ("adapter_config.json", SAFETENSORS_WEIGHTS_NAME, "instruction.txt"):
@@ -124,6 +136,47 @@ def load_adapter(folder: Path, recipe: Recipe) -> System:
     return System(model, processor, contract, instruction)
 
 
+def is_adapter(folder: Path) -> bool:
+    """Whether a trained model's folder holds an adapter, whose base lies elsewhere."""
+    return (folder / "adapter_config.json").is_file()
+
+
+def load_merged(folder: Path, recipe: Answering) -> System:
+    """A model that an adapter was merged into, with all that an adapter's folder holds beside it.
+
+    Raises UserError where the folder is not whole.
+    """
+    contract = Contract.load(folder)
+    instruction = _instruction(folder / "instruction.txt")
+    own = dataclasses.replace(recipe.model, base=str(folder.absolute()), revision=None)
+    with loading(f"{folder}: its processor"):
+        processor = AutoProcessor.from_pretrained(folder, trust_remote_code=own.trust_remote_code)
+        contract.check_processor(processor)
+    model = load_model(own)
+    add_rows(model, processor.tokenizer)
+    return System(model, processor, contract, instruction)
+
+
+def answering_of(folder: Path) -> Answering:
+    """How the model in a trained folder is used: its own recipe, or, where an earlier release has trained it and left
+    none, what its contract, its instruction and its adapter's config say. Raises UserError."""
+    if (folder / RECIPE).is_file():
+        return read_answering(folder / RECIPE)
+    contract = Contract.load(folder)
+    base = check_adapter_config(folder) if is_adapter(folder) else str(folder.absolute())
+    model = ModelRecipe(
+        base="tiny" if is_base(base, "tiny") else base, min_pixels=contract.min_pixels, max_pixels=contract.max_pixels
+    )
+    answer = AnswerRecipe(
+        segments=list(contract.segments),
+        types=list(contract.types),
+        encoding=contract.encoding,
+        bins=contract.bins,
+        instruction=_instruction(folder / "instruction.txt"),
+    )
+    return Answering(model, answer)
+
+
 def check_adapter_config(folder: Path) -> str:
     """The base that an adapter was trained on. Raises UserError where its config is damaged."""
     path = folder / "adapter_config.json"
@@ -142,6 +195,8 @@ def check_adapter_config(folder: Path) -> str:
 def _instruction(path: Path) -> str:
     try:
         text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); copy the model again") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 (byte {error.start}); copy the adapter again") from None
     try:

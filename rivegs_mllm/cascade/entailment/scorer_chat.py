@@ -14,9 +14,10 @@ from transformers import AutoProcessor, ProcessorMixin
 
 from rivegs_mllm.answer.serialization import NO, YES, Piece, escape
 from rivegs_mllm.cascade.base import StageError
-from rivegs_mllm.cascade.entailment.scorer import Batch, JudgeRecipe, best_device, device_of, not_too_narrow
+from rivegs_mllm.cascade.entailment.scorer import Batch, JudgeRecipe, device_of, not_too_narrow
 from rivegs_mllm.config.schema import ModelRecipe
 from rivegs_mllm.models.batching import Encoder
+from rivegs_mllm.models.device import best_device
 from rivegs_mllm.models.loading import check_decision_tokens, load_adapter_weights, load_model, load_processor
 from rivegs_mllm.training.dataset import Collator
 from rivegs_mllm.types import UserError

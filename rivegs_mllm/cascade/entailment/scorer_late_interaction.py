@@ -20,8 +20,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from rivegs_mllm.cascade.base import StageError
-from rivegs_mllm.cascade.entailment.scorer import Batch, JudgeRecipe, best_device, device_of, not_too_narrow, outcome
+from rivegs_mllm.cascade.entailment.scorer import Batch, JudgeRecipe, device_of, not_too_narrow, outcome
 from rivegs_mllm.config.bounds import Bounds, NonNegativeFloat, Side
+from rivegs_mllm.models.device import best_device
 from rivegs_mllm.models.late_interaction import NOTHING, Cells, Eyes, WordMatch, pad_pairs
 
 EYES = "eyes"

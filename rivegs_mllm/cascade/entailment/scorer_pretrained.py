@@ -30,8 +30,9 @@ from transformers import (
 )
 
 from rivegs_mllm.cascade.base import StageError
-from rivegs_mllm.cascade.entailment.scorer import Batch, JudgeRecipe, best_device, device_of, not_too_narrow, outcome
+from rivegs_mllm.cascade.entailment.scorer import Batch, JudgeRecipe, device_of, not_too_narrow, outcome
 from rivegs_mllm.config.bounds import Dropout
+from rivegs_mllm.models.device import best_device
 from rivegs_mllm.models.pretrained import load_pretrained
 
 STAGE = "entailment (classifier)"

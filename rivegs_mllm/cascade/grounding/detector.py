@@ -25,6 +25,7 @@ from rivegs_mllm.cascade.referring import all_parts, check_parts, needed
 from rivegs_mllm.cascade.rows import GroundingRow, grounding_view
 from rivegs_mllm.cascade.training import StageData, Trainable, TrainableStage
 from rivegs_mllm.data.images import GLANCE, open_for_model
+from rivegs_mllm.models.device import best_device
 from rivegs_mllm.models.pretrained import load_pretrained, own_files
 from rivegs_mllm.training.sampling import Variants
 from rivegs_mllm.types import Box, UserError
@@ -198,7 +199,7 @@ class ZeroShotGrounder(Grounder):
     def load(self, folder: Path) -> Stage:
         """The stage, on the GPU where there is one."""
         detector = load_detector(self.model, self.revision).eval()
-        detector.to("cuda" if torch.cuda.is_available() else "cpu")
+        detector.to(best_device())
         parameters = sum(value.numel() for value in detector.parameters())
         return GroundingStage("zero_shot", detector.locate, self.refer, folder, parameters)
 

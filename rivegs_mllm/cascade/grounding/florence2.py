@@ -15,6 +15,7 @@ from rivegs_mllm.cascade.base import Stage
 from rivegs_mllm.cascade.grounding.base import Found, Grounder, GroundingStage
 from rivegs_mllm.cascade.referring import all_parts, check_parts, needed
 from rivegs_mllm.config.bounds import TokenCount
+from rivegs_mllm.models.device import best_device
 from rivegs_mllm.models.pretrained import load_pretrained, own_files
 from rivegs_mllm.types import Box
 
@@ -54,7 +55,7 @@ class Florence2Grounder(Grounder):
             {"florence2": Florence2Processor},
             "grounder (florence2)",
         )
-        model.to("cuda" if torch.cuda.is_available() else "cpu")
+        model.to(best_device())
         parameters = sum(value.numel() for value in model.parameters())
         return GroundingStage(
             "florence2", Florence2(model, processor, self.max_new_tokens), self.refer, folder, parameters

@@ -31,6 +31,7 @@ from rivegs_mllm.cascade.training import StageData, Trainable, TrainableStage
 from rivegs_mllm.config.bounds import Bounds, Side
 from rivegs_mllm.data.images import open_for_model
 from rivegs_mllm.data.progress import track
+from rivegs_mllm.models.device import best_device
 from rivegs_mllm.models.generation import batches
 from rivegs_mllm.models.late_interaction import NOTHING, Cells, Eyes, WordMatch, pad_pairs
 from rivegs_mllm.training.sampling import Variants
@@ -148,7 +149,7 @@ class CellsGrounder(Grounder):
             raise StageError(f"{STAGE}: {error}") from None
         except (RuntimeError, OSError, SafetensorError) as error:
             raise StageError(f"{STAGE}: {path}: {error}; train the stage again") from None
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = best_device()
         eyes.tower.to(device)
         parameters = sum(value.numel() for part in (model, eyes.tower) for value in part.parameters())
         return GroundingStage("cells", Looker(model.to(device).eval(), eyes), self._parts(), folder, parameters)
@@ -196,7 +197,7 @@ class CellsTraining(TrainableStage):
         """The grounder, untrained, and its rows: visible entities, each with its largest box."""
         data = data.with_checked_pictures()
         eyes = Eyes.of_base(self.base)
-        eyes.tower.to("cuda" if torch.cuda.is_available() else "cpu")
+        eyes.tower.to(best_device())
         model = CellGrounder(eyes.words, self.width, self.layers)
         rows = Variants(self._rows(data, eyes), self.expressions.how, data.seed)
         stage = GroundingStage("cells", Looker(model, eyes), self.refer, data.folder, 0)

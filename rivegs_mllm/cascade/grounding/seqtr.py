@@ -10,14 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
-import torch
-
 from rivegs_mllm.cascade.base import Stage, StageError
 from rivegs_mllm.cascade.checkpoint import read_card
 from rivegs_mllm.cascade.grounding.base import Grounder, GroundingStage
 from rivegs_mllm.cascade.grounding.seqtr_training import EYES, KIND, STAGE, SeqTRTraining, parameters_of
 from rivegs_mllm.cascade.grounding.seqtr_writer import Pixels, Tower, Writer
 from rivegs_mllm.cascade.referring import all_parts, check_parts, needed
+from rivegs_mllm.models.device import best_device
 from rivegs_mllm.models.late_interaction import Eyes
 from rivegs_mllm.published.seqtr.checkpoint import load, load_published, read_vocabulary
 from rivegs_mllm.published.seqtr.preparation import MOST_WORDS, SIDE
@@ -55,7 +54,7 @@ class Source:
         except UserError as error:
             said = str(error)
             raise StageError(said if said.startswith(stage) else f"{stage}: {said}") from None
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = best_device()
         writer.model.to(device)
         towers = [] if eyes is None else [eyes.tower.to(device)]
         return writer, parameters_of(writer.model, *towers)

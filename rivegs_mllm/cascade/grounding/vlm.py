@@ -21,6 +21,7 @@ from rivegs_mllm.cascade.grounding.base import Found, Grounder, GroundingStage
 from rivegs_mllm.cascade.referring import all_parts, check_parts, needed
 from rivegs_mllm.config.bounds import TokenCount
 from rivegs_mllm.config.schema import AnswerRecipe, ModelRecipe
+from rivegs_mllm.models.device import best_device
 from rivegs_mllm.models.loading import load_model, load_processor, make_contract
 from rivegs_mllm.models.pretrained import own_files
 from rivegs_mllm.types import Box, UserError
@@ -69,7 +70,7 @@ class VlmGrounder(Grounder):
         contract = make_contract(self.model, AnswerRecipe(encoding="native", bins=None), processor)
         model = load_model(self.model).eval()
         if self.model.quantization is None:  # 4-bit weights lie where they belong
-            model.to("cuda" if torch.cuda.is_available() else "cpu")
+            model.to(best_device())
         parameters = sum(value.numel() for value in model.parameters())
         asker = Asker(model, processor, contract, self.prompt, self.max_new_tokens)
         return GroundingStage("vlm", asker, self.refer, folder, parameters)

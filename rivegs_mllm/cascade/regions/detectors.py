@@ -13,6 +13,7 @@ from torchvision.transforms.functional import to_tensor
 
 from rivegs_mllm.cascade.grounding.detector import Detector, load_detector
 from rivegs_mllm.cascade.regions.base import Proposals, Propose, Proposer, signless
+from rivegs_mllm.models.device import best_device
 from rivegs_mllm.published.weights import fill, read_weights, tensors
 from rivegs_mllm.types import UserError
 
@@ -39,7 +40,7 @@ class ZeroShotProposer(Proposer):
         if not self.phrases:
             raise UserError("proposer.phrases: empty; name what is looked for")
         detector = load_detector(self.model, self.revision).eval()
-        detector.to("cuda" if torch.cuda.is_available() else "cpu")
+        detector.to(best_device())
         return lambda image: detected(detector, image, self.phrases)
 
 
@@ -80,7 +81,7 @@ class FasterRcnnProposer(Proposer):
         settings = {"weights": None, "weights_backbone": None, "num_classes": _CLASSES, "box_score_thresh": _LEAST}
         model = _NETWORKS[self.network](**settings)
         fill(model, tensors(read_weights(self.weights)), self.weights)
-        model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+        model.eval().to(best_device())
         return lambda image: boxed(model, image)
 
 

@@ -25,6 +25,7 @@ from transformers import (
 
 from rivegs_mllm.cascade.base import Stage
 from rivegs_mllm.cascade.segmentation.base import Segmenter, SegmentingStage
+from rivegs_mllm.models.device import best_device
 from rivegs_mllm.models.pretrained import load_pretrained, own_files
 from rivegs_mllm.types import Box
 
@@ -57,7 +58,7 @@ class SamSegmenter(Segmenter):
         model, processor = load_pretrained(
             AutoModelForMaskGeneration, self.model, self.revision, FAMILIES, "segmenter (sam)"
         )
-        model.to("cuda" if torch.cuda.is_available() else "cpu")
+        model.to(best_device())
         parameters = sum(value.numel() for value in model.parameters())
         return SegmentingStage("sam", Prompted(model, processor), folder, parameters)
 

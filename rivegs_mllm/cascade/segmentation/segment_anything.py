@@ -21,6 +21,7 @@ from rivegs_mllm.cascade.base import Stage, StageError
 from rivegs_mllm.cascade.segmentation.base import Segmenter, SegmentingStage
 from rivegs_mllm.data.files import write_json
 from rivegs_mllm.data.foreign import one_line, read_object
+from rivegs_mllm.models.device import best_device
 from rivegs_mllm.types import Box, UserError
 
 if TYPE_CHECKING:
@@ -196,6 +197,6 @@ class SegmentAnything(Segmenter):
     def load(self, folder: Path) -> Stage:
         """The stage, on the GPU where there is one. Raises StageError as ``load_sam`` does."""
         model, size = load_sam(self.checkpoint, self.size)
-        model.to("cuda" if torch.cuda.is_available() else "cpu")
+        model.to(best_device())
         parameters = sum(value.numel() for value in model.parameters())
         return SegmentingStage("segment_anything", Prompted(model, size), folder, parameters)

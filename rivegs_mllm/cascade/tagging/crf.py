@@ -26,6 +26,7 @@ from rivegs_mllm.cascade.tagging.base import Tagger
 from rivegs_mllm.cascade.tagging.windows import EMPTY_WORDS, WordEncoder
 from rivegs_mllm.cascade.training import StageData, Trainable, TrainableStage
 from rivegs_mllm.config.bounds import BatchSize, Dropout, NonNegativeInt, OneOf, PositiveFloat, TokenCount
+from rivegs_mllm.models.device import best_device
 from rivegs_mllm.models.text_encoders import bare_encoder, load_encoder, load_tokenizer, marks
 from rivegs_mllm.training.name_augmentation import made_up_names, name_words, rename
 from rivegs_mllm.training.sampling import VARIANTS, Variants
@@ -197,7 +198,7 @@ def load_reader(folder: Path, types: Sequence[str], batch_size: int) -> tuple[Re
         model.load_state_dict(load_file(folder / WEIGHTS))
     except (RuntimeError, OSError, SafetensorError) as error:
         raise StageError(f"{STAGE}: {folder / WEIGHTS}: {error}; train the stage again") from None
-    model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    model.to(best_device()).eval()
     encoder = WordEncoder(
         load_tokenizer(folder), settings["max_length"], settings["empty_words"], STAGE, marks(model.encoder)
     )

@@ -24,6 +24,7 @@ from rivegs_mllm.cascade.tagging.base import Tagger
 from rivegs_mllm.cascade.tagging.hindex_reader import STAGE, Reader, RegionFolder, region_file
 from rivegs_mllm.cascade.training import StageData, Trainable, TrainableStage
 from rivegs_mllm.config.bounds import BatchSize, Bounds, NonNegativeInt
+from rivegs_mllm.models.device import best_device
 from rivegs_mllm.models.located import located
 from rivegs_mllm.models.text_encoders import TINY, load_tokenizer, tiny_bart_tokenizer
 from rivegs_mllm.published.hindex.checkpoint import load, load_published, save, start_from_bart
@@ -88,7 +89,7 @@ class HIndexTagger(Tagger):
         except UserError as error:
             said = str(error)
             raise StageError(said if said.startswith(STAGE) else f"{STAGE}: {said}") from None
-        reader.model.to("cuda" if torch.cuda.is_available() else "cpu")
+        reader.model.to(best_device())
         return HIndexStage(reader)
 
     def _foreign(self) -> bool:

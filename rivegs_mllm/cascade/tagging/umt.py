@@ -23,6 +23,7 @@ from rivegs_mllm.cascade.tagging.crf import span_figures
 from rivegs_mllm.cascade.tagging.umt_reader import STAGE, Reader, ResNetSight, Sight, TowerSight, sized_like
 from rivegs_mllm.cascade.training import StageData, Trainable, TrainableStage
 from rivegs_mllm.config.bounds import BatchSize, Bounds, NonNegativeInt, OneOf, PositiveFloat
+from rivegs_mllm.models.device import best_device
 from rivegs_mllm.models.generation import batches
 from rivegs_mllm.models.late_interaction import Eyes
 from rivegs_mllm.models.text_encoders import load_encoder, load_tokenizer
@@ -87,7 +88,7 @@ class UmtTagger(Tagger):
         except UserError as error:
             said = str(error)
             raise StageError(said if said.startswith(STAGE) else f"{STAGE}: {said}") from None
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = best_device()
         found.model.to(device)
         found.sight.model.to(device)
         return found
@@ -166,7 +167,7 @@ class UmtTraining(TrainableStage):
             raise UserError(f"stage.most_pieces: {self.most_pieces}; the encoder reads {sizes.positions}")
         model = UMT(sizes, encoder)
         reader = Reader(model, tokenizer, sight, data.folder, {}, 16, self.most_pieces)
-        sight.model.to("cuda" if torch.cuda.is_available() else "cpu")
+        sight.model.to(best_device())
         rows = Variants(self._rows(data, reader), "draw", data.seed)
         rate = self.head_rate
 

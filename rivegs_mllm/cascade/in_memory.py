@@ -1,0 +1,35 @@
+"""A cascade with all its stages in memory, for posts as they come."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rivegs_mllm.cascade.base import StageError
+from rivegs_mllm.cascade.config import CascadeRecipe, check_needs, steps_of
+from rivegs_mllm.cascade.runner import apply_stage
+from rivegs_mllm.types import Prediction, Sample
+
+
+class LoadedCascade:
+    """Called on samples it gives their predictions, in order.
+
+    Raises StageError where a slot needs a field that nobody fills, and for a stage that stands in for a perfect one.
+    """
+
+    def __init__(self, recipe: CascadeRecipe, folder: Path):
+        check_needs(recipe)
+        self.types = recipe.types
+        self.stages = []
+        for step in steps_of(recipe, folder):
+            if step.sees_gold:
+                raise StageError(
+                    f"{step.slot} ({step.kind}): needs posts with gold; choose another type for {step.slot}"
+                )
+            self.stages.append((step, step.load()))
+
+    def __call__(self, samples: Sequence[Sample]) -> list[Prediction]:
+        drafts = [Prediction(sample.id) for sample in samples]
+        for step, stage in self.stages:
+            drafts = apply_stage(step, stage, samples, drafts, self.types)
+        return drafts

@@ -1,0 +1,82 @@
+"""What answering with a model needs, of a run's recipe all but how it is trained; and its copy beside the weights."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+from peft import LoraConfig
+from transformers import TrainingArguments
+
+from rivegs_mllm.config.bounds import TokenCount, check_bounds
+from rivegs_mllm.config.schema import AnswerRecipe, ModelRecipe, PredictRecipe, Recipe, check_answering
+from rivegs_mllm.config.yaml_loader import decode, read_yaml, word
+from rivegs_mllm.data.files import write_text
+from rivegs_mllm.types import UserError
+
+FILE_NAME = "recipe.yaml"
+"""The recipe that a model was trained by, in its folder."""
+
+_HEAD = "# rivegs predict {folder}/{name} --data DATASET --out PREDICTIONS --adapter {folder}\n"
+
+
+@dataclass
+class Answering:
+    """The settings of prediction; the same keys of a recipe mean the same. No training settings are built for it."""
+
+    model: ModelRecipe
+    answer: AnswerRecipe = field(default_factory=AnswerRecipe)
+    predict: PredictRecipe = field(default_factory=PredictRecipe)
+    max_length: TokenCount = 2048
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
+        check_answering(self.model, self.answer)
+
+
+_OWN = tuple(own.name for own in dataclasses.fields(Answering))
+_OF_TRAINING = {own.name for own in dataclasses.fields(Recipe)} - set(_OWN)
+
+
+def read_answering(path: Path | str, overrides: Sequence[str] = ()) -> Answering:
+    """What a recipe of an end-to-end model says about prediction. Raises UserError as `schema.read_recipe` does."""
+    content = read_yaml(path, overrides)
+    return decode(Answering, {key: value for key, value in content.items() if key not in _OF_TRAINING}, path)
+
+
+def trained_folder(path: Path | str, overrides: Sequence[str] = ()) -> Path:
+    """Where a recipe's training leaves the adapter. Raises UserError where the recipe does not say."""
+    train = read_yaml(path, overrides).get("train")
+    folder = word(train, "output_dir") if isinstance(train, dict) else None
+    if not folder:
+        raise UserError(f"{path}: train.output_dir: missing, so name the trained folder: --adapter FOLDER")
+    return Path(folder)
+
+
+def save_recipe(recipe: Recipe, folder: Path) -> None:
+    """Writes the recipe into a trained model's folder: all that prediction needs, and what differs of training."""
+    content = {own.name: _plain(getattr(recipe, own.name)) for own in dataclasses.fields(recipe)}
+    content["lora"] = _changed(recipe.lora.to_dict(), LoraConfig().to_dict())
+    usual = TrainingArguments(output_dir="", use_cpu=recipe.train.use_cpu).to_dict()
+    usual = {name: value for name, value in usual.items() if name not in ("output_dir", "use_cpu")}
+    content["train"] = _changed(recipe.train.to_dict(), usual)
+    head = _HEAD.format(folder=folder, name=FILE_NAME)
+    write_text(folder / FILE_NAME, head + yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120))
+
+
+def _plain(value: object) -> object:
+    """A setting as YAML has it."""
+    if dataclasses.is_dataclass(value):
+        return {own.name: _plain(getattr(value, own.name)) for own in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {key: _plain(own) for key, own in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [_plain(own) for own in (sorted(value) if isinstance(value, (set, frozenset)) else value)]
+    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
+
+
+def _changed(values: dict, defaults: dict) -> dict:
+    return {key: _plain(value) for key, value in values.items() if value != defaults.get(key)}

@@ -1,0 +1,27 @@
+"""On which device a model is used, and in which precision, where nobody says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def best_device() -> str:
+    """The GPU where there is one."""
+    import torch  # here, so that what starts other processes need not load it
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def good_dtype(wanted: str, device: str) -> str:
+    """``wanted``, or where ``device`` is a processor without instructions for it, in which it is many times slower than
+    float32, "float32"."""
+    if wanted == "float32" or not device.startswith("cpu"):
+        return wanted
+    return wanted if wanted == "bfloat16" and has_bfloat16() else "float32"
+
+
+def has_bfloat16() -> bool:
+    """Whether the processor has instructions for bfloat16; False where that cannot be asked."""
+    path = Path("/proc/cpuinfo")
+    flags = path.read_text() if path.exists() else ""
+    return "avx512_bf16" in flags or "amx_bf16" in flags

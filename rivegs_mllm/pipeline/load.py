@@ -1,0 +1,140 @@
+"""A system by the name of what it lies in: a trained model's folder, a hub id, or a recipe."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from eval.analysis.calibration import Calibration, read_calibration
+from rivegs_mllm.answer.contract import Contract
+from rivegs_mllm.cascade.config import CascadeRecipe, is_cascade, read_cascade
+from rivegs_mllm.cascade.in_memory import LoadedCascade
+from rivegs_mllm.cascade.mllm import SEGMENT_OF
+from rivegs_mllm.config.answering import Answering, read_answering, trained_folder
+from rivegs_mllm.data.foreign import one_line
+from rivegs_mllm.models.device import best_device, good_dtype
+from rivegs_mllm.models.generation import Generator
+from rivegs_mllm.models.loading import answering_of, is_adapter, load_adapter, load_merged, to_use
+from rivegs_mllm.pipeline.system import ROOT, Pipeline
+from rivegs_mllm.types import Prediction, Sample, UserError
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.yaml", "*.jinja", "*.model"]
+
+
+def load(
+    source: str | Path,
+    *,
+    device: str | None = None,
+    dtype: str | None = None,
+    batch_size: int | None = None,
+    segments: Sequence[str] | None = None,
+    threshold: float | None = None,
+) -> Pipeline:
+    """The system in ``source``, ready to be called on posts.
+
+    ``source`` is the folder of a trained adapter or of a merged model, a hub id of either, or the recipe (YAML) of a
+    cascade or of a single model that was trained by it. ``device`` is torch's name of one, None for the GPU where there
+    is one. ``dtype`` is the precision of a single model's weights, None for the one it was trained in, or float32 on a
+    processor that has no instructions for that. ``batch_size`` is how many posts ``batch`` answers at a time.
+    ``segments`` are the fields to be filled, such as ("entities", "visible"), None for all that the system can: to fill
+    fewer is quicker. ``threshold`` is the ``visible_score`` from which on an entity counts as visible, in the place of
+    the calibrated one. Raises UserError, which says what is missing, for what is none of these or does not load.
+    """
+    if threshold is not None and not (type(threshold) in (int, float) and 0 <= threshold <= 1):
+        raise UserError(f"threshold: {threshold!r} is not a probability")
+    if dtype not in (None, *DTYPES):
+        raise UserError(f"dtype: {dtype!r} is none of {', '.join(DTYPES)}")
+    path = Path(source)
+    if path.suffix in (".yaml", ".yml") and not path.is_dir():
+        if is_cascade(path):
+            return _cascade(read_cascade(path), device or dtype, batch_size, segments, threshold)
+        return _single(trained_folder(path), read_answering(path), device, dtype, batch_size, segments, threshold)
+    folder = path if path.exists() else _from_hub(str(source))
+    return _single(folder, answering_of(folder), device, dtype, batch_size, segments, threshold)
+
+
+def _single(
+    folder: Path,
+    recipe: Answering,
+    device: str | None,
+    dtype: str | None,
+    batch_size: int | None,
+    segments: Sequence[str] | None,
+    threshold: float | None,
+) -> Pipeline:
+    place = device or best_device()
+    precision = dtype or good_dtype(recipe.model.dtype, place)
+    recipe = dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, dtype=precision))
+    contract = Contract.load(folder)
+    wanted = _wanted(contract.segments, segments)
+    calibration = _calibration(read_calibration(folder), threshold)
+    system = load_adapter(folder, recipe) if is_adapter(folder) else load_merged(folder, recipe)
+    try:
+        system = to_use(system, place)
+    except (RuntimeError, AssertionError) as error:  # torch, built without the device or for want of memory
+        raise UserError(f"device: {place}: {one_line(error)}") from error
+    generator = Generator(system, ROOT, recipe.predict.max_new_tokens, recipe.max_length)
+    last = None if wanted == contract.segments else wanted[-1]
+
+    def answer(samples: Sequence[Sample]) -> list[Prediction]:
+        predictions = generator.answer(samples, last=last)
+        return [calibration.apply(one) for one in predictions] if calibration else predictions
+
+    return Pipeline(answer, contract.types, wanted, str(system.model.device), batch_size or recipe.predict.batch_size)
+
+
+def _cascade(
+    recipe: CascadeRecipe,
+    placed: str | None,
+    batch_size: int | None,
+    segments: Sequence[str] | None,
+    threshold: float | None,
+) -> Pipeline:
+    if placed:
+        raise UserError("device, dtype: a cascade's stages choose their own; set CUDA_VISIBLE_DEVICES to choose GPUs")
+    fields = {slot: SEGMENT_OF.get(slot, "masks") for slot in recipe.stages()}
+    wanted = _wanted(tuple(fields.values()), segments)
+    left_out = {slot: None for slot, field in fields.items() if field not in wanted}
+    cascade = LoadedCascade(dataclasses.replace(recipe, **left_out), ROOT)
+    calibration = _calibration(None, threshold)
+
+    def answer(samples: Sequence[Sample]) -> list[Prediction]:
+        predictions = cascade(samples)
+        return [calibration.apply(one) for one in predictions] if calibration else predictions
+
+    return Pipeline(answer, recipe.types, wanted, best_device(), batch_size or recipe.batch_size)
+
+
+def _wanted(there: tuple[str, ...], segments: Sequence[str] | None) -> tuple[str, ...]:
+    """The segments to be filled: the first of those there are. Raises UserError for others."""
+    if segments is None:
+        return there
+    if isinstance(segments, str) or not segments or not set(segments) <= set(there):
+        raise UserError(f"segments: {segments!r} are not some of {', '.join(there)}, which the system fills")
+    return there[: max(map(there.index, segments)) + 1]
+
+
+def _calibration(fitted: Calibration | None, threshold: float | None) -> Calibration | None:
+    return fitted if threshold is None else dataclasses.replace(fitted or Calibration(), threshold=threshold)
+
+
+def _from_hub(name: str) -> Path:
+    """A local copy of a model of the hub. Raises UserError."""
+    if not _HUB_ID.fullmatch(name):
+        raise UserError(
+            f"{name}: no such folder or recipe; name a trained model's folder (rivegs train, or make demo, makes one), "
+            "a recipe, or a hub id"
+        )
+    from huggingface_hub import snapshot_download  # here, since it must come behind transformers
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=_HUB_FILES))
+    except Exception as error:  # the hub's many, and those of the connection
+        raise UserError(
+            f"{name}: no such folder, and no model of the hub that can be fetched: {one_line(error)}"
+        ) from error

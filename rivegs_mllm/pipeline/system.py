@@ -1,0 +1,111 @@
+"""A loaded system that is called on posts: the single model, or a cascade with all its stages in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from itertools import islice
+from pathlib import Path
+from typing import TypeAlias
+
+from rivegs_mllm.data.images import PictureError, picture_size
+from rivegs_mllm.data.post_errors import each_by_itself
+from rivegs_mllm.data.tokens import tokens_of
+from rivegs_mllm.pipeline.pictures import Picture, as_file
+from rivegs_mllm.pipeline.post import Post
+from rivegs_mllm.types import Prediction, Sample, UserError
+
+Text: TypeAlias = "str | Sequence[str]"
+"""A text, in which tokens are found, or its tokens."""
+
+Answer = Callable[[Sequence[Sample]], list[Prediction]]
+"""Predictions of samples, in order; the samples' pictures are absolute paths."""
+
+ROOT = Path("/")
+"""What those paths are relative to."""
+
+
+class Pipeline:
+    """A system that is loaded. Called on a post it gives a `Post`.
+
+    ``types`` are the entity types it knows, ``fields`` what it fills, of "knowledge", "entities", "expressions",
+    "visible", "boxes" and "masks"; ``device`` is where its model is.
+    """
+
+    def __init__(self, answer: Answer, types: Sequence[str], fields: Sequence[str], device: str, batch_size: int):
+        self._answer = answer
+        self.types = tuple(types)
+        self.fields = tuple(fields)
+        self.device = device
+        self.batch_size = batch_size
+
+    def __call__(self, text: Text, image: Picture = None) -> Post:
+        """The entities of one post. ``text`` is a string or its tokens, ``image`` as in `pictures.Picture`, or None.
+
+        A text without tokens has no entities. Raises PictureError for a picture that cannot be opened or has more
+        pixels than MAX_PIXELS, UserError for a text or picture of another kind.
+        """
+        with as_file(image) as path:
+            if path:
+                picture_size(path)
+        (post,) = self._answered([(text, image)])
+        return post
+
+    def batch(self, posts: Iterable[Text | tuple[Text, Picture]], batch_size: int | None = None) -> Iterator[Post]:
+        """The posts in their order, ``batch_size`` at a time. Each is a text, or a text and an image.
+
+        What is wrong with a post is its own: one whose picture cannot be opened is answered from its text, and its
+        ``errors`` say so. Raises UserError for a text or picture of another kind.
+        """
+        size = self.batch_size if batch_size is None else batch_size
+        if type(size) is not int or size < 1:
+            raise UserError(f"batch_size: {size!r} is not a whole number of at least 1")
+        rest = iter(posts)
+        while some := list(islice(rest, size)):
+            yield from self._answered([own if isinstance(own, tuple) else (own, None) for own in some])
+
+    def _answered(self, posts: Sequence[tuple[Text, Picture]]) -> list[Post]:
+        texts = [_read(text) for text, _ in posts]
+        with ExitStack() as files:
+            paths = [files.enter_context(as_file(image)) for _, image in posts]
+            samples = [
+                _sample(number, tokens, path)
+                for number, ((_, tokens, _), path) in enumerate(zip(texts, paths, strict=True))
+            ]
+            asked = [sample for sample in samples if sample.tokens]
+            answers = each_by_itself(self._answer, asked, _failed) if asked else []
+        found = {answer.id: answer for answer in answers}
+        return [
+            Post(text, tokens, starts, image, found.get(sample.id, Prediction(sample.id)))
+            for (text, tokens, starts), (_, image), sample in zip(texts, posts, samples, strict=True)
+        ]
+
+
+def _failed(sample: Sample, note: str) -> Prediction:
+    return Prediction(sample.id, errors=(note,))
+
+
+def _sample(number: int, tokens: tuple[str, ...], path: str) -> Sample:
+    """``size`` is that of the picture; where there is none that can be opened, whoever opens it finds that, too."""
+    try:
+        size = picture_size(path) if path else None
+    except PictureError:
+        size = None
+    return Sample(str(number), tokens, path, size)
+
+
+def _read(text: Text) -> tuple[str, tuple[str, ...], tuple[int, ...]]:
+    """The text, its tokens, and where each begins. Raises UserError for what is no text."""
+    if isinstance(text, str):
+        found = tokens_of(text)
+        return text, tuple(token for token, _ in found), tuple(start for _, start in found)
+    if not isinstance(text, Sequence) or isinstance(text, bytes):
+        raise UserError(f"a post's text is a string or a list of tokens, not {type(text).__name__}")
+    for token in text:
+        if not isinstance(token, str) or not token or token != "".join(token.split()):
+            raise UserError(f"{token!r:.80} is no token: a string without white space, of at least one character")
+    starts, place = [], 0
+    for token in text:
+        starts.append(place)
+        place += len(token) + 1
+    return " ".join(text), tuple(text), tuple(starts)
