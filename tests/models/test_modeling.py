@@ -134,6 +134,7 @@ def test_the_adapter_folder_holds_the_adapter_alone_and_no_pickle(run):
         "chat_template.jinja",
         "instruction.txt",
         "processor_config.json",
+        "recipe.yaml",
         "rivegs_contract.json",
         "tokenizer.json",
         "tokenizer_config.json",
