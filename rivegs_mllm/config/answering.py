@@ -23,6 +23,16 @@ FILE_NAME = "recipe.yaml"
 _HEAD = "# rivegs predict {folder}/{name} --data DATASET --out PREDICTIONS --adapter {folder}\n"
 
 
+_USUAL = {
+    own.name: own.default if own.default_factory is dataclasses.MISSING else own.default_factory()
+    for own in dataclasses.fields(TrainingArguments)
+}
+"""Not those of an instance: to make one while a model is trained would reset the state of accelerate."""
+
+_NOT_SAVED = ("hub_token", "push_to_hub_token", "accelerator_config")
+"""Secrets, and what transformers sets by itself."""
+
+
 @dataclass
 class Answering:
     """The settings of prediction; the same keys of a recipe mean the same. No training settings are built for it."""
@@ -60,9 +70,7 @@ def save_recipe(recipe: Recipe, folder: Path) -> None:
     """Writes the recipe into a trained model's folder: all that prediction needs, and what differs of training."""
     content = {own.name: _plain(getattr(recipe, own.name)) for own in dataclasses.fields(recipe)}
     content["lora"] = _changed(recipe.lora.to_dict(), LoraConfig().to_dict())
-    usual = TrainingArguments(output_dir="", use_cpu=recipe.train.use_cpu).to_dict()
-    usual = {name: value for name, value in usual.items() if name not in ("output_dir", "use_cpu")}
-    content["train"] = _changed(recipe.train.to_dict(), usual)
+    content["train"] = _changed(recipe.train.to_dict(), _USUAL)
     head = _HEAD.format(folder=folder, name=FILE_NAME)
     write_text(folder / FILE_NAME, head + yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120))
 
@@ -79,4 +87,8 @@ def _plain(value: object) -> object:
 
 
 def _changed(values: dict, defaults: dict) -> dict:
-    return {key: _plain(value) for key, value in values.items() if value != defaults.get(key)}
+    return {
+        key: _plain(value)
+        for key, value in values.items()
+        if key not in _NOT_SAVED and value != defaults.get(key) and (value or defaults.get(key))
+    }
