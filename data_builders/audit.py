@@ -39,7 +39,7 @@ from rivegs_mllm.data.images import (
     read_header,
 )
 from rivegs_mllm.data.jsonl import SPLITS, RecordError, scan_samples
-from rivegs_mllm.types import Sample, UserError
+from rivegs_mllm.types import NOT_IN_A_TYPE, Sample, UserError
 
 LONG_WORDS = 250
 LONG_TEXT = 2000
@@ -135,6 +135,15 @@ def _of_split(group: Sequence[_Placed], path: str) -> Iterator[Finding]:
     if are_shares(placed.sample for placed in group):
         message = "no box is longer than a pixel: boxes are pixels of the picture, not shares of it"
         yield Finding("boxes in shares", path, message)
+    entities = [own for placed in group if placed.sample.image for own in placed.sample.entities]
+    if undecided := sum(own.visible is None for own in entities):
+        message = f"{undecided} of {len(entities)} entities beside pictures do not say whether they are visible"
+        yield Finding("undecided", path, f"{message}; a model that is to decide or to ground cannot be trained on them")
+    for kind in sorted({own.type for placed in group for own in placed.sample.entities}):
+        if NOT_IN_A_TYPE.search(kind):
+            yield Finding(
+                "odd type", path, f"{kind!r} holds a character that no answer of a model can; rename the type"
+            )
 
 
 def _of_sample(sample: Sample, place: str) -> Iterator[Finding]:
@@ -145,6 +154,9 @@ def _of_sample(sample: Sample, place: str) -> Iterator[Finding]:
         yield Finding("long post", place, f"{sample.id} has {size}; models may read only its beginning")
     for index, entity in enumerate(sample.entities):
         name = f"{sample.id}: entities[{index}] {entity.text!r}"
+        others = [own for own in sample.entities[:index] if own.span and entity.span]
+        if any(own.span[0] < entity.span[1] and entity.span[0] < own.span[1] for own in others):
+            yield Finding("overlap", place, f"{name} overlaps another entity; taggers cannot be trained on both")
         if entity.visible and not entity.boxes and not entity.masks:
             yield Finding("visible without region", place, f"{name} is visible but has neither box nor mask")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -122,3 +123,9 @@ def _refusal(errors: Sequence[Finding], listing: Path) -> str:
     counts = ", ".join(f"{count} x {kind}" for kind, count in Counter(error.kind for error in errors).items())
     shown = "".join(f"\n  {error.kind}: {error.place}: {error.message}" for error in errors[:SHOWN])
     return f"nothing built: {counts}; all are listed in {listing}{shown}"
+
+
+def look_of(name: str) -> str:
+    """What is the same for names that look the same."""
+    composed = unicodedata.normalize("NFC", name)
+    return "".join(letter for letter in composed if not letter.isspace() and unicodedata.category(letter) != "Cf")

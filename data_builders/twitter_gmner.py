@@ -16,12 +16,11 @@ Each such case is a finding, and all findings are written to ``findings.txt`` be
 from __future__ import annotations
 
 import os
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from data_builders.common import Picture, check_images, find_pictures, read_splits, unique_ids, write_dataset
+from data_builders.common import Picture, check_images, find_pictures, look_of, read_splits, unique_ids, write_dataset
 from data_builders.findings import Finding, Report
 from data_builders.formats.conll import Post
 from data_builders.formats.riveg_text import add_knowledge
@@ -168,12 +167,6 @@ def _find_strays(raw: Raw, findings: list[Finding]) -> None:
             if look_of(name) not in set(map(look_of, mentions[identity])):
                 there = ", ".join(map(repr, sorted(mentions[identity]))) or "none"
                 findings.append(Finding("unmatched name", place, f"{name!r} is no mention of its post ({there})"))
-
-
-def look_of(name: str) -> str:
-    """What is the same for names that look the same."""
-    composed = unicodedata.normalize("NFC", name)
-    return "".join(letter for letter in composed if not letter.isspace() and unicodedata.category(letter) != "Cf")
 
 
 def _grounded(entity: Entity, boxes: dict[str, tuple[Box, ...]]) -> Entity:

@@ -21,15 +21,14 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco
 
-from data_builders.common import write_dataset
+from data_builders.common import look_of, write_dataset
 from data_builders.findings import Finding, Report
 from data_builders.formats.labelme import Region, Regions, read_regions
 from rivegs_mllm.data.images import read_header, upright
 from rivegs_mllm.data.jsonl import SPLITS, read_split
 from rivegs_mllm.types import TYPES, Box, Entity, Mask, Sample, UserError
 
-_TYPES = {**{kind: kind for kind in TYPES}, "MISC": "OTHER"}
-_TYPED = re.compile(rf"(.+?)\s*[(\[_,:-]\s*({'|'.join(_TYPES)})[)\]]?")
+_OTHER_NAMES = {"MISC": "OTHER"}
 
 
 def build_twitter_smner(gmner: Path, masks: Path, out: Path) -> Report:
@@ -58,7 +57,7 @@ def build_twitter_smner(gmner: Path, masks: Path, out: Path) -> Report:
 
 def _find_files(folder: Path, findings: list[Finding]) -> dict[str, Path]:
     files: dict[str, Path] = {}
-    for path in sorted(folder.rglob("*.json")):
+    for path in sorted(path for path in folder.rglob("*") if path.suffix.lower() == ".json"):
         if path.stem in files:
             findings.append(Finding("annotation twice", str(path), f"{files[path.stem]} is taken instead"))
         else:
@@ -127,13 +126,15 @@ def _to_mask(pixels: np.ndarray) -> Mask:
 def _owners(label: str, mask: Mask, entities: Sequence[Entity], path: Path, findings: list[Finding]) -> list[int]:
     """The entities with boxes that the label means."""
     text = " ".join(label.split())
+    types = _OTHER_NAMES | {kind: kind for kind in (*TYPES, *(entity.type for entity in entities))}
     named = [index for index, entity in enumerate(entities) if entity.text == text]
-    typed = _TYPED.fullmatch(text)
+    named = named or [index for index, entity in enumerate(entities) if look_of(entity.text) == look_of(text)]
+    typed = re.fullmatch(rf"(.+?)\s*[(\[_,:-]\s*({'|'.join(map(re.escape, types))})[)\]]?", text)
     if not named and typed:
-        key = typed[1], _TYPES[typed[2]]
-        named = [index for index, entity in enumerate(entities) if (entity.text, entity.type) == key]
-    if not named and text in _TYPES:
-        named = _best_of_type(_TYPES[text], mask, entities)
+        key = look_of(typed[1]), types[typed[2]]
+        named = [index for index, entity in enumerate(entities) if (look_of(entity.text), entity.type) == key]
+    if not named and text in types:
+        named = _best_of_type(types[text], mask, entities)
     if not named:
         there = ", ".join(repr(entity.text) for entity in entities) or "none"
         findings.append(Finding("unmatched label", str(path), f"{label!r} is no mention of its post ({there})"))

@@ -8,10 +8,15 @@ the right and lower edges exclusive: a box that covers the whole picture is ``Bo
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 TYPES = ("PER", "LOC", "ORG", "OTHER")
 """The entity types of Twitter-GMNER, in the order in which reports list them."""
+
+
+NOT_IN_A_TYPE = re.compile(r"[(),\\<|\s]")
+"""What the name of a type cannot hold, since the answers of models are read by these."""
 
 
 MAX_PIXELS = 89_478_485

@@ -18,7 +18,12 @@ def read_text(path: Path | str) -> str:
         raise UserError(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    return text if "\n" in text else text.replace("\r", "\n")
+    if "\n" not in text:
+        return text.replace("\r", "\n")
+    if "\r" in text:
+        line = text[: text.index("\r")].count("\n") + 1
+        raise UserError(f"{path}:{line}: a line end of old Macs among others; save the file with one kind of line ends")
+    return text
 
 
 def read_lines(path: Path | str) -> list[str]:

@@ -22,7 +22,7 @@ from typing import Any
 from rivegs_mllm.data.files import write_text
 from rivegs_mllm.data.foreign import read_object, shown
 from rivegs_mllm.data.images import check_aspect
-from rivegs_mllm.types import TYPES, Box, UserError
+from rivegs_mllm.types import NOT_IN_A_TYPE, TYPES, Box, UserError
 
 VERSION = 1
 FILE_NAME = "rivegs_contract.json"
@@ -35,7 +35,6 @@ NATIVE_STEPS = {"qwen2_vl": 1000, "qwen2_5_vl": None, "qwen3_vl": 1000}
 """Steps of a family's own box grid, by the ``model_type`` of the base; None: the pixels of the resized picture."""
 
 _CURE = "copy it from the folder that the model was trained in, or train again"
-_NOT_IN_A_TYPE = re.compile(r"[(),\\<|\s]")
 _NUMBER = r"-?[0-9]{1,6}"
 _LOC_BOX = re.compile(r"<loc_([0-9]{1,6})>" * 4)
 _NATIVE_BOX = re.compile(rf"\[\s*({_NUMBER})\s*,\s*({_NUMBER})\s*,\s*({_NUMBER})\s*,\s*({_NUMBER})\s*\]")
@@ -84,7 +83,7 @@ class Contract:
         if not self.types or len(set(self.types)) < len(self.types):
             yield f"types {shown(list(self.types))}: needs at least one type, and each only once"
         for name in self.types:
-            if type(name) is not str or not name or _NOT_IN_A_TYPE.search(name):
+            if type(name) is not str or not name or NOT_IN_A_TYPE.search(name):
                 yield f"types: {shown(name)} is empty or holds white space or one of ( ) , \\ < |"
         if self.encoding == "loc" and not (type(self.bins) is int and 1 <= self.bins <= 9999):
             yield f"bins {shown(self.bins)}: the encoding 'loc' needs a whole number from 1 to 9999"

@@ -43,7 +43,7 @@ _LINE = re.compile(r"(knowledge|entity|expression|visible|box)(?: ([0-9]{1,6}))?
 _ENTITY = re.compile(r"(.+) \(([^(),]+)(?:, ([0-9]{1,6}))?\)")
 
 # What str.splitlines breaks at, the backslash itself, and "<" where it would open a control token.
-_TO_ESCAPE = re.compile("[\\\\\n\r\v\f\x1c-\x1e\x85\u2028\u2029]|<(?=\\|)")
+_TO_ESCAPE = re.compile("[\\\\\n\r\v\f\x1c-\x1e\x85\u2028\u2029]|<(?=\\||loc_[0-9]|/?(?:tool_|think))")
 _SHORT_ESCAPES = {"\\": "\\\\", "\n": "\\n", "\r": "\\r"}
 _ESCAPED = re.compile(r"\\(?:([\\nr])|u([0-9a-f]{4}))")
 _LETTERS = {"\\": "\\", "n": "\n", "r": "\r"}

@@ -161,7 +161,7 @@ def _note(out: Path, step: Step, stage: Stage, posts: int, seconds: float) -> No
 def _reports(steps: Sequence[Step], out: Path) -> list[StageReport]:
     """What each step cost, summed over its batches and over the tries that the run took."""
     path = out / _COSTS
-    lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1] if path.exists() else []
     costs = [cost for line in lines if line and (cost := _cost(line)) is not None]
     reports = []
     for step in steps:

@@ -129,7 +129,7 @@ def _report(args: argparse.Namespace, _: list[str]) -> None:
     from rivegs_mllm.data.jsonl import read_predictions
 
     names = system_names(args.predictions)
-    check_output(args.out, [gold_file(args.gold, args.split), *args.predictions])
+    check_output(args.out, [gold_file(args.gold, args.split), *args.gold.glob("*.jsonl"), *args.predictions])
     gold, root = _gold(args)
     with lock_file(args.out):
         systems = dict(zip(names, map(read_predictions, args.predictions), strict=True))

@@ -64,7 +64,7 @@ def evaluate(asked: Asked) -> dict:
     if asked.json:
         read = [path for runs in files.values() for path in runs]
         more = [path for path in (asked.candidates, *asked.boxes) if path]
-        check_output(asked.json, [gold_file(asked.gold, asked.split), *read, *more])
+        check_output(asked.json, [gold_file(asked.gold, asked.split), *asked.gold.glob("*.jsonl"), *read, *more])
     if asked.boxes and asked.format != RIVEG_ROWS:
         raise UserError("--boxes goes with --format riveg; predictions that are records hold their own boxes")
     protocols = asked.protocol or (["riveg", "strict"] if asked.format == RIVEG_ROWS else ["strict"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
@@ -44,7 +45,8 @@ RECIPE is a YAML file of recipes/; --section.field=value behind it overrides wha
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a verb. Returns 0, 1 where an audit found errors, 2 for a user's mistake, 130 when interrupted."""
+    """Runs a verb. Returns 0, 1 where an audit found errors, 2 for a user's mistake, 130 when interrupted, 141 where
+    nobody reads the output any more."""
     escape_on_console()
     parser = _parser()
     own, flags = take_flags(sys.argv[1:] if arguments is None else arguments)
@@ -54,6 +56,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         quiet_unless_verbose(flags)
         return known.run(known, rest) or 0
+    except BrokenPipeError:  # whoever read the output, such as head, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except (UserError, OSError) as error:
         tell_error(error, flags)
     except ImportError as error:

@@ -85,8 +85,10 @@ def _preview(args: argparse.Namespace, overrides: list[str]) -> int:
     from rivegs_mllm.training.preview import write_preview
 
     check_output(args.out, [args.recipe])
+    recipe = read_recipe(args.recipe, overrides)
+    check_output(args.out, recipe.data.folder.glob("*.jsonl"))
     with lock_file(args.out):
-        problems = write_preview(read_recipe(args.recipe, overrides), args.out, args.count, args.image_root)
+        problems = write_preview(recipe, args.out, args.count, args.image_root)
     for problem in problems:
         print(f"problem: {problem}", file=sys.stderr)
     print(f"wrote {args.out}")
@@ -109,7 +111,7 @@ def _predict(args: argparse.Namespace, overrides: list[str]) -> int:
     from rivegs_mllm.data.jsonl import read_split
 
     samples = read_split(args.data, args.split)
-    check_output(args.out, [args.data / f"{args.split}.jsonl"])
+    check_output(args.out, [args.recipe, *args.data.glob("*.jsonl")])
     run = _predict_cascade if is_cascade(args.recipe) else _predict_end_to_end
     with lock_file(args.out), log_to(args.out.with_name(f"{args.out.name}.log")):
         predictions = run(args, overrides, samples)

@@ -154,11 +154,13 @@ def _cost(cost: Mapping | None, kinds: bool) -> str:
 
 
 def _bars(result: Mapping) -> list[tuple[str, list[tuple[str, float]]]]:
-    """By system what it grounds of each subset, in percent; of all posts where there are no subsets."""
+    """By system what it grounds of each subset, in percent; of all posts where there are no subsets, and nothing where
+    no entity is visible."""
     bars = []
     for name, system in result["systems"].items():
         subsets = [subset for subset in system["stages"] if subset != "all"] or ["all"]
-        bars.append((name, [(subset, 100 * grounded(system["stages"][subset])) for subset in subsets]))
+        shown = [subset for subset in subsets if _visible(system["stages"][subset])]
+        bars.append((name, [(subset, 100 * grounded(system["stages"][subset])) for subset in shown]))
     return bars
 
 

@@ -152,6 +152,7 @@ def _shown(entity: Explained) -> str:
 def _example(raw: object, folder: Path) -> Example:
     if type(raw) is not dict:
         raise ExampleError("not a JSON object")
+    raw = _given(raw)
     if raw.get("version", VERSION) != VERSION:
         raise ExampleError(f"version: {shown(raw['version'])}; this release reads version {VERSION}")
     if unknown := raw.keys() - _KEYS:
@@ -169,10 +170,16 @@ def _example(raw: object, folder: Path) -> Example:
     return Example(raw["id"], raw["text"], image, raw.get("caption", ""), entities, raw.get("relation", ""))
 
 
+def _given(raw: dict) -> dict:
+    """The fields that are not null, which is how pandas and `datasets` write one that is left out."""
+    return {key: value for key, value in raw.items() if value is not None}
+
+
 def _explained(raw: object, index: int, text: str) -> Explained:
     where = f"entities[{index}]"
     if type(raw) is not dict:
         raise ExampleError(f"{where}: not a JSON object")
+    raw = _given(raw)
     if unknown := raw.keys() - _ENTITY_KEYS:
         raise ExampleError(
             f"{where}: unknown field {shown(sorted(unknown)[0])}; known are {', '.join(sorted(_ENTITY_KEYS))}"

@@ -25,6 +25,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 from rivegs_mllm.data.images import PictureError
 from rivegs_mllm.llm.client import Answer, HFChat, Sampling, TeacherError, Turns, VLLMChat, picture_paths, shown_picture
 from rivegs_mllm.models.located import located
+from rivegs_mllm.models.plain_text import defused
 from rivegs_mllm.types import UserError
 
 MOST_TOKENS = 32_768
@@ -277,7 +278,7 @@ def _rendered(processor, turns: Turns, sees: bool) -> str:
     """The prompt by the model's own chat template; without one (BLIP-2) the texts alone, one a line."""
     tokenizer = processor.tokenizer if sees else processor
     if processor.chat_template is None:
-        return _harmless("\n".join(_text(turn["content"]) for turn in turns).strip(), tokenizer)
+        return defused("\n".join(_text(turn["content"]) for turn in turns).strip(), tokenizer)
     given = [{**turn, "content": _content(turn["content"], sees, tokenizer)} for turn in turns]
     return processor.apply_chat_template(given, add_generation_prompt=True, tokenize=False)
 
@@ -285,19 +286,12 @@ def _rendered(processor, turns: Turns, sees: bool) -> str:
 def _content(content: str | list[dict], sees: bool, tokenizer) -> str | list[dict]:
     """A turn's content as a template wants it: parts for a model that sees, a text for one that does not."""
     if not sees:
-        return _harmless(_text(content), tokenizer)
+        return defused(_text(content), tokenizer)
     parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
     return [
-        {"type": "image"} if part["type"] == "image" else {**part, "text": _harmless(part["text"], tokenizer)}
+        {"type": "image"} if part["type"] == "image" else {**part, "text": defused(part["text"], tokenizer)}
         for part in parts
     ]
-
-
-def _harmless(text: str, tokenizer) -> str:
-    """The text with a space in whatever would be read as a control token of the model, lest a post end its turn."""
-    for token in tokenizer.all_special_tokens:
-        text = text.replace(token, f"{token[0]} {token[1:]}")
-    return text
 
 
 def _text(content: str | list[dict]) -> str:

@@ -23,6 +23,7 @@ from transformers.models.qwen2_vl.configuration_qwen2_vl import Qwen2VLVisionCon
 from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VisionTransformerPretrainedModel
 
 from rivegs_mllm.models.loading import base_path
+from rivegs_mllm.models.plain_text import defused
 from rivegs_mllm.types import UserError
 
 AutoModel.register(Qwen2VLVisionConfig, Qwen2VisionTransformerPretrainedModel, exist_ok=True)  # transformers lacks it
@@ -90,7 +91,8 @@ class Eyes:
     def read(self, texts: Sequence[str]) -> list[torch.Tensor]:
         """The token ids of each text, (tokens,)."""
         tokenizer = self.processor.tokenizer
-        return [torch.tensor(ids) for ids in tokenizer(list(texts), add_special_tokens=False, verbose=False).input_ids]
+        plain = [defused(text, tokenizer) for text in texts]
+        return [torch.tensor(ids) for ids in tokenizer(plain, add_special_tokens=False, verbose=False).input_ids]
 
 
 @dataclass(frozen=True)

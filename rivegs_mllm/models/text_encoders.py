@@ -18,6 +18,7 @@ from transformers import (
 )
 
 from rivegs_mllm.models.located import located
+from rivegs_mllm.models.plain_text import only_text
 from rivegs_mllm.types import UserError
 
 TINY = "tiny"
@@ -55,7 +56,7 @@ def load_tokenizer(source: str | Path, revision: str | None = None) -> PreTraine
     tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, add_prefix_space=True)  # BPE splits need it
     if not tokenizer.is_fast:
         raise UserError(f"encoder {source}: its tokenizer is not a fast one, which tell words apart; choose another")
-    return tokenizer
+    return only_text(tokenizer)
 
 
 def bare_encoder(folder: Path) -> PreTrainedModel:
@@ -99,7 +100,7 @@ def tiny_tokenizer(corpus: Iterable[str]) -> PreTrainedTokenizerFast:
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     start, end = tokenizer.token_to_id("[CLS]"), tokenizer.token_to_id("[SEP]")
     tokenizer.post_processor = processors.BertProcessing(("[SEP]", end), ("[CLS]", start))
-    return PreTrainedTokenizerFast(
+    fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token="[PAD]",
         unk_token="[UNK]",
@@ -108,6 +109,7 @@ def tiny_tokenizer(corpus: Iterable[str]) -> PreTrainedTokenizerFast:
         model_max_length=256,
         model_input_names=["input_ids", "token_type_ids", "attention_mask"],
     )
+    return only_text(fast)
 
 
 def tiny_bart_tokenizer(corpus: Iterable[str], longest: int = 512) -> PreTrainedTokenizerFast:
@@ -118,7 +120,7 @@ def tiny_bart_tokenizer(corpus: Iterable[str], longest: int = 512) -> PreTrained
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=False)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     names = {"bos_token": "<s>", "pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=longest, **names)
+    return only_text(PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=longest, **names))
 
 
 def _pieces(corpus: Iterable[str]) -> list[str]:

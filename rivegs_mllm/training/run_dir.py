@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import TypeVar
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
+from safetensors import SafetensorError, safe_open
 from transformers import Trainer, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
@@ -165,12 +167,16 @@ def _change(key: str, then: object, now: object, arguments: TrainingArguments) -
 
 
 def _is_complete(checkpoint: Path) -> bool:
-    """Whether a checkpoint has the trainer's state, which is written last, and before older ones are deleted."""
+    """Whether a checkpoint has the trainer's state, which is written last, and before older ones are deleted; and
+    whether its other files can be opened, which a full disk or a copy may have cut off since."""
     try:
         read_object(checkpoint / TRAINER_STATE_NAME, "")
-    except UserError:
+        for path in checkpoint.rglob("*.safetensors"):
+            with safe_open(path, "pt"):
+                pass
+    except (UserError, OSError, SafetensorError):
         return False
-    return True
+    return all(zipfile.is_zipfile(path) for kind in ("*.pt", "*.pth") for path in checkpoint.rglob(kind))
 
 
 def run_training(trainer: Trainer, checkpoint: str | None) -> str:

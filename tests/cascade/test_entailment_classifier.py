@@ -18,13 +18,14 @@ from tiny_base import without_picture
 from rivegs_mllm.cascade.base import StageError
 from rivegs_mllm.cascade.entailment.base import Decision, entailment_figures
 from rivegs_mllm.cascade.entailment.classifier import ClassifierEntailment, ClassifierStage, ClassifierTraining
-from rivegs_mllm.cascade.entailment.scorer import not_too_narrow, shorten
+from rivegs_mllm.cascade.entailment.scorer import not_too_narrow
 from rivegs_mllm.cascade.entailment.scorer_chat import ChatRecipe
 from rivegs_mllm.cascade.entailment.scorer_late_interaction import CellsRecipe
 from rivegs_mllm.cascade.entailment.scorer_pretrained import PretrainedRecipe
 from rivegs_mllm.cascade.training import StageData
 from rivegs_mllm.config.schema import ModelRecipe
 from rivegs_mllm.data.jsonl import read_split, write_records
+from rivegs_mllm.models.plain_text import shorten
 from rivegs_mllm.types import TYPES, Entity, Prediction, Sample, UserError
 
 CHAT = "{{type: chat, base: {{base: {base}, dtype: float32}}, lora: {{r: 4, target_modules: '.*q_proj'}}}}"

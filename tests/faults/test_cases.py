@@ -3,26 +3,37 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from faults.forks import ROOT
 from faults.writing import CASCADE
 from PIL import Image
+from safetensors.torch import save_file
 from tiny_base import make_recipe
 
+from data_builders.audit import audit
 from data_builders.formats.conll import read_knowledge_posts
 from data_builders.formats.riveg_rows import read_riveg_gold
 from data_builders.formats.riveg_text import read_captions
 from data_builders.formats.text_files import read_text
+from data_builders.twitter_smner import _find_files, _owners
 from eval.report.page import write_report
 from rivegs_mllm.answer.contract import Contract, ContractError
+from rivegs_mllm.cascade.knowledge.encyclopedia import read_encyclopedia
 from rivegs_mllm.cli.main import main
 from rivegs_mllm.data.jsonl import read_split, write_records
+from rivegs_mllm.llm.few_shot import read_examples
 from rivegs_mllm.models.loading import add_adapter, load_base
 from rivegs_mllm.training.preview import write_preview
+from rivegs_mllm.training.run_dir import _is_complete
 from rivegs_mllm.types import Box, Entity, Prediction, Sample, UserError
 
 ADA = Entity("Ada", "PER", (0, 1), visible=False)
@@ -303,3 +314,95 @@ def test_a_preview_shows_no_picture_of_another_folder(tmp_path, base):
     shown = page.read_text(encoding="utf-8")
     assert shown.count("data:image") >= 3
     assert re.search(r"off by rounding,(<br>| )pixels", shown)
+
+
+def test_a_cascade_s_costs_of_no_encoding_end_no_run(five):
+    command = ["predict", "other.yaml", "--data", "data", "--out", "said.jsonl"]
+    assert main(command) == 0
+    (five / "said.jsonl").unlink()
+    (five / "said.jsonl.stages" / "costs.jsonl").write_bytes(b"\xff\xfe\n")
+    assert main(command) == 0
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("predict", "other.yaml", "--data", "data", "--out", "other.yaml"),
+        ("predict", "other.yaml", "--data", "data", "--out", "data/train.jsonl"),
+        ("report", "data", "right.jsonl", "--out", "data/train.jsonl"),
+        ("evaluate", "data", "right.jsonl", "--json", "data/dev.jsonl"),
+    ],
+)
+def test_no_output_takes_the_place_of_a_recipe_or_another_split(five, capsys, command):
+    before = {path: path.read_bytes() for path in five.rglob("*") if path.is_file()}
+    assert "is read too" in refused(capsys, *command)
+    assert {path: path.read_bytes() for path in five.rglob("*") if path.is_file()} == before
+
+
+def test_where_nothing_is_visible_a_comparison_has_no_bar(five):
+    assert main(["compare", "other.yaml", "--data", "data", "--out", "out"]) == 0
+    assert "</i>0.00" not in (five / "out" / "compare.html").read_text()
+
+
+def test_masks_find_their_entities_however_they_are_written(tmp_path):
+    (tmp_path / "1.JSON").write_text("{}")
+    assert list(_find_files(tmp_path, [])) == ["1"]
+    box = (Box(0, 0, 1, 1),)
+    for label, entity in (
+        ("Acme (PRODUCT)", Entity("Acme", "PRODUCT", (0, 1), visible=True, boxes=box)),
+        ("Beyonce\u0301", Entity("Beyonc\u00e9", "PER", (0, 1), visible=True, boxes=box)),
+        ("New\u200b York", Entity("New York", "LOC", (0, 2), visible=True, boxes=box)),
+        ("Acme (MISC)", Entity("Acme", "OTHER", (0, 1), visible=True, boxes=box)),
+    ):
+        assert _owners(label, None, [entity], tmp_path, []) == [0], label
+
+
+def test_an_audit_warns_of_what_training_would_refuse(tmp_path):
+    entities = (Entity("Ada met", "A B", (0, 2)), Entity("met", "PER", (1, 2)))
+    Image.new("RGB", (8, 8)).save(tmp_path / "1.png")
+    for split in ("train", "dev", "test"):
+        write_records(
+            tmp_path / f"{split}.jsonl", [replace(POST, id=split, image="1.png", size=(8, 8), entities=entities)]
+        )
+    found = [finding for finding in audit(tmp_path).findings if finding.place.startswith(str(tmp_path / "train.jsonl"))]
+    assert {"undecided", "odd type", "overlap"} <= {finding.kind for finding in found}
+    assert all(finding.level == "warning" for finding in found)
+
+
+@pytest.mark.parametrize("content", ["a\tO\rb\tO\n", "1.jpg###x\r2.jpg###y\n"])
+def test_line_ends_of_two_kinds_are_refused(tmp_path, content):
+    path = tmp_path / "file.txt"
+    path.write_bytes(content.encode())
+    with pytest.raises(UserError, match=r"file\.txt:1: a line end of old Macs among others"):
+        read_text(path)
+
+
+def test_null_is_a_field_left_out_everywhere(tmp_path):
+    path = tmp_path / "file.jsonl"
+    path.write_text('{"name": "Ada", "expression": null, "knowledge": null}\n')
+    assert next(iter(read_encyclopedia(path).entries.values())).expression == ""
+    entity = '{"text": "Ada", "type": "PER", "explanation": null, "shown": null}'
+    fields = ", ".join(f'"{name}": null' for name in ("version", "image", "caption", "relation"))
+    path.write_text(f'{{"id": "1", "text": "Ada", {fields}, "entities": [{entity}]}}\n')
+    assert read_examples(path)[0].caption == ""
+
+
+@pytest.mark.parametrize("name", ["optimizer.pt", "rng_state.pth", "model.safetensors", "trainer_state.json"])
+@pytest.mark.parametrize("content", [b"", b"{", b"PK\x03\x04" + b"\0" * 200])
+def test_a_damaged_checkpoint_is_none(tmp_path, name, content):
+    torch.save({"a": torch.ones(3)}, tmp_path / "optimizer.pt")
+    torch.save({"a": 1}, tmp_path / "rng_state.pth")
+    save_file({"a": torch.ones(3)}, tmp_path / "model.safetensors")
+    (tmp_path / "trainer_state.json").write_text("{}")
+    assert _is_complete(tmp_path)
+    (tmp_path / name).write_bytes(content)
+    assert not _is_complete(tmp_path)
+
+
+def test_who_has_read_enough_is_no_error(five):
+    command = f"{sys.executable} -m rivegs_mllm.cli.main audit data | head -1"
+    done = subprocess.run(
+        ["bash", "-c", command], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
+    )
+    assert "Errno" not in done.stderr
+    assert "Exception" not in done.stderr

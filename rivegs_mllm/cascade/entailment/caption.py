@@ -28,7 +28,7 @@ from rivegs_mllm.cascade.entailment.base import (
     with_decisions,
     with_nothing_visible,
 )
-from rivegs_mllm.cascade.entailment.scorer import device_of, outcome, shorten
+from rivegs_mllm.cascade.entailment.scorer import device_of, outcome
 from rivegs_mllm.cascade.expressions import Wordings
 from rivegs_mllm.cascade.referring import all_parts, check_parts, needed
 from rivegs_mllm.cascade.rows import EntailmentRow, entailment_view
@@ -36,6 +36,7 @@ from rivegs_mllm.cascade.training import StageData, Trainable, TrainableStage
 from rivegs_mllm.config.bounds import Dropout, PositiveFloat, TokenCount
 from rivegs_mllm.models.device import best_device
 from rivegs_mllm.models.generation import batches
+from rivegs_mllm.models.plain_text import shorten
 from rivegs_mllm.models.text_encoders import bare_encoder, load_encoder, load_tokenizer
 from rivegs_mllm.store.captions import Captions
 from rivegs_mllm.training.sampling import Variants

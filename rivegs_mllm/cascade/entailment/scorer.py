@@ -14,6 +14,8 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812
 from transformers import PreTrainedTokenizerBase
 
+from rivegs_mllm.models.plain_text import shorten
+
 Look = TypeVar("Look")
 Batch = dict[str, object]
 """Arguments of a judge's model by name: tensors, or dicts of tensors."""
@@ -71,22 +73,6 @@ def outcome(logits: torch.Tensor, labels: torch.Tensor | None) -> dict[str, torc
     if labels is None:
         return {"logits": logits}
     return {"logits": logits, "loss": F.binary_cross_entropy_with_logits(logits.float(), labels)}
-
-
-def shorten(tokenizer: PreTrainedTokenizerBase, text: str, room: int) -> str:
-    """The words at the text's beginning that are at most ``room`` tokens, special ones included.
-
-    A first word that is longer by itself is cut. ``text`` itself where it fits.
-    """
-    encoded = tokenizer(text, return_offsets_mapping=True, verbose=False)
-    if len(encoded.input_ids) <= room:
-        return text
-    ends = [end for start, end in encoded.offset_mapping if end > start]
-    kept = max(1, room - (len(encoded.input_ids) - len(ends)))
-    whole = text[: ends[kept - 1]]
-    if not text[len(whole)].isspace():
-        whole = whole.rpartition(" ")[0] or whole
-    return whole.rstrip()
 
 
 def fitting(judge: Judge, texts: Sequence[str]) -> tuple[list[str], list[str]]:

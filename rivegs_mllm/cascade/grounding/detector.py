@@ -26,6 +26,7 @@ from rivegs_mllm.cascade.rows import GroundingRow, grounding_view
 from rivegs_mllm.cascade.training import StageData, Trainable, TrainableStage
 from rivegs_mllm.data.images import GLANCE, open_for_model
 from rivegs_mllm.models.device import best_device
+from rivegs_mllm.models.plain_text import only_text
 from rivegs_mllm.models.pretrained import load_pretrained, own_files
 from rivegs_mllm.training.sampling import Variants
 from rivegs_mllm.types import Box, UserError
@@ -169,6 +170,7 @@ def load_detector(name: str, revision: str | None) -> Detector:
     """A detector by hub id or folder. Raises UserError where it is none of FAMILIES, or lacks weights."""
     families = dict.fromkeys(FAMILIES, AutoProcessor)
     model, processor = load_pretrained(AutoModelForZeroShotObjectDetection, name, revision, families, STAGE)
+    only_text(processor.tokenizer)
     return Detector(model, processor)
 
 

@@ -16,6 +16,7 @@ from rivegs_mllm.cascade.grounding.base import Found, Grounder, GroundingStage
 from rivegs_mllm.cascade.referring import all_parts, check_parts, needed
 from rivegs_mllm.config.bounds import TokenCount
 from rivegs_mllm.models.device import best_device
+from rivegs_mllm.models.plain_text import defused, shorten
 from rivegs_mllm.models.pretrained import load_pretrained, own_files
 from rivegs_mllm.types import Box
 
@@ -77,7 +78,12 @@ class Florence2:
         tokenizer = self.processor.tokenizer
         ask = self.processor.task_prompts_with_input[TASK]
         cells = self.processor.replace_image_token({}, 0)
-        prompts = [f"{cells}{tokenizer.bos_token}{ask.format(input=text)}{tokenizer.eos_token}" for text in texts]
+        head, tail = f"{cells}{tokenizer.bos_token}", tokenizer.eos_token
+        empty = len(tokenizer(f"{head}{ask.format(input='')}{tail}", add_special_tokens=False).input_ids)
+        room = self.model.config.text_config.max_position_embeddings - empty
+        plain = [defused(text, tokenizer) for text in texts]
+        short = [shorten(tokenizer, text, room) for text in plain]
+        prompts = [f"{head}{ask.format(input=text)}{tail}" for text in short]
         words = tokenizer(prompts, add_special_tokens=False, padding=True, return_tensors="pt").to(self.model.device)
         answers = self.model.generate(
             input_ids=words["input_ids"],
@@ -88,7 +94,11 @@ class Florence2:
             do_sample=False,
         )
         said = tokenizer.batch_decode(answers, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-        return [self.read(answer, image.size) for answer in said]
+        found = [self.read(answer, image.size) for answer in said]
+        return [
+            own if kept == text else Found(own.boxes, (f"cut to {room} tokens", *own.notes))
+            for own, kept, text in zip(found, short, plain, strict=True)
+        ]
 
     def read(self, answer: str, size: tuple[int, int]) -> Found:
         """The boxes in an answer, in pixels of a picture of ``size`` = (width, height)."""

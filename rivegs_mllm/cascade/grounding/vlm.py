@@ -23,12 +23,16 @@ from rivegs_mllm.config.bounds import TokenCount
 from rivegs_mllm.config.schema import AnswerRecipe, ModelRecipe
 from rivegs_mllm.models.device import best_device
 from rivegs_mllm.models.loading import load_model, load_processor, make_contract
+from rivegs_mllm.models.plain_text import defused, shorten
 from rivegs_mllm.models.pretrained import own_files
 from rivegs_mllm.types import Box, UserError
 
 PROMPT = 'Locate {text} in the image. Answer with its bounding box as JSON: {{"bbox_2d": [x1, y1, x2, y2]}}'
 
 _NUMBER = r"\s*(\d+(?:\.\d+)?)\s*"
+LONGEST = 512
+"""Tokens of an expression; more is no expression, and memory is bounded."""
+
 _BOX = re.compile(rf"\[{_NUMBER},{_NUMBER},{_NUMBER},{_NUMBER}\]|\({_NUMBER},{_NUMBER}\)\s*,\s*\({_NUMBER},{_NUMBER}\)")
 """JSON, or Qwen2-VL's pair of corners: (x1,y1),(x2,y2)."""
 
@@ -90,8 +94,10 @@ class Asker:
     def __call__(self, image: Image.Image, texts: Sequence[str]) -> list[Found]:
         """The boxes in the answer to each text, in their order."""
         tokenizer = self.processor.tokenizer
+        plain = [defused(text, tokenizer) for text in texts]
+        short = [shorten(tokenizer, text, LONGEST) for text in plain]
         inputs = self.processor(
-            text=[self._chat(text) for text in texts],
+            text=[self._chat(text) for text in short],
             images=[image] * len(texts),
             padding=True,
             padding_side="left",
@@ -105,7 +111,11 @@ class Asker:
             pad_token_id=tokenizer.pad_token_id,
         )
         tokens = self.model.generate(**inputs, generation_config=settings)[:, inputs["input_ids"].shape[1] :]
-        return [read(answer, self.contract, image.size) for answer in tokenizer.batch_decode(tokens)]
+        found = [read(answer, self.contract, image.size) for answer in tokenizer.batch_decode(tokens)]
+        return [
+            own if kept == text else Found(own.boxes, (f"cut to {LONGEST} tokens", *own.notes))
+            for own, kept, text in zip(found, short, plain, strict=True)
+        ]
 
     def _chat(self, text: str) -> str:
         asked = {"type": "text", "text": self.prompt.format(text=text)}

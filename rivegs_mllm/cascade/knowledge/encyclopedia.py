@@ -75,7 +75,8 @@ def _entry(line: bytes, where: str) -> Entry:
         raise UserError(f"{where}: not JSON: {error}") from None
     if type(raw) is not dict:
         raise UserError(f"{where}: not a JSON object")
-    name, expression, knowledge = raw.get("name"), raw.get("expression", ""), raw.get("knowledge", [])
+    given = {key: value for key, value in raw.items() if value is not None}  # null is left out, as pandas writes it
+    name, expression, knowledge = given.get("name"), given.get("expression", ""), given.get("knowledge", [])
     if type(name) is not str or not _words(name.split()):
         raise UserError(f"{where}: name: {shown(name)} is no name")
     if type(expression) is not str:

@@ -1,0 +1,36 @@
+"""What comes from a post is text: none of it is read as a token that means something to a model."""
+
+from __future__ import annotations
+
+from transformers import PreTrainedTokenizerBase
+
+
+def defused(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
+    """The text with a blank in whatever the tokenizer would read as one of its added tokens, lest a post end its turn
+    or point at a box."""
+    for token in tokenizer.get_added_vocab():
+        if len(token) > 1 and token in text:
+            text = text.replace(token, f"{token[0]} {token[1:]}")
+    return text
+
+
+def only_text(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """The tokenizer, which from here on reads the names of its special tokens in a text as text."""
+    tokenizer.split_special_tokens = True
+    return tokenizer
+
+
+def shorten(tokenizer: PreTrainedTokenizerBase, text: str, room: int) -> str:
+    """The words at the text's beginning that are at most ``room`` tokens, special ones included.
+
+    A first word that is longer by itself is cut. ``text`` itself where it fits.
+    """
+    encoded = tokenizer(text, return_offsets_mapping=True, verbose=False)
+    if len(encoded.input_ids) <= room:
+        return text
+    ends = [end for start, end in encoded.offset_mapping if end > start]
+    kept = max(1, room - (len(encoded.input_ids) - len(ends)))
+    whole = text[: ends[kept - 1]]
+    if not text[len(whole)].isspace():
+        whole = whole.rpartition(" ")[0] or whole
+    return whole.rstrip()
