@@ -160,7 +160,7 @@ def test_wrong_recipes_are_told_before_anything_is_run(recipes, emblems, tmp_pat
     again = write(tmp_path / "twice", "gold")
     for some, said in (
         ([recipes[0], broken], r"broken.yaml: grounder \(gold\): needs what the slot 'entailment' fills"),
-        ([recipes[0], again], "the same file name"),
+        ([recipes[0], again], "have the same name, gold; rename one"),
         ([recipes[0], tmp_path / "none.yaml"], "no such recipe"),
     ):
         with pytest.raises(UserError, match=said):
