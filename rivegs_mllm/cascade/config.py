@@ -93,16 +93,26 @@ def as_cascade(layered: Layered) -> CascadeRecipe:
 
 def check_needs(recipe: CascadeRecipe) -> None:
     """Raises StageError for a stage that needs a field which no stage before it fills."""
+    if said := lacking(recipe):
+        raise StageError(said)
+
+
+def lacking(recipe: CascadeRecipe) -> str:
+    """What a stage needs that no stage before it fills, and what to do; "" where none lacks anything.
+
+    Raises UserError where a stage's trained files, which say what it needs, cannot be read.
+    """
     stages = recipe.stages()
     for slot, choice in stages.items():
         further = tuple(choice.needs()) if isinstance(choice, Needy) else ()
         own = choice.instead() if isinstance(choice, Independent) else NEEDS[slot]
         for need in (*own, *further):
             if need not in stages:
-                raise StageError(
+                return (
                     f"{slot} ({type_of(choice)}): needs what the slot '{need}' fills, but that is null; "
                     f"give it a stage ({_CURES[need]}), or choose another type for {slot}"
                 )
+    return ""
 
 
 def types_of(slot: str) -> list[str]:

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rivegs_mllm.cascade.base import SLOTS, StageError
-from rivegs_mllm.cascade.config import CascadeRecipe, as_cascade, check_needs, names_slot, type_of, types_of
+from rivegs_mllm.cascade.base import SLOTS
+from rivegs_mllm.cascade.config import CascadeRecipe, as_cascade, check_needs, lacking, names_slot, type_of, types_of
 from rivegs_mllm.config.layers import Layered, read_layers
 from rivegs_mllm.config.schema import Recipe
 from rivegs_mllm.config.yaml_loader import decode
@@ -30,17 +30,22 @@ def read_systems(recipes: Sequence[Path], sweep: str | None = None, only: Sequen
 
     A recipe is called by its file's name, variants by their own names. With ``sweep`` the one recipe is a cascade, and
     follows with that type in each slot that has it, as ``<name>_<type>_<slot>``; ``none`` also leaves slots out. What
-    would lack a field that a stage needs is no system. Raises UserError for whatever is wrong in any of them.
+    would lack a field that a stage needs is no system. Raises UserError for a recipe that cannot be read, and for one
+    that is to be run and cannot be.
     """
-    systems: dict[str, System] = {}
+    found: dict[str, System] = {}
     for name, layered in _swept(recipes, sweep) if sweep else _named(recipes):
-        if name in systems:
-            raise UserError(f"{systems[name].where} and {layered.name} have the same name, {name}; rename one")
-        systems[name] = System(layered.name, _recipe(layered), layered.files)
+        if name in found:
+            raise UserError(f"{found[name].where} and {layered.name} have the same name, {name}; rename one")
+        recipe = as_cascade(layered) if names_slot(layered) else decode(Recipe, layered)
+        found[name] = System(layered.name, recipe, layered.files)
     for name in only:
-        if name not in systems:
-            raise UserError(f"--only {name}: no such system; there are {shown(', '.join(systems))}")
-    return {name: systems[name] for name in only} if only else systems
+        if name not in found:
+            raise UserError(f"--only {name}: no such system; there are {shown(', '.join(found))}")
+    systems = {name: found[name] for name in only} if only else found
+    for system in systems.values():
+        _check(system)
+    return systems
 
 
 def _named(recipes: Sequence[Path]) -> Iterator[tuple[str, Layered]]:
@@ -49,15 +54,12 @@ def _named(recipes: Sequence[Path]) -> Iterator[tuple[str, Layered]]:
         yield from layered.variants().items() or [(path.stem, layered)]
 
 
-def _recipe(layered: Layered) -> CascadeRecipe | Recipe:
-    if not names_slot(layered):
-        return decode(Recipe, layered)
-    recipe = as_cascade(layered)
-    try:
-        check_needs(recipe)
-    except UserError as error:
-        raise UserError(f"{layered.name}: {error}") from None
-    return recipe
+def _check(system: System) -> None:
+    if isinstance(system.recipe, CascadeRecipe):
+        try:
+            check_needs(system.recipe)
+        except UserError as error:
+            raise UserError(f"{system.where}: {error}") from None
 
 
 def _swept(recipes: Sequence[Path], kind: str) -> Iterator[tuple[str, Layered]]:
@@ -90,9 +92,7 @@ def _replaced(layered: Layered, recipe: CascadeRecipe, slot: str, kind: str) -> 
     replaced = read_layers(layered.path, [override])
     replaced = dataclasses.replace(replaced, name=f"{layered.name} {override}")
     try:
-        check_needs(as_cascade(replaced))
-    except StageError:
-        return None
+        recipe = as_cascade(replaced)
     except UserError as error:
         raise UserError(f"{error}; a type that needs settings is tried in a file of variants, not by --sweep") from None
-    return replaced
+    return None if lacking(recipe) else replaced
