@@ -25,8 +25,9 @@ from eval.scores import evaluate
 from rivegs_mllm.answer.contract import FILE_NAME
 from rivegs_mllm.cascade.training import StageTraining, train_stage
 from rivegs_mllm.config.answering import save_recipe
+from rivegs_mllm.config.layers import read_layers
 from rivegs_mllm.config.schema import Recipe
-from rivegs_mllm.config.yaml_loader import decode, read_yaml
+from rivegs_mllm.config.yaml_loader import decode
 from rivegs_mllm.data.jsonl import read_split
 from rivegs_mllm.data.logs import (
     FLAGS_HELP,
@@ -242,8 +243,8 @@ def start(path: Path | str, overrides: Sequence[str] = ()) -> Path:
 
 
 def _read(path: Path | str, overrides: Sequence[str]) -> Recipe | StageTraining:
-    content = read_yaml(path, overrides)
-    return decode(StageTraining if "stage" in content else Recipe, content, path)
+    layered = read_layers(path, overrides)
+    return decode(StageTraining if "stage" in layered.sections else Recipe, layered)
 
 
 def start_seeds(path: Path | str, overrides: Sequence[str], seeds: Sequence[int]) -> Path:

@@ -21,7 +21,8 @@ from rivegs_mllm.cascade.runner import StageReport, Step, run_steps, stamps
 from rivegs_mllm.cascade.segmentation.base import Segmenter
 from rivegs_mllm.cascade.tagging.base import Tagger
 from rivegs_mllm.config.bounds import BatchSize, check_bounds
-from rivegs_mllm.config.yaml_loader import parse_recipe, read_yaml
+from rivegs_mllm.config.layers import Layered, read_layers
+from rivegs_mllm.config.yaml_loader import decode
 from rivegs_mllm.data.foreign import loading
 from rivegs_mllm.data.jsonl import write_records
 from rivegs_mllm.types import TYPES, Prediction, Sample, UserError
@@ -65,7 +66,12 @@ class CascadeRecipe:
 
 def is_cascade(path: Path | str) -> bool:
     """Whether the recipe is one of a cascade: it names a slot at its top. Raises UserError where it cannot be read."""
-    return not read_yaml(path).keys().isdisjoint(SLOTS)
+    return names_slot(read_layers(path))
+
+
+def names_slot(layered: Layered) -> bool:
+    """Whether a slot is named at the top of what layers say."""
+    return not layered.sections.keys().isdisjoint(SLOTS)
 
 
 def read_cascade(path: Path | str, overrides: Sequence[str] = ()) -> CascadeRecipe:
@@ -74,24 +80,52 @@ def read_cascade(path: Path | str, overrides: Sequence[str] = ()) -> CascadeReci
     Another type for a slot lets its settings go. Raises UserError that names the file and the key for a key that is
     unknown or a value that does not fit.
     """
-    recipe = parse_recipe(CascadeRecipe, path, overrides)
+    return as_cascade(read_layers(path, overrides))
+
+
+def as_cascade(layered: Layered) -> CascadeRecipe:
+    """The recipe that layers say. Raises UserError as ``read_cascade`` does."""
+    recipe = decode(CascadeRecipe, layered)
     if not recipe.stages():
-        raise UserError(f"{path}: no slot has a stage; the slots are {', '.join(SLOTS)}")
+        raise UserError(f"{layered.name}: no slot has a stage; the slots are {', '.join(SLOTS)}")
     return recipe
 
 
 def check_needs(recipe: CascadeRecipe) -> None:
     """Raises StageError for a stage that needs a field which no stage before it fills."""
+    if said := lacking(recipe):
+        raise StageError(said)
+
+
+def lacking(recipe: CascadeRecipe) -> str:
+    """What a stage needs that no stage before it fills, and what to do; "" where none lacks anything.
+
+    Raises UserError where a stage's trained files, which say what it needs, cannot be read.
+    """
     stages = recipe.stages()
     for slot, choice in stages.items():
         further = tuple(choice.needs()) if isinstance(choice, Needy) else ()
         own = choice.instead() if isinstance(choice, Independent) else NEEDS[slot]
         for need in (*own, *further):
             if need not in stages:
-                raise StageError(
+                return (
                     f"{slot} ({type_of(choice)}): needs what the slot '{need}' fills, but that is null; "
                     f"give it a stage ({_CURES[need]}), or choose another type for {slot}"
                 )
+    return ""
+
+
+def types_of(slot: str) -> list[str]:
+    """The types that a slot can have."""
+    kind = {
+        "knowledge": Knowledge,
+        "tagger": Tagger,
+        "expander": Expander,
+        "entailment": Entailment,
+        "grounder": Grounder,
+        "segmenter": Segmenter,
+    }[slot]
+    return sorted(kind.get_known_choices())
 
 
 def type_of(choice: StageRecipe) -> str:

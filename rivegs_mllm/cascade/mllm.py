@@ -19,8 +19,8 @@ from eval.analysis.calibration import Calibration, read_calibration
 from rivegs_mllm.answer.contract import FILE_NAME
 from rivegs_mllm.answer.serialization import text_order
 from rivegs_mllm.cascade.base import Stage, StageError
-from rivegs_mllm.config import answering
-from rivegs_mllm.config.answering import read_answering
+from rivegs_mllm.config.answering import Answering, read_answering, trained_folder
+from rivegs_mllm.config.layers import read_layers
 from rivegs_mllm.models.generation import Generator, batches
 from rivegs_mllm.models.loading import load_adapter, to_use
 from rivegs_mllm.types import Entity, Prediction, Sample, UserError
@@ -34,8 +34,8 @@ SEGMENT_OF = {
 }
 """The segment of an answer that fills a slot's field."""
 
-_generators: WeakValueDictionary[tuple[Path, Path, Path], Generator] = WeakValueDictionary()
-"""By recipe, adapter and pictures, as long as a stage uses it: one model serves several slots."""
+_generators: WeakValueDictionary[tuple[str, Path, Path], Generator] = WeakValueDictionary()
+"""By settings, adapter and pictures, as long as a stage uses it: one model serves several slots."""
 
 
 def mllm_stage(recipe: Path, adapter: Path | None, slot: str, folder: Path) -> Stage:
@@ -45,19 +45,19 @@ def mllm_stage(recipe: Path, adapter: Path | None, slot: str, folder: Path) -> S
     what pictures are relative to. Raises UserError where they do not load, StageError where the model does not write
     the slot's segment.
     """
-    return MllmStage(*_load(recipe, adapter, folder), slot)
+    return MllmStage(*_load(read_answering(recipe), adapter or trained_folder(recipe), folder), slot)
 
 
-def whole_stage(recipe: Path, adapter: Path | None, folder: Path) -> Stage:
-    """The end-to-end model in all slots at once, which is how `rivegs predict` asks it. Arguments as above."""
-    return WholeMllm(*_load(recipe, adapter, folder))
+def whole_stage(settings: Answering, weights: Path, folder: Path) -> Stage:
+    """The end-to-end model in all slots at once, which is how `rivegs predict` asks it. ``weights`` is the adapter."""
+    return WholeMllm(*_load(settings, weights, folder))
 
 
-def _load(recipe: Path, adapter: Path | None, folder: Path) -> tuple[Generator, int, Calibration | None]:
+def _load(settings: Answering, weights: Path, folder: Path) -> tuple[Generator, int, Calibration | None]:
     """The generator, how many posts it answers at a time, and the calibration that was stored with the adapter."""
-    weights, settings = trained_folder(recipe, adapter), read_answering(recipe)
     calibration = read_calibration(weights)
-    key = (recipe.resolve(), weights.resolve(), folder.resolve())
+    used = (settings.model, settings.answer, settings.predict, settings.max_length)
+    key = (repr(used), weights.resolve(), folder.resolve())
     generator = _generators.get(key)
     if generator is None:
         system = to_use(load_adapter(weights, settings))
@@ -72,14 +72,13 @@ def mllm_needs(recipe: Path, slot: str) -> tuple[str, ...]:
 
 
 def mllm_files(recipe: Path, adapter: Path | None) -> tuple[Path, ...]:
-    """The files that the model's answers depend on."""
-    weights = trained_folder(recipe, adapter)
-    return (recipe, weights / FILE_NAME, weights / CALIBRATION, *sorted(weights.glob("adapter_model*")))
+    """The files that the model's answers depend on, the recipe's bases among them."""
+    return (*read_layers(recipe).files, *trained_files(adapter or trained_folder(recipe)))
 
 
-def trained_folder(recipe: Path, adapter: Path | None) -> Path:
-    """The adapter, by default where the recipe's training leaves it."""
-    return answering.trained_folder(recipe) if adapter is None else adapter
+def trained_files(weights: Path) -> tuple[Path, ...]:
+    """The files of a trained folder that the model's answers depend on."""
+    return (weights / FILE_NAME, weights / CALIBRATION, *sorted(weights.glob("adapter_model*")))
 
 
 class MllmStage:

@@ -11,6 +11,7 @@ from rivegs_mllm.cli.data import add_audit, add_build
 from rivegs_mllm.cli.distill import add_distill
 from rivegs_mllm.cli.evaluate import add_calibrate, add_evaluate, add_export, add_report
 from rivegs_mllm.cli.models import add_compare, add_predict, add_preview, add_propose, add_train
+from rivegs_mllm.cli.recipe import add_recipe
 from rivegs_mllm.cli.try_post import add_try
 from rivegs_mllm.data.logs import (
     FLAGS_HELP,
@@ -28,6 +29,7 @@ Grounded multimodal named entity recognition: which names a post holds, of which
 a run from data to scores:
   rivegs build emblems --out data/emblems --seed 0       make the embedded benchmark
   rivegs audit data/emblems                              check it before spending time
+  rivegs recipe RECIPE                                   what it says with its bases, and which file says what
   rivegs preview RECIPE --out preview.html               look at what the model will be given
   rivegs train RECIPE                                    fine-tune on one device, or by accelerate launch on many
   rivegs try "TEXT" --image FILE --model RUN             the entities of one post
@@ -77,6 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     for add in (
         add_build,
         add_audit,
+        add_recipe,
         add_preview,
         add_distill,
         add_train,

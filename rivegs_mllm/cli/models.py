@@ -16,6 +16,20 @@ from rivegs_mllm.data.logs import log_to, quiet_transformers
 from rivegs_mllm.data.post_errors import is_hindered, summary
 from rivegs_mllm.types import UserError
 
+COMPARE_EXAMPLES = """\
+A system is called by the name of its file, a variant by its own; its predictions are OUT/<name>.jsonl.
+
+examples:
+  rivegs compare recipes/tiny/e2e.yaml recipes/cascade/tiny.yaml --data runs/demo/emblems --out runs/compare
+  rivegs compare recipes/cascade/tiny.yaml --sweep gold --data ...    what each stage costs: a perfect one in its place
+  rivegs compare recipes/cascade/tiny.yaml --sweep none --data ...    without each stage that the rest can do without
+  rivegs compare recipes/cascade/riveg.yaml recipes/cascade/riveg_ablations.yaml --only riveg riveg_mixed --data ...
+
+A file of variants says of each what differs from a recipe; paths of bases are relative to the file:
+  variants:
+    boxes_as_masks: {base: riveg.yaml, segmenter: {type: box}}
+    no_segmenter: {base: riveg.yaml, segmenter: null}"""
+
 
 def add_preview(verbs) -> None:
     preview = verb(verbs, "preview", "a page of what the model will be given, without loading it", _preview, True)
@@ -56,7 +70,15 @@ def add_compare(verbs) -> None:
         "run systems on the same posts: scores, stages and costs in one table; it, too, goes on",
         _compare,
     )
-    compare.add_argument("recipes", type=Path, nargs="+", metavar="RECIPE", help="cascades and end-to-end models")
+    compare.formatter_class = argparse.RawDescriptionHelpFormatter
+    compare.epilog = COMPARE_EXAMPLES
+    compare.add_argument(
+        "recipes", type=Path, nargs="+", metavar="RECIPE", help="cascades, end-to-end models, and files of variants"
+    )
+    compare.add_argument(
+        "--sweep", metavar="TYPE", help="RECIPE is one cascade: also run it with this type in each slot that has it"
+    )
+    compare.add_argument("--only", nargs="+", default=[], metavar="NAME", help="run these systems, in this order")
     compare.add_argument("--data", type=Path, required=True, help="a dataset folder")
     compare.add_argument("--split", default="test", help="train, dev or test (default test)")
     compare.add_argument("--out", type=Path, required=True, help="the folder of table, predictions and drafts")
@@ -143,7 +165,7 @@ def _compare(args: argparse.Namespace, _: list[str]) -> int:
     quiet_transformers()
     from rivegs_mllm.compare.run import as_tables, compare
 
-    result = compare(args.recipes, args.data, args.split, args.out)
+    result = compare(args.recipes, args.data, args.split, args.out, args.sweep, args.only)
     Console().print(as_tables(result))
     hindered = {name: own["errors"]["summary"] for name, own in result["systems"].items() if own["errors"]["hindered"]}
     for name, lines in hindered.items():

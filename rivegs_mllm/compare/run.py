@@ -6,7 +6,7 @@ A work folder a system lies in the folder of the comparison, so that it goes on 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import draccus
@@ -15,11 +15,12 @@ import orjson
 from eval.scores import evaluate
 from eval.stage_metrics import stage_scores
 from rivegs_mllm.cascade.base import WHOLE
-from rivegs_mllm.cascade.config import CascadeRecipe, check_needs, is_cascade, read_cascade, run_cascade, type_of
-from rivegs_mllm.cascade.mllm import mllm_files, whole_stage
+from rivegs_mllm.cascade.config import CascadeRecipe, run_cascade, type_of
+from rivegs_mllm.cascade.mllm import trained_files, whole_stage
 from rivegs_mllm.cascade.runner import StageReport, Step, run_steps, stamps
+from rivegs_mllm.compare.systems import System, read_systems
 from rivegs_mllm.compare.tables import as_markdown, as_page, as_tables
-from rivegs_mllm.config.schema import Recipe, read_recipe
+from rivegs_mllm.config.answering import Answering
 from rivegs_mllm.data.files import check_output, write_json, write_text
 from rivegs_mllm.data.jsonl import read_split, write_records
 from rivegs_mllm.data.lock import lock_folder
@@ -27,23 +28,22 @@ from rivegs_mllm.data.logs import LOG, log_to
 from rivegs_mllm.data.post_errors import is_hindered, summary
 from rivegs_mllm.types import Prediction, Sample, UserError
 
-Systems = dict[str, tuple[Path, CascadeRecipe | Recipe]]
-"""The recipes by the names of their files."""
-
 __all__ = ["as_tables", "compare"]
 
 
-def compare(recipes: Sequence[Path], folder: Path, split: str, out: Path) -> dict:
-    """Runs each system on the posts of ``folder/<split>.jsonl`` and scores it.
+def compare(
+    recipes: Sequence[Path], folder: Path, split: str, out: Path, sweep: str | None = None, only: Sequence[str] = ()
+) -> dict:
+    """Runs each system on the posts of ``folder/<split>.jsonl`` and scores it; ``read_systems`` says which they are.
 
     Returns, and writes to ``out/compare.json``: ``{"posts", "systems": {name: {"recipe", "scores", "stages", "costs",
-    "total", "errors"}}}``, a system's name that of its recipe file. ``scores`` is what `eval.scores.evaluate` gives,
-    ``stages`` what `eval.stage_metrics.stage_scores` gives by subset, ``costs`` a `StageReport` a stage, ``total``
-    their sum, ``errors`` how many posts could not be answered as they are, and lines that say so. The tables of them
-    are in ``out/compare.md`` and ``compare.html``, the predictions in ``out/<name>.jsonl``. Raises UserError for a
-    recipe that is wrong, before any system is run.
+    "total", "errors"}}}``. ``scores`` is what `eval.scores.evaluate` gives, ``stages`` what
+    `eval.stage_metrics.stage_scores` gives by subset, ``costs`` a `StageReport` a stage, ``total`` their sum,
+    ``errors`` how many posts could not be answered as they are, and lines that say so. The tables of them are in
+    ``out/compare.md`` and ``compare.html``, the predictions in ``out/<name>.jsonl``. Raises UserError for a recipe
+    that is wrong, before any system is run.
     """
-    systems = _read(recipes)
+    systems = read_systems(recipes, sweep, only)
     for name in systems:
         check_output(out / f"{name}.jsonl", [folder / f"{split}.jsonl"])
     samples = read_split(folder, split)
@@ -51,16 +51,16 @@ def compare(recipes: Sequence[Path], folder: Path, split: str, out: Path) -> dic
         return _compare(systems, samples, folder, split, out)
 
 
-def _compare(systems: Systems, samples: Sequence[Sample], folder: Path, split: str, out: Path) -> dict:
+def _compare(systems: Mapping[str, System], samples: Sequence[Sample], folder: Path, split: str, out: Path) -> dict:
     found = {}
-    for name, (path, recipe) in systems.items():
+    for name, system in systems.items():
         try:
-            predictions, costs = _run(path, recipe, samples, folder, out / name)
+            predictions, costs = _run(system, samples, folder, out / name)
         except UserError as error:
-            raise UserError(f"{path}: {error}") from error
+            raise UserError(f"{system.where}: {error}") from error
         write_records(out / f"{name}.jsonl", predictions)
         errors = {"hindered": sum(map(is_hindered, predictions)), "summary": summary(predictions)}
-        found[name] = {"recipe": str(path), **_figures(samples, predictions, recipe, costs), "errors": errors}
+        found[name] = {"recipe": system.where, **_figures(samples, predictions, system.recipe, costs), "errors": errors}
     result = {"data": str(folder), "split": split, "posts": len(samples), "systems": found}
     write_json(out / "compare.json", result)
     write_text(out / "compare.md", as_markdown(result))
@@ -68,38 +68,23 @@ def _compare(systems: Systems, samples: Sequence[Sample], folder: Path, split: s
     return result
 
 
-def _read(recipes: Sequence[Path]) -> Systems:
-    systems: Systems = {}
-    for path in recipes:
-        if path.stem in systems:
-            raise UserError(f"{path} and {systems[path.stem][0]} have the same file name; rename one")
-        if is_cascade(path):
-            recipe = read_cascade(path)
-            try:
-                check_needs(recipe)
-            except UserError as error:
-                raise UserError(f"{path}: {error}") from None
-        else:
-            recipe = read_recipe(path)
-        systems[path.stem] = (path, recipe)
-    return systems
-
-
 def _run(
-    path: Path, recipe: CascadeRecipe | Recipe, samples: Sequence[Sample], folder: Path, out: Path
+    system: System, samples: Sequence[Sample], folder: Path, out: Path
 ) -> tuple[list[Prediction], list[StageReport]]:
+    recipe = system.recipe
     if isinstance(recipe, CascadeRecipe):
         return run_cascade(recipe, samples, folder, out)
-    step = Step(WHOLE, "mllm", lambda: whole_stage(path, None, folder))
+    weights = system.weights
+    step = Step(WHOLE, "mllm", lambda: whole_stage(recipe, weights, folder))
     parts = {name: dataclasses.asdict(getattr(recipe, name)) for name in ("model", "answer", "predict")}
-    settings = {**parts, "files": stamps(mllm_files(path, None))}
+    settings = {**parts, "files": stamps([*system.files, *trained_files(weights)])}
     return run_steps([step], samples, out, recipe.predict.batch_size, settings, ())
 
 
 def _figures(
     samples: Sequence[Sample],
     predictions: Sequence[Prediction],
-    recipe: CascadeRecipe | Recipe,
+    recipe: CascadeRecipe | Answering,
     costs: Sequence[StageReport],
 ) -> dict:
     subsets = {"all": samples}
@@ -121,7 +106,7 @@ def _a_post(cost: StageReport) -> float:
     return cost.seconds / cost.posts if cost.posts else 0.0
 
 
-def _parameters(recipe: CascadeRecipe | Recipe, costs: Sequence[StageReport]) -> int:
+def _parameters(recipe: CascadeRecipe | Answering, costs: Sequence[StageReport]) -> int:
     """Of all models of a system together; stages of the same type and settings are one model."""
     if not isinstance(recipe, CascadeRecipe):
         return sum(cost.parameters or 0 for cost in costs)

@@ -12,8 +12,9 @@ from peft import LoraConfig
 from transformers import TrainingArguments
 
 from rivegs_mllm.config.bounds import TokenCount, check_bounds
+from rivegs_mllm.config.layers import Layered, read_layers, word
 from rivegs_mllm.config.schema import AnswerRecipe, ModelRecipe, PredictRecipe, Recipe, check_answering
-from rivegs_mllm.config.yaml_loader import decode, read_yaml, word
+from rivegs_mllm.config.yaml_loader import decode
 from rivegs_mllm.data.files import write_text
 from rivegs_mllm.types import UserError
 
@@ -53,16 +54,25 @@ _OF_TRAINING = {own.name for own in dataclasses.fields(Recipe)} - set(_OWN)
 
 def read_answering(path: Path | str, overrides: Sequence[str] = ()) -> Answering:
     """What a recipe of an end-to-end model says about prediction. Raises UserError as `schema.read_recipe` does."""
-    content = read_yaml(path, overrides)
-    return decode(Answering, {key: value for key, value in content.items() if key not in _OF_TRAINING}, path)
+    return answering(read_layers(path, overrides))
+
+
+def answering(layered: Layered) -> Answering:
+    """As ``read_answering``, of a recipe that has been read."""
+    return decode(Answering, layered.without(_OF_TRAINING))
 
 
 def trained_folder(path: Path | str, overrides: Sequence[str] = ()) -> Path:
-    """Where a recipe's training leaves the adapter. Raises UserError where the recipe does not say."""
-    train = read_yaml(path, overrides).get("train")
+    """Where a recipe's training leaves the adapter. Raises UserError where the recipe does not train."""
+    return folder_of(read_layers(path, overrides))
+
+
+def folder_of(layered: Layered) -> Path:
+    """As ``trained_folder``, of a recipe that has been read."""
+    train = layered.sections.get("train")
     folder = word(train, "output_dir") if isinstance(train, dict) else None
     if not folder:
-        raise UserError(f"{path}: train.output_dir: missing, so name the trained folder: --adapter FOLDER")
+        raise UserError(f"{layered.name}: train.output_dir: missing, so name the trained folder: --adapter FOLDER")
     return Path(folder)
 
 

@@ -198,7 +198,7 @@ def test_the_calibration_of_the_run_decides(trained, end_to_end, tmp_path):
     assert all(entity.visible for entity in said)
     calibrated = [every.probability(score) for score in scores]
     assert sorted(entity.visible_score for entity in said) == pytest.approx(calibrated, rel=1e-3)
-    whole = whole_stage(trained.recipe, adapter, trained.data)(trained.samples, drafts)
+    whole = whole_stage(read_recipe(trained.recipe), adapter, trained.data)(trained.samples, drafts)
     assert_same(whole, [every.apply(answer) for answer in end_to_end])
     (adapter / "calibration.json").write_text("{")
     with pytest.raises(UserError, match=r"calibration\.json"):

@@ -1,89 +1,109 @@
-"""Every recipe of a cascade parses, says its command, and holds what its name says; a line swaps a stage."""
+"""The recipes of cascades hold what their names say; a line swaps a stage."""
 
 import difflib
-import shlex
-from pathlib import Path
 
 import pytest
-import yaml
+from recipe_files import ROOT
 
 from rivegs_mllm.cascade.base import NEEDS, SLOTS, Independent
-from rivegs_mllm.cascade.config import is_cascade, read_cascade
+from rivegs_mllm.cascade.config import as_cascade, is_cascade
 from rivegs_mllm.compare.run import compare
+from rivegs_mllm.compare.systems import read_systems
+from rivegs_mllm.config.layers import read_layers
 from rivegs_mllm.config.schema import read_recipe
+from rivegs_mllm.config.yaml_text import plain
 from rivegs_mllm.types import UserError
 
-ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "recipes" / "cascade"
-RECIPES = sorted(FOLDER.glob("*.yaml"))
-FAMILIES = {"mllm": SLOTS[1:], "tiny": SLOTS[1:], "riveg": ("tagger", *SLOTS[3:])}
-"""Systems, and the slots in which each has the gold, one at a time."""
+WHOLE = ("riveg", "tiny", "mllm")
+FILES = ("riveg_ablations", "tiny_ablations")
+SINGLE = {"type": "mllm", "recipe": "recipes/tiny/e2e.yaml"}
+GOLD = "".join(f"{slot}: {{type: gold}}\n" for slot in SLOTS[1:])
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_recipe_parses_and_says_its_command(path):
-    assert is_cascade(path)
-    stages = read_cascade(path).stages()
-    for slot, choice in stages.items():
-        own = choice.instead() if isinstance(choice, Independent) else NEEDS[slot]
-        assert set(own) <= stages.keys()
-    first, *rest = path.read_text(encoding="utf-8").splitlines()
-    words = shlex.split(first.lstrip("# "))
-    assert words[:3] == ["rivegs", "predict", path.relative_to(ROOT).as_posix()]
-    assert Path(words[-1]).stem == path.stem
-    lines = [line.partition(":")[0] for line in rest if not line.startswith(("#", "batch_size:"))]
-    assert lines == list(stages), "one line a slot, so that a stage is swapped by editing one line"
+def systems() -> dict:
+    """All cascades of the folder, by name."""
+    own = {name: read_layers(FOLDER / f"{name}.yaml") for name in WHOLE}
+    for name in FILES:
+        own |= read_layers(FOLDER / f"{name}.yaml").variants()
+    return own
+
+
+SYSTEMS = systems()
 
 
 def slots(name: str) -> dict:
-    content = yaml.safe_load((FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
+    content = plain(SYSTEMS[name].content)
     return {slot: content[slot] for slot in SLOTS if slot in content}
 
 
-@pytest.mark.parametrize(
-    ("system", "slot", "kind"),
-    [(system, slot, "gold") for system, own in FAMILIES.items() for slot in own]
-    + [("tiny", slot, "mllm") for slot in SLOTS[:-1]]
-    + [("riveg", slot, "mllm") for slot in ("tagger", "entailment", "grounder")],
-)
-def test_one_slot_at_a_time_is_replaced(system, slot, kind):
-    whole, replaced = slots(system), slots(f"{system}_{kind}_{slot}")
-    assert replaced.pop(slot)["type"] == kind
-    whole.pop(slot, None)
-    assert replaced == whole
+def changed(name: str, base: str) -> set[str]:
+    """The slots in which a system is not as another."""
+    own, other = slots(name), slots(base)
+    return {slot for slot in SLOTS if own.get(slot) != other.get(slot)}
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_every_stage_has_what_it_needs(name):
+    stages = as_cascade(SYSTEMS[name]).stages()
+    for slot, choice in stages.items():
+        own = choice.instead() if isinstance(choice, Independent) else NEEDS[slot]
+        assert set(own) <= stages.keys()
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_a_whole_cascade_has_one_line_a_slot_so_that_a_stage_is_swapped_by_editing_one(name):
+    assert is_cascade(FOLDER / f"{name}.yaml")
+    text = (FOLDER / f"{name}.yaml").read_text(encoding="utf-8")
+    lines = [line.partition(":")[0] for line in text.splitlines() if not line.startswith(("#", "batch_size:"))]
+    assert lines == list(slots(name))
+
+
+def test_a_variant_says_in_its_name_what_it_changes():
+    for name in SYSTEMS.keys() - set(WHOLE):
+        family = "riveg" if name.startswith("riveg") else "tiny"
+        for slot in SLOTS:
+            if slot in name.split("_"):
+                assert slot in changed(name, family), name
+            if f"no_{slot}" in name:
+                assert slot not in slots(name), name
+            if f"mllm_{slot}" in name:
+                assert slots(name)[slot]["type"] == "mllm"
+                assert changed(name, family) == {slot}
+    for slot in SLOTS[:-1]:
+        assert f"tiny_mllm_{slot}" in SYSTEMS
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_gold_is_swept_over_every_slot_that_can_be_perfect(name, monkeypatch):
+    monkeypatch.setattr("rivegs_mllm.compare.systems.lacking", lambda recipe: "")  # reads what is trained
+    monkeypatch.setattr("rivegs_mllm.compare.systems.check_needs", lambda recipe: None)
+    found = read_systems([FOLDER / f"{name}.yaml"], "gold")
+    assert list(found) == [name, *(f"{name}_gold_{slot}" for slot in SLOTS[1:])]
 
 
 def test_the_cascade_s_fields_are_forced_on_the_single_model():
-    told, single = slots("mllm_told_fields"), {"type": "mllm", "recipe": "recipes/tiny/e2e.yaml"}
-    assert {slot for slot in told if told[slot] == single} == {"entailment", "grounder"}
-    assert {slot: told[slot] for slot in SLOTS[:3]} == {slot: slots("tiny")[slot] for slot in SLOTS[:3]}
-    expressions = slots("mllm_told_expressions")
-    assert expressions == {**slots("mllm"), "expander": slots("tiny")["expander"]}
-    assert read_recipe(ROOT / single["recipe"]).answer.segments == [
+    told = slots("mllm_told_fields")
+    assert {slot for slot in told if told[slot] == SINGLE} == {"entailment", "grounder"}
+    assert changed("mllm_told_fields", "tiny") == {"entailment", "grounder"}
+    assert slots("mllm_told_expressions") == {**slots("mllm"), "expander": slots("tiny")["expander"]}
+    assert slots("mllm") == dict.fromkeys(SLOTS[:-1], SINGLE)
+    assert read_recipe(ROOT / SINGLE["recipe"]).answer.segments == [
         "knowledge", "entities", "expressions", "visible", "boxes",
     ]  # fmt: skip
 
 
-def test_a_checkpoint_that_a_recipe_names_is_one_that_a_stage_s_recipe_trains():
-    folders = {}
-    for path in (ROOT / "recipes" / "stages").glob("*.yaml"):
-        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
-        folders[recipe["train"]["output_dir"]] = recipe["stage"]["type"]
-    for path in RECIPES:
-        for slot, stage in slots(path.stem).items():
-            named = str(stage.get("checkpoint", stage.get("model", "")))
-            if named.startswith("runs/"):
-                assert folders.get(named.removesuffix("/sam.pth")) == stage["type"], f"{path.name}: {slot}: {named}"
+def test_gold_is_perfect_in_every_slot_that_can_be():
+    assert plain(SYSTEMS["gold"].content) == {slot: {"type": "gold"} for slot in SLOTS[1:]}
 
 
 # Swapped by editing one line
 
 
 def test_a_stage_is_swapped_by_editing_one_line(emblems, tmp_path):
-    gold = (FOLDER / "gold.yaml").read_text(encoding="utf-8")
     before, after = tmp_path / "before.yaml", tmp_path / "after.yaml"
-    before.write_text(gold, encoding="utf-8")
-    after.write_text(gold.replace("entailment: {type: gold}", "entailment: {type: always}"), encoding="utf-8")
+    before.write_text(GOLD, encoding="utf-8")
+    after.write_text(GOLD.replace("entailment: {type: gold}", "entailment: {type: always}"), encoding="utf-8")
     changes = difflib.ndiff(before.read_text().splitlines(), after.read_text().splitlines())
     assert [line for line in changes if line[0] in "+-"] == [
         "- entailment: {type: gold}",
@@ -108,9 +128,8 @@ def test_a_stage_is_swapped_by_editing_one_line(emblems, tmp_path):
     ],
 )
 def test_a_line_that_is_edited_wrongly_is_told(emblems, tmp_path, line, said):
-    gold = (FOLDER / "gold.yaml").read_text(encoding="utf-8")
     path = tmp_path / "edited.yaml"
-    path.write_text(gold.replace("entailment: {type: gold}", line), encoding="utf-8")
+    path.write_text(GOLD.replace("entailment: {type: gold}", line), encoding="utf-8")
     with pytest.raises(UserError, match=said) as error:
         compare([path], emblems, "test", tmp_path / "out")
     assert str(path) in str(error.value)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from recipe_files import ROOT, recipes
 from safetensors.torch import load_file
 from stage_training import make_recipe, write_recipe
 
@@ -25,8 +26,7 @@ from rivegs_mllm.train import main
 from rivegs_mllm.training.sampling import Variants
 from rivegs_mllm.types import TYPES, UserError
 
-ROOT = Path(__file__).parents[2]
-STAGES = sorted((ROOT / "recipes" / "stages").glob("*.yaml"))
+STAGES = recipes("stages")
 BEST = (
     "--data.test=test",
     "--train.num_train_epochs=8",
@@ -45,9 +45,8 @@ def state(run: Path) -> dict:
 
 
 @pytest.mark.parametrize("path", STAGES, ids=lambda path: path.stem)
-def test_recipe_parses_and_says_its_command(path):
+def test_a_recipe_trains_below_runs_and_keeps_the_best(path):
     recipe = parse_recipe(StageTraining, path, ["--train.use_cpu=true"])
-    assert path.read_text().startswith(f"# rivegs train {path.relative_to(ROOT).as_posix()}")
     assert recipe.train.output_dir.split("/")[0] == "runs"
     assert recipe.train.load_best_model_at_end
 

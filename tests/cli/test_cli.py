@@ -37,7 +37,7 @@ def gold_as_predictions(folder: Path, out: Path) -> list[Prediction]:
 
 @pytest.mark.parametrize(
     "verb", [[], ["build"], ["build", "emblems"], ["build", "twitter-gmner"], ["audit"], ["preview"], ["train"],
-             ["predict"], ["evaluate"], ["calibrate"], ["report"], ["export"], ["compare"],
+             ["recipe"], ["predict"], ["evaluate"], ["calibrate"], ["report"], ["export"], ["compare"],
              ["distill"], ["distill-examples"]]
 )  # fmt: skip
 def test_help_is_there(verb, capsys):

@@ -160,7 +160,7 @@ def test_wrong_recipes_are_told_before_anything_is_run(recipes, emblems, tmp_pat
     again = write(tmp_path / "twice", "gold")
     for some, said in (
         ([recipes[0], broken], r"broken.yaml: grounder \(gold\): needs what the slot 'entailment' fills"),
-        ([recipes[0], again], "the same file name"),
+        ([recipes[0], again], "have the same name, gold; rename one"),
         ([recipes[0], tmp_path / "none.yaml"], "no such recipe"),
     ):
         with pytest.raises(UserError, match=said):
@@ -183,5 +183,6 @@ def test_perfect_stages_are_perfect_on_twitter_gmner(tmp_path):
 
     raw = Path(os.environ["RIVEGS_DATA"]) / "twitter_gmner" / "Twitter10000_v2.0"
     build_twitter_gmner(raw, [], tmp_path / "data", True)
-    result = compare([Path("recipes/cascade/gold.yaml")], tmp_path / "data", "test", tmp_path / "out")
+    recipes = [Path("recipes/cascade/tiny_ablations.yaml")]
+    result = compare(recipes, tmp_path / "data", "test", tmp_path / "out", only=["gold"])
     assert f1(result, "gold") == dict.fromkeys(("MNER", "GMNER", "EEG"), 1.0)

@@ -1,9 +1,7 @@
-"""Every recipe parses, says its own command, and the accelerate configs it is launched with load."""
+"""The recipes of single models are what they say, and the accelerate configs they are launched with load."""
 
-import itertools
 import json
 import re
-import shlex
 from pathlib import Path
 
 import pytest
@@ -11,49 +9,29 @@ import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.utils import DistributedType
 from bases import BASES
+from recipe_files import ROOT, named, recipes
 
 from rivegs_mllm.config.schema import Recipe, read_recipe
-from rivegs_mllm.config.yaml_loader import parse_recipe
+from rivegs_mllm.config.yaml_loader import parse_recipe, read_yaml
+from rivegs_mllm.config.yaml_text import plain
 from rivegs_mllm.tiny.build import BaseRecipe
 from rivegs_mllm.training import memory
 from rivegs_mllm.types import UserError
 
-ROOT = Path(__file__).parents[2]
 BASE = ROOT / "recipes" / "tiny" / "base.yaml"
-FIELD = sorted((ROOT / "recipes" / "e2e").glob("*.yaml"))
-END_TO_END = [*FIELD, *(path for path in sorted((ROOT / "recipes" / "tiny").glob("*.yaml")) if path != BASE)]
+FIELD = recipes("e2e")
+END_TO_END = [*FIELD, *(path for path in recipes("tiny") if path != BASE)]
 CONFIGS = sorted((ROOT / "accelerate_configs").glob("*.yaml"))
-STARTS = ("accelerate launch --config_file accelerate_configs/", "rivegs train ")
-SEVEN = "qwen2_5_vl_7b_lora.yaml"
+SEVEN = ROOT / "recipes" / "e2e" / "qwen2_5_vl_7b.yaml"
 
 
 def read(path: Path, *overrides: str) -> Recipe:
     return read_recipe(path, ["--train.use_cpu=true", *overrides])
 
 
-def commands(path: Path) -> list[str]:
-    """The commands in a recipe's opening comment, the first line among them."""
-    lines = itertools.takewhile(lambda line: line.startswith("#"), path.read_text(encoding="utf-8").splitlines())
-    first, *rest = (line.lstrip("# ") for line in lines)
-    return [first, *(line for line in rest if line.startswith(STARTS))]
-
-
-def named(path: Path):
-    return path.relative_to(ROOT).as_posix()
-
-
 @pytest.mark.parametrize("path", END_TO_END, ids=named)
-def test_recipe_parses_and_says_its_command(path):
-    recipe = read(path)
-    assert recipe.train.remove_unused_columns is False, "the Trainer would drop pictures"
-    for command in commands(path):
-        assert command.startswith(STARTS)
-        words = shlex.split(command)
-        own = words.index(named(path))
-        assert words[own - 2 : own] in (["rivegs", "train"], ["-m", "rivegs_mllm.train"])
-        for flag in ("--config_file", "--deepspeed_config_file"):
-            assert flag not in words or (ROOT / words[words.index(flag) + 1]).is_file()
-        read(path, *words[own + 1 :])
+def test_no_recipe_lets_the_trainer_drop_pictures(path):
+    assert read(path).train.remove_unused_columns is False
 
 
 def test_recipe_of_the_tiny_base():
@@ -64,8 +42,7 @@ def test_recipe_of_the_tiny_base():
 
 @pytest.mark.parametrize("path", FIELD, ids=named)
 def test_field_recipe_is_what_it_says(path):
-    recipe, head = read(path), path.read_text(encoding="utf-8")
-    assert (recipe.model.quantization == "nf4") == ("qlora" in path.stem)
+    recipe = read(path)
     assert recipe.train.output_dir == f"runs/{path.stem}"
     assert recipe.train.gradient_checkpointing_kwargs == {"use_reentrant": False}
     assert (recipe.train.metric_for_best_model, recipe.train.greater_is_better) == ("eval_gmner_f1", True)
@@ -74,11 +51,24 @@ def test_field_recipe_is_what_it_says(path):
     assert recipe.model.max_pixels == 1024 * side * side
     assert text.vocab_size > 150_000
 
+
+ROW = re.compile(
+    r"^\| \[(e2e/\w+\.yaml)\]\(\1\)(?: `(--[^`]+)`)? \|[^|]+\| ([\d.]+) \| ([\d.]+) \| ([\d.]+)\*? \|$", re.MULTILINE
+)
+MEMORY = ROW.findall((ROOT / "recipes" / "README.md").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(("name", "said", "one", "eight", "nodes"), MEMORY, ids=lambda value: value.split("/")[-1])
+def test_the_memory_in_the_table_is_what_is_calculated(name, said, one, eight, nodes):
+    recipe = read(ROOT / "recipes" / name, *said.split())
     stage = 2 if recipe.model.quantization else 3
-    for line, gpus, zero in (("Eight", 8, 2), ("One", 1, 0), ("Two", 16, stage)):
-        stated = re.search(rf"^# {line}.*?([0-9.]+) GB", head, re.MULTILINE)[1]
+    for stated, gpus, zero in ((one, 1, 0), (eight, 8, 2), (nodes, 16, stage)):
         calculated = memory.estimate(BASES[recipe.model.base](), recipe, gpus, zero).total / 1e9
-        assert stated == f"{calculated:.1f}", f"{line}: run python -m rivegs_mllm.training.memory again"
+        assert stated == f"{calculated:.1f}", f"{gpus} GPUs: run python -m rivegs_mllm.training.memory again"
+
+
+def test_the_table_has_every_recipe_that_needs_a_gpu():
+    assert {row[0] for row in MEMORY} == {f"e2e/{path.name}" for path in FIELD}
 
 
 @pytest.mark.parametrize(
@@ -87,7 +77,7 @@ def test_field_recipe_is_what_it_says(path):
 )
 def test_unknown_key_is_named(tmp_path, key, name):
     """A key below a section comes in that section's place."""
-    recipe = yaml.safe_load((ROOT / "recipes" / "e2e" / SEVEN).read_text())
+    recipe = plain(read_yaml(SEVEN))
     for section, values in yaml.safe_load(key).items():
         recipe[section] = {**recipe[section], **values} if isinstance(values, dict) else values
     path = tmp_path / "recipe.yaml"
@@ -98,9 +88,8 @@ def test_unknown_key_is_named(tmp_path, key, name):
 
 
 def test_overrides():
-    path = ROOT / "recipes" / "e2e" / SEVEN
     recipe = read(
-        path, "--train.learning_rate=5e-5", "--lora.r=8", "--answer.segments=[entities,boxes]", "--model.base=tiny"
+        SEVEN, "--train.learning_rate=5e-5", "--lora.r=8", "--answer.segments=[entities,boxes]", "--model.base=tiny"
     )
     assert (recipe.train.learning_rate, recipe.lora.r, recipe.model.base) == (5e-5, 8, "tiny")
     assert recipe.answer.segments == ["entities", "boxes"]

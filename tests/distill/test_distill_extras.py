@@ -13,13 +13,15 @@ for package in ("openai", "pyarrow", "datasets", "duckdb"):
     sys.modules[package] = None  # as if it were not installed
 import rivegs_mllm.llm.client as chat
 import rivegs_mllm.cli.distill_command
-from rivegs_mllm.cascade.config import read_cascade, run_cascade
+from rivegs_mllm.cascade.config import as_cascade, run_cascade
+from rivegs_mllm.config.layers import read_layers
 from rivegs_mllm.store.answer_store import Store, read_store
 from rivegs_mllm.data.jsonl import read_split
 from rivegs_mllm.data.logs import missing_extra
 
 data, out = Path(sys.argv[1]), Path(sys.argv[2])
-predictions, _ = run_cascade(read_cascade("recipes/cascade/gold.yaml"), read_split(data, "dev"), data, out / "work")
+gold = as_cascade(read_layers("recipes/cascade/tiny_ablations.yaml").variants()["gold"])
+predictions, _ = run_cascade(gold, read_split(data, "dev"), data, out / "work")
 print(sum(len(prediction.entities) for prediction in predictions))
 (out / "store").mkdir()
 (out / "store" / "shard-000000.parquet").write_bytes(b"")

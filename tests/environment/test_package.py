@@ -95,8 +95,10 @@ def test_a_dataset_is_made_checked_scored_and_shown(rivegs, tmp_path):
 
 def test_what_needs_an_extra_names_it(rivegs, tmp_path):
     rivegs("build", "emblems", "--out", "data", "--train", "12", "--dev", "4", "--test", "4")
-    (tmp_path / "tagger.yaml").write_text((ROOT / "recipes/stages/tagger_tiny.yaml").read_text())
-    said = rivegs("train", "tagger.yaml", "--data.folder=data", "--train.max_steps=1", code=2).stderr
+    tagger = str(ROOT / "recipes/stages/tagger_tiny.yaml")
+    said = rivegs(
+        "train", tagger, f"--train.output_dir={tmp_path / 'run'}", "--data.folder=data", "--train.max_steps=1", code=2
+    ).stderr
     assert "pip install 'rivegs-mllm[cascade]'" in said
     (tmp_path / "teacher.yaml").write_text((ROOT / "recipes/distill/twitter_gmner_expressions.yaml").read_text())
     said = rivegs("distill", "teacher.yaml", "--data.folder=data", "--task.captions=[]", code=2).stderr

@@ -21,7 +21,8 @@ from rivegs_mllm.cascade.config import CascadeRecipe, read_cascade
 from rivegs_mllm.cascade.training import StageTraining
 from rivegs_mllm.config.bounds import Bounds, is_union
 from rivegs_mllm.config.schema import PredictRecipe, Recipe, read_recipe
-from rivegs_mllm.config.yaml_loader import parse_recipe
+from rivegs_mllm.config.yaml_loader import parse_recipe, read_yaml
+from rivegs_mllm.config.yaml_text import plain
 from rivegs_mllm.data.jsonl import read_split
 from rivegs_mllm.distill.config import DistillRecipe, read_distill
 from rivegs_mllm.distill.pseudo_labels import read_rows_recipe
@@ -55,7 +56,7 @@ def refused(path: Path, read=read_recipe, overrides=(), says: str = "") -> str:
 
 def edited(folder: Path, key: str, value: object, source: Path = TINY) -> Path:
     """A recipe with one key of another value."""
-    content = yaml.safe_load(source.read_text(encoding="utf-8"))
+    content = plain(read_yaml(source))
     *above, last = key.split(".")
     section = content
     for name in above:
@@ -417,7 +418,7 @@ def numbers(kind: type, content: dict, key: str = "") -> Iterator[tuple[str, obj
 NUMERIC = [
     (path, kind, key, rule)
     for path, kind in ((TINY, Recipe), (STAGE, StageTraining), (CASCADE, CascadeRecipe), (DISTILL, DistillRecipe))
-    for key, rule in numbers(kind, yaml.safe_load(path.read_text(encoding="utf-8")))
+    for key, rule in numbers(kind, plain(read_yaml(path)))
 ]
 
 
@@ -461,12 +462,7 @@ READERS = {
 @pytest.mark.parametrize("share", [40, pytest.param(None, marks=pytest.mark.faults)])
 def test_every_key_with_every_wrong_value_parses_or_is_told(trials, tmp_path, share):
     """Whatever a key is given: a recipe is read, all of its numbers finite, or it is refused in one line."""
-    cases = [
-        (path, key, value)
-        for path in READERS
-        for key in leaves(yaml.safe_load(path.read_text(encoding="utf-8")))
-        for value in WRONG
-    ]
+    cases = [(path, key, value) for path in READERS for key in leaves(plain(read_yaml(path))) for value in WRONG]
     cases = trials.rng.sample(cases, share) if share else cases
 
     def attempt(case):

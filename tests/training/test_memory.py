@@ -15,6 +15,7 @@ from rivegs_mllm.types import UserError
 RECIPES = Path(__file__).parents[2] / "recipes" / "e2e"
 LINEAR = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
 SEVEN = "Qwen/Qwen2.5-VL-7B-Instruct"
+NF4 = "--model.quantization=nf4"
 
 
 def recipe(name: str, *overrides: str) -> Recipe:
@@ -24,9 +25,9 @@ def recipe(name: str, *overrides: str) -> Recipe:
 @pytest.mark.parametrize(
     ("base", "name", "parameters"),
     [
-        (SEVEN, "qwen2_5_vl_7b_lora.yaml", 8_292_166_656),
-        ("Qwen/Qwen2.5-VL-3B-Instruct", "qwen2_5_vl_3b_lora.yaml", 3_754_622_976),
-        ("Qwen/Qwen3-VL-8B-Instruct", "qwen3_vl_8b_lora.yaml", 8_767_123_696),
+        (SEVEN, "qwen2_5_vl_7b.yaml", 8_292_166_656),
+        ("Qwen/Qwen2.5-VL-3B-Instruct", "qwen2_5_vl_3b.yaml", 3_754_622_976),
+        ("Qwen/Qwen3-VL-8B-Instruct", "qwen3_vl_8b.yaml", 8_767_123_696),
     ],
 )
 def test_parameters_are_those_that_the_hub_states(base, name, parameters):
@@ -34,13 +35,13 @@ def test_parameters_are_those_that_the_hub_states(base, name, parameters):
 
 
 def test_parts_of_a_7b_by_hand():
-    parts = memory.estimate(BASES[SEVEN](), recipe("qwen2_5_vl_7b_lora.yaml")).parts
+    parts = memory.estimate(BASES[SEVEN](), recipe("qwen2_5_vl_7b.yaml")).parts
     lora = 64 * 28 * (2 * (3584 + 3584) + 2 * (3584 + 512) + 3 * (3584 + 18944))
     assert parts["base"] == 2 * 8_292_166_656
     assert (parts["adapter"], parts["gradients"], parts["optimizer"]) == (4 * lora, 4 * lora, 8 * lora)
     assert parts["logits"] == 4 * 256 * 152064 * 20
 
-    divided = memory.estimate(BASES[SEVEN](), recipe("qwen2_5_vl_7b_lora.yaml"), gpus=8, zero=3).parts
+    divided = memory.estimate(BASES[SEVEN](), recipe("qwen2_5_vl_7b.yaml"), gpus=8, zero=3).parts
     assert divided["base"] == parts["base"] / 8
     assert divided["optimizer"] == 12 * lora / 8
     assert divided["activations"] == parts["activations"]
@@ -48,32 +49,31 @@ def test_parts_of_a_7b_by_hand():
 
 def test_nf4_quantises_linear_layers_but_not_the_head():
     whole, quantized = (
-        memory.estimate(BASES[SEVEN](), recipe(f"qwen2_5_vl_7b_{kind}.yaml")).parts["base"]
-        for kind in ("lora", "qlora")
+        memory.estimate(BASES[SEVEN](), recipe("qwen2_5_vl_7b.yaml", *said)).parts["base"] for said in ((), (NF4,))
     )
     tables = 2 * 152064 * 3584
     assert 4 * tables + 0.51 * (whole / 2 - tables) < quantized < 4 * tables + 0.53 * (whole / 2 - tables)
     with pytest.raises(UserError, match="ZeRO-3"):
-        memory.estimate(BASES[SEVEN](), recipe("qwen2_5_vl_7b_qlora.yaml"), gpus=8, zero=3)
+        memory.estimate(BASES[SEVEN](), recipe("qwen2_5_vl_7b.yaml", NF4), gpus=8, zero=3)
 
 
 def test_location_tokens_count_twice_unless_the_embedding_is_tied():
     loc = ["--answer.encoding=loc", "--answer.bins=1000"]
     seven, three = BASES[SEVEN](), BASES["Qwen/Qwen2.5-VL-3B-Instruct"]()
-    assert memory.new_rows(seven, recipe("qwen2_5_vl_7b_lora.yaml", *loc)) == 2 * 1001 * 3584
-    assert memory.new_rows(three, recipe("qwen2_5_vl_3b_lora.yaml", *loc)) == 1001 * 2048
-    assert memory.new_rows(seven, recipe("qwen2_5_vl_7b_lora.yaml")) == 0
+    assert memory.new_rows(seven, recipe("qwen2_5_vl_7b.yaml", *loc)) == 2 * 1001 * 3584
+    assert memory.new_rows(three, recipe("qwen2_5_vl_3b.yaml", *loc)) == 1001 * 2048
+    assert memory.new_rows(seven, recipe("qwen2_5_vl_7b.yaml")) == 0
 
 
 def test_checkpointing_and_the_vision_tower():
     seven = BASES[SEVEN]()
-    kept = memory.estimate(seven, recipe("qwen2_5_vl_7b_lora.yaml")).parts["activations"]
-    without = recipe("qwen2_5_vl_7b_lora.yaml", "--train.gradient_checkpointing=false")
+    kept = memory.estimate(seven, recipe("qwen2_5_vl_7b.yaml")).parts["activations"]
+    without = recipe("qwen2_5_vl_7b.yaml", "--train.gradient_checkpointing=false")
     assert memory.estimate(seven, without).parts["activations"] > 10 * kept
-    vision = memory.estimate(seven, recipe("qwen2_5_vl_7b_lora_vision.yaml"))
+    vision = memory.estimate(seven, recipe("qwen2_5_vl_7b_vision.yaml"))
     patches = vision.parts["activations"] - kept
     assert patches > 4 * 4096 * 32 * 1280 * 2
-    assert vision.trainable > memory.estimate(seven, recipe("qwen2_5_vl_7b_lora.yaml")).trainable
+    assert vision.trainable > memory.estimate(seven, recipe("qwen2_5_vl_7b.yaml")).trainable
 
 
 def small(family: str) -> PreTrainedConfig:
@@ -134,7 +134,7 @@ def kept_by_autograd(model: torch.nn.Module, autocast: bool) -> int:
 
 def test_command(tmp_path, capsys):
     BASES["Qwen/Qwen2.5-VL-3B-Instruct"]().save_pretrained(tmp_path)
-    name = str(RECIPES / "qwen2_5_vl_3b_lora.yaml")
+    name = str(RECIPES / "qwen2_5_vl_3b.yaml")
     assert memory.main([name, "--gpus", "8", "--zero", "2", f"--model.base={tmp_path}"]) == 0
     shown = capsys.readouterr().out
     assert "GPUs: 8, ZeRO-2" in shown

@@ -1,0 +1,101 @@
+"""The systems of a comparison: recipes, the variants in a file, and one cascade with each stage replaced in turn."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rivegs_mllm.cascade.base import SLOTS
+from rivegs_mllm.cascade.config import CascadeRecipe, as_cascade, check_needs, lacking, names_slot, type_of, types_of
+from rivegs_mllm.config.answering import Answering, answering, folder_of
+from rivegs_mllm.config.layers import Layered, read_layers
+from rivegs_mllm.data.foreign import shown
+from rivegs_mllm.types import UserError
+
+
+@dataclass(frozen=True)
+class System:
+    """A recipe and the ``files`` it was read from. ``where`` is what errors and tables call it, ``weights`` the adapter
+    of a single model."""
+
+    where: str
+    recipe: CascadeRecipe | Answering
+    files: tuple[Path, ...]
+    weights: Path = Path()
+
+
+def read_systems(recipes: Sequence[Path], sweep: str | None = None, only: Sequence[str] = ()) -> dict[str, System]:
+    """The systems by name, in the order of ``recipes`` or, where given, of ``only``.
+
+    A recipe is called by its file's name, variants by their own names. With ``sweep`` the one recipe is a cascade, and
+    follows with that type in each slot that has it, as ``<name>_<type>_<slot>``; ``none`` also leaves slots out. What
+    would lack a field that a stage needs is no system. Raises UserError for a recipe that cannot be read, and for one
+    that is to be run and cannot be.
+    """
+    found: dict[str, System] = {}
+    for name, layered in _swept(recipes, sweep) if sweep else _named(recipes):
+        if name in found:
+            raise UserError(f"{found[name].where} and {layered.name} have the same name, {name}; rename one")
+        if names_slot(layered):
+            found[name] = System(layered.name, as_cascade(layered), layered.files)
+        else:
+            found[name] = System(layered.name, answering(layered), layered.files, folder_of(layered))
+    for name in only:
+        if name not in found:
+            raise UserError(f"--only {name}: no such system; there are {shown(', '.join(found))}")
+    systems = {name: found[name] for name in only} if only else found
+    for system in systems.values():
+        _check(system)
+    return systems
+
+
+def _named(recipes: Sequence[Path]) -> Iterator[tuple[str, Layered]]:
+    for path in recipes:
+        layered = read_layers(path)
+        yield from layered.variants().items() or [(path.stem, layered)]
+
+
+def _check(system: System) -> None:
+    if isinstance(system.recipe, CascadeRecipe):
+        try:
+            check_needs(system.recipe)
+        except UserError as error:
+            raise UserError(f"{system.where}: {error}") from None
+
+
+def _swept(recipes: Sequence[Path], kind: str) -> Iterator[tuple[str, Layered]]:
+    """One cascade, and the cascade with each stage replaced."""
+    if len(recipes) != 1:
+        raise UserError(f"--sweep {kind}: goes with one recipe of a cascade, and there are {len(recipes)}")
+    layered = read_layers(recipes[0])
+    if not names_slot(layered):
+        raise UserError(f"{layered.name}: --sweep {kind} replaces the stages of a cascade, and this recipe has none")
+    recipe = as_cascade(layered)
+    yield layered.path.stem, layered
+    replaced = [(slot, own) for slot in SLOTS if (own := _replaced(layered, recipe, slot, kind))]
+    if not replaced:
+        known = [own for slot in SLOTS for own in types_of(slot)]
+        shared = sorted(own for own in set(known) if known.count(own) > 1)
+        raise UserError(f"--sweep {kind}: replaces no stage of {layered.name}; several slots have {', '.join(shared)}")
+    for slot, own in replaced:
+        yield f"{layered.path.stem}_{kind}_{slot}", own
+
+
+def _replaced(layered: Layered, recipe: CascadeRecipe, slot: str, kind: str) -> Layered | None:
+    """The cascade with another type in a slot, None where that would be no other system or none that can run."""
+    own = recipe.stages().get(slot)
+    known = kind in types_of(slot)
+    if (own is None and kind == "none") or (own is not None and type_of(own) == kind):
+        return None
+    if not known and kind != "none":
+        return None
+    override = f"--{slot}.type={kind}" if known else f"--{slot}=null"
+    replaced = read_layers(layered.path, [override])
+    replaced = dataclasses.replace(replaced, name=f"{layered.name} {override}")
+    try:
+        recipe = as_cascade(replaced)
+    except UserError as error:
+        raise UserError(f"{error}; a type that needs settings is tried in a file of variants, not by --sweep") from None
+    return None if lacking(recipe) else replaced

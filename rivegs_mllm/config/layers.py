@@ -1,0 +1,236 @@
+"""A recipe laid over its bases, with overrides laid over it; every value knows which of them said it.
+
+``base: FILE`` names another recipe, relative to the recipe's own folder, and what the recipe says is laid over that:
+sections key by key, lists and values in place of the base's. ``null`` takes away what the base says, and another
+``type:`` lets the base's settings of that section go. A base can have a base.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, Union
+
+from rivegs_mllm.config.check import resolve
+from rivegs_mllm.config.yaml_text import Written, read_file, read_value
+from rivegs_mllm.types import UserError
+
+OVERRIDE = "override"
+DEFAULT_FOLDER = "default: runs/<stem>"
+
+_VARIANT = re.compile(r"\w[\w.+-]*")
+_LONGEST = 400
+
+
+class Said(NamedTuple):
+    """A value that is not a section, and who said it: a file, ``OVERRIDE`` or ``DEFAULT_FOLDER``."""
+
+    value: object
+    by: str
+
+
+Section = dict[str, Union["Section", Said]]
+
+
+@dataclass(frozen=True)
+class Layered:
+    """What a recipe says in all. ``files`` are those it was read from, ``name`` is what errors call it."""
+
+    path: Path
+    name: str
+    sections: Section
+    files: tuple[Path, ...]
+
+    @property
+    def content(self) -> dict[str, object]:
+        """The recipe as ``yaml_text`` reads one file."""
+        return _content(self.sections)
+
+    def without(self, keys: Collection[str]) -> Layered:
+        """The same, but for some of its top keys."""
+        kept = {key: own for key, own in self.sections.items() if key not in keys}
+        return Layered(self.path, self.name, kept, self.files)
+
+    def variants(self) -> dict[str, Layered]:
+        """The recipes below ``variants``, by name; none where the file is one recipe."""
+        return {
+            name: Layered(self.path, f"{self.name}: variants.{name}", own, self.files)
+            for name, own in self.sections.get("variants", {}).items()
+        }
+
+    def fault(self, said: str) -> UserError:
+        """The error for a message that begins with a key, naming the file where the key was written."""
+        own: Section | Said | None = self.sections
+        for key in said.partition(":")[0].partition("[")[0].split("."):
+            own = own.get(key) if isinstance(own, dict) else None
+        while isinstance(own, dict):
+            own = next(iter(own.values()), None)
+        if isinstance(own, Said) and own.by not in (str(self.path), OVERRIDE, DEFAULT_FOLDER):
+            return UserError(f"{own.by}: {said} (a base of {self.name})")
+        return UserError(f"{self.name}: {said}")
+
+
+def read_layers(path: Path | str, overrides: Sequence[str] = ()) -> Layered:
+    """A recipe over its bases, overrides such as ``--train.seed=1`` laid over it. Raises UserError naming the file.
+
+    A base's ``train.output_dir`` is not handed down, or a run would end in the folder of another: where a recipe that
+    trains names none, it is ``runs/<the file's name without its ending>``.
+    """
+    path = Path(path)
+    if path.name.startswith("_"):
+        raise UserError(f"{path}: a base of other recipes, which name it by `base:`; run one of those")
+    sections, files = _over_bases(path)
+    if "variants" in sections:
+        sections, files = _with_variants(path, sections, files)
+    for override in overrides:
+        _lay_over(sections, override)
+    _name_folder(sections, path.stem)
+    return Layered(path, str(path), sections, files)
+
+
+def word(content: dict, key: str) -> str | None:
+    """The text that a key of a section has, None where it has none or is not there."""
+    value = content.get(key)
+    value = value.value if isinstance(value, Said) else value
+    value = value.text if isinstance(value, Written) else value
+    return value if isinstance(value, str) else None
+
+
+def _over_bases(path: Path, named_by: str = "") -> tuple[Section, tuple[Path, ...]]:
+    """A file laid over its bases, and the files read. ``named_by`` is the file and the key that name it."""
+    chain = _chain(path, named_by)
+    sections: Section = {}
+    for own, content in reversed(chain):
+        _drop_folder(sections)
+        sections = _merged(sections, _said(content, str(own)))
+    return sections, tuple(own for own, _ in chain)
+
+
+def _chain(path: Path, named_by: str) -> list[tuple[Path, dict]]:
+    """A file, its base, the base's base and so on, and what each says."""
+    chain: list[tuple[Path, dict]] = []
+    seen = set()
+    while True:
+        real = os.path.realpath(path)
+        if real in seen:
+            raise UserError(f"{named_by}: {path} leads back to this file; a chain of bases must end")
+        seen.add(real)
+        content = _load(path, named_by)
+        chain.append((path, content))
+        if "base" not in content:
+            return chain
+        named_by = f"{path}: base"
+        path = path.parent / resolve(Path, content.pop("base"), named_by)
+
+
+def _load(path: Path, named_by: str) -> dict[str, object]:
+    where = f"{named_by}: {path}" if named_by else str(path)
+    if path.suffix in (".jsonl", ".json"):
+        raise UserError(f"{where}: not a recipe, which is a YAML file; predictions are scored by `rivegs evaluate`")
+    try:
+        content = read_file(path)
+    except UserError as error:
+        raise UserError(f"{named_by}: {error}" if named_by else str(error)) from None
+    if not isinstance(content, dict):
+        raise UserError(f"{where}: not a recipe: it has no keys")
+    if named_by and "variants" in content:
+        raise UserError(f"{where}: holds variants, and a base is one recipe; name the base of one of them")
+    return content
+
+
+def _with_variants(path: Path, sections: Section, files: Sequence[Path]) -> tuple[Section, tuple[Path, ...]]:
+    """The sections with each variant laid over its base, and all files that were read.
+
+    A variant is run and not trained, so that it keeps the trained folder of its base.
+    """
+    variants, *others = (sections.pop("variants"), *sections)
+    if others:
+        raise UserError(f"{path}: {others[0]}: a file of variants says nothing else; write it below one of them")
+    if not isinstance(variants, dict) or not variants:
+        raise UserError(f"{path}: variants: needs a name for each, and below it `base: FILE` and what differs")
+    made: Section = {}
+    read = list(files)
+    for name, own in variants.items():
+        key = f"{path}: variants.{name[:80]}"
+        if not _VARIANT.fullmatch(name):
+            raise UserError(f"{key}: a name has letters, digits, and . + - _ between them, for files are called by it")
+        if not isinstance(own, dict) or not own:
+            raise UserError(f"{key}: needs `base: FILE` and what differs, or a whole recipe")
+        made[name], more = _variant(path, key, own)
+        _name_folder(made[name], name)
+        read += [file for file in more if file not in read]
+    return {"variants": made}, tuple(read)
+
+
+def _variant(path: Path, key: str, own: Section) -> tuple[Section, tuple[Path, ...]]:
+    if "base" not in own:
+        return own, ()
+    base = own.pop("base")
+    named = resolve(Path, base.value if isinstance(base, Said) else base, f"{key}.base")
+    below, files = _over_bases(path.parent / named, f"{key}.base")
+    if not named.name.startswith("_"):
+        _name_folder(below, named.stem)
+    return _merged(below, own), files
+
+
+def _merged(below: Section, above: Section) -> Section:
+    """One section laid over another."""
+    kinds = {word(below, "type"), word(above, "type")} - {None}
+    if len(kinds) == 2:
+        return above
+    made = dict(below)
+    for key, own in above.items():
+        under = below.get(key)
+        if isinstance(own, dict) and isinstance(under, dict):
+            made[key] = _merged(under, own)
+        elif key in below and isinstance(own, Said) and isinstance(own.value, Written) and own.value.value is None:
+            del made[key]
+        else:
+            made[key] = own
+    return made
+
+
+def _drop_folder(sections: Section) -> None:
+    train = sections.get("train")
+    if isinstance(train, dict):
+        train.pop("output_dir", None)
+
+
+def _name_folder(sections: Section, stem: str) -> None:
+    train = _opened(sections.get("train"))
+    if train:
+        sections["train"] = {**train, "output_dir": train.get("output_dir", Said(f"runs/{stem}", DEFAULT_FOLDER))}
+
+
+def _lay_over(sections: Section, override: str) -> None:
+    key, equals, value = override.removeprefix("--").partition("=")
+    if not (override.startswith("--") and equals and key):
+        raise UserError(f"{override[:_LONGEST]}: an override is written --key=value")
+    *above, last = key.split(".")
+    for name in above:
+        below = _opened(sections.get(name))
+        sections[name] = below
+        sections = below
+    read = read_value(value)
+    if last == "type" and word(sections, "type") != word({"type": read}, "type"):
+        sections.clear()  # another type does not know the settings of this one
+    sections[last] = Said(read, OVERRIDE)
+
+
+def _opened(own: Section | Said | None) -> Section:
+    """A section to write in: one in braces that an override said, and an empty one in place of a value."""
+    if isinstance(own, Said):
+        value = own.value.value if isinstance(own.value, Written) else own.value
+        own = _said(value, own.by) if isinstance(value, dict) else None
+    return own if isinstance(own, dict) else {}
+
+
+def _said(value: object, by: str) -> Section | Said:
+    return {key: _said(own, by) for key, own in value.items()} if isinstance(value, dict) else Said(value, by)
+
+
+def _content(own: Section | Said) -> object:
+    return own.value if isinstance(own, Said) else {key: _content(below) for key, below in own.items()}

@@ -1,0 +1,83 @@
+"""A recipe as one YAML file again, with a comment behind each value that says where it was written."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+
+import yaml
+
+from rivegs_mllm.config.layers import DEFAULT_FOLDER, OVERRIDE, Layered, Said, Section
+from rivegs_mllm.config.yaml_text import Unreadable, Written, read_value
+
+_PLAIN = re.compile(r"[\w./](?:[\w./+-]|:(?=\w)| (?=\w))*", re.ASCII)
+
+
+def as_yaml(layered: Layered) -> str:
+    """The recipe in all, which reads as it: bases, overrides and the default of its folder written out."""
+    return "".join(f"{line}\n" for line in _section(layered.sections, ""))
+
+
+def _section(section: Section, indent: str) -> Iterator[str]:
+    for name, own in section.items():
+        start = f"{indent}{_text(name)}:"
+        if not isinstance(own, Said):
+            yield start if own else f"{start} {{}}"
+            yield from _section(own, f"{indent}  ")
+            continue
+        from_where = f"  # {_by(own.by)}"
+        text = own.value
+        if isinstance(text, str) and _is_block(text):
+            yield f"{start} |-{from_where}"
+            yield from (f"{indent}  {line}" if line else "" for line in text.split("\n"))
+        else:
+            yield f"{start} {_value(text)}{from_where}"
+
+
+def _by(by: str) -> str:
+    if by in (OVERRIDE, DEFAULT_FOLDER):
+        return by
+    return f"from {by if by.isprintable() else ascii(by)}"
+
+
+def _value(value: object) -> str:
+    """A value on one line."""
+    if isinstance(value, Written):
+        return _word(value)
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{_text(name)}: {_value(own)}" for name, own in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_value, value)) + "]"
+    return _text(str(value))
+
+
+def _word(written: Written) -> str:
+    """What was written without quotes. In braces a text and a mapping look alike: ``{text}`` is taken for a text."""
+    value = written.value
+    if isinstance(value, dict) and value and all(isinstance(own, Written) and own.text == "" for own in value.values()):
+        return _text(written.text)
+    if isinstance(value, (dict, list)):
+        return _value(value)
+    if isinstance(value, (str, Unreadable)):
+        return _text(written.text)
+    return written.text.strip() or "null"
+
+
+def _text(text: str) -> str:
+    """A text, without quotes where it reads as itself, to other readers of YAML too."""
+    if _PLAIN.fullmatch(text) and read_value(text) == Written(text, text) and yaml.safe_load(text) == text:
+        return text
+    if text.isprintable() and text.isascii():
+        return "'" + text.replace("'", "''") + "'"
+    return yaml.safe_dump(text, default_style='"', allow_unicode=True, width=float("inf")).removesuffix("\n")
+
+
+def _is_block(text: str) -> bool:
+    """Whether a text can stand as a block of lines and be read as it was."""
+    lines = text.split("\n")
+    return (
+        len(lines) > 1
+        and lines[0][:1].strip()
+        and lines[-1]
+        and all(line.isprintable() and line.isascii() for line in lines)
+    )
