@@ -170,7 +170,7 @@ def test_wrong_recipes_are_told_before_anything_is_run(recipes, emblems, tmp_pat
 
 def test_an_error_in_a_run_names_the_system(recipes, emblems, tmp_path):
     lost = write(tmp_path, "lost", expander={"type": "replay", "source": str(tmp_path / "none.jsonl")})
-    with pytest.raises(UserError, match=r"lost.yaml: .*none.jsonl: cannot be read"):
+    with pytest.raises(UserError, match=r"lost.yaml: .*none.jsonl: no such file"):
         compare([recipes[0], lost], emblems, "test", tmp_path / "out")
     assert (tmp_path / "out" / "gold.jsonl").exists()
 
