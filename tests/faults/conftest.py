@@ -58,7 +58,7 @@ class Writing:
 
 @pytest.fixture(scope="session")
 def writing(tmp_path_factory, emblems, learned, base) -> Iterator[Writing]:
-    """To be used by tests of the group "forks" only: each process of pytest-xdist would start its own."""
+    """To be used by tests of the groups "forks" and "forks, too": each process of pytest-xdist starts its own."""
     folder = tmp_path_factory.mktemp("writing")
     with ChatServer(answered) as server, Nursery(folder / "nursery") as nursery:
         yield Writing(nursery, commands(folder / "inputs", emblems, learned, base, server.url), folder)

@@ -11,11 +11,10 @@ from pathlib import Path
 
 import pytest
 from faults.conftest import told_in_a_line
-from faults.test_kills import NAMES
+from faults.test_kills import NAMES, each_command, times
 
-pytestmark = [pytest.mark.xdist_group("forks"), pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.xdist_group("forks, too"), pytest.mark.timeout(1200)]
 
-COUNTS = [1, pytest.param(10, marks=pytest.mark.faults)]
 OVER = ("preview", "report", "evaluate")
 """What these write takes the place of what is there."""
 DISK = 64 * 2**20
@@ -48,8 +47,7 @@ def check_full(command, folder: Path, ended, expected: dict, before: dict) -> No
     assert before.keys() <= command.left(folder).keys()
 
 
-@pytest.mark.parametrize("count", COUNTS)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("name", "count"), each_command(10))
 def test_a_disk_that_is_full_from_some_change_on(trials, writing, name, count):
     _, ended = writing.undisturbed(writing.commands[name])
     places = trials.rng.sample(range(ended.changes), min(count, ended.changes))
@@ -64,7 +62,7 @@ def largest(expected: dict[str, object]) -> int:
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "distill"])
 def test_files_that_cannot_grow(trials, writing, name):
     expected, _ = writing.undisturbed(writing.commands[name])
-    sizes = [0, *(trials.rng.randrange(largest(expected)) for _ in range(6))]
+    sizes = [0, *(trials.rng.randrange(largest(expected)) for _ in range(times(name, 6)))]
     try_full(trials, writing, name, "files of limited size", [{"largest": size} for size in sizes])
 
 
@@ -106,12 +104,12 @@ def test_a_disk_that_is_full(trials, writing, name, tmp_path):
             filler.unlink()
             writing.ends_well(command, folder)
 
-    sizes = [0, 4096, *(trials.rng.randrange(needed) for _ in range(4))]
+    sizes = [0, 4096, *(trials.rng.randrange(needed) for _ in range(times(name, 4)))]
     trials.each(f"a full disk: {name}", list(enumerate(sizes)), attempt)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_folders_that_are_read_only(trials, writing, name):
+@pytest.mark.parametrize(("name", "count"), each_command(2))
+def test_folders_that_are_read_only(trials, writing, name, count):
     command = writing.commands[name]
 
     def attempt(finished):
@@ -133,4 +131,4 @@ def test_folders_that_are_read_only(trials, writing, name):
             path.chmod(0o755)
         writing.ends_well(command, folder)
 
-    trials.each(f"a read-only folder: {name}", [False, True], attempt)
+    trials.each(f"a read-only folder: {name}", [False, True][-count:], attempt)

@@ -11,9 +11,6 @@ import pytest
 
 pytestmark = [pytest.mark.xdist_group("forks"), pytest.mark.timeout(1200)]
 
-COUNTS = [1, pytest.param(12, marks=pytest.mark.faults)]
-SLOW = ("train", "train a stage")
-
 
 def try_kills(trials, writing, name: str, kind: str, faults: list[dict]) -> None:
     command = writing.commands[name]
@@ -48,10 +45,21 @@ NAMES = [
     "train",
     "train a stage",
 ]
+QUICK = ("evaluate", "predict by a cascade", "distill", "train a stage")
 
 
-@pytest.mark.parametrize("count", COUNTS)
-@pytest.mark.parametrize("name", NAMES)
+def each_command(count: int) -> list:
+    """A few commands to be tried once, and in `make faults` all, ``count`` times."""
+    few = [pytest.param(name, 1, id=f"{name}-once") for name in QUICK]
+    return few + [pytest.param(name, times(name, count), id=name, marks=pytest.mark.faults) for name in NAMES]
+
+
+def times(name: str, count: int) -> int:
+    """``count``, and less of what takes ten times as long."""
+    return max(2, count // 4) if name.startswith("train") else count
+
+
+@pytest.mark.parametrize(("name", "count"), each_command(12))
 def test_killed_before_a_change_of_a_file(trials, writing, name, count):
     _, ended = writing.undisturbed(writing.commands[name])
     places = trials.rng.sample(range(ended.changes), min(count, ended.changes))
@@ -62,7 +70,7 @@ def test_killed_before_a_change_of_a_file(trials, writing, name, count):
 @pytest.mark.parametrize("name", NAMES)
 def test_killed_at_any_moment(trials, writing, name):
     _, ended = writing.undisturbed(writing.commands[name])
-    moments = [trials.rng.random() * ended.seconds for _ in range(10)]
+    moments = [trials.rng.random() * ended.seconds for _ in range(times(name, 10))]
     try_kills(trials, writing, name, "killed at any moment", [{"seconds": moment} for moment in moments])
 
 

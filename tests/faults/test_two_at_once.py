@@ -6,17 +6,15 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from faults.test_kills import NAMES
+from faults.test_kills import each_command
 from faults.writing import DONE
 
 pytestmark = [pytest.mark.xdist_group("forks"), pytest.mark.timeout(1200)]
 
-COUNTS = [1, pytest.param(8, marks=pytest.mark.faults)]
 REFUSED = ("is being written by process", "another process is writing to it", *DONE)
 
 
-@pytest.mark.parametrize("count", COUNTS)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("name", "count"), each_command(8))
 def test_two_at_once(trials, writing, name, count):
     command = writing.commands[name]
     expected, alone = writing.undisturbed(command)
