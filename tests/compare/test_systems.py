@@ -10,7 +10,7 @@ from rivegs_mllm.cascade.config import CascadeRecipe, type_of, types_of
 from rivegs_mllm.cli.main import main
 from rivegs_mllm.compare.run import compare
 from rivegs_mllm.compare.systems import read_systems
-from rivegs_mllm.config.schema import Recipe
+from rivegs_mllm.config.answering import Answering
 from rivegs_mllm.data.jsonl import read_predictions
 from rivegs_mllm.types import UserError
 
@@ -61,8 +61,8 @@ def test_variants_of_a_single_model_are_run_with_its_adapter(trained, tmp_path):
     short = {"base": str(trained.recipe), "predict": {"max_new_tokens": 8}}
     path = write(tmp_path, "many", {"variants": {"short": short, "same": {"base": str(trained.recipe)}}})
     systems = read_systems([trained.recipe, path])
-    assert all(isinstance(system.recipe, Recipe) for system in systems.values())
-    assert len({system.recipe.train.output_dir for system in systems.values()}) == 1
+    assert all(isinstance(system.recipe, Answering) for system in systems.values())
+    assert len({system.weights for system in systems.values()}) == 1
     result = compare([trained.recipe, path], trained.data, "dev", tmp_path / "out")["systems"]
     assert result["same"]["scores"] == result[trained.recipe.stem]["scores"]
     said = {name: [own.raw for own in read_predictions(tmp_path / "out" / f"{name}.jsonl")] for name in result}

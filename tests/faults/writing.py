@@ -24,7 +24,7 @@ teacher: {{type: openai, base_url: {url}/v1, model: m, key_env: null, timeout: 2
 data: {{folder: {data}}}
 store: {out}
 """
-TRAINED = ("run/checkpoint-*", "run/metrics.json", "run/run.json")
+TRAINED = ("run/checkpoint-*", "run/metrics.json", "run/run.json", "run/recipe.yaml")
 SHORT = ("--train.max_steps=2", "--train.save_strategy=steps", "--train.save_steps=1", "--train.logging_steps=10")
 
 
@@ -62,7 +62,7 @@ class Command:
 DONE = ("is there already", "what people corrected there is not overwritten")
 """What a command that is done ``once`` says of its result."""
 
-TEMPORARY = ("*/log.txt", "*.log", "*.partial", "*.lock", "*/journal-*")
+TEMPORARY = ("*/log.txt", "*.log", "*.partial", "*.partial.run", "*.lock", "*/journal-*")
 
 
 def _content(path: Path) -> object:
