@@ -197,7 +197,7 @@ def test_words_of_annotations(tmp_path, capsys):
     path.write_text(json.dumps(TEXT["vocabulary_from"]))
     assert main([str(path), str(out)]) == 0
     assert read_vocabulary(out, len(TEXT["vocabulary"])) == TEXT["vocabulary"]
-    for content, said in (("[]", "holds no splits"), ('{"train": [{}]}', "holds no splits"), ("{", "not JSON")):
+    for content, said in (("[]", "not a JSON object"), ('{"train": [{}]}', "holds no splits"), ("{", "not JSON")):
         path.write_text(content)
         assert main([str(path), str(out)]) == 2
         assert said in capsys.readouterr().err
