@@ -22,6 +22,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from rivegs_mllm.models.device import has_bfloat16
+
 ROOT = Path(__file__).parents[1]
 DATA = "runs/demo/emblems"
 E2E = "recipes/tiny/e2e.yaml"
@@ -75,8 +77,7 @@ def steps(smoke: bool) -> list[Step]:
 
 def dtype() -> str:
     """bfloat16 where the processor has instructions for it, since others are many times slower in it."""
-    flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    return "bfloat16" if "avx512_bf16" in flags or "amx_bf16" in flags else "float32"
+    return "bfloat16" if has_bfloat16() else "float32"
 
 
 def predict(name: str, options: str) -> str:
