@@ -20,7 +20,7 @@ import draccus
 import pytest
 from tiny_base import without_picture
 
-from rivegs_mllm.cascade.base import NEEDS, SLOTS, Needy, Stage, StageRecipe, blind, check_stage
+from rivegs_mllm.cascade.base import NEEDS, SLOTS, Needy, SharedModel, Stage, StageRecipe, blind, check_stage
 from rivegs_mllm.cascade.config import CascadeRecipe
 from rivegs_mllm.data.jsonl import prediction_from_json, read_split, to_line
 from rivegs_mllm.types import Entity, Prediction, Sample
@@ -91,11 +91,16 @@ class StageSuite:
 
     @pytest.fixture(scope="class")
     def stage(self, choice: StageRecipe, cases: Cases) -> Stage:
-        return choice.load(cases.folder)
+        return self.loaded(choice, cases.folder)
 
     @pytest.fixture(scope="class")
     def answers(self, choice: StageRecipe, stage: Stage, cases: Cases) -> list[Prediction]:
         return stage(self.shown(choice, cases.samples), cases.drafts)
+
+    def loaded(self, choice: StageRecipe | SharedModel, folder: Path) -> Stage:
+        if isinstance(choice, SharedModel):
+            return choice.stage_in(self.slot, choice.load_model(folder))
+        return choice.load(folder)
 
     @staticmethod
     def shown(choice: StageRecipe, samples: list[Sample]) -> list[Sample]:
@@ -109,8 +114,9 @@ class StageSuite:
         assert draccus.decode(CascadeRecipe, written) == recipe
 
     def test_what_it_needs_comes_before_it(self, choice):
-        further = tuple(choice.needs()) if isinstance(choice, Needy) else ()
-        assert set(further) | set(NEEDS[self.slot]) <= set(SLOTS[: SLOTS.index(self.slot)])
+        further = choice.needs_in(self.slot) if isinstance(choice, SharedModel) else ()
+        further = choice.needs() if isinstance(choice, Needy) else further
+        assert {*further} | set(NEEDS[self.slot]) <= set(SLOTS[: SLOTS.index(self.slot)])
 
     def test_it_keeps_the_order_and_changes_its_own_fields_only(self, choice, cases, answers):
         check_stage(self.slot, "under test", cases.samples, cases.drafts, answers)
@@ -132,7 +138,7 @@ class StageSuite:
         assert stage([], []) == []
 
     def test_loaded_again_it_answers_the_same(self, choice, cases, answers):
-        again = choice.load(cases.folder)
+        again = self.loaded(choice, cases.folder)
         assert_same(again(self.shown(choice, cases.samples), cases.drafts), answers)
 
     def test_a_long_post_is_answered_beside_others(self, choice, stage, cases, answers):

@@ -47,6 +47,7 @@ FLOORS = (
     ),
     ("rivegs_mllm.llm", "rivegs_mllm.cascade.regions", "rivegs_mllm.cascade.segmentation"),
     ("rivegs_mllm.cascade.knowledge",),
+    ("rivegs_mllm.cascade.mllm",),
     ("rivegs_mllm.cascade.config", "rivegs_mllm.cascade.stage_types"),
     ("rivegs_mllm.cascade.in_memory",),
     ("rivegs_mllm.compare", "rivegs_mllm.distill", "rivegs_mllm.pipeline"),

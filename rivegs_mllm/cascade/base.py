@@ -7,7 +7,7 @@ its own fields filled. Samples come without their gold, but for the stages that 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 from typing import ClassVar, Protocol, runtime_checkable
 
@@ -29,6 +29,23 @@ class StageRecipe(Protocol):
 
     def load(self, folder: Path) -> Stage:
         """The stage, ready to be called. ``folder`` is what the samples' pictures are relative to."""
+
+
+@runtime_checkable
+class SharedModel(Protocol):
+    """Settings of a stage that can stand in several slots, which then share one loaded model."""
+
+    def needs_in(self, slot: str) -> Sequence[str]:
+        """The further slots, all of them before ``slot``, that must not be null."""
+
+    def model_key(self) -> Hashable:
+        """Equal where the loaded models would be alike."""
+
+    def load_model(self, folder: Path) -> object:
+        """The model. ``folder`` is what the samples' pictures are relative to."""
+
+    def stage_in(self, slot: str, model: object) -> Stage:
+        """The stage of ``slot`` over the loaded model, ready to be called."""
 
 
 @runtime_checkable

@@ -12,12 +12,22 @@ from pathlib import Path
 
 import draccus
 
-from rivegs_mllm.cascade.base import NEEDS, SLOTS, Dependent, Independent, Needy, Stage, StageError, StageRecipe
+from rivegs_mllm.cascade.base import (
+    NEEDS,
+    SLOTS,
+    Dependent,
+    Independent,
+    Needy,
+    SharedModel,
+    Stage,
+    StageError,
+    StageRecipe,
+)
 from rivegs_mllm.cascade.entailment.base import Entailment
 from rivegs_mllm.cascade.grounding.base import Grounder
 from rivegs_mllm.cascade.knowledge.base import Knowledge
 from rivegs_mllm.cascade.knowledge.expansion import Expander
-from rivegs_mllm.cascade.runner import StageReport, Step, run_steps, stamps
+from rivegs_mllm.cascade.runner import Models, StageReport, Step, run_steps, stamps
 from rivegs_mllm.cascade.segmentation.base import Segmenter
 from rivegs_mllm.cascade.tagging.base import Tagger
 from rivegs_mllm.config.bounds import BatchSize, check_bounds
@@ -58,7 +68,7 @@ class CascadeRecipe:
         if not self.types:
             raise UserError("types: empty; name the types of entities")
 
-    def stages(self) -> dict[str, StageRecipe]:
+    def stages(self) -> dict[str, StageRecipe | SharedModel]:
         """The stages that are there, by slot, in the order in which they are run."""
         slots = (self.knowledge, self.tagger, self.expander, self.entailment, self.grounder, self.segmenter)
         return {slot: choice for slot, choice in zip(SLOTS, slots, strict=True) if choice is not None}
@@ -104,15 +114,21 @@ def lacking(recipe: CascadeRecipe) -> str:
     """
     stages = recipe.stages()
     for slot, choice in stages.items():
-        further = tuple(choice.needs()) if isinstance(choice, Needy) else ()
-        own = choice.instead() if isinstance(choice, Independent) else NEEDS[slot]
-        for need in (*own, *further):
+        for need in _needed(slot, choice):
             if need not in stages:
                 return (
                     f"{slot} ({type_of(choice)}): needs what the slot '{need}' fills, but that is null; "
                     f"give it a stage ({_CURES[need]}), or choose another type for {slot}"
                 )
     return ""
+
+
+def _needed(slot: str, choice: StageRecipe | SharedModel) -> tuple[str, ...]:
+    """The slots that must be filled for a stage."""
+    own = choice.instead() if isinstance(choice, Independent) else NEEDS[slot]
+    if isinstance(choice, SharedModel):
+        return (*own, *choice.needs_in(slot))
+    return (*own, *(choice.needs() if isinstance(choice, Needy) else ()))
 
 
 def types_of(slot: str) -> list[str]:
@@ -128,7 +144,7 @@ def types_of(slot: str) -> list[str]:
     return sorted(kind.get_known_choices())
 
 
-def type_of(choice: StageRecipe) -> str:
+def type_of(choice: StageRecipe | SharedModel) -> str:
     """The ``type:`` that a stage is chosen by."""
     return choice.get_choice_name(type(choice))
 
@@ -151,17 +167,24 @@ def run_cascade(
 
 def steps_of(recipe: CascadeRecipe, folder: Path) -> list[Step]:
     """The recipe's stages in order, to be loaded. ``folder`` is what pictures are relative to."""
-    return [
-        Step(slot, type_of(choice), lambda slot=slot, choice=choice: _loaded(slot, choice, folder), choice.SEES_GOLD)
-        for slot, choice in recipe.stages().items()
-    ]
+    return [_step(slot, choice, folder) for slot, choice in recipe.stages().items()]
 
 
-def _loaded(slot: str, choice: StageRecipe, folder: Path) -> Stage:
-    """A stage, ready to be called. Raises StageError in one line for files that cannot be loaded, whatever they are."""
+def _step(slot: str, choice: StageRecipe | SharedModel, folder: Path) -> Step:
+    """A stage to be loaded: StageError in one line for files that cannot be loaded, whatever they are."""
     files = ", ".join(map(str, _paths(choice)))
-    with loading(f"{slot} ({type_of(choice)}){': ' * bool(files)}{files}", StageError):
-        return choice.load(folder)
+    name = f"{slot} ({type_of(choice)}){': ' * bool(files)}{files}"
+    key = choice.model_key() if isinstance(choice, SharedModel) else None
+
+    def load(models: Models) -> Stage:
+        with loading(name, StageError):
+            if key is None:
+                return choice.load(folder)
+            if key not in models:
+                models[key] = choice.load_model(folder)
+            return choice.stage_in(slot, models[key])
+
+    return Step(slot, type_of(choice), load, choice.SEES_GOLD, key)
 
 
 def predict_cascade(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rivegs_mllm.cascade.base import StageError
 from rivegs_mllm.cascade.config import CascadeRecipe, check_needs, steps_of
-from rivegs_mllm.cascade.runner import apply_stage
+from rivegs_mllm.cascade.runner import Models, apply_stage
 from rivegs_mllm.types import Prediction, Sample
 
 
@@ -21,12 +21,13 @@ class LoadedCascade:
         check_needs(recipe)
         self.types = recipe.types
         self.stages = []
+        models: Models = {}  # held by the stages
         for step in steps_of(recipe, folder):
             if step.sees_gold:
                 raise StageError(
                     f"{step.slot} ({step.kind}): needs posts with gold; choose another type for {step.slot}"
                 )
-            self.stages.append((step, step.load()))
+            self.stages.append((step, step.load(models)))
 
     def __call__(self, samples: Sequence[Sample]) -> list[Prediction]:
         drafts = [Prediction(sample.id) for sample in samples]

@@ -10,15 +10,21 @@ yes or no, a mention that is not in the post), ``errors`` says so.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from weakref import WeakValueDictionary
+from typing import ClassVar
 
 from eval.analysis.calibration import FILE_NAME as CALIBRATION
 from eval.analysis.calibration import Calibration, read_calibration
 from rivegs_mllm.answer.contract import FILE_NAME
 from rivegs_mllm.answer.serialization import text_order
 from rivegs_mllm.cascade.base import Stage, StageError
+from rivegs_mllm.cascade.entailment.base import Entailment
+from rivegs_mllm.cascade.grounding.base import Grounder
+from rivegs_mllm.cascade.knowledge.base import Knowledge
+from rivegs_mllm.cascade.knowledge.expansion import Expander
+from rivegs_mllm.cascade.tagging.base import Tagger
 from rivegs_mllm.config.answering import Answering, read_answering, trained_folder
 from rivegs_mllm.config.layers import read_layers
 from rivegs_mllm.models.generation import Generator, batches
@@ -34,46 +40,70 @@ SEGMENT_OF = {
 }
 """The segment of an answer that fills a slot's field."""
 
-_generators: WeakValueDictionary[tuple[str, Path, Path], Generator] = WeakValueDictionary()
-"""By settings, adapter and pictures, as long as a stage uses it: one model serves several slots."""
+
+@dataclass(frozen=True)
+class EndToEnd:
+    """The loaded model, how many posts it answers at a time, and the calibration that was stored with the adapter."""
+
+    generator: Generator
+    batch_size: int
+    calibration: Calibration | None
+
+    @property
+    def parameters(self) -> int:
+        """How many base and adapter have."""
+        return sum(parameter.numel() for parameter in self.generator.system.model.parameters())
 
 
-def mllm_stage(recipe: Path, adapter: Path | None, slot: str, folder: Path) -> Stage:
-    """The end-to-end model in ``slot``.
-
-    ``recipe`` is its YAML, ``adapter`` the trained folder, None for the recipe's ``train.output_dir``; ``folder`` is
-    what pictures are relative to. Raises UserError where they do not load, StageError where the model does not write
-    the slot's segment.
-    """
-    return MllmStage(*_load(read_answering(recipe), adapter or trained_folder(recipe), folder), slot)
-
-
-def whole_stage(settings: Answering, weights: Path, folder: Path) -> Stage:
-    """The end-to-end model in all slots at once, which is how `rivegs predict` asks it. ``weights`` is the adapter."""
-    return WholeMllm(*_load(settings, weights, folder))
-
-
-def _load(settings: Answering, weights: Path, folder: Path) -> tuple[Generator, int, Calibration | None]:
-    """The generator, how many posts it answers at a time, and the calibration that was stored with the adapter."""
+def load_end_to_end(settings: Answering, weights: Path, folder: Path) -> EndToEnd:
+    """``weights`` is the adapter, ``folder`` what pictures are relative to. Raises UserError where it does not load."""
     calibration = read_calibration(weights)
-    used = (settings.model, settings.answer, settings.predict, settings.max_length)
-    key = (repr(used), weights.resolve(), folder.resolve())
-    generator = _generators.get(key)
-    if generator is None:
-        system = to_use(load_adapter(weights, settings))
-        generator = _generators[key] = Generator(system, folder, settings.predict.max_new_tokens, settings.max_length)
-    return generator, settings.predict.batch_size, calibration
+    system = to_use(load_adapter(weights, settings))
+    generator = Generator(system, folder, settings.predict.max_new_tokens, settings.max_length)
+    return EndToEnd(generator, settings.predict.batch_size, calibration)
 
 
-def mllm_needs(recipe: Path, slot: str) -> tuple[str, ...]:
-    """The slots of the segments before the slot's own in the model's answers: they are forced, so must be filled."""
-    before = _before(tuple(read_answering(recipe).answer.segments), slot)
-    return tuple(name for name, segment in SEGMENT_OF.items() if segment in before)
+@dataclass
+class Mllm(Knowledge, Tagger, Expander, Entailment, Grounder):
+    """The end-to-end model of ``recipe``, in any slot whose field it writes.
+
+    ``adapter`` is null for where the recipe's training leaves it.
+    """
+
+    recipe: Path
+    adapter: Path | None = None
+    SEES_GOLD: ClassVar[bool] = False
+
+    def needs_in(self, slot: str) -> Sequence[str]:
+        """The slots of the segments before the slot's own in the model's answers: they are forced, so must be filled.
+
+        Raises StageError where the model does not write the slot's segment.
+        """
+        before = _before(tuple(read_answering(self.recipe).answer.segments), slot)
+        return tuple(name for name, segment in SEGMENT_OF.items() if segment in before)
+
+    def files(self) -> Sequence[Path]:
+        """Those of the recipe, its bases among them, and of the adapter."""
+        return (*read_layers(self.recipe).files, *trained_files(self._weights()))
+
+    def model_key(self) -> Hashable:
+        """Settings and adapter."""
+        return repr(read_answering(self.recipe)), self._weights().resolve()
+
+    def load_model(self, folder: Path) -> EndToEnd:
+        """See ``load_end_to_end``."""
+        return load_end_to_end(read_answering(self.recipe), self._weights(), folder)
+
+    def stage_in(self, slot: str, model: EndToEnd) -> Stage:
+        """The stage. Raises StageError where the model does not write the slot's segment."""
+        return MllmStage(model, slot)
+
+    def _weights(self) -> Path:
+        return self.adapter or trained_folder(self.recipe)
 
 
-def mllm_files(recipe: Path, adapter: Path | None) -> tuple[Path, ...]:
-    """The files that the model's answers depend on, the recipe's bases among them."""
-    return (*read_layers(recipe).files, *trained_files(adapter or trained_folder(recipe)))
+for _slot in (Knowledge, Tagger, Expander, Entailment, Grounder):
+    _slot.register_subclass("mllm", Mllm)
 
 
 def trained_files(weights: Path) -> tuple[Path, ...]:
@@ -82,22 +112,20 @@ def trained_files(weights: Path) -> tuple[Path, ...]:
 
 
 class MllmStage:
-    """A loaded end-to-end model in one slot. ``parameters`` counts base and adapter."""
+    """A loaded end-to-end model in one slot."""
 
-    def __init__(self, generator: Generator, batch_size: int, calibration: Calibration | None, slot: str):
-        before = _before(generator.system.contract.segments, slot)
-        self.generator = generator
-        self.batch_size = batch_size
-        self.calibration = calibration
+    def __init__(self, model: EndToEnd, slot: str):
+        before = _before(model.generator.system.contract.segments, slot)
+        self.model = model
         self.slot = slot
         self.segment = SEGMENT_OF[slot]
         self.until = before[-1] if before else None
-        self.parameters = _parameters(generator)
+        self.parameters = model.parameters
 
     def __call__(self, samples: Sequence[Sample], drafts: Sequence[Prediction]) -> list[Prediction]:
         filled = list(drafts)
         open_ = [place for place, draft in enumerate(drafts) if self._has_work(samples[place], draft)]
-        for some in batches(open_, self.batch_size):
+        for some in batches(open_, self.model.batch_size):
             answers = self._answers([samples[place] for place in some], [drafts[place] for place in some])
             for place, answer in zip(some, answers, strict=True):
                 filled[place] = self._filled(drafts[place], answer)
@@ -106,7 +134,7 @@ class MllmStage:
     def _answers(self, samples: Sequence[Sample], drafts: Sequence[Prediction]) -> list[Prediction]:
         forced = [self._as_forced(draft) for draft in drafts] if self.until else None
         try:
-            return self.generator.answer(samples, forced, self.until, self.segment)
+            return self.model.generator.answer(samples, forced, self.until, self.segment)
         except UserError as error:
             raise StageError(
                 f"{self.slot} (mllm): {error}; the model can go on only from what its own answers can say: "
@@ -151,9 +179,10 @@ class MllmStage:
     def _decided(self, draft: Prediction, answer: Prediction) -> tuple[Entity, ...]:
         """The draft's entities with the answer's decisions, by the calibration where there is one."""
         entities = self._entities(draft, answer, "visible", "visible_score")
-        if self.calibration is None:
+        calibration = self.model.calibration
+        if calibration is None:
             return entities
-        said, probability = self.calibration.says_visible, self.calibration.probability
+        said, probability = calibration.says_visible, calibration.probability
         return tuple(
             entity
             if (score := entity.visible_score) is None
@@ -163,21 +192,16 @@ class MllmStage:
 
 
 class WholeMllm:
-    """A loaded end-to-end model that fills all fields."""
+    """A loaded end-to-end model that fills all fields at once, as `rivegs predict` asks it."""
 
-    def __init__(self, generator: Generator, batch_size: int, calibration: Calibration | None):
-        self.generator = generator
-        self.batch_size = batch_size
-        self.calibration = calibration
-        self.parameters = _parameters(generator)
+    def __init__(self, model: EndToEnd):
+        self.model = model
+        self.parameters = model.parameters
 
     def __call__(self, samples: Sequence[Sample], drafts: Sequence[Prediction]) -> list[Prediction]:
-        answers = [answer for some in batches(samples, self.batch_size) for answer in self.generator.answer(some)]
-        return answers if self.calibration is None else [self.calibration.apply(answer) for answer in answers]
-
-
-def _parameters(generator: Generator) -> int:
-    return sum(parameter.numel() for parameter in generator.system.model.parameters())
+        generator, calibration = self.model.generator, self.model.calibration
+        answers = [answer for some in batches(samples, self.model.batch_size) for answer in generator.answer(some)]
+        return answers if calibration is None else [calibration.apply(answer) for answer in answers]
 
 
 def _before(segments: tuple[str, ...], slot: str) -> tuple[str, ...]:

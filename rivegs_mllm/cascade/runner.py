@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,21 +27,30 @@ from rivegs_mllm.models.generation import batches
 from rivegs_mllm.models.profiling import peak_bytes, reset_peak
 from rivegs_mllm.types import Prediction, Sample, UserError
 
+Models = dict[Hashable, object]
+"""The loaded models that stages share, by their key."""
+
 
 @dataclass(frozen=True)
 class Step:
-    """What the runner runs: the slot that is filled, by which type, how to load it, and whether it is shown gold."""
+    """What the runner runs: the slot that is filled, by which type, how to load it, and whether it is shown gold.
+
+    ``load`` is given the models that are loaded, and adds the one it shares with other steps, whose key is ``model``;
+    None where it shares none.
+    """
 
     slot: str
     kind: str
-    load: Callable[[], Stage]
+    load: Callable[[Models], Stage]
     sees_gold: bool = False
+    model: Hashable | None = None
 
 
 @dataclass(frozen=True)
 class StageReport:
     """What a stage cost. ``seconds`` are those of ``posts`` posts, without loading. ``parameters`` is None where the
-    stage does not tell. ``peak_memory`` is in bytes, of the GPU or else of the whole process, None where unknown."""
+    stage does not tell. ``peak_memory`` is in bytes, of the GPU or else of the whole process, with a model that is held
+    for a later slot; None where unknown."""
 
     slot: str
     kind: str
@@ -66,7 +75,7 @@ def run_steps(
     """
     _claim(out, {**settings, "posts": _digest(samples)})
     drafts = [Prediction(sample.id) for sample in samples]
-    stage: Stage | None = None
+    models: Models = {}
     with progress() as bars:
         for number, step in enumerate(steps, 1):
             path = out / f"{number}-{step.slot}.jsonl"
@@ -74,8 +83,9 @@ def run_steps(
                 drafts = _finished(path, samples)
                 continue
             reset_peak()
-            stage = step.load()  # the one before is let go only now, so that slots of one model share it
-            drafts = _fill(step, stage, samples, drafts, path, batch_size, types, bars)
+            drafts = _fill(step, step.load(models), samples, drafts, path, batch_size, types, bars)
+            later = {other.model for other in steps[number:]}
+            models = {key: model for key, model in models.items() if key in later}
     reports = _reports(steps, out)
     write_json(out / "stages.json", [dataclasses.asdict(report) for report in reports])
     return drafts, reports

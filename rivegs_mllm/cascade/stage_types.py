@@ -18,6 +18,7 @@ import rivegs_mllm.cascade.knowledge.base
 import rivegs_mllm.cascade.knowledge.encyclopedia
 import rivegs_mllm.cascade.knowledge.expansion
 import rivegs_mllm.cascade.knowledge.llm
+import rivegs_mllm.cascade.mllm
 import rivegs_mllm.cascade.segmentation.base
 import rivegs_mllm.cascade.segmentation.sam
 import rivegs_mllm.cascade.segmentation.segment_anything

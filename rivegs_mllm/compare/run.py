@@ -16,7 +16,7 @@ from eval.scores import evaluate
 from eval.stage_metrics import stage_scores
 from rivegs_mllm.cascade.base import WHOLE
 from rivegs_mllm.cascade.config import CascadeRecipe, run_cascade, type_of
-from rivegs_mllm.cascade.mllm import trained_files, whole_stage
+from rivegs_mllm.cascade.mllm import WholeMllm, load_end_to_end, trained_files
 from rivegs_mllm.cascade.runner import StageReport, Step, run_steps, stamps
 from rivegs_mllm.compare.systems import System, read_systems
 from rivegs_mllm.compare.tables import as_markdown, as_page, as_tables
@@ -75,7 +75,7 @@ def _run(
     if isinstance(recipe, CascadeRecipe):
         return run_cascade(recipe, samples, folder, out)
     weights = system.weights
-    step = Step(WHOLE, "mllm", lambda: whole_stage(recipe, weights, folder))
+    step = Step(WHOLE, "mllm", lambda _: WholeMllm(load_end_to_end(recipe, weights, folder)))
     parts = {name: dataclasses.asdict(getattr(recipe, name)) for name in ("model", "answer", "predict")}
     settings = {**parts, "files": stamps([*system.files, *trained_files(weights)])}
     return run_steps([step], samples, out, recipe.predict.batch_size, settings, ())

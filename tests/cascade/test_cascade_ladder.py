@@ -89,7 +89,7 @@ def run(perfect: tuple[str, ...], samples, out) -> list[Prediction]:
     for slot, stage in FAULTY.items():
         kind = "gold" if slot in perfect else "faulty"
         loaded = GOLD[slot]().load(out) if slot in perfect else stage
-        steps.append(Step(slot, kind, lambda loaded=loaded: loaded, slot in perfect))
+        steps.append(Step(slot, kind, lambda models, loaded=loaded: loaded, slot in perfect))
     return run_steps(steps, samples, out, 250, {"perfect": perfect}, TYPES)[0]
 
 

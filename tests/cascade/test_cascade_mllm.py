@@ -2,19 +2,21 @@
 
 import dataclasses
 import shutil
+import weakref
 from pathlib import Path
 
 import pytest
 from cascade_suite import Cases, StageSuite, assert_same, drafted
 
 from eval.analysis.calibration import Calibration, write_calibration
-from rivegs_mllm.cascade.base import SLOTS, StageError
-from rivegs_mllm.cascade.config import CascadeRecipe, check_needs, read_cascade, run_cascade
-from rivegs_mllm.cascade.grounding.base import MllmGrounder
-from rivegs_mllm.cascade.knowledge.base import MllmKnowledge, NoKnowledge
-from rivegs_mllm.cascade.knowledge.expansion import MllmExpander, NoExpander
-from rivegs_mllm.cascade.mllm import mllm_needs, mllm_stage, whole_stage
-from rivegs_mllm.cascade.tagging.base import MllmTagger
+from rivegs_mllm.cascade import mllm
+from rivegs_mllm.cascade.base import SLOTS, Stage, StageError
+from rivegs_mllm.cascade.config import CascadeRecipe, check_needs, read_cascade, run_cascade, steps_of
+from rivegs_mllm.cascade.grounding.base import GoldGrounder
+from rivegs_mllm.cascade.knowledge.base import NoKnowledge
+from rivegs_mllm.cascade.knowledge.expansion import NoExpander
+from rivegs_mllm.cascade.mllm import Mllm, WholeMllm, load_end_to_end
+from rivegs_mllm.cascade.runner import Step, run_steps
 from rivegs_mllm.config.schema import read_recipe
 from rivegs_mllm.predict import predict
 from rivegs_mllm.types import Box, Entity, Prediction, UserError
@@ -27,7 +29,16 @@ def end_to_end(trained, tmp_path_factory) -> list[Prediction]:
     return predict(recipe, trained.samples, trained.data, out, Path(recipe.train.output_dir))
 
 
+def stage_in(slot: str, trained, adapter: Path | None = None) -> Stage:
+    choice = Mllm(trained.recipe, adapter)
+    return choice.stage_in(slot, choice.load_model(trained.data))
+
+
 class MllmSuite(StageSuite):
+    @pytest.fixture(scope="class")
+    def choice(self, trained):
+        return Mllm(trained.recipe)
+
     @pytest.fixture(scope="class")
     def cases(self, trained) -> Cases:
         return Cases(trained.samples, [drafted(self.slot, sample) for sample in trained.samples], trained.data)
@@ -36,33 +47,21 @@ class MllmSuite(StageSuite):
 class TestMllmKnowledge(MllmSuite):
     slot = "knowledge"
 
-    @pytest.fixture(scope="class")
-    def choice(self, trained):
-        return MllmKnowledge(trained.recipe)
-
 
 class TestMllmTagger(MllmSuite):
     slot = "tagger"
-
-    @pytest.fixture(scope="class")
-    def choice(self, trained):
-        return MllmTagger(trained.recipe)
 
 
 class TestMllmExpander(MllmSuite):
     slot = "expander"
 
-    @pytest.fixture(scope="class")
-    def choice(self, trained):
-        return MllmExpander(trained.recipe)
+
+class TestMllmEntailment(MllmSuite):
+    slot = "entailment"
 
 
 class TestMllmGrounder(MllmSuite):
     slot = "grounder"
-
-    @pytest.fixture(scope="class")
-    def choice(self, trained):
-        return MllmGrounder(trained.recipe)
 
 
 @pytest.fixture
@@ -82,10 +81,51 @@ def test_alone_in_the_cascade_it_says_what_it_says_end_to_end(trained, alone, en
     assert len({report.parameters for report in reports}) == 1
 
 
-def test_one_loaded_model_serves_all_slots(trained):
-    first = mllm_stage(trained.recipe, None, "tagger", trained.data)
-    second = mllm_stage(trained.recipe, trained.recipe.parent / "run", "grounder", trained.data)
-    assert first.generator is second.generator
+@pytest.fixture
+def loads(monkeypatch) -> list[weakref.ref]:
+    """A reference to each model that is loaded from here on, in order."""
+    found, load = [], mllm.load_adapter
+
+    def noted(*given):
+        system = load(*given)
+        found.append(weakref.ref(system.model))
+        return system
+
+    monkeypatch.setattr(mllm, "load_adapter", noted)
+    return found
+
+
+def test_another_stage_between_two_slots_does_not_load_the_model_again(trained, loads, tmp_path):
+    recipe = CascadeRecipe(
+        tagger=Mllm(trained.recipe),
+        expander=NoExpander(),
+        entailment=Mllm(trained.recipe, trained.recipe.parent / "run"),  # the same folder, named
+        grounder=GoldGrounder(),
+    )
+    steps = steps_of(recipe, trained.data)
+    run_steps(steps, trained.samples, tmp_path / "work", 4, {}, recipe.types)
+    assert len(loads) == 1
+
+
+def test_the_model_is_released_after_the_last_slot_that_shares_it(trained, loads, tmp_path):
+    def watched(slot: str) -> Step:
+        def load(models):
+            alive.append((slot, [model() is not None for model in loads]))
+            return lambda samples, drafts: list(drafts)
+
+        return Step(slot, "watched", load)
+
+    alive: list[tuple[str, list[bool]]] = []
+    recipe = CascadeRecipe(NoKnowledge(), Mllm(trained.recipe), NoExpander(), Mllm(trained.recipe))
+    knowledge, tagger, _, entailment = steps_of(recipe, trained.data)
+    steps = [knowledge, tagger, watched("expander"), entailment, watched("grounder")]
+    run_steps(steps, trained.samples, tmp_path / "work", 4, {}, recipe.types)
+    assert alive == [("expander", [True]), ("grounder", [False])]
+
+
+def test_a_recipe_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"none\.yaml"):
+        check_needs(CascadeRecipe(Mllm(tmp_path / "none.yaml")))
 
 
 @pytest.mark.parametrize(
@@ -93,13 +133,14 @@ def test_one_loaded_model_serves_all_slots(trained):
     [("knowledge", "knowledge", "entity"), ("tagger", "entity", "expression"), ("expander", "expression", "visible")],
 )
 def test_a_stage_writes_no_more_than_its_own_segment(trained, end_to_end, monkeypatch, slot, own, following):
-    stage = mllm_stage(trained.recipe, None, slot, trained.data)
-    generate, written = stage.generator._generate, []
-    monkeypatch.setattr(stage.generator, "_generate", lambda *given: written.append(generate(*given)) or written[-1])
+    stage = stage_in(slot, trained)
+    generator, written = stage.model.generator, []
+    generate = generator._generate
+    monkeypatch.setattr(generator, "_generate", lambda *given: written.append(generate(*given)) or written[-1])
     sample, answer = trained.samples[0], end_to_end[0]
     plain = tuple(Entity(entity.text, entity.type, entity.span) for entity in answer.entities)
     [filled] = stage([sample], [Prediction(sample.id, answer.knowledge, plain if slot == "expander" else ())])
-    decoded = stage.generator.encoder.tokenizer.decode(written[0][0])
+    decoded = generator.encoder.tokenizer.decode(written[0][0])
     assert answer.raw.startswith(filled.raw)
     assert filled.raw.splitlines()[-1].startswith(own)
     assert decoded.splitlines()[-1] == following
@@ -110,7 +151,7 @@ def test_it_goes_on_from_what_others_filled_in(trained, tmp_path):
     sample = trained.samples[0]
     mentions = tuple(Entity(token, "PER", (place, place + 1)) for place, token in enumerate(sample.tokens[:3]))
     draft = Prediction(sample.id, "", mentions[::-1], raw="something else", errors=("before",))
-    [answer] = mllm_stage(trained.recipe, None, "expander", trained.data)([sample], [draft])
+    [answer] = stage_in("expander", trained)([sample], [draft])
     assert [entity.text for entity in answer.entities] == [entity.text for entity in mentions[::-1]]
     assert answer.errors[0] == "before"
     lines = [line for line in answer.raw.splitlines() if line.startswith("entity")]
@@ -122,18 +163,16 @@ def test_nothing_is_generated_where_there_is_nothing_to_fill(trained):
         Prediction(sample.id, "", tuple(Entity(e.text, e.type, e.span, "x", False) for e in sample.entities))
         for sample in trained.samples
     ]
-    assert mllm_stage(trained.recipe, None, "grounder", trained.data)(trained.samples, hidden) == hidden
+    assert stage_in("grounder", trained)(trained.samples, hidden) == hidden
     empty = [Prediction(sample.id) for sample in trained.samples]
-    assert mllm_stage(trained.recipe, None, "expander", trained.data)(trained.samples, empty) == empty
+    assert stage_in("expander", trained)(trained.samples, empty) == empty
 
 
 def test_an_entity_that_nobody_could_decide_on_gets_no_box(trained):
     sample = next(sample for sample in trained.samples if any(entity.boxes for entity in sample.entities))
     entities = drafted("grounder", sample).entities
     undecided = tuple(dataclasses.replace(e, visible=None if not e.visible else True) for e in entities)
-    [answer] = mllm_stage(trained.recipe, None, "grounder", trained.data)(
-        [sample], [Prediction(sample.id, entities=undecided)]
-    )
+    [answer] = stage_in("grounder", trained)([sample], [Prediction(sample.id, entities=undecided)])
     for entity, before in zip(answer.entities, undecided, strict=True):
         assert entity.visible == before.visible
         assert bool(entity.visible) or not entity.boxes
@@ -143,24 +182,24 @@ def test_what_its_answers_cannot_say_is_an_error_that_names_the_post(trained):
     sample = trained.samples[0]
     draft = Prediction(sample.id, entities=(Entity(sample.tokens[0], "MISC", (0, 1)),))
     with pytest.raises(StageError, match=rf"expander \(mllm\): post '{sample.id}'.*'MISC' is not one of"):
-        mllm_stage(trained.recipe, None, "expander", trained.data)([sample], [draft])
+        stage_in("expander", trained)([sample], [draft])
 
 
 def test_a_slot_that_it_does_not_write_is_an_error(trained, tmp_path):
     short = tmp_path / "short.yaml"
     short.write_text(trained.recipe.read_text().replace("  bins: 64", "  bins: 64\n  segments: [entities, boxes]"))
     with pytest.raises(StageError, match=r"expander \(mllm\): the model's answers have no segment 'expressions'"):
-        mllm_needs(short, "expander")
+        Mllm(short).needs_in("expander")
     with pytest.raises(StageError, match="writes no segmenter field"):
-        mllm_needs(short, "segmenter")
-    assert mllm_needs(short, "tagger") == ()
-    assert mllm_needs(trained.recipe, "grounder") == ("knowledge", "tagger", "expander", "entailment")
+        Mllm(short).needs_in("segmenter")
+    assert Mllm(short).needs_in("tagger") == ()
+    assert Mllm(trained.recipe).needs_in("grounder") == ("knowledge", "tagger", "expander", "entailment")
 
 
 def test_the_segments_before_its_own_must_be_filled(trained):
     with pytest.raises(StageError, match=r"tagger \(mllm\): needs what the slot 'knowledge' fills.*`type: none`"):
-        check_needs(CascadeRecipe(tagger=MllmTagger(trained.recipe)))
-    check_needs(CascadeRecipe(NoKnowledge(), MllmTagger(trained.recipe), NoExpander()))
+        check_needs(CascadeRecipe(tagger=Mllm(trained.recipe)))
+    check_needs(CascadeRecipe(NoKnowledge(), Mllm(trained.recipe), NoExpander()))
 
 
 def test_without_expressions_it_still_decides(trained, alone, tmp_path):
@@ -174,7 +213,7 @@ def test_without_expressions_it_still_decides(trained, alone, tmp_path):
 
 def test_a_work_folder_is_refused_when_the_adapter_was_trained_again(trained, tmp_path):
     adapter = Path(shutil.copytree(trained.recipe.parent / "run", tmp_path / "run"))
-    recipe = CascadeRecipe(MllmKnowledge(trained.recipe, adapter))
+    recipe = CascadeRecipe(Mllm(trained.recipe, adapter))
     run_cascade(recipe, trained.samples, trained.data, tmp_path / "work")
     (adapter / "adapter_model.safetensors").touch()
     with pytest.raises(UserError, match="files differ"):
@@ -193,16 +232,16 @@ def test_the_calibration_of_the_run_decides(trained, end_to_end, tmp_path):
         )
         for answer in end_to_end
     ]
-    decided = mllm_stage(trained.recipe, adapter, "entailment", trained.data)(trained.samples, drafts)
+    decided = stage_in("entailment", trained, adapter)(trained.samples, drafts)
     said = [entity for answer in decided for entity in answer.entities]
     assert all(entity.visible for entity in said)
     calibrated = [every.probability(score) for score in scores]
     assert sorted(entity.visible_score for entity in said) == pytest.approx(calibrated, rel=1e-3)
-    whole = whole_stage(read_recipe(trained.recipe), adapter, trained.data)(trained.samples, drafts)
+    whole = WholeMllm(load_end_to_end(read_recipe(trained.recipe), adapter, trained.data))(trained.samples, drafts)
     assert_same(whole, [every.apply(answer) for answer in end_to_end])
     (adapter / "calibration.json").write_text("{")
     with pytest.raises(UserError, match=r"calibration\.json"):
-        mllm_stage(trained.recipe, adapter, "entailment", trained.data)
+        stage_in("entailment", trained, adapter)
 
 
 def test_boxes_lie_in_the_picture(end_to_end, trained):

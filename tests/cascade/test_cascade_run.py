@@ -45,7 +45,7 @@ def recipe_file(tmp_path):
 
 
 def step(stage, slot="tagger", sees_gold=False, kind="test"):
-    return Step(slot, kind, lambda: stage, sees_gold)
+    return Step(slot, kind, lambda models: stage, sees_gold)
 
 
 def run(steps, samples, out, batch_size=4, **settings):

@@ -19,7 +19,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 
 from eval.stage_metrics import grounding_scores
 from rivegs_mllm.cascade.base import StageError
-from rivegs_mllm.cascade.grounding.base import Found, GoldGrounder, GroundingStage, MllmGrounder
+from rivegs_mllm.cascade.grounding.base import Found, GoldGrounder, GroundingStage
 from rivegs_mllm.cascade.grounding.late_interaction import CellsGrounder, CellsTraining, cells_inside, collate
 from rivegs_mllm.cascade.referring import gold_twin, inside
 from rivegs_mllm.cascade.training import StageData, StageTraining, train_stage
@@ -182,11 +182,6 @@ def test_gold_twin_goes_by_the_span_where_both_have_one():
 def test_parts_that_are_none(refer):
     with pytest.raises(UserError, match=r"refer.*mention, type, expression"):
         CellsTraining("tiny", refer=refer)
-
-
-def test_mllm_names_a_recipe_that_is_not_there(tmp_path):
-    with pytest.raises(UserError, match=r"none\.yaml"):
-        MllmGrounder(tmp_path / "none.yaml").load(tmp_path)
 
 
 def test_a_folder_that_is_no_grounder(tmp_path, cells):

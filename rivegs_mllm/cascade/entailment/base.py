@@ -18,7 +18,6 @@ import draccus
 
 from eval.stage_metrics import entailment_scores, precision_recall_f1
 from rivegs_mllm.cascade.base import Stage, StageError, blind, refer
-from rivegs_mllm.cascade.mllm import mllm_files, mllm_needs, mllm_stage
 from rivegs_mllm.cascade.referring import gold_twin
 from rivegs_mllm.config.bounds import PositiveFloat, Probability
 from rivegs_mllm.models.generation import batches
@@ -161,25 +160,3 @@ def _as_gold(sample: Sample, entity: Entity) -> Entity:
         )
     visible = twin is not None and (bool(twin.boxes) if twin.visible is None else twin.visible)
     return dataclasses.replace(entity, visible=visible, visible_score=float(visible))
-
-
-@Entailment.register_subclass("mllm")
-@dataclass
-class MllmEntailment(Entailment):
-    """The end-to-end model; ``adapter`` is null for where the recipe's training leaves it."""
-
-    recipe: Path
-    adapter: Path | None = None
-    SEES_GOLD: ClassVar[bool] = False
-
-    def needs(self) -> Sequence[str]:
-        """The slots whose segments come before the decisions."""
-        return mllm_needs(self.recipe, "entailment")
-
-    def files(self) -> Sequence[Path]:
-        """The adapter's."""
-        return mllm_files(self.recipe, self.adapter)
-
-    def load(self, folder: Path) -> Stage:
-        """The stage."""
-        return mllm_stage(self.recipe, self.adapter, "entailment", folder)

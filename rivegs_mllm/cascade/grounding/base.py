@@ -18,7 +18,6 @@ from PIL import Image
 
 from eval.stage_metrics import grounding_scores
 from rivegs_mllm.cascade.base import Stage, blind, refer, without_picture
-from rivegs_mllm.cascade.mllm import mllm_files, mllm_needs, mllm_stage
 from rivegs_mllm.cascade.referring import gold_twin, inside
 from rivegs_mllm.data.images import PictureError, open_for_model, processed
 from rivegs_mllm.types import Box, Prediction, Sample
@@ -127,25 +126,3 @@ def _gold(samples: Sequence[Sample], drafts: Sequence[Prediction]) -> list[Predi
             entities.append(entity)
         filled.append(dataclasses.replace(draft, entities=tuple(entities)))
     return filled
-
-
-@Grounder.register_subclass("mllm")
-@dataclass
-class MllmGrounder(Grounder):
-    """The end-to-end model; ``adapter`` is null for where the recipe's training leaves it."""
-
-    recipe: Path
-    adapter: Path | None = None
-    SEES_GOLD: ClassVar[bool] = False
-
-    def needs(self) -> Sequence[str]:
-        """The slots whose segments come before the boxes."""
-        return mllm_needs(self.recipe, "grounder")
-
-    def files(self) -> Sequence[Path]:
-        """The adapter's."""
-        return mllm_files(self.recipe, self.adapter)
-
-    def load(self, folder: Path) -> Stage:
-        """The stage."""
-        return mllm_stage(self.recipe, self.adapter, "grounder", folder)

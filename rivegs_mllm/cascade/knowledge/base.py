@@ -17,7 +17,6 @@ import draccus
 from data_builders.formats.conll import read_knowledge_posts
 from rivegs_mllm.cascade.base import Stage, StageError
 from rivegs_mllm.cascade.knowledge.encyclopedia import read_encyclopedia
-from rivegs_mllm.cascade.mllm import mllm_files, mllm_needs, mllm_stage
 from rivegs_mllm.config.bounds import NonNegativeInt, Seed
 from rivegs_mllm.store.answer_store import read_store
 from rivegs_mllm.types import Prediction, Sample, UserError
@@ -132,25 +131,3 @@ def _encyclopedia_texts(source: Path) -> Texts:
         return [" ".join(own) for own in zip(*named, strict=False)]
 
     return texts
-
-
-@Knowledge.register_subclass("mllm")
-@dataclass
-class MllmKnowledge(Knowledge):
-    """The end-to-end model; ``adapter`` is null for where the recipe's training leaves it."""
-
-    recipe: Path
-    adapter: Path | None = None
-    SEES_GOLD: ClassVar[bool] = False
-
-    def needs(self) -> Sequence[str]:
-        """None: knowledge is what an answer begins with."""
-        return mllm_needs(self.recipe, "knowledge")
-
-    def files(self) -> Sequence[Path]:
-        """The adapter's."""
-        return mllm_files(self.recipe, self.adapter)
-
-    def load(self, folder: Path) -> Stage:
-        """The stage."""
-        return mllm_stage(self.recipe, self.adapter, "knowledge", folder)

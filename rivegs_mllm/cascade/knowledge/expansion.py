@@ -16,7 +16,6 @@ import draccus
 from eval.protocols import same_span_or_text
 from rivegs_mllm.cascade.base import Stage, StageError
 from rivegs_mllm.cascade.knowledge.encyclopedia import read_encyclopedia
-from rivegs_mllm.cascade.mllm import mllm_files, mllm_needs, mllm_stage
 from rivegs_mllm.store.answer_store import read_store
 from rivegs_mllm.types import Entity, Prediction, Sample
 
@@ -136,25 +135,3 @@ class ExpressionReplay:
                 "add it there, or set `otherwise` to what shall stand in its place"
             )
         return self.settings.otherwise
-
-
-@Expander.register_subclass("mllm")
-@dataclass
-class MllmExpander(Expander):
-    """The end-to-end model; ``adapter`` is null for where the recipe's training leaves it."""
-
-    recipe: Path
-    adapter: Path | None = None
-    SEES_GOLD: ClassVar[bool] = False
-
-    def needs(self) -> Sequence[str]:
-        """The slots whose segments come before the expressions."""
-        return mllm_needs(self.recipe, "expander")
-
-    def files(self) -> Sequence[Path]:
-        """The adapter's."""
-        return mllm_files(self.recipe, self.adapter)
-
-    def load(self, folder: Path) -> Stage:
-        """The stage."""
-        return mllm_stage(self.recipe, self.adapter, "expander", folder)

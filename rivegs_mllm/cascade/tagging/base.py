@@ -14,7 +14,6 @@ from typing import ClassVar
 import draccus
 
 from rivegs_mllm.cascade.base import Stage
-from rivegs_mllm.cascade.mllm import mllm_files, mllm_needs, mllm_stage
 from rivegs_mllm.types import Entity, Prediction, Sample
 
 
@@ -41,25 +40,3 @@ def _gold(samples: Sequence[Sample], drafts: Sequence[Prediction]) -> list[Predi
         )
         for sample, draft in zip(samples, drafts, strict=True)
     ]
-
-
-@Tagger.register_subclass("mllm")
-@dataclass
-class MllmTagger(Tagger):
-    """The end-to-end model; ``adapter`` is null for where the recipe's training leaves it."""
-
-    recipe: Path
-    adapter: Path | None = None
-    SEES_GOLD: ClassVar[bool] = False
-
-    def needs(self) -> Sequence[str]:
-        """The knowledge, where the model's answers begin with it."""
-        return mllm_needs(self.recipe, "tagger")
-
-    def files(self) -> Sequence[Path]:
-        """The adapter's."""
-        return mllm_files(self.recipe, self.adapter)
-
-    def load(self, folder: Path) -> Stage:
-        """The stage."""
-        return mllm_stage(self.recipe, self.adapter, "tagger", folder)
