@@ -1,70 +1,61 @@
-"""Counts of what is correct, predicted and gold, post by post, under every subset that scores are given for."""
+"""Counts of correct, predicted and gold entities, by task and by every subset that scores are given for."""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from eval.protocols import EEG, EES, GMNER, SMNER, TASKS, Judged, Post, Protocol, Task, boxes_of
+from eval.protocols import EEG, EES, GMNER, SMNER, Judged, Post, Protocol, Task, boxes_of
 from eval.stage_metrics import precision_recall_f1
 from rivegs_mllm.types import TYPES, Entity, Sample, UserError
 
 SMALL, MEDIUM = 32 * 32, 96 * 96
 """COCO's bounds of area, in pixels of the original picture."""
 
-Sort = tuple[str, str, str]
-"""What an entity is: "type:PER", "box:small", "mention:once"."""
+Stratum = tuple[str, str, str]
+"""The subsets that an entity is in: "type:PER", "box:small", "mention:once"."""
 
-_BITS = 40
-_UNITS = [[1 << _BITS * (3 * column + figure) for figure in range(3)] for column in range(len(TASKS))]
-KINDS = ("type:", "entities:", "box:", "mention:")
+Count = tuple[Stratum, int, int]
+"""One entity counted once: its stratum, the index of the task, and CORRECT, PREDICTED or GOLD."""
+
+CORRECT, PREDICTED, GOLD = range(3)
+
+_PREFIXES = ("type:", "entities:", "box:", "mention:")
 """How the names of subsets begin that the scores make themselves."""
 
 _TYPED = {EEG: GMNER, EES: SMNER}
+"""By type these two count as the other two do: entities of another type are in another subset."""
 
 
-class Counts(NamedTuple):
-    """The counts of a post: as a whole under ``names``, and of its entities by sort.
-
-    All counts of all tasks are packed into one integer, 40 bits each, so that adding them up is one addition: correct,
-    predicted and gold of the first task, then of the next. `unpacked` takes it apart.
-    """
-
-    names: tuple[str, ...]
-    whole: int
-    by_sort: Mapping[Sort, int]
-
-
-class Tally:
-    """Adds up posts."""
+class CountAccumulator:
+    """Adds up the counts of posts under one protocol."""
 
     def __init__(self, protocol: Protocol, tasks: Sequence[Task], iou: float = 0.5):
         self.protocol = protocol
         self.tasks = tasks
         self.iou = iou
-        self.whole: Counter[tuple[str, ...]] = Counter({("all",): 0})
-        self.by_sort: Counter[Sort] = Counter()
+        self.subsets = {("all",)}
+        self.counts: Counter[tuple[tuple[str, ...], Count]] = Counter()
 
-    def add(self, post: Post, judged: Sequence[Judged], sorts: Sorts) -> None:
+    def add(self, post: Post, judged: Sequence[Judged], strata: Strata) -> None:
         """Counts a post in, as this protocol has judged it."""
-        counts = count_post(self.protocol, post, self.iou, judged, sorts)
-        self.whole[counts.names] += counts.whole
-        for sort, packed in counts.by_sort.items():
-            self.by_sort[sort] += packed
+        names = post_names(post.sample)
+        self.subsets.add(names)
+        self.counts.update([(names, count) for count in counts_of(self.protocol, judged, strata, self.iou)])
 
     def scores(self) -> dict:
         """``{subset: {task: {"correct", "predicted", "gold", "precision", "recall", "f1"}}}``."""
-        totals: Counter[str] = Counter()
-        for names, packed in (*self.whole.items(), *self.by_sort.items()):
-            for name in names:
-                totals[name] += packed
+        totals = {name: np.zeros((len(self.tasks), 3), int) for names in self.subsets for name in names}
+        for (names, (stratum, task, figure)), count in self.counts.items():
+            for name in (*names, *stratum):
+                totals.setdefault(name, np.zeros((len(self.tasks), 3), int))[task, figure] += count
+        _share_typed(totals, self.tasks)
         return {
             name: {
                 task.name: precision_recall_f1(*row)
-                for task, row in zip(self.tasks, unpacked(name, totals[name], self.tasks), strict=True)
+                for task, row in zip(self.tasks, totals[name].tolist(), strict=True)
             }
             for name in in_order(totals)
         }
@@ -74,54 +65,41 @@ def per_post(
     protocol: Protocol, posts: Sequence[Post], tasks: Sequence[Task], iou: float = 0.5
 ) -> dict[str, np.ndarray]:
     """``{subset: counts}``, each an integer array of (posts, tasks, 3): correct, predicted, gold."""
-    arrays: dict[str, np.ndarray] = {}
+    shape = (len(posts), len(tasks), 3)
+    cells: dict[str, list[int]] = defaultdict(list)  # of each subset, the flat index of every count in its array
     for index, post in enumerate(posts):
-        counts = count_post(protocol, post, iou, protocol.judge(post, tasks), Sorts(post))
-        totals: Counter[str] = Counter(dict.fromkeys(counts.names, counts.whole))
-        for sort, packed in counts.by_sort.items():
-            for name in sort:
-                totals[name] += packed
-        for name, packed in totals.items():
-            if name not in arrays:
-                arrays[name] = np.zeros((len(posts), len(tasks), 3), np.int32)
-            arrays[name][index] = unpacked(name, packed, tasks)
-    return {name: arrays[name] for name in in_order(arrays)}
+        names = post_names(post.sample)
+        for name in names:
+            cells.setdefault(name, [])  # a post without entities is in its subsets too
+        for stratum, task, figure in counts_of(protocol, protocol.judge(post, tasks), Strata(post), iou):
+            cell = (index * len(tasks) + task) * 3 + figure
+            for name in (*names, *stratum):
+                cells[name].append(cell)
+    size = len(posts) * len(tasks) * 3
+    arrays = {name: np.bincount(cells[name], minlength=size).reshape(shape) for name in in_order(cells)}
+    _share_typed(arrays, tasks)
+    return arrays
 
 
-def count_post(protocol: Protocol, post: Post, iou: float, judged: Sequence[Judged], sorts: Sorts) -> Counts:
+def counts_of(protocol: Protocol, judged: Sequence[Judged], strata: Strata, iou: float) -> list[Count]:
     """The counts of one post.
 
-    "all", the post's own subset and "entities:2" (so many gold ones) count the whole post, "type:PER", "box:small" and
-    "mention:repeated" entities: a correct prediction is of its gold entity's sort, any other and the gold are of their
-    own, so that the sorts of a kind add up to "all".
+    A correct prediction is in its gold entity's stratum, any other and the gold are in their own, so that the strata
+    of a kind add up to the whole post.
     """
-    by_sort: dict[Sort, int] = defaultdict(int)
-    before = None
-    for entered, (correct, predicted, gold) in zip(judged, _UNITS, strict=False):
+    counts: list[Count] = []
+    gold, predicted = strata.gold, strata.predicted
+    for task, entered in enumerate(judged):
+        if protocol.enter is not None:
+            gold, predicted = list(map(strata.of, entered.golds)), list(map(strata.of, entered.said))
         partner = {place: index for index, place in protocol.pairs(entered, iou)}
-        if before is None or entered.golds is not before.golds or entered.said is not before.said:
-            before = entered
-            gold_sorts, said_sorts = list(map(sorts.of, entered.golds)), list(map(sorts.of, entered.said))
-        for sort in gold_sorts:
-            by_sort[sort] += gold
-        for place, sort in enumerate(said_sorts):
+        counts += [(stratum, task, GOLD) for stratum in gold]
+        for place, stratum in enumerate(predicted):
             if place in partner:
-                by_sort[gold_sorts[partner[place]]] += correct + predicted
-            else:
-                by_sort[sort] += predicted
-    return Counts(post_names(post.sample), sum(by_sort.values()), by_sort)
-
-
-def unpacked(name: str, packed: int, tasks: Sequence[Task]) -> list[tuple[int, int, int]]:
-    """Correct, predicted and gold of each task. By type EEG counts as GMNER does, EES as SMNER."""
-    mask = (1 << _BITS) - 1
-    rows = []
-    for task in tasks:
-        if name.startswith("type:"):
-            task = _TYPED.get(task, task)
-        part = packed >> 3 * _BITS * tasks.index(task)
-        rows.append((part & mask, part >> _BITS & mask, part >> 2 * _BITS & mask))
-    return rows
+                stratum = gold[partner[place]]
+                counts.append((stratum, task, CORRECT))
+            counts.append((stratum, task, PREDICTED))
+    return counts
 
 
 def post_names(sample: Sample) -> tuple[str, ...]:
@@ -131,37 +109,42 @@ def post_names(sample: Sample) -> tuple[str, ...]:
 
 
 def in_order(names: Iterable[str]) -> list[str]:
-    """Subsets as they are reported: "all", the posts' own, then the sorts, kind by kind."""
+    """Subsets as they are reported: "all", the posts' own, then the strata, kind by kind."""
 
     def place(name: str) -> tuple:
-        kind = next((index for index, prefix in enumerate(KINDS, 2) if name.startswith(prefix)), 1)
+        kind = next((index for index, prefix in enumerate(_PREFIXES, 2) if name.startswith(prefix)), 1)
         return (0 if name == "all" else kind), _PLACES.get(name, len(_PLACES)), name
 
     return sorted(names, key=place)
 
 
+def without_strata(names: Iterable[str]) -> list[str]:
+    """The subsets that the scores do not make themselves: "all", and those that posts are marked as."""
+    return [name for name in names if not name.startswith(_PREFIXES)]
+
+
 def check_subset(name: str) -> None:
     """Raises UserError for a name that the scores use themselves."""
-    if name == "all" or name.startswith(KINDS):
+    if name == "all" or name.startswith(_PREFIXES):
         raise UserError(f"gold: posts are marked as subset {name!r}, a name that the scores use themselves")
 
 
-class Sorts:
-    """The sorts of a post's entities: type, size of the largest box, whether the gold has the mention once or more."""
+class Strata:
+    """The strata of a post's entities: type, size of the largest box, whether the gold has the mention once or more.
+
+    ``gold`` and ``predicted`` are those of the post's own entities, in their order.
+    """
 
     def __init__(self, post: Post):
         texts = [entity.text for entity in post.sample.entities]
-        self.repeated = {text for text in texts if texts.count(text) > 1} if len(set(texts)) < len(texts) else ()
-        self.known: dict[int, tuple[Entity, Sort]] = {}
+        self._repeated = {text for text in texts if texts.count(text) > 1} if len(set(texts)) < len(texts) else ()
+        self.gold = list(map(self.of, post.sample.entities))
+        self.predicted = list(map(self.of, post.said))
 
-    def of(self, entity: Entity) -> Sort:
-        """The entity's sort."""
-        found = self.known.get(id(entity))
-        if found is None:
-            often = "mention:repeated" if entity.text in self.repeated else "mention:once"
-            found = entity, (f"type:{entity.type}", _size(entity), often)
-            self.known[id(entity)] = found  # holds the entity too, or its id would be another's soon
-        return found[1]
+    def of(self, entity: Entity) -> Stratum:
+        """An entity's stratum."""
+        often = "mention:repeated" if entity.text in self._repeated else "mention:once"
+        return f"type:{entity.type}", _size(entity), often
 
 
 _SIZES = ("box:none", "box:small", "box:medium", "box:large")
@@ -174,3 +157,10 @@ def _size(entity: Entity) -> str:
         return "box:none"
     area = max((box.xmax - box.xmin) * (box.ymax - box.ymin) for box in boxes)
     return "box:small" if area < SMALL else "box:medium" if area < MEDIUM else "box:large"
+
+
+def _share_typed(arrays: dict[str, np.ndarray], tasks: Sequence[Task]) -> None:
+    for name, counts in arrays.items():
+        if name.startswith("type:"):
+            for index, task in enumerate(tasks):
+                counts[..., index, :] = counts[..., tasks.index(_TYPED.get(task, task)), :]

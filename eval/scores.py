@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, zip_longest
 from pathlib import Path
 
-from eval.counts import Sorts, Tally, check_subset, in_order, post_names
+from eval.counts import CountAccumulator, Strata, check_subset, in_order, post_names
 from eval.protocols import BOX, EES, GMNER, MASK, MNER, SMNER, SPAN, STRICT, TASKS, Judged, Post, Task, protocol_named
 from eval.stage_metrics import Decisions, Found, Regions, align, by_id, found_by, precision_recall_f1
 from rivegs_mllm.data.jsonl import stream_predictions, stream_samples
@@ -31,7 +31,7 @@ def evaluate(
     """The scores, as `rivegs evaluate --json` writes them.
 
     ``{protocol: {subset: {task: {"correct", "predicted", "gold", "precision", "recall", "f1"}}}}``, fractions in
-    [0, 1], 0 where there is nothing to divide by; `eval.counts.count_post` has the subsets. SMNER and EES are there
+    [0, 1], 0 where there is nothing to divide by; docs/evaluation.md has the subsets. SMNER and EES are there
     when both the gold and the predictions have masks. Beside the protocols stand "posts", "stages" and what was
     missing or odd; docs/evaluation.md describes them. ``candidates`` are a detector's boxes by post, for ``hindex``.
 
@@ -144,7 +144,7 @@ class Scorer:
             raise UserError(f"IoU threshold {iou}: it must be above 0 and at most 1")
         self.tasks = tasks
         self.candidates = candidates
-        self.tallies = [Tally(protocol_named(name), tasks, iou) for name in protocols]
+        self.tallies = [CountAccumulator(protocol_named(name), tasks, iou) for name in protocols]
         self.stages = StagesBySubset()
         self.posts = 0
         self.masked = [False, False]
@@ -159,12 +159,12 @@ class Scorer:
         post = _post(sample, prediction, self.candidates)
         self.posts += 1
         self._note(post, prediction)
-        sorts = Sorts(post)
+        strata = Strata(post)
         *strictly, spans = STRICT.judge(post, (*self.tasks, SPAN))
         for tally in self.tallies:
             judged = strictly if tally.protocol is STRICT else tally.protocol.judge(post, self.tasks)
-            tally.add(post, judged, sorts)
-        self.stages.add(post, strictly[self.tasks.index(MNER)], spans, sorts)
+            tally.add(post, judged, strata)
+        self.stages.add(post, strictly[self.tasks.index(MNER)], spans, strata)
 
     def result(self) -> dict:
         """What `evaluate` gives."""
@@ -207,7 +207,7 @@ class StagesBySubset:
         self.cells: dict[tuple[str, ...], _Stages] = {("all",): _Stages()}
         self.spans: dict[tuple[str, ...], list[int]] = {("all",): [0, 0, 0]}
 
-    def add(self, post: Post, named: Judged, spans: Judged, sorts: Sorts) -> None:
+    def add(self, post: Post, named: Judged, spans: Judged, strata: Strata) -> None:
         """Counts a post in. ``named`` are its entities as judged by mention and type, ``spans`` by mention."""
         names = post_names(post.sample)
         counts = self.spans.setdefault(names, [0, 0, 0])
@@ -217,8 +217,8 @@ class StagesBySubset:
         golds, said = {gold for gold, _ in pairs}, {place for _, place in pairs}
         if not len(golds) == len(said) == len(pairs):
             pairs = align(post.sample.entities, post.said)
-        for pair in found_by(post.sample, post.said, pairs):
-            key = (*names, *sorts.of(pair.gold))
+        for pair, stratum in zip(found_by(post.sample, post.said, pairs), strata.gold, strict=True):
+            key = (*names, *stratum)
             if key not in self.cells:
                 self.cells[key] = _Stages()
             self.cells[key].add(pair)

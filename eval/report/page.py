@@ -18,6 +18,7 @@ from markupsafe import Markup
 from eval.analysis.errors import CORRECT, VERDICTS
 from eval.analysis.significance import DRAWS, compare
 from eval.analysis.summary import explain
+from eval.counts import without_strata
 from eval.protocols import GMNER, SMNER, Task
 from eval.report.plots import calibration_curve, iou_curve, waterfall
 from eval.report.posts import Answers, Judged, judge, picture_of, post_as_json, with_picture
@@ -27,7 +28,6 @@ from rivegs_mllm.data.files import write_text
 from rivegs_mllm.types import TYPES, Prediction, Sample, UserError
 
 _PAGE = Path(__file__).parent / "templates"
-_KINDS = ("entities:", "type:", "box:", "mention:")
 _ODD = {
     "missing_predictions": "without a prediction",
     "unreadable_answers": "answer not wholly readable",
@@ -163,7 +163,7 @@ def _render(**values: object) -> str:
         masked="SMNER" in values["tasks"],
         scored=list(max((result["strict"]["all"] for result in results), key=len)),
         outlined=any(entity["masks"] for post in posts for entity in _entities(post)),
-        subsets=[name for name in results[0]["strict"] if name != "all" and not name.startswith(_KINDS)],
+        subsets=[name for name in without_strata(results[0]["strict"]) if name != "all"],
         costliest=max(
             (name for name in budget if budget[name]["gain"] > 0), key=lambda n: budget[n]["gain"], default=""
         ),

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from eval.analysis.errors import VERDICTS
-from eval.counts import KINDS
+from eval.counts import without_strata
 from eval.protocols import PROTOCOLS
 from eval.sample_size import few
 
@@ -31,7 +31,7 @@ def format_scores(result: dict, subsets: bool = False, stages: bool = False) -> 
     ``stages``; intervals, budget, sweep and calibration where they are in the result.
     """
     intervals = result.get("intervals", {})
-    shown = [name for name in result["stages"] if subsets or not name.startswith(KINDS)]
+    shown = list(result["stages"]) if subsets else without_strata(result["stages"])
     parts: list[RenderableType] = []
     for protocol in PROTOCOLS:
         if protocol in result:
@@ -56,7 +56,7 @@ def format_side_by_side(systems: Mapping[str, dict]) -> RenderableType:
         results = [result[protocol] for result in systems.values() if protocol in result]
         if results:
             table = _table(f"F1, protocol {protocol}", ["subset", "task"], list(systems))
-            for subset in (name for name in results[0] if not name.startswith(KINDS)):
+            for subset in without_strata(results[0]):
                 for place, task in enumerate(results[0][subset]):
                     found = [result.get(subset, {}).get(task) for result in results]
                     cells = [_percent(row["f1"]) if row else "" for row in found]
@@ -86,8 +86,8 @@ def too_few(result: dict) -> list[str]:
     if note := few(result["posts"]):
         return [note]
     protocol = next(result[name] for name in PROTOCOLS if name in result)
-    subsets = {name: next(iter(rows.values()))["gold"] for name, rows in protocol.items() if not name.startswith(KINDS)}
-    return [f"{name}: {note}" for name, gold in subsets.items() if (note := few(gold, "gold entities"))]
+    gold = {name: next(iter(protocol[name].values()))["gold"] for name in without_strata(protocol)}
+    return [f"{name}: {note}" for name, count in gold.items() if (note := few(count, "gold entities"))]
 
 
 def format_sweep(sweep: dict) -> RenderableType:
