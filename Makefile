@@ -2,7 +2,7 @@
 #             cascade of small stages on the same posts, and both in one table
 # make test   sets up, then the tests
 # make setup  sets up alone, with another Python by PYTHON=python3.12; make setup-check does so elsewhere, without caches
-# make lock   the newest versions of all packages, into requirements.lock
+# make lock   the newest versions of all packages, into requirements.lock; make lock-new adds what is new there alone
 # make faults breaks what can be broken, on purpose, and writes what held into docs/reliability.md
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -12,7 +12,7 @@ export TOKENIZERS_PARALLELISM := false
 export HF_HUB_OFFLINE := 1
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: setup setup-weights setup-check lock demo test test-slow faults style clean
+.PHONY: setup setup-weights setup-check lock lock-new demo test test-slow faults style clean
 
 setup:
 	@$(PYTHON) environment/set_up.py $(VENV)
@@ -25,6 +25,9 @@ setup-check:
 
 lock: setup
 	python environment/lock.py
+
+lock-new: setup
+	python environment/lock.py --keep
 
 demo: setup
 	python benchmarks/demo_time.py

@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Collection
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -23,6 +24,12 @@ READY = "ready"
 """The file that is written last into an environment, with what it was made of."""
 
 EXTRAS = "all,serve,dev"
+PARTS = {
+    "weights": ("--no-deps", "-r", str(ENVIRONMENT / "weights.in")),
+    "docs": ("-r", str(ENVIRONMENT / "docs.in")),
+}
+"""What is installed only where it is asked for, and how."""
+
 UV_OPTIONS = {"index-url": "--default-index", "extra-index-url": "--index", "find-links": "--find-links"}
 """What pip's configuration calls the sources of packages, and what uv does."""
 
@@ -151,10 +158,10 @@ def _reason(log: Path, begin: int) -> str:
     return (errors or lines)[-1]
 
 
-def set_up(venv: Path, weights: bool) -> None:
-    """Makes or completes the environment. Ends with a line where something is missing."""
+def set_up(venv: Path, parts: Collection[str] = ()) -> None:
+    """Makes or completes the environment, with these of PARTS. Ends with a line where something is missing."""
     made = _made(venv)
-    weighted = made.pop("weights", False)
+    there = made.pop("parts", [])
     installer = Installer(venv)
     started = time.monotonic()
     if made != wanted():
@@ -165,13 +172,12 @@ def set_up(venv: Path, weights: bool) -> None:
         installer.install("torch")
         installer.install("-r", str(ENVIRONMENT / "build.in"))
         installer.install("--no-build-isolation", "-e", f".[{EXTRAS}]")
-        weighted = False
+        there = []
         print(f"set up in {time.monotonic() - started:.0f} s: {venv}", flush=True)
-    if weights and not weighted:
-        installer.install("--no-deps", "-r", str(ENVIRONMENT / "weights.in"))
-        weighted = True
+    for name in sorted(set(parts) - set(there)):
+        installer.install(*PARTS[name])
     partial = venv / "ready.partial"
-    partial.write_text(json.dumps({**wanted(), "weights": weighted}))
+    partial.write_text(json.dumps({**wanted(), "parts": sorted({*there, *parts})}))
     partial.replace(venv / READY)
 
 
@@ -189,9 +195,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("venv", type=Path, nargs="?", default=ROOT / ".venv", help="its folder (default: .venv)")
     parser.add_argument("--weights", action="store_true", help="with the small models that tests and examples use")
+    parser.add_argument("--docs", action="store_true", help="with what makes a site of docs/")
     known = parser.parse_args()
     try:
-        set_up(known.venv, known.weights)
+        set_up(known.venv, [name for name in PARTS if getattr(known, name)])
     except KeyboardInterrupt:
         fail("interrupted; the next run begins anew")
     except OSError as error:

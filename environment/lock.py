@@ -1,5 +1,6 @@
-"""Makes requirements.lock anew: ``make lock``, or ``python environment/lock.py``.
+"""Makes requirements.lock anew: ``make lock``, or ``python environment/lock.py [--keep]``.
 
+With ``--keep`` (``make lock-new``) what is locked keeps its version, and only what pyproject.toml names newly is added.
 uv finds the newest versions that fit each other, for every supported Python and platform. The lock is a file of
 constraints that pip and uv both read. Behind a version that has no wheel, or none for some Python on some platform,
 stands ``# no wheel``, or where.
@@ -7,8 +8,11 @@ stands ``# no wheel``, or where.
 
 from __future__ import annotations
 
+import argparse
 import json
+import shutil
 import subprocess
+import tempfile
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,13 +37,19 @@ HEAD = """\
 """
 
 
-def resolved(*sources: str) -> list[str]:
-    """The lines ``name==version ; marker`` that uv finds for the sources, relative to the project's folder."""
+def resolved(*sources: str, keep: bool) -> list[str]:
+    """The lines ``name==version ; marker`` that uv finds for the sources, relative to the project's folder.
+
+    ``keep``: the versions of the lock as it is are taken where they fit.
+    """
     options = ["--universal", "--python-version", PYTHONS[0], "--no-header", "--no-annotate", "--quiet"]
-    done = subprocess.run(
-        ["uv", "pip", "compile", *options, *sources], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True
-    )
-    return done.stdout.splitlines()
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / LOCK.name
+        if keep:
+            shutil.copy(LOCK, out)  # uv prefers the versions of the file that it writes to
+        command = ["uv", "pip", "compile", *options, "--output-file", str(out), *sources]
+        subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+        return out.read_text(encoding="utf-8").splitlines()
 
 
 def no_wheel(requirement: Requirement) -> str:
@@ -83,8 +93,11 @@ def _tags(python: str, platform: str) -> Iterator[Tag]:
 
 def main() -> None:
     """Writes the lock, whole or not at all, and prints what has no wheel."""
-    lines = resolved("environment/build.in", "pyproject.toml", "--all-extras")
-    lines += resolved("environment/weights.in", "--no-deps")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--keep", action="store_true", help="add what is new, and move nothing else")
+    keep = parser.parse_args().keep
+    lines = resolved("environment/build.in", "environment/docs.in", "pyproject.toml", "--all-extras", keep=keep)
+    lines += resolved("environment/weights.in", "--no-deps", keep=keep)
     noted = []
     for line in sorted(set(lines)):
         without = no_wheel(Requirement(line))

@@ -1,4 +1,4 @@
-"""Makes the environment that `make` runs in: ``python3 environment/set_up.py [.venv] [--weights]``.
+"""Makes the environment that `make` runs in: ``python3 environment/set_up.py [.venv] [--weights] [--docs]``.
 
 This file is read by whatever Python a machine has, however old, so that it can say that it is too old.
 """

@@ -35,7 +35,7 @@ def wanted() -> list[Requirement]:
     lines = [*project["build-system"]["requires"], *project["project"]["dependencies"]]
     for extra in project["project"]["optional-dependencies"].values():
         lines += [line for line in extra if not line.startswith("rivegs-mllm[")]
-    for name in ("build.in", "weights.in"):
+    for name in ("build.in", "docs.in", "weights.in"):
         lines += [line for line in (ROOT / "environment" / name).read_text().splitlines() if line[:1] != "#"]
     return [Requirement(line) for line in lines]
 

@@ -43,7 +43,7 @@ def test_oldest_python_can_read_what_tells_it():
 def test_python_without_the_module_that_makes_environments(lacking, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(installer, "_importable", lambda name: name != lacking)
     with pytest.raises(SystemExit):
-        installer.set_up(tmp_path / "venv", weights=False)
+        installer.set_up(tmp_path / "venv")
     assert f"no module {lacking}" in (line := told(capsys))
     assert "apt install python3" in line
 
@@ -51,13 +51,13 @@ def test_python_without_the_module_that_makes_environments(lacking, tmp_path, mo
 def test_no_space(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: namedtuple("usage", "free")(1_200_000_000))
     with pytest.raises(SystemExit):
-        installer.set_up(tmp_path / "venv", weights=False)
+        installer.set_up(tmp_path / "venv")
     assert told(capsys) == f"error: 1.2 GB are free in {tmp_path}; at least 4 GB are needed"
 
 
 def test_folder_that_is_not_there(tmp_path, capsys):
     with pytest.raises(SystemExit):
-        installer.set_up(tmp_path / "none/venv", weights=False)
+        installer.set_up(tmp_path / "none/venv")
     assert f"{tmp_path / 'none'} cannot be written to" in told(capsys)
 
 
@@ -94,25 +94,27 @@ def test_half_an_environment_is_made_anew(content, tmp_path, monkeypatch):
     steps = []
     monkeypatch.setattr(installer.Installer, "make", lambda own: steps.append("make"))
     monkeypatch.setattr(installer.Installer, "install", lambda own, *arguments: steps.append(arguments[-1]))
-    installer.set_up(tmp_path / "venv", weights=True)
+    installer.set_up(tmp_path / "venv", ["weights"])
     assert steps[0] == "make"
-    assert json.loads((tmp_path / "venv" / installer.READY).read_text()) == {**installer.wanted(), "weights": True}
+    assert json.loads((tmp_path / "venv" / installer.READY).read_text()) == {**installer.wanted(), "parts": ["weights"]}
 
 
-def test_a_whole_one_is_left_as_it_is_and_gets_weights_when_they_are_wanted(tmp_path, monkeypatch):
+def test_a_whole_one_is_left_as_it_is_and_gets_parts_when_they_are_wanted(tmp_path, monkeypatch):
     steps = []
     monkeypatch.setattr(installer.Installer, "make", lambda own: steps.append("make"))
     monkeypatch.setattr(installer.Installer, "install", lambda own, *arguments: steps.append(Path(arguments[-1]).name))
     (tmp_path / "venv").mkdir()
-    installer.set_up(tmp_path / "venv", weights=False)
+    installer.set_up(tmp_path / "venv")
     assert steps == ["make", "torch", "build.in", f".[{installer.EXTRAS}]"]
-    installer.set_up(tmp_path / "venv", weights=False)
+    installer.set_up(tmp_path / "venv")
     assert len(steps) == 4
-    installer.set_up(tmp_path / "venv", weights=True)
+    installer.set_up(tmp_path / "venv", ["weights"])
     assert steps[4:] == ["weights.in"]
-    installer.set_up(tmp_path / "venv", weights=False)
-    installer.set_up(tmp_path / "venv", weights=True)
-    assert len(steps) == 5
+    installer.set_up(tmp_path / "venv", ["docs"])
+    assert steps[5:] == ["docs.in"]
+    installer.set_up(tmp_path / "venv")
+    installer.set_up(tmp_path / "venv", ["weights"])
+    assert len(steps) == 6
 
 
 def test_uv_is_told_what_pip_is_configured_to(tmp_path, monkeypatch):
