@@ -44,6 +44,7 @@ faults: setup-weights
 style: setup
 	ruff check .
 	ruff format --check .
+	mypy
 
 clean:
 	rm -rf $(VENV) $(VENV).log runs

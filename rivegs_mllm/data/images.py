@@ -14,6 +14,7 @@ from typing import BinaryIO
 from PIL import (
     ExifTags,
     Image,
+    UnidentifiedImageError,
     WebPImagePlugin,  # noqa: F401  (Pillow registers it only on demand, and not at all where formats are named)
 )
 
@@ -248,7 +249,7 @@ def _open(picture: Path | str | BinaryIO) -> Iterator[Image.Image]:
     with _file(picture) as file:
         try:
             image = Image.open(file, formats=_FORMATS)
-        except Image.UnidentifiedImageError:
+        except UnidentifiedImageError:
             raise PictureError(f"{_shown(picture)}: not a picture that can be read ({', '.join(_FORMATS)})") from None
         except Image.DecompressionBombError:
             raise PictureError(f"{_shown(picture)}: more than {MAX_PIXELS:,} pixels; make it smaller") from None

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeGuard, TypeVar
 
 import orjson
 
@@ -179,7 +179,7 @@ def _check_gold(entity: Entity, tokens: tuple[str, ...], size: list[int] | None,
             raise _FieldError(f"{where}.masks[{index}]: covers no pixel")
 
 
-def _entities(raw: dict) -> tuple[Entity, ...]:
+def _entities(raw: dict[str, object]) -> tuple[Entity, ...]:
     values = _given(raw, "entities", [])
     if type(values) is not list:
         raise _FieldError("entities: not a list")
@@ -246,7 +246,7 @@ def _masks(values: object, where: str) -> tuple[Mask, ...]:
     return tuple(masks)
 
 
-def _mapping(value: object, where: str, known: frozenset[str]) -> dict:
+def _mapping(value: object, where: str, known: frozenset[str]) -> dict[str, object]:
     if type(value) is not dict:
         raise _FieldError(f"{where}: not a JSON object")
     if _given(value, "version", VERSION) != VERSION:
@@ -257,20 +257,20 @@ def _mapping(value: object, where: str, known: frozenset[str]) -> dict:
     return value
 
 
-def _identity(raw: dict) -> str:
+def _identity(raw: dict[str, object]) -> str:
     identity = raw.get("id")
     if type(identity) is not str or not identity:
         raise _FieldError(f"id: {shown(identity)} is not a non-empty string")
     return identity
 
 
-def _given(raw: dict, key: str, default: object) -> object:
+def _given(raw: dict[str, object], key: str, default: object) -> object:
     """The value of a field that may be left out; null, as pandas and `datasets` write it, is left out."""
     value = raw.get(key)
     return default if value is None else value
 
 
-def _string(raw: dict, key: str, where: str = "") -> str:
+def _string(raw: dict[str, object], key: str, where: str = "") -> str:
     value = _given(raw, key, "")
     if type(value) is not str:
         raise _FieldError(f"{where}{key}: {shown(value)} is not a string")
@@ -286,20 +286,20 @@ def _strings(values: object, where: str) -> tuple[str, ...]:
     return tuple(values)
 
 
-def _is_size(values: object) -> bool:
+def _is_size(values: object) -> TypeGuard[list[int]]:
     return _is_ints(values, 2) and all(0 < side <= LONGEST_SIDE for side in values)
 
 
-def _is_number(value: object) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
+def _is_number(value: object) -> TypeGuard[float]:
+    return (type(value) is int or type(value) is float) and math.isfinite(value)
 
 
-def _is_ints(values: object, length: int) -> bool:
+def _is_ints(values: object, length: int) -> TypeGuard[list[int]]:
     return type(values) is list and len(values) == length and all(type(value) is int for value in values)
 
 
-def _sample_to_json(sample: Sample) -> dict:
-    raw: dict = {"id": sample.id, "tokens": sample.tokens}
+def _sample_to_json(sample: Sample) -> dict[str, object]:
+    raw: dict[str, object] = {"id": sample.id, "tokens": sample.tokens}
     if sample.image:
         raw["image"] = sample.image
     if sample.size is not None:
@@ -312,8 +312,11 @@ def _sample_to_json(sample: Sample) -> dict:
     return raw
 
 
-def _prediction_to_json(prediction: Prediction) -> dict:
-    raw: dict = {"id": prediction.id, "entities": [_entity_to_json(entity) for entity in prediction.entities]}
+def _prediction_to_json(prediction: Prediction) -> dict[str, object]:
+    raw: dict[str, object] = {
+        "id": prediction.id,
+        "entities": [_entity_to_json(entity) for entity in prediction.entities],
+    }
     if prediction.knowledge:
         raw["knowledge"] = prediction.knowledge
     if prediction.raw:
@@ -323,8 +326,8 @@ def _prediction_to_json(prediction: Prediction) -> dict:
     return raw
 
 
-def _entity_to_json(entity: Entity) -> dict:
-    raw: dict = {"text": entity.text, "type": entity.type}
+def _entity_to_json(entity: Entity) -> dict[str, object]:
+    raw: dict[str, object] = {"text": entity.text, "type": entity.type}
     if entity.span is not None:
         raw["span"] = entity.span
     if entity.expression:

@@ -68,7 +68,8 @@ def encode(mask: np.ndarray) -> Mask:
 
 def decode(mask: Mask) -> np.ndarray:
     """The bool mask (height, width) of a COCO run-length code."""
-    return coco.decode({"size": list(mask.size), "counts": mask.counts.encode("ascii")}).astype(bool)
+    pixels: np.ndarray = coco.decode({"size": list(mask.size), "counts": mask.counts.encode("ascii")})
+    return pixels.astype(bool)
 
 
 def filled(box: Box, size: tuple[int, int]) -> np.ndarray:

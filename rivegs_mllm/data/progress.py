@@ -43,7 +43,7 @@ class Live:
         self.progress.start()
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self.progress.stop()
 
     def advance(self, cost: float, failed: int) -> None:

@@ -6,6 +6,7 @@ import dataclasses
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from eval.analysis.calibration import Calibration, read_calibration
 from rivegs_mllm.answer.contract import Contract
@@ -99,7 +100,7 @@ def _cascade(
         raise UserError("device, dtype: a cascade's stages choose their own; set CUDA_VISIBLE_DEVICES to choose GPUs")
     fields = {slot: SEGMENT_OF.get(slot, "masks") for slot in recipe.stages()}
     wanted = _wanted(tuple(fields.values()), segments)
-    left_out = {slot: None for slot, field in fields.items() if field not in wanted}
+    left_out: dict[str, Any] = {slot: None for slot, field in fields.items() if field not in wanted}
     cascade = LoadedCascade(dataclasses.replace(recipe, **left_out), ROOT)
     calibration = _calibration(None, threshold)
 

@@ -32,7 +32,7 @@ def as_file(picture: Picture) -> Iterator[str]:
     elif isinstance(picture, (str, Path)):
         yield str(Path(picture).absolute())
     else:
-        content = picture if isinstance(picture, bytes) else _png(in_memory(picture))
+        content = picture if isinstance(picture, bytes) else _png(_decoded(picture))
         with tempfile.NamedTemporaryFile(prefix="rivegs-", suffix=".png") as file:
             file.write(content)
             file.flush()
@@ -41,8 +41,10 @@ def as_file(picture: Picture) -> Iterator[str]:
 
 def in_memory(picture: Picture) -> Image.Image | None:
     """The picture decoded, upright, in mode RGB. Raises PictureError for a file or bytes that are none."""
-    if picture is None:
-        return None
+    return None if picture is None else _decoded(picture)
+
+
+def _decoded(picture: str | Path | bytes | Image.Image | np.ndarray) -> Image.Image:
     if isinstance(picture, (str, Path)):
         return open_picture(picture)
     if isinstance(picture, bytes):

@@ -76,7 +76,7 @@ class Post:
         except (OSError, ValueError) as error:
             raise UserError(f"{path}: cannot be written: {error}") from None
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, object]:
         """Everything but the picture, as JSON has it; spans in tokens, ``characters`` in those of ``text``."""
         entities = [{**dataclasses.asdict(own), "characters": self.characters(own)} for own in self.entities]
         parts = {"text": self.text, "tokens": list(self.tokens), "entities": entities}
