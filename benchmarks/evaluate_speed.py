@@ -25,7 +25,7 @@ from pycocotools import mask as coco
 
 from eval.analysis.errors import error_budget
 from eval.analysis.significance import compare, f1_intervals
-from eval.protocols import PROTOCOLS
+from eval.protocols import PROTOCOLS, Criteria
 from eval.scores import evaluate, evaluate_files, iou_sweep
 from rivegs_mllm.data.jsonl import read_predictions, read_samples, to_line, write_records
 from rivegs_mllm.types import TYPES, Box, Entity, Mask, Prediction, Sample
@@ -61,7 +61,7 @@ def main() -> None:
     with_masks = [replace(sample, entities=_masked(sample.entities)) for sample in gold]
     masks_said = [replace(prediction, entities=_masked(prediction.entities)) for prediction in usual]
     _report("evaluate, masks", repeats, lambda: evaluate(with_masks, masks_said))
-    _report("all protocols", repeats, lambda: evaluate(gold, usual, tuple(PROTOCOLS)))
+    _report("all protocols", repeats, lambda: evaluate(gold, usual, Criteria(tuple(PROTOCOLS))))
     _report("sweep of IoU", repeats, lambda: iou_sweep(gold, usual))
     _report("error budget", repeats, lambda: error_budget(gold, usual))
     _report("intervals", repeats, lambda: f1_intervals(gold, usual))

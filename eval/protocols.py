@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -248,6 +248,27 @@ def protocol_named(name: str) -> Protocol:
     if name not in PROTOCOLS:
         raise UserError(f"no protocol '{name}'; there are: {', '.join(PROTOCOLS)}")
     return PROTOCOLS[name]
+
+
+@dataclass(frozen=True, slots=True)
+class Criteria:
+    """What scores are computed under: protocols by name, the IoU threshold of regions, a detector's boxes by post.
+
+    ``candidates`` are for ``hindex``. Raises UserError for an unknown protocol and a threshold outside (0, 1].
+    """
+
+    protocols: Sequence[str] = ("strict",)
+    iou: float = 0.5
+    candidates: Mapping[str, Sequence[Box]] | None = None
+
+    def __post_init__(self) -> None:
+        for name in self.protocols:
+            protocol_named(name)
+        if not 0 < self.iou <= 1:
+            raise UserError(f"IoU threshold {self.iou}: it must be above 0 and at most 1")
+
+
+DEFAULT = Criteria()
 
 
 def _position(entity: Entity) -> Hashable:

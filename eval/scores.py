@@ -9,7 +9,23 @@ from itertools import chain, zip_longest
 from pathlib import Path
 
 from eval.counts import CountAccumulator, Strata, check_subset, in_order, post_names
-from eval.protocols import BOX, EES, GMNER, MASK, MNER, SMNER, SPAN, STRICT, TASKS, Judged, Post, Task, protocol_named
+from eval.protocols import (
+    BOX,
+    DEFAULT,
+    EES,
+    GMNER,
+    MASK,
+    MNER,
+    SMNER,
+    SPAN,
+    STRICT,
+    TASKS,
+    Criteria,
+    Judged,
+    Post,
+    Task,
+    protocol_named,
+)
 from eval.stage_metrics import Decisions, Found, Regions, align, by_id, found_by, precision_recall_f1
 from rivegs_mllm.data.jsonl import stream_predictions, stream_samples
 from rivegs_mllm.data.masks import check_mask
@@ -21,43 +37,30 @@ SWEEP = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
 """The IoU thresholds from 0.5 to 0.95."""
 
 
-def evaluate(
-    gold: Sequence[Sample],
-    predictions: Sequence[Prediction],
-    protocols: Sequence[str] = ("strict",),
-    iou: float = 0.5,
-    candidates: Mapping[str, Sequence[Box]] | None = None,
-) -> dict:
+def evaluate(gold: Sequence[Sample], predictions: Sequence[Prediction], criteria: Criteria = DEFAULT) -> dict:
     """The scores, as `rivegs evaluate --json` writes them.
 
     ``{protocol: {subset: {task: {"correct", "predicted", "gold", "precision", "recall", "f1"}}}}``, fractions in
     [0, 1], 0 where there is nothing to divide by; docs/evaluation.md has the subsets. SMNER and EES are there
     when both the gold and the predictions have masks. Beside the protocols stand "posts", "stages" and what was
-    missing or odd; docs/evaluation.md describes them. ``candidates`` are a detector's boxes by post, for ``hindex``.
+    missing or odd; docs/evaluation.md describes them.
 
-    Raises UserError for an unknown protocol, a threshold outside (0, 1], an id that is not in the gold or comes twice,
-    a box that is not finite, and a broken mask.
+    Raises UserError for an id that is not in the gold or comes twice, a box that is not finite, and a broken mask.
     """
     answers = by_id(gold, predictions)
-    scorer = Scorer(protocols, tasks_of(gold, predictions), iou, candidates)
+    scorer = Scorer(tasks_of(gold, predictions), criteria)
     for sample in gold:
         scorer.add(sample, answers.get(sample.id))
     return scorer.result()
 
 
-def evaluate_files(
-    gold: Path,
-    predictions: Path,
-    protocols: Sequence[str] = ("strict",),
-    iou: float = 0.5,
-    candidates: Mapping[str, Sequence[Box]] | None = None,
-) -> dict:
+def evaluate_files(gold: Path, predictions: Path, criteria: Criteria = DEFAULT) -> dict:
     """`evaluate` of two JSONL files, of which only the lines whose partner has not come yet are in memory.
 
     Raises RecordError for a line that is no record, and UserError as `evaluate` does.
     """
     tasks = TASKS if _has_masks(gold) and _has_masks(predictions) else _WITHOUT_MASKS
-    scorer = Scorer(protocols, tasks, iou, candidates)
+    scorer = Scorer(tasks, criteria)
     for sample, prediction in _side_by_side(stream_samples(gold), stream_predictions(predictions)):
         scorer.add(sample, prediction)
     return scorer.result()
@@ -66,18 +69,17 @@ def evaluate_files(
 def iou_sweep(
     gold: Sequence[Sample],
     predictions: Sequence[Prediction],
-    protocols: Sequence[str] = ("strict",),
+    criteria: Criteria = DEFAULT,
     thresholds: Sequence[float] = SWEEP,
-    candidates: Mapping[str, Sequence[Box]] | None = None,
 ) -> dict:
-    """GMNER, and SMNER where there are masks, by IoU threshold (RiVEG, Fig. 9).
+    """GMNER, and SMNER where there are masks, by IoU threshold (RiVEG, Fig. 9); that of ``criteria`` is not looked at.
 
     ``{protocol: {task: {"0.50": {"correct", "predicted", "gold", "precision", "recall", "f1"}}}}`` over all posts.
     """
-    posts = join(gold, predictions, candidates)
+    posts = join(gold, predictions, criteria.candidates)
     tasks = [task for task in tasks_of(gold, predictions) if task in (GMNER, SMNER)]
     result: dict = {}
-    for protocol in map(protocol_named, protocols):
+    for protocol in map(protocol_named, criteria.protocols):
         result[protocol.name] = {}
         for task in tasks:
             judged = [protocol.judge(post, (task,))[0] for post in posts]
@@ -133,18 +135,10 @@ def check_regions(post: Post) -> tuple[bool, bool]:
 class Scorer:
     """Adds up posts as they come; what it holds does not grow with them, but for the ids that it lists."""
 
-    def __init__(
-        self,
-        protocols: Sequence[str],
-        tasks: Sequence[Task],
-        iou: float = 0.5,
-        candidates: Mapping[str, Sequence[Box]] | None = None,
-    ):
-        if not 0 < iou <= 1:
-            raise UserError(f"IoU threshold {iou}: it must be above 0 and at most 1")
+    def __init__(self, tasks: Sequence[Task], criteria: Criteria):
         self.tasks = tasks
-        self.candidates = candidates
-        self.tallies = [CountAccumulator(protocol_named(name), tasks, iou) for name in protocols]
+        self.candidates = criteria.candidates
+        self.counts = [CountAccumulator(protocol_named(name), tasks, criteria.iou) for name in criteria.protocols]
         self.stages = StagesBySubset()
         self.posts = 0
         self.masked = [False, False]
@@ -161,9 +155,9 @@ class Scorer:
         self._note(post, prediction)
         strata = Strata(post)
         *strictly, spans = STRICT.judge(post, (*self.tasks, SPAN))
-        for tally in self.tallies:
-            judged = strictly if tally.protocol is STRICT else tally.protocol.judge(post, self.tasks)
-            tally.add(post, judged, strata)
+        for counts in self.counts:
+            judged = strictly if counts.protocol is STRICT else counts.protocol.judge(post, self.tasks)
+            counts.add(post, judged, strata)
         self.stages.add(post, strictly[self.tasks.index(MNER)], spans, strata)
 
     def result(self) -> dict:
@@ -171,7 +165,7 @@ class Scorer:
         masked = all(self.masked)
         tasks = self.tasks if masked else [task for task in self.tasks if task in _WITHOUT_MASKS]
         kept = {task.name for task in tasks}
-        scores = {tally.protocol.name: tally.scores() for tally in self.tallies}
+        scores = {counts.protocol.name: counts.scores() for counts in self.counts}
         for by_task in chain.from_iterable(subsets.values() for subsets in scores.values()):
             for name in by_task.keys() - kept:
                 del by_task[name]

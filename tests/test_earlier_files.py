@@ -94,7 +94,7 @@ def test_scores_keep_their_names_and_figures(earlier):
     """What others read out of the JSON of `rivegs evaluate` is where it was; more may have come."""
     before = json.loads((earlier / "scores.json").read_text())
     samples, predictions = read_split(earlier / "data", "dev"), read_predictions(earlier / "predictions.jsonl")
-    now = json.loads(json.dumps(evaluate(samples, predictions, ["strict"])))
+    now = json.loads(json.dumps(evaluate(samples, predictions)))
     assert before.pop("posts") == now["posts"] == 3
     assert_holds(now, before, "scores")
 

@@ -57,6 +57,31 @@ _SAID_ALONE = ("invented", "duplicate")
 
 
 @dataclass(frozen=True, slots=True)
+class Requirement:
+    """What a correct entity agrees with its gold one in. ``task`` is GMNER, or SMNER: masks beside boxes."""
+
+    task: Task = GMNER
+    iou: float = 0.5
+
+    @property
+    def masked(self) -> bool:
+        """Whether masks must agree."""
+        return self.task.region is MASK
+
+    @property
+    def untyped(self) -> Task:
+        """The task without types."""
+        return EES if self.masked else EEG
+
+    def correct(self, golds: Sequence[Entity], said: Sequence[Entity]) -> list[Pair]:
+        """The pairs of a post's entities that agree."""
+        return STRICT.correct(golds, said, self.task, self.iou)
+
+
+GROUNDED = Requirement()
+
+
+@dataclass(frozen=True, slots=True)
 class Verdict:
     """What is said of an entity. ``partner`` is the place of the entity on the other side that it is compared with."""
 
@@ -73,8 +98,8 @@ class PostVerdicts:
     said: tuple[Verdict, ...]
 
 
-def verdicts_of(sample: Sample, prediction: Prediction | None, task: Task = GMNER, iou: float = 0.5) -> PostVerdicts:
-    """One verdict for every entity of a post. ``task`` is GMNER, or SMNER: then masks are looked at beside boxes."""
+def verdicts_of(sample: Sample, prediction: Prediction | None, required: Requirement = GROUNDED) -> PostVerdicts:
+    """One verdict for every entity of a post."""
     said = prediction.entities if prediction else ()
     golds = sample.entities
     gold_verdicts: list[Verdict | None] = [None] * len(golds)
@@ -82,19 +107,19 @@ def verdicts_of(sample: Sample, prediction: Prediction | None, task: Task = GMNE
 
     def settle(pairs: Sequence[Pair], name: str | None = None) -> None:
         for gold, place in pairs:
-            found = name or _cause(golds, gold, said[place], task, iou)
+            found = name or _cause(golds, gold, said[place], required)
             gold_verdicts[gold], said_verdicts[place] = Verdict(found, place), Verdict(found, gold)
 
     def open_pairs(of: Task) -> list[Pair]:
         left = [index for index, verdict in enumerate(gold_verdicts) if verdict is None]
         free = [place for place, verdict in enumerate(said_verdicts) if verdict is None]
-        found = STRICT.correct([golds[index] for index in left], [said[place] for place in free], of, iou)
+        found = STRICT.correct([golds[index] for index in left], [said[place] for place in free], of, required.iou)
         return [(left[index], free[place]) for index, place in found]
 
-    settle(open_pairs(task), CORRECT)
+    settle(open_pairs(required.task), CORRECT)
     settle(open_pairs(GMNER))
     settle(open_pairs(MNER))
-    settle(open_pairs(EES if task.region is MASK else EEG), "type_wrong")
+    settle(open_pairs(required.untyped), "type_wrong")
     settle(open_pairs(SPAN), "type_wrong")
     if None in gold_verdicts and None in said_verdicts:
         for pair, name in _overlapping(sample, said, gold_verdicts, said_verdicts):
@@ -109,7 +134,7 @@ def verdicts_of(sample: Sample, prediction: Prediction | None, task: Task = GMNE
 
 
 def error_budget(
-    samples: Sequence[Sample], predictions: Sequence[Prediction], task: Task = GMNER, iou: float = 0.5
+    samples: Sequence[Sample], predictions: Sequence[Prediction], required: Requirement = GROUNDED
 ) -> dict:
     """The verdicts counted and weighed.
 
@@ -124,13 +149,13 @@ def error_budget(
     more: Counter[str] = Counter()
     for sample in samples:
         prediction = answers.get(sample.id)
-        verdicts = verdicts_of(sample, prediction, task, iou)
+        verdicts = verdicts_of(sample, prediction, required)
         said.update(verdict.name for verdict in verdicts.said)
         gold.update(verdict.name for verdict in verdicts.gold)
         before = prediction.entities if prediction else ()
         for name in {verdict.name for verdict in (*verdicts.gold, *verdicts.said)} - {CORRECT}:
-            after = mend(sample, before, verdicts, name, task)
-            won[name] += len(STRICT.correct(sample.entities, after, task, iou)) - gold_correct(verdicts)
+            after = mend(sample, before, verdicts, name, required)
+            won[name] += len(required.correct(sample.entities, after)) - gold_correct(verdicts)
             more[name] += len(after) - len(before)
     correct, n_said, n_gold = gold[CORRECT], said.total(), gold.total()
     now = precision_recall_f1(correct, n_said, n_gold)["f1"]
@@ -140,13 +165,13 @@ def error_budget(
         if name != CORRECT
     }
     return {
-        "task": task.name,
-        "iou": iou,
+        "task": required.task.name,
+        "iou": required.iou,
         "f1": now,
         "predicted": {name: said[name] for name in VERDICTS if name not in _GOLD_ALONE},
         "gold": {name: gold[name] for name in VERDICTS if name not in _SAID_ALONE},
         "mended": {name: {"f1": f1, "gain": f1 - now} for name, f1 in mended.items()},
-        "replaced": replaced_stages(samples, answers, task, iou),
+        "replaced": replaced_stages(samples, answers, required),
     }
 
 
@@ -156,7 +181,7 @@ def gold_correct(verdicts: PostVerdicts) -> int:
 
 
 def mend(
-    sample: Sample, said: Sequence[Entity], verdicts: PostVerdicts, name: str, task: Task = GMNER
+    sample: Sample, said: Sequence[Entity], verdicts: PostVerdicts, name: str, required: Requirement = GROUNDED
 ) -> tuple[Entity, ...]:
     """The predicted entities with what the verdict ``name`` blames set right, and nothing else."""
     if name in _GOLD_ALONE:
@@ -167,12 +192,12 @@ def mend(
         if verdict.name != name:
             mended.append(entity)
         elif verdict.partner is not None:
-            mended.append(_mended(entity, sample.entities[verdict.partner], name, task))
+            mended.append(_mended(entity, sample.entities[verdict.partner], name, required))
     return tuple(mended)
 
 
 def replaced_stages(
-    samples: Sequence[Sample], answers: Mapping[str, Prediction], task: Task = GMNER, iou: float = 0.5
+    samples: Sequence[Sample], answers: Mapping[str, Prediction], required: Requirement = GROUNDED
 ) -> dict:
     """The F1 with one stage replaced by the gold: ``{"mentions" | "visibility" | "regions": {"f1", "estimated"}}``.
 
@@ -180,16 +205,15 @@ def replaced_stages(
     was never grounded), they are taken to be right as often as where they did; ``estimated`` counts those entities.
     Running the cascade with the stage ``gold`` in its slot needs no such estimate.
     """
-    kind = task.region
+    kind = required.task.region
     named = found = found_right = decided = grounded = grounded_right = unseen = absent = n_said = n_gold = 0
     for sample in samples:
         said = answers[sample.id].entities if sample.id in answers else ()
         n_said += len(said)
         n_gold += len(sample.entities)
-        untyped = EES if kind is MASK else EEG
         found += len(STRICT.correct(sample.entities, said, SPAN))
-        found_right += len(STRICT.correct(sample.entities, said, untyped, iou))
-        for index, place in _named(sample.entities, said, task, iou):
+        found_right += len(STRICT.correct(sample.entities, said, required.untyped, required.iou))
+        for index, place in _named(sample.entities, said, required):
             gold, entity = sample.entities[index], said[place]
             wanted, given = kind.of(gold), kind.of(replace(entity, visible=None))
             named += 1
@@ -197,7 +221,7 @@ def replaced_stages(
             absent += not wanted
             unseen += bool(wanted) and not given
             grounded += bool(wanted and given)
-            grounded_right += bool(wanted and given) and kind.best_iou(given[0], wanted) > iou
+            grounded_right += bool(wanted and given) and kind.best_iou(given[0], wanted) > required.iou
     with_mentions = found_right + (n_gold - found) * share(found_right, found)
     with_visibility = absent + grounded_right + unseen * share(grounded_right, grounded)
     return {
@@ -207,26 +231,25 @@ def replaced_stages(
     }
 
 
-def _named(golds: Sequence[Entity], said: Sequence[Entity], task: Task, iou: float) -> list[Pair]:
+def _named(golds: Sequence[Entity], said: Sequence[Entity], required: Requirement) -> list[Pair]:
     """Pairs of the same mention and type, those that are right in the task first."""
-    right = STRICT.correct(golds, said, task, iou)
-    return first_come([*right, *STRICT.correct(golds, said, MNER)])
+    return first_come([*required.correct(golds, said), *STRICT.correct(golds, said, MNER)])
 
 
-def _cause(golds: Sequence[Entity], index: int, said: Entity, task: Task, iou: float) -> str:
+def _cause(golds: Sequence[Entity], index: int, said: Entity, required: Requirement) -> str:
     """Why a pair of the same mention and type is not right."""
     gold = golds[index]
     wanted, given = boxes_of(gold), boxes_of(said)
     if wanted and given:
         reached = best_box_iou(given[0], wanted)
-        if reached <= iou:
+        if reached <= required.iou:
             others = [box for place, other in enumerate(golds) if place != index for box in boxes_of(other)]
-            if best_box_iou(given[0], others) > iou:
+            if best_box_iou(given[0], others) > required.iou:
                 return "box_on_another"
             return "box_off" if reached >= TOUCHES else "box_on_nothing"
     elif wanted or given:
         return "said_invisible" if wanted else "boxed_invisible"
-    if task.region is not MASK:
+    if not required.masked:
         return CORRECT
     if wanted or (masks_of(gold) and masks_of(said)):
         return "mask_wrong"
@@ -265,14 +288,14 @@ def _alone(place: int, golds: Sequence[Entity], said: Sequence[Entity]) -> Verdi
     return Verdict("duplicate" if again else "invented")
 
 
-def _mended(entity: Entity, gold: Entity, name: str, task: Task) -> Entity:
+def _mended(entity: Entity, gold: Entity, name: str, required: Requirement) -> Entity:
     if name.startswith("span"):
         return replace(entity, text=gold.text, span=gold.span)
     if name == "type_wrong":
         return replace(entity, type=gold.type)
     if name == "boxed_invisible":
         return replace(entity, visible=False, boxes=(), masks=())
-    masks = gold.masks if task.region is MASK else entity.masks
+    masks = gold.masks if required.masked else entity.masks
     if name == "mask_wrong":
         return replace(entity, masks=masks)
     return replace(entity, visible=said_visible(gold), boxes=gold.boxes, masks=masks)

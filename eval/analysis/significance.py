@@ -7,32 +7,41 @@ and F1 are computed anew from the summed counts. Several seeds of one system are
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from eval.counts import per_post
-from eval.protocols import Task, protocol_named
+from eval.protocols import DEFAULT, Criteria, Task, protocol_named
 from eval.sample_size import FEWEST
 from eval.scores import join, tasks_of
-from rivegs_mllm.types import Box, Prediction, Sample, UserError
+from rivegs_mllm.types import Prediction, Sample, UserError
 
-DRAWS = 2000
 LEVEL = 0.95
 _MOST_EXACT = 12
 """Posts that differ up to which all ways to swap them are tried."""
 _BLOCK = 50
 
 
+@dataclass(frozen=True, slots=True)
+class Resampling:
+    """How often posts are drawn, and the seed of the draws."""
+
+    draws: int = 2000
+    seed: int = 0
+
+
+USUAL = Resampling()
+"""So many draws that the ends of an interval over 1,500 posts differ by 0.05 points of F1 between seeds (deviation)."""
+
+
 def f1_intervals(
     gold: Sequence[Sample],
     predictions: Sequence[Prediction],
-    protocol: str = "strict",
-    draws: int = DRAWS,
-    seed: int = 0,
-    iou: float = 0.5,
-    candidates: Mapping[str, Sequence[Box]] | None = None,
+    criteria: Criteria = DEFAULT,
+    resampling: Resampling = USUAL,
 ) -> dict:
-    """The interval that holds 95 % of the drawn F1: ``{subset: {task: {"f1", "low", "high"}}}``, percentiles.
+    """The percentiles that hold 95 % of the drawn F1: ``{protocol: {subset: {task: {"f1", "low", "high"}}}}``.
 
     ``low`` and ``high`` are None where fewer than FEWEST posts have anything to count, and where all draws are alike.
 
@@ -40,10 +49,17 @@ def f1_intervals(
     """
     _check(gold)
     tasks = tasks_of(gold, predictions)
-    by_subset = per_post(protocol_named(protocol), join(gold, predictions, candidates), tasks, iou)
+    posts = join(gold, predictions, criteria.candidates)
+    return {
+        name: _intervals(per_post(protocol_named(name), posts, tasks, criteria.iou), tasks, resampling)
+        for name in criteria.protocols
+    }
+
+
+def _intervals(by_subset: Mapping[str, np.ndarray], tasks: Sequence[Task], resampling: Resampling) -> dict:
     names = list(by_subset)
     counts = np.stack([by_subset[name] for name in names])  # subsets, posts, tasks, 3
-    drawn = f1_of(resampled(counts, draws, seed))
+    drawn = f1_of(resampled(counts, resampling))
     low, high = interval(drawn)
     whole = f1_of(counts.sum(1))
     unsure = ((counts.sum(-1) > 0).sum(1) < FEWEST) | (low == high)  # subsets, tasks
@@ -64,29 +80,30 @@ def compare(
     gold: Sequence[Sample],
     first: Sequence[Sequence[Prediction]],
     second: Sequence[Sequence[Prediction]],
-    protocol: str = "strict",
-    draws: int = DRAWS,
-    seed: int = 0,
-    iou: float = 0.5,
-    candidates: Mapping[str, Sequence[Box]] | None = None,
+    criteria: Criteria = DEFAULT,
+    resampling: Resampling = USUAL,
 ) -> dict:
     """System B, ``second``, against system A, ``first``, over all posts; each is one run or several seeds of it.
 
-    ``{task: {"a", "b", "difference", "low", "high", "p", "verdict"}}``. ``a`` and ``b`` are ``{"f1": mean over the
-    seeds, "deviation", "runs": F1 of each}``, ``deviation`` the sample's, None of one run. ``difference`` is b - a in
-    F1, ``low`` to ``high`` its interval of 95 %, None where fewer than FEWEST posts can tell, ``p`` two-sided: how
-    often a difference at least as far from the observed one as that is from 0 comes by the draw of posts, and of seeds
-    where a side has several. Where few posts differ, ``p`` is that of the exact test that swaps the systems post by
-    post, or no less than the least that such a test can give. ``verdict`` is
-    "B is better", "A is better" or "no difference shown". Raises UserError where a side has no run.
+    ``{protocol: {task: {"a", "b", "difference", "low", "high", "p", "verdict"}}}``. ``a`` and ``b`` are ``{"f1": mean
+    over the seeds, "deviation", "runs": F1 of each}``, ``deviation`` the sample's, None of one run. ``difference`` is
+    b - a in F1, ``low`` to ``high`` its 95 % interval, None where fewer than FEWEST posts can tell. ``p`` is two-sided:
+    how often a difference at least as far from the observed one as that is from 0 comes by the draw of posts, and of
+    seeds where a side has several. Where few posts differ it is that of the exact test that swaps the systems post by
+    post, or no less than the least that such a test can give. ``verdict`` is "B is better", "A is better" or "no
+    difference shown". Raises UserError where a side has no run.
     """
     _check(gold)
     if not first or not second:
         raise UserError("compare: each of the two systems needs at least one file of predictions")
     tasks = _common_tasks(gold, (*first, *second))
-    sides = [_whole(gold, runs, tasks, protocol, iou, candidates) for runs in (first, second)]
+    sides = [_by_protocol(gold, runs, tasks, criteria) for runs in (first, second)]
+    return {name: _comparison([side[name] for side in sides], tasks, resampling) for name in criteria.protocols}
+
+
+def _comparison(sides: Sequence[np.ndarray], tasks: Sequence[Task], resampling: Resampling) -> dict:
     runs = [f1_of(side.sum(1)) for side in sides]
-    found = compared(sides, draws, seed)
+    found = bootstrap_test(sides, resampling)
     rows = {}
     for j, task in enumerate(tasks):
         figures = {name: float(values[j]) for name, values in found.items()}
@@ -98,10 +115,10 @@ def compare(
     return rows
 
 
-def compared(sides: Sequence[np.ndarray], draws: int = DRAWS, seed: int = 0) -> dict[str, np.ndarray]:
+def bootstrap_test(sides: Sequence[np.ndarray], resampling: Resampling = USUAL) -> dict[str, np.ndarray]:
     """`compare` on counts, (runs, posts, tasks, 3) a side: "difference", "low", "high" and "p", each (tasks,)."""
     first, second = (f1_of(side.sum(1)).mean(0) for side in sides)
-    drawn = _differences(sides, draws, seed)
+    drawn = _differences(sides, resampling)
     low, high = interval(drawn)
     p = np.maximum(p_value(drawn, second - first), _least_p(sides))
     if all(len(side) == 1 for side in sides):
@@ -136,17 +153,13 @@ def _exact_p(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return p
 
 
-def seeds(
-    gold: Sequence[Sample],
-    runs: Sequence[Sequence[Prediction]],
-    protocol: str = "strict",
-    iou: float = 0.5,
-    candidates: Mapping[str, Sequence[Box]] | None = None,
-) -> dict:
-    """Several runs of one system: ``{task: {"f1": mean, "deviation": the sample's, "runs": F1 of each}}``."""
+def seeds(gold: Sequence[Sample], runs: Sequence[Sequence[Prediction]], criteria: Criteria = DEFAULT) -> dict:
+    """Runs of one system: ``{protocol: {task: {"f1": mean, "deviation": the sample's, "runs": F1 of each}}}``."""
     tasks = _common_tasks(gold, runs)
-    f1 = f1_of(_whole(gold, runs, tasks, protocol, iou, candidates).sum(1))
-    return {task.name: _side(f1[:, j]) for j, task in enumerate(tasks)}
+    return {
+        name: {task.name: _side(f1_of(counts[:, :, j].sum(1))) for j, task in enumerate(tasks)}
+        for name, counts in _by_protocol(gold, runs, tasks, criteria).items()
+    }
 
 
 def verdict(difference: float, p: float) -> str:
@@ -156,12 +169,12 @@ def verdict(difference: float, p: float) -> str:
     return "B is better" if difference > 0 else "A is better"
 
 
-def resampled(counts: np.ndarray, draws: int, seed: int) -> np.ndarray:
+def resampled(counts: np.ndarray, resampling: Resampling) -> np.ndarray:
     """Sums over posts drawn with replacement: (..., posts, tasks, 3) to (draws, ..., tasks, 3), in blocks of draws."""
     posts = counts.shape[-3]
     rows = np.moveaxis(counts, -3, 0).reshape(posts, -1).astype(np.float64)
-    sums = [weights @ rows for weights in _weights(posts, draws, seed)]
-    shape = (draws, *counts.shape[:-3], *counts.shape[-2:])
+    sums = [weights @ rows for weights in _weights(posts, resampling)]
+    shape = (resampling.draws, *counts.shape[:-3], *counts.shape[-2:])
     return np.concatenate(sums).reshape(shape)
 
 
@@ -183,39 +196,37 @@ def p_value(drawn: np.ndarray, observed: np.ndarray) -> np.ndarray:
     return (far.sum(0) + 1) / (len(drawn) + 1)
 
 
-def _differences(sides: Sequence[np.ndarray], draws: int, seed: int) -> np.ndarray:
+def _differences(sides: Sequence[np.ndarray], resampling: Resampling) -> np.ndarray:
     """Mean F1 of the second side less that of the first, (draws, tasks): the same posts for both sides."""
-    rng = np.random.default_rng((seed, 1))
+    rng = np.random.default_rng((resampling.seed, 1))
     means = []
     for side in sides:
-        f1 = f1_of(resampled(side, draws, seed))  # draws, runs, tasks
+        f1 = f1_of(resampled(side, resampling))  # draws, runs, tasks
         runs = f1.shape[1]
-        taken = rng.integers(runs, size=(draws, runs))
+        taken = rng.integers(runs, size=(resampling.draws, runs))
         means.append(np.take_along_axis(f1, taken[:, :, None], axis=1).mean(1))
     return means[1] - means[0]
 
 
-def _weights(posts: int, draws: int, seed: int) -> Iterator[np.ndarray]:
+def _weights(posts: int, resampling: Resampling) -> Iterator[np.ndarray]:
     """How often each post is drawn, in blocks of (draws, posts), so that memory does not grow with the draws."""
-    rng = np.random.default_rng((seed, 0))
-    for start in range(0, draws, _BLOCK):
-        block = min(_BLOCK, draws - start)
+    rng = np.random.default_rng((resampling.seed, 0))
+    for start in range(0, resampling.draws, _BLOCK):
+        block = min(_BLOCK, resampling.draws - start)
         taken = rng.integers(posts, size=(block, posts))
         taken += np.arange(block)[:, None] * posts
         yield np.bincount(taken.ravel(), minlength=block * posts).reshape(block, posts).astype(np.float64)
 
 
-def _whole(
-    gold: Sequence[Sample],
-    runs: Sequence[Sequence[Prediction]],
-    tasks: Sequence[Task],
-    protocol: str,
-    iou: float,
-    candidates: Mapping[str, Sequence[Box]] | None,
-) -> np.ndarray:
-    """The counts of all posts, (runs, posts, tasks, 3)."""
-    chosen = protocol_named(protocol)
-    return np.stack([per_post(chosen, join(gold, run, candidates), tasks, iou)["all"] for run in runs])
+def _by_protocol(
+    gold: Sequence[Sample], runs: Sequence[Sequence[Prediction]], tasks: Sequence[Task], criteria: Criteria
+) -> dict[str, np.ndarray]:
+    """The counts of all posts by protocol, each (runs, posts, tasks, 3)."""
+    joined = [join(gold, run, criteria.candidates) for run in runs]
+    return {
+        name: np.stack([per_post(protocol_named(name), posts, tasks, criteria.iou)["all"] for posts in joined])
+        for name in criteria.protocols
+    }
 
 
 def _common_tasks(gold: Sequence[Sample], runs: Sequence[Sequence[Prediction]]) -> tuple[Task, ...]:

@@ -6,36 +6,28 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from eval.analysis.calibration import reliability
-from eval.analysis.errors import error_budget
+from eval.analysis.errors import Requirement, error_budget
 from eval.analysis.significance import compare, f1_intervals, seeds
-from eval.protocols import GMNER, SMNER
+from eval.protocols import DEFAULT, GMNER, SMNER, Criteria
 from eval.scores import evaluate, iou_sweep, tasks_of
-from rivegs_mllm.types import Box, Prediction, Sample, UserError
+from rivegs_mllm.types import Prediction, Sample, UserError
 
 
-def explain(
-    gold: Sequence[Sample],
-    predictions: Sequence[Prediction],
-    protocols: Sequence[str] = ("strict",),
-    iou: float = 0.5,
-    candidates: Mapping[str, Sequence[Box]] | None = None,
-) -> dict:
+def explain(gold: Sequence[Sample], predictions: Sequence[Prediction], criteria: Criteria = DEFAULT) -> dict:
     """`eval.scores.evaluate`, and under keys of their own where the points are lost and what is chance.
 
     "intervals" ``{protocol: {subset: {task: {"f1", "low", "high"}}}}``, "error_budget" ``{"GMNER": budget}`` and with
     masks "SMNER", "iou_sweep" ``{protocol: {task: {threshold: row}}}``, "calibration" the reliability curve, None when
     no entity has a ``visible_score``. Raises UserError as `evaluate` does.
     """
-    result = evaluate(gold, predictions, protocols, iou, candidates)
+    result = evaluate(gold, predictions, criteria)
     curve = reliability(gold, predictions)
     tasks = [task for task in tasks_of(gold, predictions) if task in (GMNER, SMNER)]
     return {
         **result,
-        "intervals": {
-            name: f1_intervals(gold, predictions, name, iou=iou, candidates=candidates) for name in protocols
-        },
-        "error_budget": {task.name: error_budget(gold, predictions, task, iou) for task in tasks},
-        "iou_sweep": iou_sweep(gold, predictions, protocols, candidates=candidates),
+        "intervals": f1_intervals(gold, predictions, criteria),
+        "error_budget": {task.name: error_budget(gold, predictions, Requirement(task, criteria.iou)) for task in tasks},
+        "iou_sweep": iou_sweep(gold, predictions, criteria),
         "calibration": curve if curve["total"] else None,
     }
 
@@ -43,9 +35,7 @@ def explain(
 def evaluate_systems(
     gold: Sequence[Sample],
     systems: Mapping[str, Sequence[Sequence[Prediction]]],
-    protocols: Sequence[str] = ("strict",),
-    iou: float = 0.5,
-    candidates: Mapping[str, Sequence[Box]] | None = None,
+    criteria: Criteria = DEFAULT,
     explained: bool = False,
     swept: bool = False,
 ) -> dict:
@@ -55,42 +45,28 @@ def evaluate_systems(
     "iou_sweep" beside them; and where it has several runs "seeds", ``{protocol: {task: {"f1": mean, "deviation",
     "runs"}}}``. Where there are other systems, "system",
     the first one's name, "against", the same of each other one by its name, and "comparison", by its name what
-    `compare_systems` says of it against the first. Raises UserError for a system without a run.
+    `eval.analysis.significance.compare` says of it against the first. Raises UserError for a system without a run.
     """
     score = explain if explained else evaluate
     results = {}
     for name, runs in systems.items():
         if not runs:
             raise UserError(f"evaluate: the system {name!r} has no predictions")
-        results[name] = score(gold, runs[0], protocols, iou, candidates)
+        results[name] = score(gold, runs[0], criteria)
         if swept and not explained:
-            results[name]["iou_sweep"] = iou_sweep(gold, runs[0], protocols, candidates=candidates)
+            results[name]["iou_sweep"] = iou_sweep(gold, runs[0], criteria)
         if len(runs) > 1:
-            results[name]["seeds"] = {one: seeds(gold, runs, one, iou, candidates) for one in protocols}
+            results[name]["seeds"] = seeds(gold, runs, criteria)
     first, *others = systems
     if not others:
         return results[first]
-    comparison = {
-        name: compare_systems(gold, systems[first], systems[name], protocols, iou, candidates) for name in others
-    }
+    comparison = {name: compare(gold, systems[first], systems[name], criteria) for name in others}
     return {
         **results[first],
         "system": first,
         "against": {name: results[name] for name in others},
         "comparison": comparison,
     }
-
-
-def compare_systems(
-    gold: Sequence[Sample],
-    first: Sequence[Sequence[Prediction]],
-    second: Sequence[Sequence[Prediction]],
-    protocols: Sequence[str] = ("strict",),
-    iou: float = 0.5,
-    candidates: Mapping[str, Sequence[Box]] | None = None,
-) -> dict:
-    """`eval.analysis.significance.compare` by protocol."""
-    return {name: compare(gold, first, second, name, iou=iou, candidates=candidates) for name in protocols}
 
 
 def run_files(path: Path) -> list[Path]:

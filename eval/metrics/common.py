@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from datasets import Features, List, Value
 
+from eval.protocols import Criteria
 from eval.scores import evaluate
 from rivegs_mllm.types import Box, Entity, Mask, Prediction, Sample, UserError
 
@@ -68,7 +69,7 @@ def compute(
     """The figures of one task. Raises UserError for inputs that are wrong, with the number of the post."""
     gold = [_sample(post, index) for index, post in enumerate(references)]
     said = [Prediction(str(index), entities=_entities(post, index)) for index, post in enumerate(predictions)]
-    scores = evaluate(gold, said, [protocol], iou)[protocol]["all"]
+    scores = evaluate(gold, said, Criteria([protocol], iou))[protocol]["all"]
     if task not in scores:
         raise UserError(f"{task} needs masks in the predictions and in the references")
     return scores[task]

@@ -16,7 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from eval.analysis.errors import CORRECT, VERDICTS
-from eval.analysis.significance import DRAWS, compare
+from eval.analysis.significance import USUAL, compare
 from eval.analysis.summary import explain
 from eval.counts import without_strata
 from eval.protocols import GMNER, SMNER, Task
@@ -69,7 +69,7 @@ def write_report(
     page = _render(
         names=list(predictions),
         results=results,
-        comparison=compare(gold, [systems[0]], [systems[1]]) if len(systems) == 2 else {},
+        comparison=compare(gold, [systems[0]], [systems[1]])["strict"] if len(systems) == 2 else {},
         tasks=[task.name for task in tasks],
         moves=_moves([by_task[GMNER.name] for by_task in judged]) if len(systems) == 2 else {},
         posts=posts,
@@ -172,7 +172,7 @@ def _render(**values: object) -> str:
         odd=_ODD,
         found=[key for key in _ODD if any(result[key]["count"] for result in results)],
         few=list(dict.fromkeys(note for result in results for note in too_few(result))),
-        draws=DRAWS,
+        draws=USUAL.draws,
         policy=policy,
         style=Markup(style),
         script=Markup(script),

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice, zip_longest
 from pathlib import Path
 
-from eval.analysis.errors import CORRECT, VERDICTS, PostVerdicts, Verdict, verdicts_of
+from eval.analysis.errors import CORRECT, VERDICTS, PostVerdicts, Requirement, Verdict, verdicts_of
 from eval.coordinates import located
 from eval.protocols import Task, boxes_of, masks_of, said_visible
 from eval.report.thumbnails import Picture, outline, small_picture
@@ -26,7 +26,10 @@ Judged = dict[str, list[PostVerdicts]]
 
 def judge(sample: Sample, answers: Answers, tasks: Sequence[Task]) -> Judged:
     """The verdicts of every system on a post."""
-    return {task.name: [verdicts_of(sample, said.get(sample.id), task) for said in answers.values()] for task in tasks}
+    return {
+        task.name: [verdicts_of(sample, said.get(sample.id), Requirement(task)) for said in answers.values()]
+        for task in tasks
+    }
 
 
 def worst(verdicts: PostVerdicts, cost: Mapping[str, float]) -> str:

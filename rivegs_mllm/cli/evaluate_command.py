@@ -14,6 +14,7 @@ from rich.text import Text
 
 from eval.analysis.summary import evaluate_systems, run_files
 from eval.proposals import read_candidates
+from eval.protocols import Criteria
 from eval.report.tables import format_comparison, format_proposals, format_scores, format_side_by_side
 from eval.scores import evaluate_files
 from eval.stage_metrics import proposal_scores
@@ -68,12 +69,13 @@ def evaluate(asked: Asked) -> dict:
     if asked.boxes and asked.format != RIVEG_ROWS:
         raise UserError("--boxes goes with --format riveg; predictions that are records hold their own boxes")
     protocols = asked.protocol or (["riveg", "strict"] if asked.format == RIVEG_ROWS else ["strict"])
+    criteria = Criteria(protocols, asked.iou, read_candidates(asked.candidates) if asked.candidates else None)
     in_one_pass = asked.format != RIVEG_ROWS and not (asked.explain or asked.sweep or asked.candidates)
     if in_one_pass and [len(runs) for runs in files.values()] == [1]:
         ((answers,),) = files.values()
-        result = evaluate_files(gold_file(asked.gold, asked.split), answers, protocols, asked.iou)
+        result = evaluate_files(gold_file(asked.gold, asked.split), answers, criteria)
     else:
-        result = _in_memory(asked, files, protocols)
+        result = _in_memory(asked, files, criteria)
     Console().print(as_tables(result, asked.subsets or asked.explain, asked.stages or asked.explain))
     if asked.format != RIVEG_ROWS and not result["stages"]["all"]["grounding"]["correct"]:
         _tell_of_shares(gold_file(asked.gold, asked.split), [path for runs in files.values() for path in runs])
@@ -117,13 +119,12 @@ def gold_file(gold: Path, split: str) -> Path:
     return path
 
 
-def _in_memory(asked: Asked, files: Mapping[str, Sequence[Path]], protocols: Sequence[str]) -> dict:
-    candidates = read_candidates(asked.candidates) if asked.candidates else None
+def _in_memory(asked: Asked, files: Mapping[str, Sequence[Path]], criteria: Criteria) -> dict:
     gold, systems = _rows(asked, files) if asked.format == RIVEG_ROWS else _records(asked, files)
-    result = evaluate_systems(gold, systems, protocols, asked.iou, candidates, asked.explain, asked.sweep)
-    if candidates is None:
+    result = evaluate_systems(gold, systems, criteria, asked.explain, asked.sweep)
+    if criteria.candidates is None:
         return result
-    return {**result, "proposals": proposal_scores(gold, candidates, TOPS, asked.iou)}
+    return {**result, "proposals": proposal_scores(gold, criteria.candidates, TOPS, asked.iou)}
 
 
 def _records(asked: Asked, files: Mapping[str, Sequence[Path]]) -> tuple[list[Sample], Systems]:

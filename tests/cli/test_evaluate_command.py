@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from eval.analysis.calibration import read_calibration
-from eval.protocols import PROTOCOLS
+from eval.protocols import PROTOCOLS, Criteria
 from eval.scores import evaluate as scores_of
 from rivegs_mllm.cli.evaluate_command import Asked, calibrate, evaluate, export, system_files
 from rivegs_mllm.cli.main import main
@@ -142,7 +142,7 @@ def test_riveg_rows_there_and_back(files, capsys):
     assert said.read_text().splitlines()[0].startswith("Imageid:0.jpg#")
     result = evaluate(Asked(gold, [said], format="riveg"))
     assert list(result)[:2] == ["riveg", "strict"]
-    expected = scores_of(GOLD, HALF, ["riveg"])["riveg"]["all"]
+    expected = scores_of(GOLD, HALF, Criteria(["riveg"]))["riveg"]["all"]
     assert result["riveg"]["all"] == expected
     assert "Scores, protocol riveg" in capsys.readouterr().out
 
@@ -234,7 +234,7 @@ def test_the_command_line_passes_every_option_on(files, capsys):
     shown = ["--subsets", "--stages", "--sweep", "--json", str(files / "x.json")]
     assert main(["evaluate", gold, half, right, "--split", "dev", "--iou", "0.6", "--protocol", "e2e", *shown]) == 0
     written = json.loads((files / "x.json").read_text())
-    assert written["e2e"] == scores_of(GOLD, HALF, ["e2e"], 0.6)["e2e"]
+    assert written["e2e"] == scores_of(GOLD, HALF, Criteria(["e2e"], 0.6))["e2e"]
     assert written["comparison"]["right"]["e2e"]["GMNER"]["verdict"] == "B is better"
     assert "box:small" in capsys.readouterr().out
     assert main(["evaluate", gold, half, right, "--seeds", "--explain"]) == 0

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pycocotools import mask as coco
 
 from eval.analysis.summary import explain
-from eval.protocols import PROTOCOLS
+from eval.protocols import PROTOCOLS, Criteria
 from eval.scores import evaluate, evaluate_files
 from rivegs_mllm.data.jsonl import write_records
 from rivegs_mllm.types import Box, Entity, Mask, Prediction, Sample, UserError
@@ -57,7 +57,7 @@ def predicted(*boxes: Box) -> list[Prediction]:
 )
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_odd_boxes_are_counted_as_they_are(box, correct, flat, outside, protocol):
-    result = evaluate(GOLD, predicted(box), [protocol])
+    result = evaluate(GOLD, predicted(box), Criteria([protocol]))
     assert result[protocol]["all"]["GMNER"]["correct"] == correct
     assert result["boxes_without_area"] == {"count": flat, "ids": ["0"] * flat}
     assert result["boxes_outside"] == {"count": outside, "ids": ["0"] * outside}
@@ -68,10 +68,10 @@ def test_odd_boxes_are_counted_as_they_are(box, correct, flat, outside, protocol
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_a_box_that_is_not_finite_is_an_error(number, protocol):
     with pytest.raises(UserError, match=r"post '0', predicted entity 'a'.*no finite number"):
-        evaluate(GOLD, predicted(Box(0, 0, number, 10)), [protocol])
+        evaluate(GOLD, predicted(Box(0, 0, number, 10)), Criteria([protocol]))
     broken = replace(GOLD[0], entities=(replace(GOLD[0].entities[0], boxes=(Box(number, 0, 1, 1),)),))
     with pytest.raises(UserError, match="post '0', gold entity 'a'"):
-        evaluate([broken], [], [protocol])
+        evaluate([broken], [], Criteria([protocol]))
 
 
 def test_unknown_types_are_listed_and_wrong():
@@ -107,8 +107,8 @@ def test_files_give_what_memory_gives(tmp_path, with_masks, seed):
         if s.id != "4"
     ]
     rng.shuffle(answers)
-    result = evaluate_files(*shuffled_files(tmp_path, gold, answers), tuple(PROTOCOLS), 0.6)
-    expected = evaluate(gold, answers, tuple(PROTOCOLS), 0.6)
+    result = evaluate_files(*shuffled_files(tmp_path, gold, answers), Criteria(tuple(PROTOCOLS), 0.6))
+    expected = evaluate(gold, answers, Criteria(tuple(PROTOCOLS), 0.6))
     for found in (result, expected):
         for key in ("unreadable_answers", "missing_predictions"):
             found[key]["ids"].sort()
@@ -155,7 +155,7 @@ odd_entities = st.builds(
 @given(st.dictionaries(st.sampled_from("012345"), st.lists(odd_entities, max_size=4).map(tuple)))
 def test_whatever_the_format_allows_is_counted(tmp_path_factory, said):
     answers = [Prediction(name, entities=entities) for name, entities in said.items()]
-    result = evaluate_files(*shuffled_files(tmp_path_factory.mktemp("odd"), GOLD, answers), tuple(PROTOCOLS))
+    result = evaluate_files(*shuffled_files(tmp_path_factory.mktemp("odd"), GOLD, answers), Criteria(tuple(PROTOCOLS)))
     count = sum(map(len, said.values()))
     for protocol in ("strict", "riveg", "e2e"):
         for row in result[protocol]["all"].values():

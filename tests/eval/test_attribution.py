@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as coco
 
-from eval.analysis.errors import CORRECT, VERDICTS, error_budget, mend, verdicts_of
+from eval.analysis.errors import CORRECT, VERDICTS, Requirement, error_budget, mend, verdicts_of
 from eval.protocols import GMNER, SMNER
 from eval.scores import evaluate
 from rivegs_mllm.types import TYPES, Box, Entity, Mask, Prediction, Sample
@@ -36,7 +36,7 @@ def rectangle(width: int, height: int) -> Mask:
 
 def names(golds, answers, task=GMNER, errors=()) -> tuple[list[str], list[str]]:
     sample = Sample("1", TOKENS, entities=tuple(golds))
-    found = verdicts_of(sample, Prediction("1", entities=tuple(answers), errors=tuple(errors)), task)
+    found = verdicts_of(sample, Prediction("1", entities=tuple(answers), errors=tuple(errors)), Requirement(task))
     return [verdict.name for verdict in found.gold], [verdict.name for verdict in found.said]
 
 
@@ -178,7 +178,7 @@ def posts(draw):
 def test_verdicts_add_up_and_agree_with_the_scores(made, task):
     gold = [replace(sample, id=str(index)) for index, (sample, _) in enumerate(made)]
     answers = [replace(prediction, id=str(index)) for index, (_, prediction) in enumerate(made)]
-    budget = error_budget(gold, answers, task)
+    budget = error_budget(gold, answers, Requirement(task))
     scores = evaluate(gold, answers)["strict"]["all"]
     row = scores.get(task.name)
     assert sum(budget["predicted"].values()) == scores["MNER"]["predicted"]

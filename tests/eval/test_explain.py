@@ -5,9 +5,10 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from eval.analysis.summary import compare_systems, evaluate_systems, explain, run_files
+from eval.analysis.significance import compare
+from eval.analysis.summary import evaluate_systems, explain, run_files
 from eval.proposals import read_candidates
-from eval.protocols import PROTOCOLS
+from eval.protocols import PROTOCOLS, Criteria
 from eval.report.tables import format_comparison, format_scores
 from eval.scores import evaluate, iou_sweep
 from rivegs_mllm.types import Box, Entity, Prediction, Sample, UserError
@@ -37,8 +38,8 @@ def text(renderable) -> str:
 
 
 def test_one_system_explained():
-    result = explain(GOLD, WORSE, tuple(PROTOCOLS))
-    assert {**result, **evaluate(GOLD, WORSE, tuple(PROTOCOLS))} == result
+    result = explain(GOLD, WORSE, Criteria(tuple(PROTOCOLS)))
+    assert {**result, **evaluate(GOLD, WORSE, Criteria(tuple(PROTOCOLS)))} == result
     assert set(result["intervals"]) == set(result["iou_sweep"]) == set(PROTOCOLS)
     assert result["error_budget"]["GMNER"]["gold"]["box_on_nothing"] == 20
     assert result["error_budget"]["GMNER"]["mended"]["box_on_nothing"]["f1"] == 1
@@ -57,12 +58,12 @@ def test_without_scores_there_is_no_calibration():
 
 
 def test_two_systems_compared():
-    comparison = compare_systems(GOLD, [WORSE], [RIGHT], ("strict", "riveg"))
+    comparison = compare(GOLD, [WORSE], [RIGHT], Criteria(("strict", "riveg")))
     assert comparison["riveg"]["GMNER"]["verdict"] == "B is better"
     shown = text(format_comparison(comparison, ("old", "new")))
     for words in ("A: old", "B: new", "B against A, protocol riveg", "+25.00", "B is better", "no difference shown"):
         assert words in shown
-    seeds = text(format_comparison(compare_systems(GOLD, [WORSE, RIGHT], [RIGHT]), ("old", "new")))
+    seeds = text(format_comparison(compare(GOLD, [WORSE, RIGHT], [RIGHT]), ("old", "new")))
     assert "87.50 ± 17.68" in seeds
     json.dumps(comparison, allow_nan=False)
 
@@ -77,7 +78,7 @@ def test_systems_in_one_json():
     assert both["against"]["new"]["strict"] == evaluate(GOLD, RIGHT)["strict"]
     assert both["against"]["new"] == both["against"]["same"]
     assert both["comparison"]["new"]["strict"]["GMNER"]["a"] == both["seeds"]["strict"]["GMNER"]
-    assert both["comparison"]["new"] == compare_systems(GOLD, [WORSE, RIGHT], [RIGHT])
+    assert both["comparison"]["new"] == compare(GOLD, [WORSE, RIGHT], [RIGHT])
     assert both["seeds"]["strict"]["GMNER"]["runs"] == [0.75, 1]
     assert "87.50 ± 17.68" in text(format_scores(both))
     json.dumps(both, allow_nan=False)

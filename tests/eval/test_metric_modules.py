@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco
 
+from eval.protocols import Criteria
 from eval.scores import evaluate as score
 from rivegs_mllm.types import Box, Entity, Mask, Prediction, Sample, UserError
 
@@ -101,7 +102,7 @@ def test_they_say_what_the_evaluator_says(metrics, protocol):
         )
     ]
     for iou in (0.4, 0.5):
-        expected = score(gold, said, [protocol], iou)[protocol]["all"]
+        expected = score(gold, said, Criteria([protocol], iou))[protocol]["all"]
         for name in TASKS:
             got = metrics[name].compute(
                 predictions=[{"entities": half}], references=REFERENCES[:1], protocol=protocol, iou=iou

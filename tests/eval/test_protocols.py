@@ -21,7 +21,7 @@ from data_builders.formats.riveg_rows import (
 )
 from data_builders.twitter_gmner import build_twitter_gmner
 from eval.coordinates import in_resized_pixels, resized
-from eval.protocols import PROTOCOLS
+from eval.protocols import PROTOCOLS, Criteria
 from eval.scores import evaluate, iou_sweep
 from rivegs_mllm.data.jsonl import read_split
 from rivegs_mllm.types import TYPES, Box, Entity, Mask, Prediction, Sample, UserError
@@ -41,7 +41,7 @@ def said(text="a", kind="PER", span=None, boxes=(), visible=None, masks=()) -> E
 def counts(golds, predicted, task, tokens=TOKENS, size=None, candidates=None) -> dict[str, tuple[int, int, int]]:
     sample = Sample("1", tokens, size=size, entities=tuple(golds))
     candidates = None if candidates is None else {"1": candidates}
-    result = evaluate([sample], [Prediction("1", entities=tuple(predicted))], NAMES, candidates=candidates)
+    result = evaluate([sample], [Prediction("1", entities=tuple(predicted))], Criteria(NAMES, candidates=candidates))
     rows = {name: result[name]["all"][task] for name in NAMES}
     return {name: (row["correct"], row["predicted"], row["gold"]) for name, row in rows.items()}
 
@@ -128,7 +128,7 @@ def test_hindex_goes_through_the_best_candidate():
     # Without candidates every box is its own.
     assert correct(golds, answers, "GMNER")["hindex"] == 1
     with pytest.raises(UserError, match="'1'"):
-        evaluate([Sample("1", TOKENS)], [], ["hindex"], candidates={"2": []})
+        evaluate([Sample("1", TOKENS)], [], Criteria(["hindex"], candidates={"2": []}))
 
 
 def test_hindex_drops_malformed_spans():
@@ -209,7 +209,7 @@ def test_the_threshold_is_an_argument():
     answers = [Prediction("1", entities=(said("a", span=(0, 1), boxes=[Box(0, 0, 10, 7)]),))]  # 0.7
 
     def gmner(iou):
-        result = evaluate(gold, answers, NAMES, iou=iou)
+        result = evaluate(gold, answers, Criteria(NAMES, iou))
         return {name: result[name]["all"]["GMNER"]["correct"] for name in NAMES}
 
     assert set(gmner(0.65).values()) == {1}
@@ -217,13 +217,13 @@ def test_the_threshold_is_an_argument():
     assert set(gmner(0.75).values()) == {0}
     for iou in (0, -1, 1.5, float("nan")):
         with pytest.raises(UserError, match="threshold"):
-            evaluate(gold, answers, iou=iou)
+            Criteria(iou=iou)
 
 
 def test_the_sweep():
     gold = [Sample("1", TOKENS, entities=(said("a", span=(0, 1), boxes=[SQUARE]), said("b", span=(1, 2))))]
     answers = [Prediction("1", entities=(said("a", span=(0, 1), boxes=[Box(0, 0, 10, 7.2)]), said("b", span=(1, 2))))]
-    sweep = iou_sweep(gold, answers, NAMES)
+    sweep = iou_sweep(gold, answers, Criteria(NAMES))
     for name in NAMES:
         by_iou = sweep[name]["GMNER"]
         assert list(by_iou) == ["0.50", "0.55", "0.60", "0.65", "0.70", "0.75", "0.80", "0.85", "0.90", "0.95"]
@@ -263,7 +263,7 @@ def test_the_gold_as_prediction_is_right_under_every_protocol(posts, iou):
     candidates = {sample.id: [box for entity in sample.entities for box in entity.boxes] for sample in gold}
     answers = [Prediction(sample.id, entities=sample.entities) for sample in gold]
     for some in (None, candidates):
-        result = evaluate(gold, answers, NAMES, iou, some)
+        result = evaluate(gold, answers, Criteria(NAMES, iou, some))
         for name in NAMES:
             for by_task in result[name].values():
                 for row in by_task.values():
@@ -338,9 +338,9 @@ def test_riveg_agrees_with_the_statistic_on_its_files(tmp_path, seed):
     write_riveg_predictions(tmp_path / "said.txt", [answer for answer in said if answer.entities])
     lines = [(tmp_path / name).read_text().splitlines() for name in ("gold.txt", "said.txt")]
     answers = read_riveg_predictions(tmp_path / "said.txt")
-    scores = evaluate(with_empty_posts(read_riveg_gold(tmp_path / "gold.txt"), answers), answers, ["riveg"])["riveg"][
-        "all"
-    ]
+    scores = evaluate(with_empty_posts(read_riveg_gold(tmp_path / "gold.txt"), answers), answers, Criteria(["riveg"]))[
+        "riveg"
+    ]["all"]
     for task, typed in (("GMNER", True), ("EEG", False)):
         assert scores[task]["correct"] == statistic(*lines, typed)
         assert (scores[task]["predicted"], scores[task]["gold"]) == (len(lines[1]), len(lines[0]))
@@ -364,7 +364,7 @@ def test_mqspn_counts_as_sklearn_does_over_the_union_of_sets(seed):
             wanted.append(TYPES.index(triple[1]) + 1 if triple in there else 0)
             given.append(TYPES.index(triple[1]) + 1 if triple in here else 0)
     expected = precision_recall_fscore_support(wanted, given, labels=[1, 2], average="micro")[:3]
-    row = evaluate(gold, answers, ["mqspn"])["mqspn"]["all"]["GMNER"]
+    row = evaluate(gold, answers, Criteria(["mqspn"]))["mqspn"]["all"]["GMNER"]
     # A said HALF and MORE of one mention are two triples that reach one gold box; sklearn's union has them as one.
     extra = sum(
         len({(e.span, e.type, box) for e in a.entities for box in (e.boxes or (None,))}) - len(triples(a.entities))
@@ -380,7 +380,7 @@ def test_the_gold_of_twitter_gmner_is_right_under_every_protocol(tmp_path):
     raw = Path(os.environ["RIVEGS_DATA"], "twitter_gmner", "Twitter10000_v2.0")
     build_twitter_gmner(raw, [], tmp_path, without_images=True)
     gold = read_split(tmp_path, "test")
-    result = evaluate(gold, [Prediction(sample.id, entities=sample.entities) for sample in gold], NAMES)
+    result = evaluate(gold, [Prediction(sample.id, entities=sample.entities) for sample in gold], Criteria(NAMES))
     for name in NAMES:
         for by_task in result[name].values():
             assert all(row["f1"] == 1 for row in by_task.values() if row["gold"])

@@ -11,7 +11,7 @@ from pycocotools import mask as coco
 from rich.console import Console
 from sklearn.metrics import precision_recall_fscore_support
 
-from eval.protocols import PROTOCOLS
+from eval.protocols import PROTOCOLS, Criteria
 from eval.report.tables import format_scores
 from eval.scores import evaluate
 from rivegs_mllm.types import TYPES, Box, Entity, Mask, Prediction, Sample, UserError
@@ -290,7 +290,7 @@ def test_missing_and_unreadable_answers_are_counted_and_listed():
 )
 def test_mistakes_are_named(gold_ids, ids, protocols, message):
     with pytest.raises(UserError, match=message):
-        evaluate([Sample(i, TOKENS) for i in gold_ids], [Prediction(i) for i in ids], protocols)
+        evaluate([Sample(i, TOKENS) for i in gold_ids], [Prediction(i) for i in ids], Criteria(protocols))
 
 
 def test_stages_judge_what_is_named_rightly():

@@ -4,7 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from eval.analysis.significance import compare, compared, f1_intervals, f1_of, interval, resampled
+from eval.analysis.significance import Resampling, bootstrap_test, compare, f1_intervals, f1_of, interval, resampled
 from eval.report.tables import too_few
 from eval.scores import evaluate
 from rivegs_mllm.types import Box, Entity, Prediction, Sample, UserError
@@ -38,7 +38,7 @@ def worse(answers, share: float, seed: int = 1) -> list[Prediction]:
 
 def test_two_copies_of_one_system():
     gold, answers = made(100, 0.7, 0)
-    row = compare(gold, [answers], [list(answers)], draws=200)["GMNER"]
+    row = compare(gold, [answers], [list(answers)], resampling=Resampling(200))["strict"]["GMNER"]
     assert (row["difference"], row["low"], row["high"], row["p"]) == (0, 0, 0, 1)
     assert row["verdict"] == "no difference shown"
 
@@ -46,7 +46,7 @@ def test_two_copies_of_one_system():
 def test_a_clear_difference_and_which_side_it_is_on():
     gold, answers = made(300, 0.9, 0)
     spoilt = worse(answers, 0.3)
-    rows = compare(gold, [spoilt], [answers], draws=500)
+    rows = compare(gold, [spoilt], [answers], resampling=Resampling(500))["strict"]
     row = rows["GMNER"]
     assert row["verdict"] == "B is better"
     assert row["p"] < 0.01
@@ -54,13 +54,13 @@ def test_a_clear_difference_and_which_side_it_is_on():
     assert row["difference"] == pytest.approx(row["b"]["f1"] - row["a"]["f1"])
     assert row["b"]["f1"] == evaluate(gold, answers)["strict"]["all"]["GMNER"]["f1"]
     assert rows["MNER"]["verdict"] == "no difference shown"  # the names are the same
-    assert compare(gold, [answers], [spoilt], draws=500)["GMNER"]["verdict"] == "A is better"
+    assert compare(gold, [answers], [spoilt], resampling=Resampling(500))["strict"]["GMNER"]["verdict"] == "A is better"
 
 
 def test_a_difference_of_one_post_may_be_chance():
     gold, answers = made(100, 0.7, 0)
     other = [replace(answers[0], entities=()), *answers[1:]]
-    row = compare(gold, [answers], [other], draws=500)["GMNER"]
+    row = compare(gold, [answers], [other], resampling=Resampling(500))["strict"]["GMNER"]
     assert row["p"] > 0.05
     assert row["verdict"] == "no difference shown"
 
@@ -69,29 +69,33 @@ def test_several_seeds():
     gold, best = made(200, 0.9, 0)
     first = [worse(best, 0.2, seed) for seed in range(3)]
     second = [worse(best, 0.02, seed) for seed in range(3, 5)]
-    row = compare(gold, first, second, draws=500)["GMNER"]
+    row = compare(gold, first, second, resampling=Resampling(500))["strict"]["GMNER"]
     scores = [evaluate(gold, run)["strict"]["all"]["GMNER"]["f1"] for run in first]
     assert row["a"]["runs"] == scores
     assert row["a"]["f1"] == pytest.approx(np.mean(scores))
     assert row["a"]["deviation"] == pytest.approx(np.std(scores, ddof=1))
     assert row["verdict"] == "B is better"
-    assert compare(gold, [first[0]], second, draws=50)["GMNER"]["a"]["deviation"] is None
+    assert compare(gold, [first[0]], second, resampling=Resampling(50))["strict"]["GMNER"]["a"]["deviation"] is None
     # Seeds are drawn too: two that differ much widen the interval beyond that of one.
-    apart = compare(gold, [best], [best, worse(best, 0.5)], draws=500)["GMNER"]
+    apart = compare(gold, [best], [best, worse(best, 0.5)], resampling=Resampling(500))["strict"]["GMNER"]
     assert apart["low"] < -0.3
     assert apart["high"] == pytest.approx(0, abs=0.02)
 
 
 def test_the_same_seed_gives_the_same_figures():
     gold, answers = made(50, 0.7, 0)
-    assert f1_intervals(gold, answers, draws=120) == f1_intervals(gold, answers, draws=120)
-    assert f1_intervals(gold, answers, draws=120) != f1_intervals(gold, answers, draws=120, seed=1)
+    assert f1_intervals(gold, answers, resampling=Resampling(120)) == f1_intervals(
+        gold, answers, resampling=Resampling(120)
+    )
+    assert f1_intervals(gold, answers, resampling=Resampling(120)) != f1_intervals(
+        gold, answers, resampling=Resampling(120, 1)
+    )
 
 
 def test_intervals_of_every_subset_hold_its_f1():
     gold, answers = made(200, 0.7, 0)
     scores = evaluate(gold, answers)["strict"]
-    intervals = f1_intervals(gold, answers, draws=300)
+    intervals = f1_intervals(gold, answers, resampling=Resampling(300))["strict"]
     assert list(intervals) == list(scores)
     for name, by_task in intervals.items():
         for task, row in by_task.items():
@@ -105,18 +109,18 @@ def test_intervals_of_every_subset_hold_its_f1():
 def test_p_is_never_less_than_a_sign_flip_over_so_few_posts_can_give(count):
     gold, answers = made(count, 1.0, 0)
     nothing = worse(answers, 1.0)
-    row = compare(gold, [nothing], [answers])["GMNER"]
+    row = compare(gold, [nothing], [answers])["strict"]["GMNER"]
     assert row["p"] == pytest.approx(min(1, 2 ** (1 - count)))
     assert row["verdict"] == ("B is better" if count > 5 else "no difference shown")
     assert (row["low"], row["high"]) == (None, None)
-    several = compare(gold, [nothing, nothing], [answers])["GMNER"]
+    several = compare(gold, [nothing, nothing], [answers])["strict"]["GMNER"]
     assert several["p"] >= row["p"] - 1e-12
 
 
 def test_the_exact_test_is_that_of_all_ways_to_swap():
     gold, answers = made(9, 0.5, 3)
     other = worse(answers, 0.4, 5)
-    row = compare(gold, [answers], [other])["GMNER"]
+    row = compare(gold, [answers], [other])["strict"]["GMNER"]
     observed, as_far, ways = abs(row["difference"]), 0, 0
     for swaps in itertools.product((False, True), repeat=9):
         sides = [[b if swap else a for a, b, swap in zip(one, two, swaps, strict=True)] for one, two in
@@ -130,7 +134,7 @@ def test_the_exact_test_is_that_of_all_ways_to_swap():
 def test_no_interval_and_a_warning_for_few_posts():
     for count, few in ((5, True), (60, False)):
         gold, answers = made(count, 0.7, 1)
-        row = f1_intervals(gold, answers)["all"]["GMNER"]
+        row = f1_intervals(gold, answers)["strict"]["all"]["GMNER"]
         assert (row["low"] is None) == few
         notes = too_few(evaluate(gold, answers))
         assert bool(notes) == few
@@ -143,7 +147,7 @@ def test_no_interval_and_a_warning_for_few_posts():
 
 def test_draws_are_of_whole_posts():
     counts = np.array([[[1, 2, 3]], [[10, 20, 30]]])  # two posts, one task
-    drawn = resampled(counts, 400, 0)
+    drawn = resampled(counts, Resampling(400, 0))
     assert drawn.shape == (400, 1, 3)
     assert {tuple(row[0]) for row in drawn} == {(2, 4, 6), (11, 22, 33), (20, 40, 60)}
     assert 150 < sum(row[0, 0] == 11 for row in drawn) < 250  # one draw in two
@@ -157,7 +161,7 @@ def test_intervals_cover_what_a_simulation_says():
         gold = rng.integers(0, 4, 150)
         correct = rng.binomial(gold, 0.7)
         counts = np.stack([correct, gold, gold], 1)[:, None]
-        low, high = interval(f1_of(resampled(counts, 400, trial)))
+        low, high = interval(f1_of(resampled(counts, Resampling(400, trial))))
         covered += low[0] <= 0.7 <= high[0]
     assert 0.91 <= covered / 300 <= 0.98
 
@@ -167,8 +171,10 @@ def test_equal_systems_are_called_different_about_as_often_as_stated():
     called = 0
     for trial in range(60):
         gold, best = made(80, 1, trial)
-        row = compare(gold, [worse(best, 0.3, 2 * trial)], [worse(best, 0.3, 2 * trial + 1)], draws=200, seed=trial)
-        called += row["GMNER"]["verdict"] != "no difference shown"
+        row = compare(
+            gold, [worse(best, 0.3, 2 * trial)], [worse(best, 0.3, 2 * trial + 1)], resampling=Resampling(200, trial)
+        )
+        called += row["strict"]["GMNER"]["verdict"] != "no difference shown"
     assert called <= 8
 
 
@@ -183,7 +189,7 @@ def test_seeds_of_equal_systems_are_called_different_no_more_often_than_stated()
     called = covered = 0
     for trial in range(150):
         gold = rng.integers(0, 4, 200)
-        row = compared([runs(gold), runs(gold)], draws=200, seed=trial)
+        row = bootstrap_test([runs(gold), runs(gold)], resampling=Resampling(200, trial))
         called += row["p"][0] < 0.05
         covered += row["low"][0] <= 0 <= row["high"][0]
     assert called <= 15

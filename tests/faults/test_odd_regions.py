@@ -14,6 +14,7 @@ from pycocotools import mask as coco
 
 from data_builders.audit import audit
 from eval.export import write_coco, write_fiftyone
+from eval.protocols import Criteria
 from eval.report.page import write_report
 from eval.scores import evaluate
 from eval.stage_metrics import grounding_scores, segmentation_scores
@@ -161,7 +162,7 @@ def read(path: Path, record: dict, reader):
 def used(folder: Path, gold: list[Sample], said: list[Prediction], page: bool) -> None:
     """Scores, exports and, which takes long, a page of what was read; a UserError names the post."""
     try:
-        json.dumps(evaluate(gold, said, PROTOCOLS), allow_nan=False)
+        json.dumps(evaluate(gold, said, Criteria(PROTOCOLS)), allow_nan=False)
         json.dumps([segmentation_scores(gold, said), grounding_scores(gold, said)], allow_nan=False)
         write_coco(folder / "coco", gold, {"one": said})
         write_fiftyone(folder / "fiftyone", gold, {"one": said}, folder)
