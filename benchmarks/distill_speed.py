@@ -19,7 +19,7 @@ from rivegs_mllm.distill.config import DistillData, DistillRecipe, Limits
 from rivegs_mllm.distill.runner import distill
 from rivegs_mllm.distill.tasks import KnowledgeTask
 from rivegs_mllm.llm.client import OpenAIChat, Sampling
-from rivegs_mllm.llm.example_selection import Examples
+from rivegs_mllm.llm.example_selection import ExampleSelection
 from rivegs_mllm.store.answer_store import read_rows
 from rivegs_mllm.types import Sample
 
@@ -76,7 +76,7 @@ def recipe(folder: Path, url: str, in_flight: int) -> DistillRecipe:
     return DistillRecipe(
         data=DistillData(folder),
         store=folder / f"store-{in_flight}",
-        task=KnowledgeTask(Examples(choose="none")),
+        task=KnowledgeTask(ExampleSelection(choose="none")),
         teacher=OpenAIChat("made", url, key_env=None, timeout=600),
         sampling=Sampling(max_tokens=64),
         limits=Limits(in_flight=in_flight),

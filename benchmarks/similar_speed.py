@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 
-from rivegs_mllm.llm.embeddings import unit
+from rivegs_mllm.llm.embeddings import normalize_rows
 from rivegs_mllm.llm.retrieval import nearest
 
 
@@ -15,7 +15,7 @@ def main(posts: int, examples: int) -> None:
     """Prints the seconds for features of a sentence encoder, and of that with CLIP's beside it."""
     rng = np.random.default_rng(0)
     for name, width in (("text, 384 numbers", 384), ("fused, 384 + 512", 896)):
-        features = [unit(rng.normal(size=(number, width))) for number in (posts, examples)]
+        features = [normalize_rows(rng.normal(size=(number, width))) for number in (posts, examples)]
         banned = [[index % examples] for index in range(posts)]
         wall, own = time.perf_counter(), time.process_time()
         chosen = nearest(*features, 5, banned)

@@ -25,7 +25,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from data_builders.findings import Finding, Report, count_split, rare_types
+from data_builders.findings import DatasetReport, Finding, count_split, rare_types
 from data_builders.image_index import for_each_picture
 from data_builders.twitter_gmner import find_raw, read_raw, to_samples
 from rivegs_mllm.data.boxes import are_shares
@@ -58,7 +58,7 @@ class _Placed:
     sample: Sample
 
 
-def audit(folder: Path, raw: Path | None = None) -> Report:
+def audit(folder: Path, raw: Path | None = None) -> DatasetReport:
     """Findings and figures of ``folder``: a built dataset, a file of one, or raw Twitter-GMNER (or its parent folder).
 
     ``raw`` is a published folder to be audited as well; figures are those of ``folder``.
@@ -75,10 +75,10 @@ def audit(folder: Path, raw: Path | None = None) -> Report:
         raise UserError(f"{folder}: none of {kinds}")
     if raw is None:
         return report
-    return Report(report.counts, [*report.findings, *_audit_raw(raw).findings])
+    return DatasetReport(report.counts, [*report.findings, *_audit_raw(raw).findings])
 
 
-def _audit_built(folder: Path, paths: Sequence[Path]) -> Report:
+def _audit_built(folder: Path, paths: Sequence[Path]) -> DatasetReport:
     findings: list[Finding] = []
     splits: dict[str, list[_Placed]] = {}
     for path in paths:
@@ -97,10 +97,10 @@ def _audit_built(folder: Path, paths: Sequence[Path]) -> Report:
         findings += _of_regions(placed.sample, placed.sample.size, placed.place)
     findings += _pictures(splits, folder)
     findings += _repetitions(splits)
-    return Report({split: count_split(group) for split, group in samples.items()}, findings)
+    return DatasetReport({split: count_split(group) for split, group in samples.items()}, findings)
 
 
-def _audit_raw(folder: Path) -> Report:
+def _audit_raw(folder: Path) -> DatasetReport:
     found: list[Finding] = []
     raw = read_raw(folder, found)
     samples = to_samples(raw, {}, found)
@@ -114,7 +114,7 @@ def _audit_raw(folder: Path) -> Report:
     }
     findings += _repetitions(splits)
     findings += rare_types(samples, {split: f"{raw.root}/txt/{split}.txt" for split in SPLITS})
-    return Report({split: count_split(samples[split]) for split in SPLITS}, findings)
+    return DatasetReport({split: count_split(samples[split]) for split in SPLITS}, findings)
 
 
 def _scan(path: Path, findings: list[Finding]) -> Iterator[_Placed]:

@@ -11,8 +11,8 @@ from itertools import count
 from pathlib import Path
 from typing import Literal
 
-from data_builders.findings import SHOWN, Finding, Report, count_split, rare_types
-from data_builders.formats.conll import Post, read_posts
+from data_builders.findings import SHOWN, DatasetReport, Finding, count_split, rare_types
+from data_builders.formats.conll import ConllPost, read_posts
 from data_builders.image_index import for_each_picture
 from rivegs_mllm.data.files import write_text
 from rivegs_mllm.data.images import Header, PictureError, PictureIndex, read_header
@@ -26,7 +26,7 @@ _THREADS = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class FoundPicture:
     """``path`` relative to the dataset's folder."""
 
     path: str
@@ -39,9 +39,9 @@ def check_images(images: Sequence[Path], without_images: bool) -> None:
         raise UserError("give the folders that hold the pictures (--images), or --without-images, but not both")
 
 
-def read_splits(paths: Mapping[str, Path], findings: list[Finding]) -> dict[str, list[Post]]:
+def read_splits(paths: Mapping[str, Path], findings: list[Finding]) -> dict[str, list[ConllPost]]:
     """The posts by split. A file that cannot be read becomes a finding of level "error", repairs become warnings."""
-    posts: dict[str, list[Post]] = {}
+    posts: dict[str, list[ConllPost]] = {}
     for split, path in paths.items():
         try:
             posts[split] = read_posts(path)
@@ -61,7 +61,7 @@ def find_pictures(
     out: Path,
     findings: list[Finding],
     level: Literal["error", "warning"] = "error",
-) -> dict[str, Picture]:
+) -> dict[str, FoundPicture]:
     """The pictures by id. Those that are missing or cannot be read are left out, each a finding of ``level``."""
     index = PictureIndex(folders)
     for path in index.shadowed:
@@ -80,13 +80,13 @@ def find_pictures(
         if isinstance(header, PictureError):
             findings.append(Finding("unreadable picture", path, str(header), level))
             continue
-        pictures[identity] = Picture(Path(os.path.relpath(path, out)).as_posix(), header)
+        pictures[identity] = FoundPicture(Path(os.path.relpath(path, out)).as_posix(), header)
         if header.orientation != 1:
             findings.append(Finding("rotated picture", path, f"EXIF orientation {header.orientation}; read upright"))
     return pictures
 
 
-def unique_ids(posts: Sequence[Post], place: str, findings: list[Finding]) -> list[str]:
+def unique_ids(posts: Sequence[ConllPost], place: str, findings: list[Finding]) -> list[str]:
     """The posts' ids; one that comes again is another post with the same picture, and gets ``#2``, ``#3`` behind it.
 
     A number that the ids of the file have already is passed over.
@@ -104,10 +104,10 @@ def unique_ids(posts: Sequence[Post], place: str, findings: list[Finding]) -> li
     return ids
 
 
-def write_dataset(out: Path, samples: Mapping[str, Sequence[Sample]], findings: list[Finding]) -> Report:
+def write_dataset(out: Path, samples: Mapping[str, Sequence[Sample]], findings: list[Finding]) -> DatasetReport:
     """Writes ``out/findings.txt`` and, if none of them is an error, ``out/{train,dev,test}.jsonl``; else UserError."""
     findings += rare_types(samples, {split: f"{split}.jsonl" for split in SPLITS})
-    report = Report({split: count_split(samples[split]) for split in SPLITS}, findings)
+    report = DatasetReport({split: count_split(samples[split]) for split in SPLITS}, findings)
     write_text(out / FINDINGS, "".join(f"{finding}\n" for finding in findings))
     if report.errors:
         raise UserError(_refusal(report.errors, out / FINDINGS))

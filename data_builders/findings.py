@@ -37,7 +37,7 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
-class Counts:
+class SplitCounts:
     """The figures of a split.
 
     ``several_boxes`` counts entities with more than one box; ``repeated_mentions`` the entities whose mention and
@@ -63,10 +63,10 @@ class Counts:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class DatasetReport:
     """What a build or an audit found, ``counts`` by split."""
 
-    counts: dict[str, Counts]
+    counts: dict[str, SplitCounts]
     findings: list[Finding] = field(default_factory=list)
 
     @property
@@ -79,13 +79,13 @@ class Report:
         return int(bool(self.errors))
 
 
-def count_split(samples: Sequence[Sample]) -> Counts:
+def count_split(samples: Sequence[Sample]) -> SplitCounts:
     """The figures of the samples of one split."""
     entities = [entity for sample in samples for entity in sample.entities]
     types = Counter(entity.type for entity in entities)
     mentions = sum(len({(entity.text, entity.type) for entity in sample.entities}) for sample in samples)
     areas = sorted((sample.size[0] * sample.size[1], sample.size) for sample in samples if sample.size)
-    return Counts(
+    return SplitCounts(
         posts=len(samples),
         entities=len(entities),
         visible=sum(entity.visible is True for entity in entities),
@@ -121,14 +121,14 @@ def rare_types(splits: Mapping[str, Sequence[Sample]], places: Mapping[str, str]
     ]
 
 
-def format_report(report: Report) -> str:
+def format_report(report: DatasetReport) -> str:
     """The figures as a table, one column a split, then the findings by kind, errors first."""
     return "\n".join([*_table(report.counts), *_findings(report.findings)])
 
 
-def _table(counts: dict[str, Counts]) -> list[str]:
+def _table(counts: dict[str, SplitCounts]) -> list[str]:
     rows = [("", list(counts))]
-    for name in Counts.__dataclass_fields__:
+    for name in SplitCounts.__dataclass_fields__:
         if name not in ("types", "sizes"):
             rows.append((name.replace("_", " "), [str(getattr(split, name)) for split in counts.values()]))
     for kind in dict.fromkeys(kind for split in counts.values() for kind in split.types):

@@ -20,9 +20,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from data_builders.common import Picture, check_images, find_pictures, look_of, read_splits, unique_ids, write_dataset
-from data_builders.findings import Finding, Report
-from data_builders.formats.conll import Post
+from data_builders.common import (
+    FoundPicture,
+    check_images,
+    find_pictures,
+    look_of,
+    read_splits,
+    unique_ids,
+    write_dataset,
+)
+from data_builders.findings import DatasetReport, Finding
+from data_builders.formats.conll import ConllPost
 from data_builders.formats.riveg_text import add_knowledge
 from data_builders.formats.voc import Annotation, read_annotation, usable_boxes
 from rivegs_mllm.data.images import Header, upright_box
@@ -37,7 +45,7 @@ class Raw:
     """The published files of ``root`` as they stand: posts by split, annotations by picture id."""
 
     root: Path
-    posts: dict[str, list[Post]]
+    posts: dict[str, list[ConllPost]]
     annotations: dict[str, Annotation]
 
 
@@ -47,7 +55,7 @@ def build_twitter_gmner(
     out: Path,
     without_images: bool = False,
     knowledge: Path | None = None,
-) -> Report:
+) -> DatasetReport:
     """Writes ``out/{train,dev,test}.jsonl`` and ``out/findings.txt``; returns figures and what was mended.
 
     ``raw`` is the published folder or its parent, ``images`` the folders with the pictures, ``knowledge`` a folder
@@ -101,7 +109,7 @@ def _read_annotations(folder: Path, findings: list[Finding]) -> dict[str, Annota
     return annotations
 
 
-def to_samples(raw: Raw, pictures: dict[str, Picture], findings: list[Finding]) -> dict[str, list[Sample]]:
+def to_samples(raw: Raw, pictures: dict[str, FoundPicture], findings: list[Finding]) -> dict[str, list[Sample]]:
     """Posts and boxes brought together, by split."""
     sizes: dict[str, tuple[int, int] | None] = {}
     boxes: dict[str, dict[str, tuple[Box, ...]]] = {}

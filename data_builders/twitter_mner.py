@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
 
-from data_builders.common import Picture, check_images, find_pictures, read_splits, unique_ids, write_dataset
-from data_builders.findings import Finding, Report
-from data_builders.formats.conll import Post
+from data_builders.common import FoundPicture, check_images, find_pictures, read_splits, unique_ids, write_dataset
+from data_builders.findings import DatasetReport, Finding
+from data_builders.formats.conll import ConllPost
 from data_builders.formats.riveg_text import add_knowledge
 from rivegs_mllm.data.jsonl import SPLITS
 from rivegs_mllm.types import Sample, UserError
@@ -34,7 +34,7 @@ def build_mner(
     out: Path,
     without_images: bool = False,
     knowledge: Path | None = None,
-) -> Report:
+) -> DatasetReport:
     """Writes ``out/{train,dev,test}.jsonl`` and ``out/findings.txt``; returns figures and findings.
 
     ``name`` is one of POSTS; other numbers of posts are a finding. ``images`` are the folders with the pictures,
@@ -65,7 +65,7 @@ def build_mner(
     return write_dataset(out, samples, findings)
 
 
-def _sample(identity: str, post: Post, pictures: dict[str, Picture]) -> Sample:
+def _sample(identity: str, post: ConllPost, pictures: dict[str, FoundPicture]) -> Sample:
     if post.id not in pictures:
         return Sample(identity, post.tokens, entities=post.entities)
     picture = pictures[post.id]
@@ -85,7 +85,7 @@ def _find_file(raw: Path, split: str) -> Path:
     return found[0]
 
 
-def _find_repeated_splits(posts: dict[str, list[Post]], paths: dict[str, Path], findings: list[Finding]) -> None:
+def _find_repeated_splits(posts: dict[str, list[ConllPost]], paths: dict[str, Path], findings: list[Finding]) -> None:
     """Splits that have all their posts in another are errors, single posts in two splits warnings."""
     keys = {split: [(post.id, post.tokens) for post in posts[split]] for split in SPLITS}
     for first, second in combinations(SPLITS, 2):

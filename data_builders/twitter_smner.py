@@ -22,8 +22,8 @@ from PIL import Image
 from pycocotools import mask as coco
 
 from data_builders.common import look_of, write_dataset
-from data_builders.findings import Finding, Report
-from data_builders.formats.labelme import Region, Regions, read_regions
+from data_builders.findings import DatasetReport, Finding
+from data_builders.formats.labelme import LabelmeFile, LabelmeRegion, read_regions
 from rivegs_mllm.data.images import read_header, upright
 from rivegs_mllm.data.jsonl import SPLITS, read_split
 from rivegs_mllm.types import TYPES, Box, Entity, Mask, Sample, UserError
@@ -31,7 +31,7 @@ from rivegs_mllm.types import TYPES, Box, Entity, Mask, Sample, UserError
 _OTHER_NAMES = {"MISC": "OTHER"}
 
 
-def build_twitter_smner(gmner: Path, masks: Path, out: Path) -> Report:
+def build_twitter_smner(gmner: Path, masks: Path, out: Path) -> DatasetReport:
     """Writes ``out/{train,dev,test}.jsonl`` and ``out/findings.txt``; returns figures and findings.
 
     ``gmner`` is a folder that ``build_twitter_gmner`` wrote, best with pictures, since only these tell how a file of
@@ -93,7 +93,9 @@ def _with_masks(sample: Sample, path: Path | None, gmner: Path, out: Path, findi
     return replace(sample, image=image, size=size, entities=entities)
 
 
-def _on_picture(content: Regions, sample: Sample, gmner: Path, path: Path, findings: list[Finding]) -> Sequence[Region]:
+def _on_picture(
+    content: LabelmeFile, sample: Sample, gmner: Path, path: Path, findings: list[Finding]
+) -> Sequence[LabelmeRegion]:
     """The regions in pixels of the upright picture of ``sample.size``."""
     if content.size == sample.size:
         return content.regions
@@ -112,7 +114,7 @@ def _on_picture(content: Regions, sample: Sample, gmner: Path, path: Path, findi
         image = upright(image, orientation) if turned else image
         pixels = np.asarray(image.resize(sample.size, Image.Resampling.NEAREST)) > 0
         if pixels.any():
-            regions.append(Region(region.label, pixels))
+            regions.append(LabelmeRegion(region.label, pixels))
         else:
             findings.append(Finding("shape without area", str(path), f"{region.label!r} covers no pixel when scaled"))
     return regions

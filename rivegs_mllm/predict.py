@@ -14,9 +14,9 @@ from rivegs_mllm.config.answering import Answering
 from rivegs_mllm.data.files import write_text
 from rivegs_mllm.data.jsonl import to_line
 from rivegs_mllm.data.post_errors import check_some_answered, each_by_itself
-from rivegs_mllm.data.resume import progress, taken_up
+from rivegs_mllm.data.resume import load_partial, progress
 from rivegs_mllm.models.generation import Generator, batches
-from rivegs_mllm.models.loading import load_adapter, load_base, to_use
+from rivegs_mllm.models.loading import load_adapter, load_base, prepare_for_inference
 from rivegs_mllm.types import Prediction, Sample, UserError
 
 
@@ -35,7 +35,7 @@ def predict(
     calibration = read_calibration(adapter) if adapter else None
     partial = out.with_name(f"{out.name}.partial")
     done = _begun(partial, samples, _run_name(recipe, samples, adapter))
-    system = to_use(load_base(recipe) if adapter is None else load_adapter(adapter, recipe))
+    system = prepare_for_inference(load_base(recipe) if adapter is None else load_adapter(adapter, recipe))
     generator = Generator(system, folder, recipe.predict.max_new_tokens, recipe.max_length)
     with partial.open("ab") as file, progress() as bars:
         task = bars.add_task("answers", total=len(samples), completed=len(done))
@@ -63,7 +63,7 @@ def _begun(partial: Path, samples: Sequence[Sample], name: str) -> list[Predicti
         return []
     if run.read_text() != name:
         raise UserError(f"{partial} was begun by another run (other model, settings or posts); delete it and {run}")
-    return taken_up(partial, samples, f"delete it and {run}")
+    return load_partial(partial, samples, f"delete it and {run}")
 
 
 def _run_file(partial: Path) -> Path:

@@ -41,7 +41,7 @@ from rivegs_mllm.data.logs import (
     tell_error,
 )
 from rivegs_mllm.data.progress import track
-from rivegs_mllm.models.batching import Encoder
+from rivegs_mllm.models.batching import SampleEncoder
 from rivegs_mllm.models.generation import Generator, batches
 from rivegs_mllm.models.loading import System, add_adapter, base_path, load_base, save_beside_weights
 from rivegs_mllm.store.attach import read_posts
@@ -52,18 +52,18 @@ from rivegs_mllm.training.picture_features import check_cacheable, encode_pictur
 from rivegs_mllm.training.pictures import check_pictures
 from rivegs_mllm.training.progress import TOKENS, show_progress
 from rivegs_mllm.training.run_dir import (
-    begin,
-    exhaustion_named,
     fingerprint,
     model_fingerprint,
     on_main,
-    owned,
+    record_start,
+    resource_errors_explained,
     resume_point,
+    run_lock,
     run_training,
     settings_of,
     write_metrics,
 )
-from rivegs_mllm.training.sampling import NewEpoch, like_lengths
+from rivegs_mllm.training.sampling import SetEpochCallback, length_grouped_sampler
 from rivegs_mllm.training.seeds import format_seeds, train_seeds
 from rivegs_mllm.types import Sample, UserError
 
@@ -75,7 +75,7 @@ def train(recipe: Recipe) -> Path:
     run that was started with other data or settings, and where another run writes to it.
     """
     out = Path(recipe.train.output_dir)
-    with owned(out), log_to(out / LOG):
+    with run_lock(out), log_to(out / LOG):
         posts = read_data(recipe)
         settings = _settings(recipe, posts)
         checkpoint = on_main(lambda: resume_point(out, settings, out / FILE_NAME, recipe.train))
@@ -87,9 +87,9 @@ def train(recipe: Recipe) -> Path:
         set_seed(recipe.train.seed)
         trainer = make_trainer(recipe, posts)
         show_progress(trainer)
-        with exhaustion_named(out):
+        with resource_errors_explained(out):
             if main:
-                begin(out, settings)
+                record_start(out, settings)
             made = run_training(trainer, checkpoint)
             write_metrics(trainer, out, posts.test)
             trainer.save_model(str(out))
@@ -125,7 +125,7 @@ def make_trainer(recipe: Recipe, posts: Posts | None = None) -> AnswerTrainer:
     checked = check_pictures([*posts.train, *posts.dev], folder)
     samples, dev = checked[: len(posts.train)], checked[len(posts.train) :]
     system = load_base(recipe)
-    encoder = Encoder(system.processor, recipe.answer.weights)
+    encoder = SampleEncoder(system.processor, recipe.answer.weights)
     dataset = AnswerDataset(
         samples, folder, encoder, system.contract, system.instruction, recipe.augment, recipe.train.seed
     )
@@ -147,7 +147,7 @@ class AnswerTrainer(Trainer):
         self.padded = self.held = 0
         self.pictures = any(sample.image for sample in dataset.samples)
         cached = recipe.model.cache_pictures
-        self.sampler = like_lengths(lengths, recipe.train)
+        self.sampler = length_grouped_sampler(lengths, recipe.train)
         recipe.train.remove_unused_columns = False  # all that a row holds is the collator's
         super().__init__(
             model=system.model,
@@ -156,7 +156,7 @@ class AnswerTrainer(Trainer):
             eval_dataset=dev,
             data_collator=Collator(dataset.encoder, keep_vision=self.pictures and not cached),
             compute_loss_func=answer_loss,
-            callbacks=[NewEpoch(self.sampler, dataset)],
+            callbacks=[SetEpochCallback(self.sampler, dataset)],
             optimizer_cls_and_kwargs=muon(system.model, recipe.train) if recipe.muon else None,
         )
         if cached:

@@ -13,7 +13,7 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 from rivegs_mllm.answer.serialization import render
 from rivegs_mllm.config.schema import Recipe, read_recipe
 from rivegs_mllm.data.jsonl import read_split, write_records
-from rivegs_mllm.models.batching import Encoder
+from rivegs_mllm.models.batching import SampleEncoder
 from rivegs_mllm.models.loading import add_adapter, load_base, save_beside_weights
 from rivegs_mllm.tiny.architecture import build_contract, build_model, build_processor, train_tokenizer
 from rivegs_mllm.training.dataset import AnswerDataset, Collator
@@ -120,7 +120,7 @@ def save_learned(folder: Path, base: Path, data: Path, *overrides: str) -> None:
     recipe = make_recipe(folder, base, data, *(overrides or [LEARNED]))
     torch.manual_seed(0)
     system = load_base(recipe)
-    encoder = Encoder(system.processor)
+    encoder = SampleEncoder(system.processor)
     rows = AnswerDataset(dev, data, encoder, system.contract, "{text}", recipe.augment, seed=0)
     inputs = Collator(encoder, keep_vision=True)([rows[index] for index in range(len(dev))])
     labels, weights = inputs.pop("labels"), inputs.pop("weights")

@@ -13,13 +13,13 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from data_builders.emblems.encyclopedia import Entry, make_encyclopedia, write_encyclopedia
+from data_builders.emblems.encyclopedia import NameEntry, make_encyclopedia, write_encyclopedia
 from data_builders.emblems.language import UNNAMED, write_post
 from data_builders.emblems.looks import Look, near_look, random_look
 from data_builders.emblems.scene import MOST_EMBLEMS, Placement, Scene, compose
 from rivegs_mllm.data.files import write_text
 from rivegs_mllm.data.jsonl import SPLITS, write_records
-from rivegs_mllm.data.lock import NAME as LOCK
+from rivegs_mllm.data.lock import LOCK_NAME as LOCK
 from rivegs_mllm.data.progress import track
 from rivegs_mllm.types import TYPES, Entity, Mask, Sample, UserError
 
@@ -41,20 +41,20 @@ MARKER_TEXT = "An Emblems build of RiVEGS-MLLM. It is whole when test.jsonl is t
 
 
 @dataclass(frozen=True, slots=True)
-class Mention:
+class PlannedMention:
     """A named entity of a post: its entry, its token span, and how often the picture shows it."""
 
-    entry: Entry
+    entry: NameEntry
     span: tuple[int, int]
     shown: int
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class PostPlan:
     """A post before its picture is drawn: ``mentions`` in the order of the text, and the distractors' looks."""
 
     tokens: tuple[str, ...]
-    mentions: tuple[Mention, ...]
+    mentions: tuple[PlannedMention, ...]
     distractors: tuple[Look, ...]
 
 
@@ -91,7 +91,9 @@ def build_emblems(
     return counts
 
 
-def plan_posts(seed: int, split: str, number: int, entries: Sequence[Entry]) -> Iterator[tuple[Random, str, Plan]]:
+def plan_posts(
+    seed: int, split: str, number: int, entries: Sequence[NameEntry]
+) -> Iterator[tuple[Random, str, PostPlan]]:
     """Each post's own random numbers, its subset and its plan. A post depends on its seed, split and index only."""
     for index in range(number):
         rng = Random(f"{seed}/{split}/{index}")
@@ -100,17 +102,17 @@ def plan_posts(seed: int, split: str, number: int, entries: Sequence[Entry]) -> 
         yield rng, subset, plan_post(rng, pool)
 
 
-def plan_post(rng: Random, pool: Sequence[Entry]) -> Plan:
+def plan_post(rng: Random, pool: Sequence[NameEntry]) -> PostPlan:
     """A post about names of ``pool``; what it says is drawn without regard to what its picture shows."""
     named = _names(rng, pool)
     post = write_post(rng, [(entry.name, entry.type) for entry in named])
     shown = _times_shown(rng, len(named))
-    mentions = [Mention(*triple) for triple in zip(named, post.spans, shown, strict=True)]
+    mentions = [PlannedMention(*triple) for triple in zip(named, post.spans, shown, strict=True)]
     mentions.sort(key=lambda mention: mention.span)
-    return Plan(post.tokens, tuple(mentions), _distractors(rng, mentions, pool))
+    return PostPlan(post.tokens, tuple(mentions), _distractors(rng, mentions, pool))
 
 
-def draw_post(rng: Random, identity: str, subset: str, plan: Plan) -> tuple[Scene, Sample]:
+def draw_post(rng: Random, identity: str, subset: str, plan: PostPlan) -> tuple[Scene, Sample]:
     """The picture of a planned post and the post's record."""
     looks = [mention.entry.look for mention in plan.mentions for _ in range(mention.shown)]
     looks += plan.distractors
@@ -128,16 +130,18 @@ def draw_post(rng: Random, identity: str, subset: str, plan: Plan) -> tuple[Scen
     return scene, sample
 
 
-def _posts(out: Path, seed: int, split: str, number: int, entries: Sequence[Entry]) -> Iterator[tuple[Sample, bool]]:
+def _posts(
+    out: Path, seed: int, split: str, number: int, entries: Sequence[NameEntry]
+) -> Iterator[tuple[Sample, bool]]:
     """The split's records, each after its picture is stored, and whether that is stored rotated."""
     for index, (rng, subset, plan) in enumerate(plan_posts(seed, split, number, entries)):
         scene, sample = draw_post(rng, f"{split}-{index:05d}", subset, plan)
         yield sample, _store(rng, scene.image, out / sample.image)
 
 
-def _names(rng: Random, pool: Sequence[Entry]) -> list[Entry]:
+def _names(rng: Random, pool: Sequence[NameEntry]) -> list[NameEntry]:
     """Names for one post, none twice: a type first, then one of its names."""
-    named: list[Entry] = []
+    named: list[NameEntry] = []
     for _ in range(rng.choices(list(MENTIONS), list(MENTIONS.values()))[0]):
         left = [entry for entry in pool if entry not in named]
         types = [kind for kind in TYPES if any(entry.type == kind for entry in left)]
@@ -158,7 +162,7 @@ def _times_shown(rng: Random, count: int) -> list[int]:
     return shown
 
 
-def _distractors(rng: Random, mentions: Sequence[Mention], pool: Sequence[Entry]) -> tuple[Look, ...]:
+def _distractors(rng: Random, mentions: Sequence[PlannedMention], pool: Sequence[NameEntry]) -> tuple[Look, ...]:
     """One to three looks that no name of the post has."""
     taken = {mention.entry.look for mention in mentions}
     invisible = [mention.entry.look for mention in mentions if not mention.shown]
@@ -179,7 +183,7 @@ def _distractors(rng: Random, mentions: Sequence[Mention], pool: Sequence[Entry]
     return tuple(looks)
 
 
-def _entity(mention: Mention, tokens: tuple[str, ...], placements: Iterable[Placement]) -> Entity:
+def _entity(mention: PlannedMention, tokens: tuple[str, ...], placements: Iterable[Placement]) -> Entity:
     regions = [placement for placement in placements if placement.look == mention.entry.look]
     return Entity(
         text=" ".join(tokens[slice(*mention.span)]),
@@ -197,7 +201,7 @@ def _run_lengths(mask: np.ndarray) -> Mask:
     return Mask(mask.shape, coded["counts"].decode("ascii"))
 
 
-def _knowledge(mentions: Sequence[Mention]) -> tuple[str, ...]:
+def _knowledge(mentions: Sequence[PlannedMention]) -> tuple[str, ...]:
     """One text a teacher, on all of the post's names."""
     if not mentions:
         return UNNAMED

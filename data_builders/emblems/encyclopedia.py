@@ -18,7 +18,7 @@ SHARES = {"PER": 0.375, "LOC": 0.1875, "ORG": 0.25, "OTHER": 0.1875}
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class NameEntry:
     """A name. ``seen`` names may occur in every split, the others only in the posts of test marked "unseen".
 
     ``knowledge`` holds one text a teacher.
@@ -31,7 +31,7 @@ class Entry:
     knowledge: tuple[str, ...]
 
 
-def make_encyclopedia(rng: Random, names: int, unseen: int) -> tuple[Entry, ...]:
+def make_encyclopedia(rng: Random, names: int, unseen: int) -> tuple[NameEntry, ...]:
     """``names`` seen and ``unseen`` unseen entries.
 
     Looks of one type differ in two parts or more as long as there are such looks, and always in one. Raises
@@ -41,11 +41,11 @@ def make_encyclopedia(rng: Random, names: int, unseen: int) -> tuple[Entry, ...]
     looks = {kind: _distinct_looks(rng, kind, kinds.count(kind)) for kind in TYPES}
     entries = []
     for index, (name, kind) in enumerate(zip(invent_names(rng, kinds), kinds, strict=True)):
-        entries.append(Entry(name, kind, index < names, looks[kind].pop(), describe(rng, name, kind)))
+        entries.append(NameEntry(name, kind, index < names, looks[kind].pop(), describe(rng, name, kind)))
     return tuple(entries)
 
 
-def write_encyclopedia(path: Path, entries: tuple[Entry, ...]) -> None:
+def write_encyclopedia(path: Path, entries: tuple[NameEntry, ...]) -> None:
     """One JSON object a line: name, type, seen, expression, knowledge."""
     lines = [
         {

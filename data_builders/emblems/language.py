@@ -124,7 +124,7 @@ RT @ HANDLE :
 [This|Tonight|Today] :
 """.strip().splitlines()
 
-ENDINGS = """
+NAME_ENDINGS = """
 [.|!|...|!!]
 # TAG
 # TAG # TAG
@@ -161,14 +161,14 @@ UNNAMED = ("The post names nobody.", "No names: everyday talk.", "I think nothin
 
 
 @dataclass(frozen=True, slots=True)
-class Post:
+class PostText:
     """A tokenised post; ``spans`` are the token offsets, end-exclusive, of the mentions it was written for."""
 
     tokens: tuple[str, ...]
     spans: tuple[tuple[int, int], ...]
 
 
-def write_post(rng: Random, mentions: Sequence[tuple[str, str]]) -> Post:
+def write_post(rng: Random, mentions: Sequence[tuple[str, str]]) -> PostText:
     """A post that mentions each (name, type) once, in any order; ``spans`` is aligned with ``mentions``."""
     order = rng.sample(range(len(mentions)), len(mentions))
     pieces: list[str | int] = []  # words, and numbers of mentions
@@ -181,7 +181,7 @@ def write_post(rng: Random, mentions: Sequence[tuple[str, str]]) -> Post:
     if rng.random() < 0.4:
         pieces = [*_fill(rng, rng.choice(OPENINGS), mentions), *pieces]
     if rng.random() < 0.6:
-        pieces += _fill(rng, rng.choice(ENDINGS), mentions)
+        pieces += _fill(rng, rng.choice(NAME_ENDINGS), mentions)
     return _tokenise(rng, pieces, [name for name, _ in mentions])
 
 
@@ -226,7 +226,7 @@ def _emoji(rng: Random, mentions: Sequence[tuple[str, str]]) -> str:
     return rng.choice(EMOJI)
 
 
-def _tokenise(rng: Random, pieces: list[str | int], names: list[str]) -> Post:
+def _tokenise(rng: Random, pieces: list[str | int], names: list[str]) -> PostText:
     """Tokens and spans; now and then all of the post or one of its names is shouted or all in small letters."""
     style = rng.choices((str, str.lower, str.upper), (88, 8, 4))[0]
     tokens: list[str] = []
@@ -239,7 +239,7 @@ def _tokenise(rng: Random, pieces: list[str | int], names: list[str]) -> Post:
         words = own(names[piece]).split()
         spans[piece] = (len(tokens), len(tokens) + len(words))
         tokens += words
-    return Post(tuple(tokens), tuple(spans))
+    return PostText(tuple(tokens), tuple(spans))
 
 
 def _expand(rng: Random, template: str) -> str:
@@ -311,7 +311,7 @@ def _invent_word(rng: Random, kind: str) -> str:
 
 def _vocabulary() -> Iterator[str]:
     """Every word that a post, a knowledge text or an expression holds beside the names, in small letters."""
-    texts = [*TEMPLATES, *OPENINGS, *ENDINGS, *CONNECTORS, *TAG_WORDS, *HANDLE_WORDS, *MANNERS, *UNNAMED]
+    texts = [*TEMPLATES, *OPENINGS, *NAME_ENDINGS, *CONNECTORS, *TAG_WORDS, *HANDLE_WORDS, *MANNERS, *UNNAMED]
     texts += [role for roles in ROLES.values() for role in roles]
     texts += [value for parts in PARTS.values() for _, values in parts for value in values]
     for text in texts:

@@ -40,7 +40,7 @@ class Repair:
 
 
 @dataclass(frozen=True, slots=True)
-class Post:
+class ConllPost:
     """A post of an ``IMGID:`` file. ``line`` is that of its id; its entities have spans but no boxes."""
 
     id: str
@@ -50,9 +50,9 @@ class Post:
     repairs: tuple[Repair, ...] = ()
 
 
-def read_posts(path: Path | str) -> list[Post]:
+def read_posts(path: Path | str) -> list[ConllPost]:
     """The posts of a file, in its order, one without tokens included. Raises UserError naming file and line."""
-    posts: list[Post] = []
+    posts: list[ConllPost] = []
     for number, block in _blocks(path):
         if not block[0].startswith(ID_MARK):
             raise UserError(
@@ -110,7 +110,7 @@ def _further_columns(lines: list[str]) -> int:
     return max(0, min(columns) - 2) if len(columns) == 1 else 0
 
 
-def _post(path: Path | str, number: int, block: list[str]) -> Post:
+def _post(path: Path | str, number: int, block: list[str]) -> ConllPost:
     identity = block[0][len(ID_MARK) :].strip()
     if not identity:
         raise UserError(f"{path}:{number}: {ID_MARK} without an id")
@@ -132,7 +132,7 @@ def _post(path: Path | str, number: int, block: list[str]) -> Post:
         message = f"{shown(tokens[index])} is tagged {tags[index][:80]} but continues no such entity; it starts one"
         repairs.append(Repair(number + 1 + index, "orphan tag", message))
     entities = [Entity(" ".join(tokens[start:end]), kind, (start, end)) for start, end, kind in spans]
-    return Post(identity, number, tuple(tokens), tuple(entities), tuple(repairs))
+    return ConllPost(identity, number, tuple(tokens), tuple(entities), tuple(repairs))
 
 
 def _mend_tokens(tokens: list[str], number: int) -> list[Repair]:

@@ -25,7 +25,7 @@ from rivegs_mllm.types import UserError
 
 
 @dataclass(frozen=True, slots=True)
-class Region:
+class LabelmeRegion:
     """``pixels``: bool, (height, width) of the picture; at least one is set."""
 
     label: str
@@ -33,15 +33,15 @@ class Region:
 
 
 @dataclass(frozen=True, slots=True)
-class Regions:
+class LabelmeFile:
     """A file: ``size`` is (width, height) of the picture as it was annotated, ``faults`` what was left out or cut."""
 
     size: tuple[int, int]
-    regions: tuple[Region, ...]
+    regions: tuple[LabelmeRegion, ...]
     faults: tuple[Fault, ...]
 
 
-def read_regions(path: Path | str) -> Regions:
+def read_regions(path: Path | str) -> LabelmeFile:
     """The regions in the order of the file. Raises UserError naming file and shape where it is not labelme's form."""
     try:
         content = orjson.loads(Path(path).read_bytes())
@@ -69,7 +69,7 @@ def read_regions(path: Path | str) -> Regions:
         key = (index,) if group is None else (shape["label"], str(group))
         # A shape without a group is an object of its own.
         parts[key] = shape["label"], pixels | parts[key][1] if key in parts else pixels
-    return Regions((width, height), tuple(Region(*part) for part in parts.values()), tuple(faults))
+    return LabelmeFile((width, height), tuple(LabelmeRegion(*part) for part in parts.values()), tuple(faults))
 
 
 def _pixels(shape: dict, size: tuple[int, int], place: str, faults: list[Fault]) -> np.ndarray | None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from rivegs_mllm.cascade.rows import EntailmentRow, GroundingRow
 from rivegs_mllm.store.answer_store import read_store
 from rivegs_mllm.store.attach import attach_expressions
-from rivegs_mllm.training.sampling import VARIANTS
+from rivegs_mllm.training.sampling import VARIANT_STRATEGIES
 from rivegs_mllm.types import Entity, Sample, UserError
 
 Row = EntailmentRow | GroundingRow
@@ -28,8 +28,8 @@ class Wordings:
     how: str = "draw"
 
     def __post_init__(self) -> None:
-        if self.how not in VARIANTS:
-            raise UserError(f"stage.expressions.how: {self.how!r} is none of {', '.join(VARIANTS)}")
+        if self.how not in VARIANT_STRATEGIES:
+            raise UserError(f"stage.expressions.how: {self.how!r} is none of {', '.join(VARIANT_STRATEGIES)}")
 
     def check(self, parts: Sequence[str]) -> None:
         """Raises UserError where there is a store, but ``parts`` of the referring expression leave expressions out."""

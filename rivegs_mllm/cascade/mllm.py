@@ -28,7 +28,7 @@ from rivegs_mllm.cascade.tagging.base import Tagger
 from rivegs_mllm.config.answering import Answering, read_answering, trained_folder
 from rivegs_mllm.config.layers import read_layers
 from rivegs_mllm.models.generation import Generator, batches
-from rivegs_mllm.models.loading import load_adapter, to_use
+from rivegs_mllm.models.loading import load_adapter, prepare_for_inference
 from rivegs_mllm.types import Entity, Prediction, Sample, UserError
 
 SEGMENT_OF = {
@@ -58,7 +58,7 @@ class EndToEnd:
 def load_end_to_end(settings: Answering, weights: Path, folder: Path) -> EndToEnd:
     """``weights`` is the adapter, ``folder`` what pictures are relative to. Raises UserError where it does not load."""
     calibration = read_calibration(weights)
-    system = to_use(load_adapter(weights, settings))
+    system = prepare_for_inference(load_adapter(weights, settings))
     generator = Generator(system, folder, settings.predict.max_new_tokens, settings.max_length)
     return EndToEnd(generator, settings.predict.batch_size, calibration)
 

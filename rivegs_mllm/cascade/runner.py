@@ -22,7 +22,7 @@ from rivegs_mllm.data.files import write_json
 from rivegs_mllm.data.foreign import read_object
 from rivegs_mllm.data.jsonl import read_predictions, to_line
 from rivegs_mllm.data.post_errors import check_some_answered, each_by_itself, with_error
-from rivegs_mllm.data.resume import progress, taken_up
+from rivegs_mllm.data.resume import load_partial, progress
 from rivegs_mllm.models.generation import batches
 from rivegs_mllm.models.profiling import peak_bytes, reset_peak
 from rivegs_mllm.types import Prediction, Sample, UserError
@@ -103,7 +103,7 @@ def _fill(
 ) -> list[Prediction]:
     """The drafts with the step's field filled, written to ``path`` when all are."""
     partial = path.with_name(f"{path.name}.partial")
-    done = taken_up(partial, samples, f"delete {path.parent}")
+    done = load_partial(partial, samples, f"delete {path.parent}")
     task = bars.add_task(f"{step.slot} ({step.kind})", total=len(samples), completed=len(done))
     with partial.open("ab") as file:
         for some in batches(samples[len(done) :], batch_size):

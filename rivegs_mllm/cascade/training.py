@@ -29,18 +29,18 @@ from rivegs_mllm.store.attach import read_posts
 from rivegs_mllm.training.pictures import check_pictures
 from rivegs_mllm.training.progress import show_progress
 from rivegs_mllm.training.run_dir import (
-    begin,
-    exhaustion_named,
     fingerprint,
     model_fingerprint,
     on_main,
-    owned,
+    record_start,
+    resource_errors_explained,
     resume_point,
+    run_lock,
     run_training,
     settings_of,
     write_metrics,
 )
-from rivegs_mllm.training.sampling import NewEpoch, like_lengths
+from rivegs_mllm.training.sampling import SetEpochCallback, length_grouped_sampler
 from rivegs_mllm.types import TYPES, Sample, UserError
 
 
@@ -123,7 +123,7 @@ def train_stage(recipe: StageTraining) -> Path:
     out = Path(recipe.train.output_dir)
     if is_deepspeed_zero3_enabled():
         raise UserError("stages are small and are not trained in shards: launch with ddp.yaml or zero2.yaml")
-    with owned(out), log_to(out / LOG):
+    with run_lock(out), log_to(out / LOG):
         data, test = _read_data(recipe)
         settings = _settings(recipe, data, test)
         checkpoint = on_main(lambda: resume_point(out, settings, out / FILE_NAME, recipe.train))
@@ -136,9 +136,9 @@ def train_stage(recipe: StageTraining) -> Path:
         trainable = recipe.stage.prepare(data)
         trainer = StageTrainer(trainable, recipe.train, data.dev)
         show_progress(trainer)
-        with exhaustion_named(out):
+        with resource_errors_explained(out):
             if main:
-                begin(out, settings)
+                record_start(out, settings)
             made = run_training(trainer, checkpoint)
             write_metrics(trainer, out, test)
             if recipe.train.should_save:
@@ -198,7 +198,7 @@ class StageTrainer(Trainer):
 
     def __init__(self, trainable: Trainable, arguments: TrainingArguments, dev: Sequence[Sample]):
         self.trainable = trainable
-        self.sampler = like_lengths(trainable.lengths, arguments)
+        self.sampler = length_grouped_sampler(trainable.lengths, arguments)
         arguments.remove_unused_columns = False  # all that a row holds is the collator's
         super().__init__(
             model=trainable.model,
@@ -206,7 +206,7 @@ class StageTrainer(Trainer):
             train_dataset=trainable.train,
             eval_dataset=dev,
             data_collator=trainable.collate,
-            callbacks=[NewEpoch(self.sampler, trainable.train)],
+            callbacks=[SetEpochCallback(self.sampler, trainable.train)],
         )
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"):

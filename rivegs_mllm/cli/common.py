@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 
-def verb(verbs, name: str, help: str, run: Callable, overrides: bool = False) -> argparse.ArgumentParser:
+def add_command(verbs, name: str, help: str, run: Callable, overrides: bool = False) -> argparse.ArgumentParser:
     """A verb's parser. ``run(args, rest)`` does the verb's work and returns its exit code, None for 0.
 
     ``rest`` is what the parser does not know: overrides of a recipe, a mistake where ``overrides`` is not set.

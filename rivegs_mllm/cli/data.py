@@ -5,26 +5,30 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from rivegs_mllm.cli.common import verb
+from rivegs_mllm.cli.common import add_command
 from rivegs_mllm.data.lock import lock_folder
 
 
 def add_build(verbs) -> None:
     build = verbs.add_parser("build", help="make a dataset folder of train.jsonl, dev.jsonl and test.jsonl")
     sets = build.add_subparsers(title="datasets", required=True, metavar="DATASET")
-    gmner = verb(sets, "twitter-gmner", "Twitter-GMNER v1 or v2.0 from its published files", _build_twitter_gmner)
+    gmner = add_command(
+        sets, "twitter-gmner", "Twitter-GMNER v1 or v2.0 from its published files", _build_twitter_gmner
+    )
     gmner.add_argument("--raw", type=Path, required=True, help="Twitter10000_v2.0 or Twitter10000, or its parent")
     _add_published(gmner)
     for name in ("twitter-2015", "twitter-2017"):
-        mner = verb(sets, name, f"{name.title()}, text and pictures without boxes, from its CoNLL files", _build_mner)
+        mner = add_command(
+            sets, name, f"{name.title()}, text and pictures without boxes, from its CoNLL files", _build_mner
+        )
         mner.add_argument("--raw", type=Path, required=True, help="folder of train.txt, dev.txt or valid.txt, test.txt")
         _add_published(mner)
         mner.set_defaults(name=name)
-    smner = verb(sets, "twitter-smner", "Twitter-SMNER: masks on the built Twitter-GMNER", _build_twitter_smner)
+    smner = add_command(sets, "twitter-smner", "Twitter-SMNER: masks on the built Twitter-GMNER", _build_twitter_smner)
     smner.add_argument("--gmner", type=Path, required=True, help="the folder that `build twitter-gmner` wrote")
     smner.add_argument("--masks", type=Path, required=True, help="folder of the published labelme files, <id>.json")
     smner.add_argument("--out", type=Path, required=True, help="the dataset folder to write")
-    emblems = verb(sets, "emblems", "the made benchmark, which needs no download", _build_emblems)
+    emblems = add_command(sets, "emblems", "the made benchmark, which needs no download", _build_emblems)
     emblems.add_argument("--out", type=Path, required=True, help="the dataset folder to write")
     emblems.add_argument("--seed", type=int, default=0, help="the same seed gives the same files (default 0)")
     for name, default, what in (
@@ -47,7 +51,9 @@ def _add_published(parser: argparse.ArgumentParser) -> None:
 
 
 def add_audit(verbs) -> None:
-    audit = verb(verbs, "audit", "check a dataset folder or published Twitter-GMNER; exit code 1 on errors", _audit)
+    audit = add_command(
+        verbs, "audit", "check a dataset folder or published Twitter-GMNER; exit code 1 on errors", _audit
+    )
     audit.add_argument("folder", type=Path, help="the folder, or one .jsonl file of it")
     audit.add_argument("--raw", type=Path, help="the published files it was built from, to be checked with it")
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from rivegs_mllm.cli.common import verb
+from rivegs_mllm.cli.common import add_command
 from rivegs_mllm.data.logs import quiet_transformers
 
 
 def add_distill(verbs) -> None:
-    distill = verb(
+    distill = add_command(
         verbs,
         "distill",
         "ask a language model about posts and keep its answers, or turn a cascade into training data; "
@@ -21,7 +21,9 @@ def add_distill(verbs) -> None:
     distill.add_argument("recipe", type=Path)
     distill.add_argument("--dry-run", action="store_true", help="say what would be asked and what it would cost")
     distill.add_argument("--retry-failed", action="store_true", help="ask what failed once more, and nothing else")
-    examples = verb(verbs, "distill-examples", "begin a set of examples for knowledge prompts", _distill_examples)
+    examples = add_command(
+        verbs, "distill-examples", "begin a set of examples for knowledge prompts", _distill_examples
+    )
     examples.add_argument("data", type=Path, help="a dataset folder with gold")
     examples.add_argument("--split", default="train", help="the split to draw posts from (default train)")
     examples.add_argument("--count", type=int, default=200, help="how many posts (default 200)")

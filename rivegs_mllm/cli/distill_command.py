@@ -13,7 +13,7 @@ from rivegs_mllm.distill.config import read_distill
 from rivegs_mllm.distill.pseudo_labels import is_rows, make_rows, read_rows_recipe
 from rivegs_mllm.distill.runner import distill, dry_run
 from rivegs_mllm.distill.tasks import captions_of
-from rivegs_mllm.llm.few_shot import start_examples, write_examples
+from rivegs_mllm.llm.few_shot import draft_examples, write_examples
 from rivegs_mllm.types import UserError
 
 
@@ -44,7 +44,7 @@ def start(folder: Path, split: str, count: int, seed: int, captions: Sequence[Pa
         raise UserError(f"{out} exists; what people corrected there is not overwritten: name another file")
     with lock_file(out):
         samples = read_split(folder, split)
-        examples = start_examples(samples, folder, count, seed, captions_of(samples, captions))
+        examples = draft_examples(samples, folder, count, seed, captions_of(samples, captions))
         write_examples(out, examples)
     empty = sum(not entity.explanation for example in examples for entity in example.entities)
     print(f"wrote {out}: {len(examples)} posts; {empty} explanations are still to be written, and all are to be read")

@@ -7,7 +7,7 @@ import dataclasses
 import sys
 from pathlib import Path
 
-from rivegs_mllm.cli.common import add_gold, add_image_root, verb
+from rivegs_mllm.cli.common import add_command, add_gold, add_image_root
 from rivegs_mllm.data.files import check_output
 from rivegs_mllm.data.lock import lock_file
 
@@ -26,7 +26,7 @@ docs/evaluation.md says what each figure means."""
 
 
 def add_evaluate(verbs) -> None:
-    evaluate = verb(
+    evaluate = add_command(
         verbs, "evaluate", "scores of a system; of several also which is better, and whether by chance", _evaluate
     )
     evaluate.formatter_class = argparse.RawDescriptionHelpFormatter
@@ -71,7 +71,7 @@ def add_evaluate(verbs) -> None:
 
 
 def add_calibrate(verbs) -> None:
-    calibrate = verb(
+    calibrate = add_command(
         verbs, "calibrate", "fit visible_score and its threshold on predictions of dev, for predict to use", _calibrate
     )
     add_gold(calibrate, "dev")
@@ -82,7 +82,7 @@ def add_calibrate(verbs) -> None:
 
 
 def add_report(verbs) -> None:
-    report = verb(
+    report = add_command(
         verbs, "report", "one offline page: scores, where points are lost, and every post; of two what changes", _report
     )
     add_gold(report)
@@ -95,7 +95,7 @@ def add_report(verbs) -> None:
 
 
 def add_export(verbs) -> None:
-    export = verb(verbs, "export", "gold and predictions in the formats of other tools", _export)
+    export = add_command(verbs, "export", "gold and predictions in the formats of other tools", _export)
     add_gold(export)
     export.add_argument(
         "predictions", metavar="PREDICTIONS", type=Path, nargs="*", help="JSON lines; called by the name of the file"
@@ -112,9 +112,9 @@ def add_export(verbs) -> None:
 
 
 def _evaluate(args: argparse.Namespace, _: list[str]) -> None:
-    from rivegs_mllm.cli.evaluate_command import Asked, evaluate
+    from rivegs_mllm.cli.evaluate_command import EvaluateArgs, evaluate
 
-    evaluate(Asked(**{field.name: getattr(args, field.name) for field in dataclasses.fields(Asked)}))
+    evaluate(EvaluateArgs(**{field.name: getattr(args, field.name) for field in dataclasses.fields(EvaluateArgs)}))
 
 
 def _calibrate(args: argparse.Namespace, _: list[str]) -> None:

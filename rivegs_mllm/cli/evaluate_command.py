@@ -33,7 +33,7 @@ TOPS = (1, 5, 10, 20)
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class EvaluateArgs:
     """What `rivegs evaluate` is asked; the options have the names of the fields.
 
     ``format`` is "records" or "riveg", ``boxes`` the grounding model's files for riveg rows without boxes, one a file
@@ -56,7 +56,7 @@ class Asked:
     json: Path | None = None
 
 
-def evaluate(asked: Asked) -> dict:
+def evaluate(asked: EvaluateArgs) -> dict:
     """Scores systems, prints tables, writes the figures to ``asked.json`` and returns them.
 
     Raises UserError for input that is wrong, before anything is written.
@@ -119,7 +119,7 @@ def gold_file(gold: Path, split: str) -> Path:
     return path
 
 
-def _in_memory(asked: Asked, files: Mapping[str, Sequence[Path]], criteria: Criteria) -> dict:
+def _in_memory(asked: EvaluateArgs, files: Mapping[str, Sequence[Path]], criteria: Criteria) -> dict:
     gold, systems = _rows(asked, files) if asked.format == RIVEG_ROWS else _records(asked, files)
     result = evaluate_systems(gold, systems, criteria, asked.explain, asked.sweep)
     if criteria.candidates is None:
@@ -127,12 +127,12 @@ def _in_memory(asked: Asked, files: Mapping[str, Sequence[Path]], criteria: Crit
     return {**result, "proposals": proposal_scores(gold, criteria.candidates, TOPS, asked.iou)}
 
 
-def _records(asked: Asked, files: Mapping[str, Sequence[Path]]) -> tuple[list[Sample], Systems]:
+def _records(asked: EvaluateArgs, files: Mapping[str, Sequence[Path]]) -> tuple[list[Sample], Systems]:
     gold = read_samples(gold_file(asked.gold, asked.split))
     return gold, {name: [read_predictions(file) for file in runs] for name, runs in files.items()}
 
 
-def _rows(asked: Asked, files: Mapping[str, Sequence[Path]]) -> tuple[list[Sample], Systems]:
+def _rows(asked: EvaluateArgs, files: Mapping[str, Sequence[Path]]) -> tuple[list[Sample], Systems]:
     """The same from RiVEG's rows. A post that has rows on one side alone has no entity on the other."""
     from data_builders.formats.riveg_rows import read_riveg_gold, read_riveg_predictions, with_empty_posts
 

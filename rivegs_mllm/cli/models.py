@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from rivegs_mllm.cli.common import add_image_root, add_strict, verb
+from rivegs_mllm.cli.common import add_command, add_image_root, add_strict
 from rivegs_mllm.data.files import check_output
 from rivegs_mllm.data.lock import lock_file, lock_folder
 from rivegs_mllm.data.logs import log_to, quiet_transformers
@@ -32,7 +32,9 @@ A file of variants says of each what differs from a recipe; paths of bases are r
 
 
 def add_preview(verbs) -> None:
-    preview = verb(verbs, "preview", "a page of what the model will be given, without loading it", _preview, True)
+    preview = add_command(
+        verbs, "preview", "a page of what the model will be given, without loading it", _preview, True
+    )
     preview.add_argument("recipe", type=Path)
     preview.add_argument("--out", type=Path, default=Path("preview.html"), help="the page (default preview.html)")
     preview.add_argument("--count", type=int, default=6, help="how many samples it shows (default 6)")
@@ -40,7 +42,7 @@ def add_preview(verbs) -> None:
 
 
 def add_train(verbs) -> None:
-    train = verb(
+    train = add_command(
         verbs,
         "train",
         "fine-tune on one device; for several start `accelerate launch ... -m rivegs_mllm.train RECIPE`",
@@ -52,7 +54,9 @@ def add_train(verbs) -> None:
 
 
 def add_predict(verbs) -> None:
-    predict = verb(verbs, "predict", "answer posts; started again it goes on where it was cut off", _predict, True)
+    predict = add_command(
+        verbs, "predict", "answer posts; started again it goes on where it was cut off", _predict, True
+    )
     predict.add_argument("recipe", type=Path, help="of an end-to-end model, or of a cascade")
     predict.add_argument("--data", type=Path, required=True, help="a dataset folder")
     predict.add_argument("--split", default="test", help="train, dev or test (default test)")
@@ -64,7 +68,7 @@ def add_predict(verbs) -> None:
 
 
 def add_compare(verbs) -> None:
-    compare = verb(
+    compare = add_command(
         verbs,
         "compare",
         "run systems on the same posts: scores, stages and costs in one table; it, too, goes on",
@@ -86,7 +90,9 @@ def add_compare(verbs) -> None:
 
 
 def add_propose(verbs) -> None:
-    propose = verb(verbs, "propose", "regions of all pictures, as H-Index reads them; it, too, goes on", _propose, True)
+    propose = add_command(
+        verbs, "propose", "regions of all pictures, as H-Index reads them; it, too, goes on", _propose, True
+    )
     propose.add_argument("recipe", type=Path, help="of a proposer")
     propose.add_argument("--data", type=Path, required=True, help="a dataset folder")
     propose.add_argument("--splits", nargs="+", default=["train", "dev", "test"], help="(default train dev test)")

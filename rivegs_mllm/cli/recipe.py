@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from rivegs_mllm.cli.common import verb
+from rivegs_mllm.cli.common import add_command
 
 EXAMPLES = """\
 A recipe says what differs from the recipe that its `base:` names; here it is written out, as one file that does the
@@ -21,7 +21,7 @@ examples:
 
 
 def add_recipe(verbs) -> None:
-    recipe = verb(
+    recipe = add_command(
         verbs, "recipe", "what a recipe says with its bases and overrides, and which file says what", _recipe, True
     )
     recipe.formatter_class = argparse.RawDescriptionHelpFormatter

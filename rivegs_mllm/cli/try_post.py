@@ -6,7 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from rivegs_mllm.cli.common import verb
+from rivegs_mllm.cli.common import add_command
 from rivegs_mllm.data.logs import quiet_transformers
 from rivegs_mllm.types import UserError
 
@@ -15,7 +15,7 @@ DEMO = Path("runs/demo/model")
 
 def add_try(verbs) -> None:
     """The verb's parser."""
-    own = verb(verbs, "try", "the entities of one post, in a table; its picture with boxes in a file", _try)
+    own = add_command(verbs, "try", "the entities of one post, in a table; its picture with boxes in a file", _try)
     own.add_argument("text", metavar="TEXT", help="what the post says, in quotes")
     own.add_argument("--image", type=Path, metavar="FILE", help="its picture (default: it has none)")
     own.add_argument(

@@ -18,7 +18,7 @@ from rivegs_mllm.cascade.base import WHOLE
 from rivegs_mllm.cascade.config import CascadeRecipe, run_cascade, type_of
 from rivegs_mllm.cascade.mllm import WholeMllm, load_end_to_end, trained_files
 from rivegs_mllm.cascade.runner import StageReport, Step, run_steps, stamps
-from rivegs_mllm.compare.systems import System, read_systems
+from rivegs_mllm.compare.systems import ComparedSystem, read_systems
 from rivegs_mllm.compare.tables import as_markdown, as_page, as_tables
 from rivegs_mllm.config.answering import Answering
 from rivegs_mllm.data.files import check_output, write_json, write_text
@@ -51,7 +51,9 @@ def compare(
         return _compare(systems, samples, folder, split, out)
 
 
-def _compare(systems: Mapping[str, System], samples: Sequence[Sample], folder: Path, split: str, out: Path) -> dict:
+def _compare(
+    systems: Mapping[str, ComparedSystem], samples: Sequence[Sample], folder: Path, split: str, out: Path
+) -> dict:
     found = {}
     for name, system in systems.items():
         try:
@@ -69,7 +71,7 @@ def _compare(systems: Mapping[str, System], samples: Sequence[Sample], folder: P
 
 
 def _run(
-    system: System, samples: Sequence[Sample], folder: Path, out: Path
+    system: ComparedSystem, samples: Sequence[Sample], folder: Path, out: Path
 ) -> tuple[list[Prediction], list[StageReport]]:
     recipe = system.recipe
     if isinstance(recipe, CascadeRecipe):

@@ -16,7 +16,7 @@ from rivegs_mllm.types import UserError
 
 
 @dataclass(frozen=True)
-class System:
+class ComparedSystem:
     """A recipe and the ``files`` it was read from. ``where`` is what errors and tables call it, ``weights`` the adapter
     of a single model."""
 
@@ -26,7 +26,9 @@ class System:
     weights: Path = Path()
 
 
-def read_systems(recipes: Sequence[Path], sweep: str | None = None, only: Sequence[str] = ()) -> dict[str, System]:
+def read_systems(
+    recipes: Sequence[Path], sweep: str | None = None, only: Sequence[str] = ()
+) -> dict[str, ComparedSystem]:
     """The systems by name, in the order of ``recipes`` or, where given, of ``only``.
 
     A recipe is called by its file's name, variants by their own names. With ``sweep`` the one recipe is a cascade, and
@@ -34,14 +36,14 @@ def read_systems(recipes: Sequence[Path], sweep: str | None = None, only: Sequen
     would lack a field that a stage needs is no system. Raises UserError for a recipe that cannot be read, and for one
     that is to be run and cannot be.
     """
-    found: dict[str, System] = {}
+    found: dict[str, ComparedSystem] = {}
     for name, layered in _swept(recipes, sweep) if sweep else _named(recipes):
         if name in found:
             raise UserError(f"{found[name].where} and {layered.name} have the same name, {name}; rename one")
         if names_slot(layered):
-            found[name] = System(layered.name, as_cascade(layered), layered.files)
+            found[name] = ComparedSystem(layered.name, as_cascade(layered), layered.files)
         else:
-            found[name] = System(layered.name, answering(layered), layered.files, folder_of(layered))
+            found[name] = ComparedSystem(layered.name, answering(layered), layered.files, folder_of(layered))
     for name in only:
         if name not in found:
             raise UserError(f"--only {name}: no such system; there are {shown(', '.join(found))}")
@@ -57,7 +59,7 @@ def _named(recipes: Sequence[Path]) -> Iterator[tuple[str, Layered]]:
         yield from layered.variants().items() or [(path.stem, layered)]
 
 
-def _check(system: System) -> None:
+def _check(system: ComparedSystem) -> None:
     if isinstance(system.recipe, CascadeRecipe):
         try:
             check_needs(system.recipe)

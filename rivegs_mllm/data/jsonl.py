@@ -17,7 +17,7 @@ from rivegs_mllm.data.foreign import numbered_lines, shown
 from rivegs_mllm.data.masks import mask_area
 from rivegs_mllm.types import Box, Entity, Mask, Prediction, Sample, UserError
 
-VERSION = 1
+RECORD_VERSION = 1
 SPLITS = ("train", "dev", "test")
 LONGEST_SIDE = 2**31 - 1
 """In pixels; no format of pictures has longer ones."""
@@ -75,7 +75,7 @@ def write_records(path: Path | str, records: Iterable[Sample | Prediction]) -> N
 def to_line(record: Sample | Prediction) -> bytes:
     """One record as a line of JSON in UTF-8, its line feed included. Fields at their default are left out."""
     as_json = _sample_to_json(record) if isinstance(record, Sample) else _prediction_to_json(record)
-    return orjson.dumps({"version": VERSION, **as_json}, option=orjson.OPT_APPEND_NEWLINE)
+    return orjson.dumps({"version": RECORD_VERSION, **as_json}, option=orjson.OPT_APPEND_NEWLINE)
 
 
 def scan_samples(path: Path | str) -> Iterator[tuple[int, Sample | RecordError]]:
@@ -249,8 +249,8 @@ def _masks(values: object, where: str) -> tuple[Mask, ...]:
 def _mapping(value: object, where: str, known: frozenset[str]) -> dict[str, object]:
     if type(value) is not dict:
         raise _FieldError(f"{where}: not a JSON object")
-    if _given(value, "version", VERSION) != VERSION:
-        raise _FieldError(f"version: {shown(value['version'])}; this release reads version {VERSION}")
+    if _given(value, "version", RECORD_VERSION) != RECORD_VERSION:
+        raise _FieldError(f"version: {shown(value['version'])}; this release reads version {RECORD_VERSION}")
     unknown = value.keys() - known
     if unknown:
         raise _FieldError(f"{where}: unknown field {shown(sorted(unknown)[0])}; known are {', '.join(sorted(known))}")

@@ -28,7 +28,7 @@ from pathlib import Path
 
 from rivegs_mllm.types import UserError
 
-NAME = ".lock"
+LOCK_NAME = ".lock"
 """What the lock of a folder is called in it."""
 
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
@@ -80,7 +80,7 @@ def lock_folder(folder: Path) -> Iterator[None]:
     folder = Path(folder)
     made = not folder.exists()
     try:
-        with _locked(folder / NAME, folder):
+        with _locked(folder / LOCK_NAME, folder):
             yield
     finally:
         if made:

@@ -22,7 +22,7 @@ _KIND = re.compile(rf"(?:^|: )({'|'.join(_KINDS)}): ")
 OTHER = "other"
 """Such as of what a model wrote, of which not all could be read."""
 
-PATIENCE = 20
+MIN_FAILED_POSTS = 20
 """So many posts at a run's start that all fail are taken for a fault of the run, not of the posts."""
 
 _SHOWN = 5
@@ -53,7 +53,7 @@ def check_some_answered(predictions: Sequence[Prediction], posts: int) -> None:
 
     ``predictions`` are those so far, from the first post on.
     """
-    if len(predictions) < min(posts, PATIENCE) or not predictions:
+    if len(predictions) < min(posts, MIN_FAILED_POSTS) or not predictions:
         return
     if all(NOT_ANSWERED in kinds_of(prediction) for prediction in predictions):
         last = predictions[-1].errors[-1]

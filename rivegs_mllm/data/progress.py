@@ -25,8 +25,8 @@ def track(items: Iterable[Item], what: str, total: int | None = None, quiet: boo
     return rich.progress.track(items, what, total, console=console, transient=True, disable=hidden)
 
 
-class Live:
-    """``with Live(questions) as live``, and ``live.advance(...)`` with each answer."""
+class ProgressReporter:
+    """``with ProgressReporter(questions) as live``, and ``live.advance(...)`` with each answer."""
 
     def __init__(self, total: int, console: Console | None = None):
         self.total = total
@@ -39,7 +39,7 @@ class Live:
         self.done = 0
         self.started = self.told = time.monotonic()
 
-    def __enter__(self) -> Live:
+    def __enter__(self) -> ProgressReporter:
         self.progress.start()
         return self
 

@@ -21,7 +21,7 @@ from rivegs_mllm.data.jsonl import read_predictions
 from rivegs_mllm.types import Prediction, Sample, UserError
 
 
-def taken_up(partial: Path, samples: Sequence[Sample], cure: str) -> list[Prediction]:
+def load_partial(partial: Path, samples: Sequence[Sample], cure: str) -> list[Prediction]:
     """The predictions that an earlier try left in ``partial``, its last line taken back where it was cut off.
 
     Raises UserError, with ``cure``, unless they are of the first of ``samples``, in their order.

@@ -9,7 +9,7 @@ from pathlib import Path
 from rivegs_mllm.config.bounds import InFlight, NonNegativeFloat, NonNegativeInt, PositiveInt, check_bounds
 from rivegs_mllm.config.yaml_loader import parse_recipe
 from rivegs_mllm.distill.tasks import Task
-from rivegs_mllm.llm.client import Chat, Patience, Sampling
+from rivegs_mllm.llm.client import Chat, RetryPolicy, Sampling
 from rivegs_mllm.types import UserError
 
 
@@ -38,7 +38,7 @@ class Limits:
 
     in_flight: InFlight = 16
     """How many questions are open at a time."""
-    patience: Patience = field(default_factory=Patience)
+    patience: RetryPolicy = field(default_factory=RetryPolicy)
     failures_in_a_row: PositiveInt = 50
     """So many questions that failed one after the other stop the run: something is wrong with the teacher."""
     max_requests: NonNegativeInt | None = None

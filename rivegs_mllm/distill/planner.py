@@ -12,7 +12,7 @@ import orjson
 from rivegs_mllm.data.images import PictureError, is_outside
 from rivegs_mllm.distill.config import DistillData, DistillRecipe
 from rivegs_mllm.distill.tasks import Questions
-from rivegs_mllm.llm.client import Turns, key_of, picture_paths, question_digest
+from rivegs_mllm.llm.client import Messages, answer_key, picture_paths, question_digest
 from rivegs_mllm.store.answer_store import ANSWERED, MANIFEST, read_rows
 from rivegs_mllm.types import Sample
 
@@ -104,7 +104,7 @@ def make_plan(recipe: DistillRecipe, questions: Questions, known: Known, retry_f
             item = Item(
                 index,
                 mention,
-                key_of(identity, recipe.sampling, question),
+                answer_key(identity, recipe.sampling, question),
                 question,
                 _size(turns),
                 len(picture_paths(turns)),
@@ -129,7 +129,7 @@ def make_plan(recipe: DistillRecipe, questions: Questions, known: Known, retry_f
     return plan
 
 
-def _check_place(sample: Sample, turns: Turns, data: DistillData) -> None:
+def _check_place(sample: Sample, turns: Messages, data: DistillData) -> None:
     """Raises PictureError for a question with a picture that the recipe does not say may be sent."""
     if picture_paths(turns) and is_outside(sample.image, data.folder, data.image_root):
         place = f"{sample.image!r:.200} lies outside the dataset's folder"
@@ -176,7 +176,7 @@ def _expected_prompt_tokens(known: Known, items: Sequence[Item]) -> tuple[float,
     return sum(item.size / _BYTES_A_TOKEN + item.pictures * _PICTURE_TOKENS for item in items), False
 
 
-def _size(turns: Turns) -> int:
+def _size(turns: Messages) -> int:
     parts = [
         part
         for turn in turns
@@ -185,6 +185,6 @@ def _size(turns: Turns) -> int:
     return sum(len(part["text"].encode()) for part in parts if "text" in part)
 
 
-def _digest_by_name(turns: Turns) -> str:
+def _digest_by_name(turns: Messages) -> str:
     """A stand-in for the digest of a question whose picture cannot be read: with the picture it is another one."""
     return hashlib.sha256(orjson.dumps(turns)).hexdigest()

@@ -14,13 +14,13 @@ import orjson
 
 from rivegs_mllm.cascade.base import blind
 from rivegs_mllm.data.jsonl import read_split
-from rivegs_mllm.data.progress import Live
+from rivegs_mllm.data.progress import ProgressReporter
 from rivegs_mllm.distill.config import DistillRecipe
 from rivegs_mllm.distill.dataset_card import note_run, write_card
 from rivegs_mllm.distill.planner import Item, Known, Plan, describe, make_plan, shown, what_is_known
 from rivegs_mllm.distill.tasks import ExpressionTask, Questions
 from rivegs_mllm.llm.client import Answer, Teacher, TeacherError, ask
-from rivegs_mllm.store.answer_store import ANSWERED, FAILED, Row, Store, not_written, read_rows
+from rivegs_mllm.store.answer_store import ANSWERED, FAILED, Store, StoredAnswer, not_written, read_rows
 from rivegs_mllm.types import Sample, UserError
 
 
@@ -149,7 +149,7 @@ class _Run:
         for sign in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(sign, self._interrupted)
         try:
-            with Live(len(self.plan.ask)) as self.live:
+            with ProgressReporter(len(self.plan.ask)) as self.live:
                 workers = [self._work() for _ in range(min(self.recipe.limits.in_flight, len(self.plan.ask)))]
                 await asyncio.gather(*workers)
         finally:
@@ -196,7 +196,7 @@ class _Run:
         found, faults = ({}, []) if answer.error else self.questions.check(sample, answer)
         cost = self._cost(answer.prompt_tokens or 0, answer.completion_tokens or 0)
         identity = self.recipe.teacher.identity
-        row = Row(
+        row = StoredAnswer(
             sample=sample.id,
             kind=self.questions.kind,
             mention=item.mention,
@@ -227,7 +227,7 @@ class _Run:
         for other in self.plan.same.get(item.key, ()):
             self._take_over(row, other)
 
-    def _take_over(self, row: Row, item: Item) -> None:
+    def _take_over(self, row: StoredAnswer, item: Item) -> None:
         """The row of another post for this one, whose question is the same. It is read anew: the posts may differ."""
         sample = self.questions.samples[item.index]
         found, faults = {}, []

@@ -17,8 +17,8 @@ from rivegs_mllm.answer.prompt import CAPTION_QUESTION, caption_messages, expans
 from rivegs_mllm.cascade.base import blind
 from rivegs_mllm.data.jsonl import read_predictions
 from rivegs_mllm.llm.answer_checks import check_caption, check_expression, check_knowledge
-from rivegs_mllm.llm.client import Answer, Turns
-from rivegs_mllm.llm.example_selection import Examples
+from rivegs_mllm.llm.client import Answer, Messages
+from rivegs_mllm.llm.example_selection import ExampleSelection
 from rivegs_mllm.store.answer_store import read_store
 from rivegs_mllm.store.captions import Captions
 from rivegs_mllm.types import Sample, UserError
@@ -35,7 +35,7 @@ class Questions:
     kind: str
     samples: Sequence[Sample]
     mentions: Sequence[Sequence[str]]
-    turns: Callable[[int, str], Turns]
+    turns: Callable[[int, str], Messages]
     check: Callable[[Sample, Answer], tuple[dict, list[str]]]
 
 
@@ -55,7 +55,7 @@ class KnowledgeTask(Task):
     ``captions`` are stores with captions, or files as RiVEG publishes them; ``pictures`` shows the picture itself.
     """
 
-    examples: Examples
+    examples: ExampleSelection
     captions: list[Path] = field(default_factory=list)
     pictures: bool = False
 
@@ -65,7 +65,7 @@ class KnowledgeTask(Task):
         chosen = self.examples.select(samples, folder, store)
         captions = captions_of(samples, self.captions)
 
-        def turns(index: int, mention: str) -> Turns:
+        def turns(index: int, mention: str) -> Messages:
             sample = samples[index]
             return knowledge_messages(
                 sample, chosen[index], captions.get(sample.id, ""), _picture(sample, folder, self.pictures)
@@ -97,7 +97,7 @@ class ExpressionTask(Task):
             for (sample, _), rows in read_store(path, "knowledge", clean=True).items():
                 backgrounds[sample] = " ".join([backgrounds.get(sample, ""), rows[0].text]).strip()
 
-        def turns(index: int, mention: str) -> Turns:
+        def turns(index: int, mention: str) -> Messages:
             sample = samples[index]
             picture = _picture(sample, folder, self.pictures)
             return expansion_messages(sample, mention, backgrounds.get(sample.id, ""), picture)
@@ -130,7 +130,7 @@ class CaptionTask(Task):
         samples = [blind(sample) for sample in samples]
         mentions = [("",) if sample.image else () for sample in samples]
 
-        def turns(index: int, mention: str) -> Turns:
+        def turns(index: int, mention: str) -> Messages:
             return caption_messages(folder / samples[index].image, self.question)
 
         return Questions("caption", samples, mentions, turns, check_caption)

@@ -35,7 +35,7 @@ from rivegs_mllm.config.bounds import (
 from rivegs_mllm.data.images import PictureError, open_for_model, picture_digest
 from rivegs_mllm.types import UserError
 
-Turns = list[dict]
+Messages = list[dict]
 
 
 class TeacherError(UserError):
@@ -76,7 +76,7 @@ class Sampling:
 
 
 @dataclass(frozen=True)
-class Patience:
+class RetryPolicy:
     """How long a question is tried: ``attempts`` in all and no new one after ``seconds`` from the first.
 
     Between two tries it waits a random time, up to ``first_wait`` seconds and twice as much after each, ``last_wait``
@@ -92,7 +92,7 @@ class Patience:
 class Teacher(Protocol):
     """An open teacher. It may be asked many questions at a time, all from one event loop."""
 
-    async def ask(self, turns: Turns) -> Answer:
+    async def ask(self, turns: Messages) -> Answer:
         """One try. What is wrong with this question alone is the answer's ``error``; raises TeacherError otherwise."""
 
     async def close(self) -> None:
@@ -241,7 +241,7 @@ class ReplayTeacher:
         self.answers = answers
         self.store = store
 
-    async def ask(self, turns: Turns) -> Answer:
+    async def ask(self, turns: Messages) -> Answer:
         """The stored text."""
         try:
             text = self.answers.get(question_digest(turns))
@@ -257,8 +257,8 @@ class ReplayTeacher:
 
 async def ask(
     teacher: Teacher,
-    turns: Turns,
-    patience: Patience,
+    turns: Messages,
+    patience: RetryPolicy,
     may_try: Callable[[], bool] = lambda: True,
     pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> Answer | None:
@@ -291,31 +291,31 @@ async def ask(
     return replace(answer, tries=tries)
 
 
-def _wait(patience: Patience, state: RetryCallState) -> float:
+def _wait(patience: RetryPolicy, state: RetryCallState) -> float:
     longest = min(patience.last_wait, patience.first_wait * 2 ** (state.attempt_number - 1))
     return max(random.uniform(0, longest), state.outcome.result().wait)
 
 
-class Asker:
-    """A teacher for callers without an event loop: ``with Asker(chat) as asker: answers = asker(questions)``."""
+class ChatClient:
+    """A teacher for callers without an event loop: ``with ChatClient(chat) as asker: answers = asker(questions)``."""
 
     def __init__(
-        self, chat: Chat, sampling: Sampling | None = None, in_flight: int = 16, patience: Patience | None = None
+        self, chat: Chat, sampling: Sampling | None = None, in_flight: int = 16, patience: RetryPolicy | None = None
     ):
         """Opens the teacher. ``in_flight`` questions at most are asked at a time."""
         self.teacher = chat.open(sampling or Sampling())
         self.in_flight = in_flight
-        self.patience = patience or Patience()
+        self.patience = patience or RetryPolicy()
         self.loop = asyncio.new_event_loop()
 
-    def __call__(self, questions: Sequence[Turns]) -> list[Answer]:
+    def __call__(self, questions: Sequence[Messages]) -> list[Answer]:
         """One answer a question, in order. Raises TeacherError."""
         return self.loop.run_until_complete(self._ask_all(questions))
 
-    async def _ask_all(self, questions: Sequence[Turns]) -> list[Answer]:
+    async def _ask_all(self, questions: Sequence[Messages]) -> list[Answer]:
         limit = asyncio.Semaphore(self.in_flight)
 
-        async def one(turns: Turns) -> Answer:
+        async def one(turns: Messages) -> Answer:
             async with limit:
                 return await ask(self.teacher, turns, self.patience)
 
@@ -332,25 +332,25 @@ class Asker:
         self.loop.run_until_complete(self.teacher.close())
         self.loop.close()
 
-    def __enter__(self) -> Asker:
+    def __enter__(self) -> ChatClient:
         return self
 
     def __exit__(self, *_) -> None:
         self.close()
 
 
-def question_digest(turns: Turns) -> str:
+def question_digest(turns: Messages) -> str:
     """SHA-256 of what is asked, pictures by their files' bytes. Raises PictureError where one is missing."""
     return hashlib.sha256(orjson.dumps(_by_content(turns), option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
-def key_of(identity: dict, sampling: Sampling, question: str) -> str:
+def answer_key(identity: dict, sampling: Sampling, question: str) -> str:
     """SHA-256 of who is asked, how the answer is drawn, and what is asked (``question``, from question_digest)."""
     parts = [identity, asdict(sampling), question]
     return hashlib.sha256(orjson.dumps(parts, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
-def _by_content(turns: Turns) -> list[dict]:
+def _by_content(turns: Messages) -> list[dict]:
     return [
         turn
         if isinstance(turn["content"], str)
@@ -365,12 +365,12 @@ def _part_by_content(part: dict) -> dict:
     return {"type": "image", "sha256": picture_digest(part["path"])}
 
 
-def picture_paths(turns: Turns) -> list[str]:
+def picture_paths(turns: Messages) -> list[str]:
     """The files of the pictures in a question, in order."""
     parts = [part for turn in turns if not isinstance(turn["content"], str) for part in turn["content"]]
     return [part["path"] for part in parts if part["type"] == "image"]
 
 
-def shown_picture(path: str, max_side: int) -> Image.Image:
+def load_image(path: str, max_side: int) -> Image.Image:
     """The picture upright in RGB, its longer side ``max_side`` pixels at most. Raises PictureError."""
     return open_for_model(path, max_side)

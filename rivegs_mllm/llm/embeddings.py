@@ -17,7 +17,7 @@ from rivegs_mllm.types import TYPES, Sample, UserError
 
 
 @dataclass(frozen=True, slots=True)
-class Content:
+class TextImagePair:
     """A text and its picture, None without one."""
 
     id: str
@@ -25,17 +25,17 @@ class Content:
     picture: Path | None
 
 
-class Features(draccus.ChoiceRegistry):
+class FeatureExtractor(draccus.ChoiceRegistry):
     """The settings of a feature maker."""
 
     @abstractmethod
-    def make(self, contents: Sequence[Content]) -> np.ndarray:
+    def make(self, contents: Sequence[TextImagePair]) -> np.ndarray:
         """(contents, d), each row of length 1, or 0 where there is nothing to see. Raises UserError."""
 
 
-@Features.register_subclass("text")
+@FeatureExtractor.register_subclass("text")
 @dataclass
-class TextFeatures(Features):
+class TextFeatures(FeatureExtractor):
     """Any sentence encoder: the mean of its last hidden states over the tokens.
 
     ``model`` is a folder, a hub id, or ``package:NAME/FOLDER``, a folder inside an installed package.
@@ -46,60 +46,60 @@ class TextFeatures(Features):
     batch_size: BatchSize = 64
     max_length: TokenCount = 256
 
-    def make(self, contents: Sequence[Content]) -> np.ndarray:
+    def make(self, contents: Sequence[TextImagePair]) -> np.ndarray:
         """Features of the texts."""
         from rivegs_mllm.llm.encode import encode_texts
 
         return encode_texts(self, [content.text for content in contents])
 
 
-@Features.register_subclass("image")
+@FeatureExtractor.register_subclass("image")
 @dataclass
-class ImageFeatures(Features):
+class ImageFeatures(FeatureExtractor):
     """The picture half of CLIP, SigLIP or their like. A folder or a hub id."""
 
     model: str
     revision: str | None = None
     batch_size: BatchSize = 32
 
-    def make(self, contents: Sequence[Content]) -> np.ndarray:
+    def make(self, contents: Sequence[TextImagePair]) -> np.ndarray:
         """Features of the pictures, zeros where there is none."""
         from rivegs_mllm.llm.encode import encode_pictures
 
         return encode_pictures(self, [content.picture for content in contents])
 
 
-@Features.register_subclass("fused")
+@FeatureExtractor.register_subclass("fused")
 @dataclass
-class FusedFeatures(Features):
+class FusedFeatures(FeatureExtractor):
     """Text and picture beside each other, each of length 1, so that both count the same."""
 
     text: TextFeatures
     image: ImageFeatures
 
-    def make(self, contents: Sequence[Content]) -> np.ndarray:
+    def make(self, contents: Sequence[TextImagePair]) -> np.ndarray:
         """Both features, concatenated and brought to length 1 again."""
-        return unit(np.concatenate([self.text.make(contents), self.image.make(contents)], axis=1))
+        return normalize_rows(np.concatenate([self.text.make(contents), self.image.make(contents)], axis=1))
 
 
-@Features.register_subclass("mllm")
+@FeatureExtractor.register_subclass("mllm")
 @dataclass
-class MLLMFeatures(Features):
+class MLLMFeatures(FeatureExtractor):
     """The mean of a fine-tuned model's hidden states over prompt and picture."""
 
     recipe: Path
     adapter: Path
 
-    def make(self, contents: Sequence[Content]) -> np.ndarray:
+    def make(self, contents: Sequence[TextImagePair]) -> np.ndarray:
         """Features of text and picture together."""
         from rivegs_mllm.llm.encode import encode_by_mllm
 
         return encode_by_mllm(self.recipe, self.adapter, contents)
 
 
-@Features.register_subclass("umt")
+@FeatureExtractor.register_subclass("umt")
 @dataclass
-class UmtFeatures(Features):
+class UmtFeatures(FeatureExtractor):
     """The states of a UMT tagger, by which the paper chooses examples (MSEA): those of the text, of the picture, or of
     both, ``fused``. ``checkpoint`` is the folder that ``rivegs train`` wrote."""
 
@@ -108,19 +108,21 @@ class UmtFeatures(Features):
     types: list[str] = field(default_factory=lambda: list(TYPES))
     batch_size: BatchSize = 16
 
-    def make(self, contents: Sequence[Content]) -> np.ndarray:
+    def make(self, contents: Sequence[TextImagePair]) -> np.ndarray:
         """The means over a text's tokens or a picture's places."""
         from rivegs_mllm.llm.encode import encode_by_umt
 
         return encode_by_umt(self, contents)
 
 
-def contents_of(samples: Sequence[Sample], folder: Path) -> list[Content]:
+def pairs_of(samples: Sequence[Sample], folder: Path) -> list[TextImagePair]:
     """The texts and pictures of posts."""
-    return [Content(sample.id, sample.text, folder / sample.image if sample.image else None) for sample in samples]
+    return [
+        TextImagePair(sample.id, sample.text, folder / sample.image if sample.image else None) for sample in samples
+    ]
 
 
-def unit(vectors: np.ndarray) -> np.ndarray:
+def normalize_rows(vectors: np.ndarray) -> np.ndarray:
     """The rows brought to length 1 in float32; rows of zeros stay. Raises UserError for what is no number."""
     vectors = np.asarray(vectors, dtype=np.float32)
     if not np.isfinite(vectors).all():

@@ -17,11 +17,11 @@ from rivegs_mllm.answer.prompt import messages
 from rivegs_mllm.config.schema import read_recipe
 from rivegs_mllm.data.images import GLANCE, PictureError, open_for_model
 from rivegs_mllm.data.progress import track
-from rivegs_mllm.llm.embeddings import Content, ImageFeatures, TextFeatures, UmtFeatures, unit
-from rivegs_mllm.models.batching import Encoder, Tensors, batch
+from rivegs_mllm.llm.embeddings import ImageFeatures, TextFeatures, TextImagePair, UmtFeatures, normalize_rows
+from rivegs_mllm.models.batching import SampleEncoder, Tensors, batch
 from rivegs_mllm.models.device import best_device
 from rivegs_mllm.models.loading import System, load_adapter
-from rivegs_mllm.models.located import located
+from rivegs_mllm.models.located import resolve_model_path
 from rivegs_mllm.types import Sample, UserError
 
 Item = TypeVar("Item")
@@ -42,7 +42,7 @@ def encode_texts(settings: TextFeatures, texts: Sequence[str]) -> np.ndarray:
             return_tensors="pt",
         ).to(model.device)
         made[some] = _mean(model(**inputs).last_hidden_state, inputs["attention_mask"])
-    return unit(made)
+    return normalize_rows(made)
 
 
 @torch.inference_mode()
@@ -67,16 +67,16 @@ def encode_pictures(settings: ImageFeatures, pictures: Sequence[Path | None]) ->
     made = np.zeros((len(pictures), len(next(iter(found.values())))), dtype=np.float32)
     for index, vector in found.items():
         made[index] = vector
-    return unit(made)
+    return normalize_rows(made)
 
 
 @torch.inference_mode()
-def encode_by_mllm(recipe: Path, adapter: Path, contents: Sequence[Content]) -> np.ndarray:
+def encode_by_mllm(recipe: Path, adapter: Path, contents: Sequence[TextImagePair]) -> np.ndarray:
     """(contents, d): the mean of the fine-tuned model's last hidden states over its prompt, of length 1."""
     settings = read_recipe(recipe)
     system = load_adapter(adapter, settings)
     system.model.eval()
-    encoder = Encoder(system.processor)
+    encoder = SampleEncoder(system.processor)
     nothing = {"answer": torch.empty(0, dtype=torch.long), "weights": torch.empty(0)}
     made = []
     faults: list[str] = []
@@ -87,10 +87,10 @@ def encode_by_mllm(recipe: Path, adapter: Path, contents: Sequence[Content]) -> 
         hidden = system.model(**inputs, output_hidden_states=True, logits_to_keep=1).hidden_states[-1]
         made.append(_mean(hidden, inputs["attention_mask"]))
     _tell(faults)
-    return unit(np.concatenate(made))
+    return normalize_rows(np.concatenate(made))
 
 
-def _prompt(content: Content, system: System, encoder: Encoder, faults: list[str]) -> Tensors:
+def _prompt(content: TextImagePair, system: System, encoder: SampleEncoder, faults: list[str]) -> Tensors:
     """The prompt of a post, without its picture where that cannot be opened."""
     image = None if content.picture is None else _opened(content.picture, faults)
     sample = Sample(content.id, tuple(content.text.split()), image=str(content.picture) if image else "")
@@ -111,21 +111,21 @@ def _tell(faults: Sequence[str]) -> None:
         print(f"features: {len(faults)} pictures are left out, the first: {faults[0]}", file=sys.stderr)
 
 
-def encode_by_umt(settings: UmtFeatures, contents: Sequence[Content]) -> np.ndarray:
+def encode_by_umt(settings: UmtFeatures, contents: Sequence[TextImagePair]) -> np.ndarray:
     """(contents, d): the states of a trained UMT tagger that ``settings`` names, of length 1."""
     from rivegs_mllm.cascade.tagging.umt import UmtTagger
 
     reader = UmtTagger(settings.checkpoint, types=settings.types, batch_size=settings.batch_size).reader(Path())
     samples = [Sample(own.id, tuple(own.text.split()), image=str(own.picture or "")) for own in contents]
     made = [dataclasses.asdict(own)[settings.states] for own in reader.features(samples)]
-    return unit(torch.cat(made).float().cpu().numpy())
+    return normalize_rows(torch.cat(made).float().cpu().numpy())
 
 
 def _load(kind, settings: TextFeatures | ImageFeatures):
     weights = {"use_safetensors": True} if kind is AutoModel else {}
     try:
         loaded = kind.from_pretrained(
-            located(settings.model), revision=settings.revision, trust_remote_code=False, **weights
+            resolve_model_path(settings.model), revision=settings.revision, trust_remote_code=False, **weights
         )
     except (OSError, ValueError) as error:
         raise UserError(f"features: {settings.model}: {error}") from None

@@ -15,20 +15,20 @@ import orjson
 from rivegs_mllm.config.bounds import NonNegativeInt, Seed
 from rivegs_mllm.data.files import complete_file
 from rivegs_mllm.data.images import file_stamp
-from rivegs_mllm.llm.embeddings import Content, Features, contents_of
-from rivegs_mllm.llm.few_shot import Example, read_examples
-from rivegs_mllm.llm.retrieval import drawn, nearest, own_examples
+from rivegs_mllm.llm.embeddings import FeatureExtractor, TextImagePair, pairs_of
+from rivegs_mllm.llm.few_shot import FewShotExample, read_examples
+from rivegs_mllm.llm.retrieval import nearest, own_examples, sample_random
 from rivegs_mllm.types import Sample, UserError
 
 
 @dataclass
-class Examples:
+class ExampleSelection:
     """The examples in a knowledge prompt: ``count`` of ``file``, ``choose`` similar (MSEA), random or none."""
 
     file: Path | None = None
     choose: Literal["similar", "random", "none"] = "similar"
     count: NonNegativeInt = 5
-    features: Features | None = None
+    features: FeatureExtractor | None = None
     seed: Seed = 0
 
     def __post_init__(self) -> None:
@@ -41,14 +41,14 @@ class Examples:
         if self.choose == "similar" and self.features is None:
             raise UserError("task.examples.features: MSEA needs them, such as {type: text, model: ...}")
 
-    def select(self, samples: Sequence[Sample], folder: Path, store: Path) -> list[list[Example]]:
+    def select(self, samples: Sequence[Sample], folder: Path, store: Path) -> list[list[FewShotExample]]:
         """The examples of each post, the most similar last, next to the post. None of them is the post itself."""
         if self.choose == "none":
             return [[] for _ in samples]
         examples = read_examples(self.file)
         own = own_examples(samples, examples)
         if self.choose == "random":
-            chosen = drawn(samples, len(examples), self.count, self.seed, own)
+            chosen = sample_random(samples, len(examples), self.count, self.seed, own)
         else:
             chosen = self._similar(samples, folder, store, examples, own)
         if (chosen < 0).any():
@@ -57,9 +57,9 @@ class Examples:
             )
         return [[examples[index] for index in reversed(row)] for row in chosen.tolist()]
 
-    def _similar(self, samples, folder: Path, store: Path, examples: list[Example], own) -> np.ndarray:
-        made = [Content(one.id, one.text, Path(one.image) if one.image else None) for one in examples]
-        posts = contents_of(samples, folder)
+    def _similar(self, samples, folder: Path, store: Path, examples: list[FewShotExample], own) -> np.ndarray:
+        made = [TextImagePair(one.id, one.text, Path(one.image) if one.image else None) for one in examples]
+        posts = pairs_of(samples, folder)
         how = [type(self.features).__name__, draccus.encode(self.features)]
         name = _digest([how, _stamps(made), _stamps(posts), self.count])
         kept = store / f"similar-{name}.npy"
@@ -75,7 +75,7 @@ class Examples:
         return chosen
 
 
-def _stamps(contents: Sequence[Content]) -> list:
+def _stamps(contents: Sequence[TextImagePair]) -> list:
     """What features are made of: texts, and pictures by size and time of change."""
     stamps = []
     for content in contents:

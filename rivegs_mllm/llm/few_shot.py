@@ -14,7 +14,7 @@ from rivegs_mllm.data.files import complete_file
 from rivegs_mllm.data.foreign import numbered_lines, shown
 from rivegs_mllm.types import Entity, Sample, UserError
 
-VERSION = 1
+EXAMPLES_VERSION = 1
 TYPE_WORDS = {
     "PER": "person",
     "LOC": "location",
@@ -33,7 +33,7 @@ class ExampleError(UserError):
 
 
 @dataclass(frozen=True, slots=True)
-class Explained:
+class FewShotEntity:
     """A named entity of an example: what it is, in a sentence, and whether the picture shows it (None: not said)."""
 
     text: str
@@ -43,14 +43,14 @@ class Explained:
 
 
 @dataclass(frozen=True, slots=True)
-class Example:
+class FewShotExample:
     """An annotated post. ``image`` is a path, "" without a picture; ``relation`` how picture and text are related."""
 
     id: str
     text: str
     image: str = ""
     caption: str = ""
-    entities: tuple[Explained, ...] = ()
+    entities: tuple[FewShotEntity, ...] = ()
     relation: str = ""
 
     @property
@@ -67,11 +67,11 @@ def type_word(name: str) -> str:
     return TYPE_WORDS.get(name, name.lower())
 
 
-def read_examples(path: Path) -> list[Example]:
+def read_examples(path: Path) -> list[FewShotExample]:
     """The examples of a JSONL file, their pictures' paths made relative to the working folder. Raises ExampleError."""
     if not path.is_file():
         raise ExampleError(f"{path}: no such file; start one with `rivegs distill-examples`")
-    examples: dict[str, Example] = {}
+    examples: dict[str, FewShotExample] = {}
     for number, line in numbered_lines(path):
         try:
             example = _example(orjson.loads(line), path.parent)
@@ -87,7 +87,7 @@ def read_examples(path: Path) -> list[Example]:
     return list(examples.values())
 
 
-def write_examples(path: Path, examples: Sequence[Example]) -> None:
+def write_examples(path: Path, examples: Sequence[FewShotExample]) -> None:
     """Writes one example a line, pictures relative to the file; never a half file."""
     with complete_file(path) as file:
         for example in examples:
@@ -96,7 +96,7 @@ def write_examples(path: Path, examples: Sequence[Example]) -> None:
                 for entity in example.entities
             ]
             raw = {
-                "version": VERSION,
+                "version": EXAMPLES_VERSION,
                 "id": example.id,
                 "text": example.text,
                 "image": os.path.relpath(example.image, path.parent) if example.image else "",
@@ -107,9 +107,9 @@ def write_examples(path: Path, examples: Sequence[Example]) -> None:
             file.write(orjson.dumps(raw, option=orjson.OPT_APPEND_NEWLINE))
 
 
-def start_examples(
+def draft_examples(
     samples: Sequence[Sample], folder: Path, count: int, seed: int, captions: Mapping[str, str] | None = None
-) -> list[Example]:
+) -> list[FewShotExample]:
     """The beginning of an example set: ``count`` labelled posts drawn at random, for people to correct and complete.
 
     What the gold and the captions know is filled in. Explanations are the sentence of the post's own knowledge that
@@ -126,14 +126,15 @@ def start_examples(
     return [_started(sample, folder, (captions or {}).get(sample.id, "")) for sample in drawn[:count]]
 
 
-def _started(sample: Sample, folder: Path, caption: str) -> Example:
+def _started(sample: Sample, folder: Path, caption: str) -> FewShotExample:
     entities = tuple(
-        Explained(entity.text, entity.type, _explanation(sample, entity), entity.visible) for entity in sample.entities
+        FewShotEntity(entity.text, entity.type, _explanation(sample, entity), entity.visible)
+        for entity in sample.entities
     )
     belongs = any(entity.shown for entity in entities)
     relation = "Text and picture belong together." if belongs else "The picture shows none of the names in the text."
     image = str(folder / sample.image) if sample.image else ""
-    return Example(sample.id, sample.text, image, caption, entities, relation if sample.image else "")
+    return FewShotExample(sample.id, sample.text, image, caption, entities, relation if sample.image else "")
 
 
 def _explanation(sample: Sample, entity: Entity) -> str:
@@ -143,18 +144,18 @@ def _explanation(sample: Sample, entity: Entity) -> str:
     return " ".join(f"{part}." for part in (known, looks) if part)
 
 
-def _shown(entity: Explained) -> str:
+def _shown(entity: FewShotEntity) -> str:
     if entity.shown is None:
         return ""
     return f"The picture shows {entity.text}." if entity.shown else f"The picture does not show {entity.text}."
 
 
-def _example(raw: object, folder: Path) -> Example:
+def _example(raw: object, folder: Path) -> FewShotExample:
     if type(raw) is not dict:
         raise ExampleError("not a JSON object")
     raw = _given(raw)
-    if raw.get("version", VERSION) != VERSION:
-        raise ExampleError(f"version: {shown(raw['version'])}; this release reads version {VERSION}")
+    if raw.get("version", EXAMPLES_VERSION) != EXAMPLES_VERSION:
+        raise ExampleError(f"version: {shown(raw['version'])}; this release reads version {EXAMPLES_VERSION}")
     if unknown := raw.keys() - _KEYS:
         raise ExampleError(f"unknown field {shown(sorted(unknown)[0])}; known are {', '.join(sorted(_KEYS))}")
     for key in ("id", "text"):
@@ -167,7 +168,7 @@ def _example(raw: object, folder: Path) -> Example:
         raise ExampleError("entities: not a list")
     entities = tuple(_explained(value, index, raw["text"]) for index, value in enumerate(raw.get("entities", [])))
     image = str(folder / raw["image"]) if raw.get("image") else ""
-    return Example(raw["id"], raw["text"], image, raw.get("caption", ""), entities, raw.get("relation", ""))
+    return FewShotExample(raw["id"], raw["text"], image, raw.get("caption", ""), entities, raw.get("relation", ""))
 
 
 def _given(raw: dict) -> dict:
@@ -175,7 +176,7 @@ def _given(raw: dict) -> dict:
     return {key: value for key, value in raw.items() if value is not None}
 
 
-def _explained(raw: object, index: int, text: str) -> Explained:
+def _explained(raw: object, index: int, text: str) -> FewShotEntity:
     where = f"entities[{index}]"
     if type(raw) is not dict:
         raise ExampleError(f"{where}: not a JSON object")
@@ -193,4 +194,4 @@ def _explained(raw: object, index: int, text: str) -> Explained:
         raise ExampleError(f"{where}.explanation: {shown(raw['explanation'])} is not a string")
     if raw.get("shown") is not None and type(raw["shown"]) is not bool:
         raise ExampleError(f"{where}.shown: {shown(raw['shown'])} is not true, false or null")
-    return Explained(raw["text"], raw["type"], raw.get("explanation", ""), raw.get("shown"))
+    return FewShotEntity(raw["text"], raw["type"], raw.get("explanation", ""), raw.get("shown"))

@@ -17,8 +17,8 @@ import openai
 import orjson
 
 from rivegs_mllm.data.images import PictureError
-from rivegs_mllm.llm.client import Answer, OpenAIChat, Sampling, TeacherError, Turns, picture_paths, shown_picture
-from rivegs_mllm.store.fitted import whole_characters
+from rivegs_mllm.llm.client import Answer, Messages, OpenAIChat, Sampling, TeacherError, load_image, picture_paths
+from rivegs_mllm.store.fitted import replace_surrogates
 from rivegs_mllm.types import UserError
 
 MAX_BYTES = 4 * 2**20
@@ -62,7 +62,7 @@ class OpenAITeacher:
             **chat.extra,
         }
 
-    async def ask(self, turns: Turns) -> Answer:
+    async def ask(self, turns: Messages) -> Answer:
         """One request. Raises TeacherError for a wrong key, an unknown model and an account without credit."""
         if picture_paths(turns):
             try:
@@ -86,7 +86,7 @@ class OpenAITeacher:
         """Closes the connections."""
         await self.client.close()
 
-    async def _body(self, turns: Turns) -> bytes | None:
+    async def _body(self, turns: Messages) -> bytes | None:
         """The response's body, None where it is too long."""
         call = self.client.chat.completions.with_streaming_response.create(
             model=self.chat.model, messages=turns, extra_body=self.settings
@@ -153,7 +153,7 @@ class OpenAITeacher:
 
     def _word(self, value: object) -> str:
         """A short text that an endpoint says beside its answer, "" where it is none."""
-        return self._hidden(whole_characters(value))[:_LONGEST_WORD] if type(value) is str else ""
+        return self._hidden(replace_surrogates(value))[:_LONGEST_WORD] if type(value) is str else ""
 
 
 class _CarefulClient(openai.DefaultAsyncHttpxClient):
@@ -203,7 +203,7 @@ def _key(chat: OpenAIChat) -> str:
     return key
 
 
-def _with_pictures(turns: Turns, max_side: int) -> Turns:
+def _with_pictures(turns: Messages, max_side: int) -> Messages:
     """The turns with each picture as a data URL."""
     return [
         turn
@@ -217,7 +217,7 @@ def _sent_part(part: dict, max_side: int) -> dict:
     if part["type"] != "image":
         return part
     data = io.BytesIO()
-    shown_picture(part["path"], max_side).save(data, "JPEG", quality=_JPEG_QUALITY)
+    load_image(part["path"], max_side).save(data, "JPEG", quality=_JPEG_QUALITY)
     encoded = base64.b64encode(data.getvalue()).decode("ascii")
     return {"type": "image_url", "image_url": {"url": f"data:image/jpeg;base64,{encoded}"}}
 
@@ -233,7 +233,7 @@ def _json(body: bytes) -> dict:
 def _text(value: object) -> str:
     if type(value) is not str:
         raise TypeError
-    return whole_characters(value)
+    return replace_surrogates(value)
 
 
 def _count(value: object) -> int | None:

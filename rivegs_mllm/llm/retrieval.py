@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from rivegs_mllm.llm.few_shot import Example
+from rivegs_mllm.llm.few_shot import FewShotExample
 from rivegs_mllm.types import Sample
 
 BLOCK = 8192
@@ -50,7 +50,7 @@ def _top(similarity: np.ndarray, count: int) -> np.ndarray:
     return best
 
 
-def drawn(
+def sample_random(
     samples: Sequence[Sample], examples: int, count: int, seed: int, banned: Sequence[Sequence[int]]
 ) -> np.ndarray:
     """Indices of ``count`` examples of each post drawn at random, as ``nearest`` gives them: the paper's ablation.
@@ -65,7 +65,7 @@ def drawn(
     return chosen
 
 
-def own_examples(samples: Sequence[Sample], examples: Sequence[Example]) -> list[list[int]]:
+def own_examples(samples: Sequence[Sample], examples: Sequence[FewShotExample]) -> list[list[int]]:
     """For each post the examples that are the post itself, by id or by text (a retweet): they hold its gold."""
     ids: dict[str, list[int]] = {}
     texts: dict[str, list[int]] = {}

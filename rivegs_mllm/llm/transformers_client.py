@@ -23,12 +23,12 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
 from rivegs_mllm.data.images import PictureError
-from rivegs_mllm.llm.client import Answer, HFChat, Sampling, TeacherError, Turns, VLLMChat, picture_paths, shown_picture
-from rivegs_mllm.models.located import located
-from rivegs_mllm.models.plain_text import defused
+from rivegs_mllm.llm.client import Answer, HFChat, Messages, Sampling, TeacherError, VLLMChat, load_image, picture_paths
+from rivegs_mllm.models.located import resolve_model_path
+from rivegs_mllm.models.plain_text import escape_special_tokens
 from rivegs_mllm.types import UserError
 
-MOST_TOKENS = 32_768
+MAX_CONTEXT_TOKENS = 32_768
 """Of a question and its answer together: what models can read beyond that takes more memory than most machines have."""
 
 
@@ -39,7 +39,7 @@ class HFTeacher:
         """Loads the model. Raises UserError where it cannot be had."""
         self.chat = chat
         source = {
-            "pretrained_model_name_or_path": located(chat.model),
+            "pretrained_model_name_or_path": resolve_model_path(chat.model),
             "revision": chat.revision,
             "trust_remote_code": False,
         }
@@ -69,10 +69,10 @@ class HFTeacher:
         self.room = _context(self.model, self.tokenizer) - sampling.max_tokens
         self.seed = sampling.seed
         self.stop = sampling.stop
-        self.waiting: list[tuple[Turns, asyncio.Future]] = []
+        self.waiting: list[tuple[Messages, asyncio.Future]] = []
         self.pump: asyncio.Task | None = None
 
-    async def ask(self, turns: Turns) -> Answer:
+    async def ask(self, turns: Messages) -> Answer:
         """The answer, generated in a batch with the questions of others."""
         if picture_paths(turns) and not self.sees:
             raise TeacherError(f"{self.chat.model} sees no pictures; set pictures to false, or take a model that does")
@@ -104,13 +104,13 @@ class HFTeacher:
                 if not future.done():
                     future.set_result(answer)
 
-    def _answer(self, questions: Sequence[Turns]) -> list[Answer]:
+    def _answer(self, questions: Sequence[Messages]) -> list[Answer]:
         """One answer a question; those that are too long or whose picture cannot be opened are left out."""
         start = time.perf_counter()
         texts, pictures, errors = [], [], {}
         for index, turns in enumerate(questions):
             try:
-                shown = [shown_picture(path, self.chat.max_side) for path in picture_paths(turns)]
+                shown = [load_image(path, self.chat.max_side) for path in picture_paths(turns)]
                 text = _rendered(self.processor, turns, self.sees)
                 self._check_length(text)
             except (PictureError, _TooLongError) as error:
@@ -170,9 +170,9 @@ class _TooLongError(Exception):
 
 
 def _context(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
-    """How many tokens the model can read and write, as far as it says so, and never more than MOST_TOKENS."""
-    told = model.config.get_text_config().to_dict().get("max_position_embeddings") or MOST_TOKENS
-    return min(told, tokenizer.model_max_length, MOST_TOKENS)
+    """How many tokens the model can read and write, as far as it says so, and never more than MAX_CONTEXT_TOKENS."""
+    told = model.config.get_text_config().to_dict().get("max_position_embeddings") or MAX_CONTEXT_TOKENS
+    return min(told, tokenizer.model_max_length, MAX_CONTEXT_TOKENS)
 
 
 class VLLMTeacher:
@@ -224,7 +224,7 @@ class VLLMTeacher:
         self.engine = None
         self.numbers = count()
 
-    async def ask(self, turns: Turns) -> Answer:
+    async def ask(self, turns: Messages) -> Answer:
         """The answer. A question that the engine refuses, such as one too long, gives an error."""
         from vllm.v1.engine.async_llm import AsyncLLM
 
@@ -233,7 +233,7 @@ class VLLMTeacher:
         start = time.perf_counter()
         paths = picture_paths(turns)
         try:
-            pictures = [await asyncio.to_thread(shown_picture, path, self.chat.max_side) for path in paths]
+            pictures = [await asyncio.to_thread(load_image, path, self.chat.max_side) for path in paths]
             prompt = {"prompt": _rendered(self.processor, turns, self.sees)}
             if pictures:
                 prompt["multi_modal_data"] = {"image": pictures}
@@ -274,11 +274,11 @@ def _generation(model, tokenizer, sampling: Sampling) -> GenerationConfig:
     )
 
 
-def _rendered(processor, turns: Turns, sees: bool) -> str:
+def _rendered(processor, turns: Messages, sees: bool) -> str:
     """The prompt by the model's own chat template; without one (BLIP-2) the texts alone, one a line."""
     tokenizer = processor.tokenizer if sees else processor
     if processor.chat_template is None:
-        return defused("\n".join(_text(turn["content"]) for turn in turns).strip(), tokenizer)
+        return escape_special_tokens("\n".join(_text(turn["content"]) for turn in turns).strip(), tokenizer)
     given = [{**turn, "content": _content(turn["content"], sees, tokenizer)} for turn in turns]
     return processor.apply_chat_template(given, add_generation_prompt=True, tokenize=False)
 
@@ -286,10 +286,12 @@ def _rendered(processor, turns: Turns, sees: bool) -> str:
 def _content(content: str | list[dict], sees: bool, tokenizer) -> str | list[dict]:
     """A turn's content as a template wants it: parts for a model that sees, a text for one that does not."""
     if not sees:
-        return defused(_text(content), tokenizer)
+        return escape_special_tokens(_text(content), tokenizer)
     parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
     return [
-        {"type": "image"} if part["type"] == "image" else {**part, "text": defused(part["text"], tokenizer)}
+        {"type": "image"}
+        if part["type"] == "image"
+        else {**part, "text": escape_special_tokens(part["text"], tokenizer)}
         for part in parts
     ]
 

@@ -28,7 +28,7 @@ TOKEN_KEYS = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_id
 Tensors = dict[str, torch.Tensor]
 
 
-class Encoder:
+class SampleEncoder:
     """Prompts and answers as tensors. ``weights`` multiplies the loss of a segment's tokens, 1 where absent."""
 
     def __init__(self, processor: ProcessorMixin, weights: Mapping[str, float] | None = None):
@@ -57,7 +57,9 @@ class Encoder:
         return {"answer": torch.tensor(ids, dtype=torch.long), "weights": torch.tensor(weights)}
 
 
-def encode_prompt(sample: Sample, folder: Path, encoder: Encoder, contract: Contract, instruction: str) -> Tensors:
+def encode_prompt(
+    sample: Sample, folder: Path, encoder: SampleEncoder, contract: Contract, instruction: str
+) -> Tensors:
     """The prompt of a sample, its picture opened.
 
     Raises PictureError where that cannot be done, the processor refuses it, or it is not of the recorded size.
@@ -76,13 +78,13 @@ def encode_prompt(sample: Sample, folder: Path, encoder: Encoder, contract: Cont
         return encoder.prompt(turns, image)
 
 
-def blank_row(encoder: Encoder) -> Tensors:
+def dummy_row(encoder: SampleEncoder) -> Tensors:
     """A row with a grey picture and no answer."""
     prompt = encoder.prompt([{"role": "user", "content": [{"type": "image"}]}], BLANK)
     return {**prompt, **encoder.answer((), end=False)}
 
 
-def with_picture(rows: Iterable[Tensors], blank: Tensors | None) -> list[Tensors]:
+def ensure_picture(rows: Iterable[Tensors], blank: Tensors | None) -> list[Tensors]:
     """The rows, and ``blank`` (if any) behind them when none of them has a picture."""
     rows = list(rows)
     if blank is not None and all("pixel_values" not in row for row in rows):

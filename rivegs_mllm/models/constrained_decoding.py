@@ -13,7 +13,7 @@ from transformers import LogitsProcessor, PreTrainedTokenizerBase
 
 from rivegs_mllm.answer.serialization import escape
 
-LONGEST = 30
+MAX_MENTION_WORDS = 30
 """Words that a mention can have."""
 
 _LINE = re.compile(rb"entity [0-9]+:(.*)", re.DOTALL)
@@ -23,7 +23,7 @@ _MARKS = (")\n", ",")
 """What ends a type: the line, whose end may be one token with the bracket; or the occurrence follows."""
 
 
-class Spelling:
+class TokenBytes:
     """The bytes of each token, and the tokens by their bytes. Special tokens have none."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase):
@@ -37,7 +37,7 @@ class Spelling:
         self.longest = max(map(len, self.tokens))
 
 
-class PostMentions(LogitsProcessor):
+class MentionConstraint(LogitsProcessor):
     """Within the line of an entity, only tokens are left by which its mention stays a run of words of the row's post.
 
     ``posts`` are the words of each row's post; rows behind these are left as they are. The mention is followed by one
@@ -45,7 +45,7 @@ class PostMentions(LogitsProcessor):
     ``generate``.
     """
 
-    def __init__(self, spelling: Spelling, posts: Sequence[Sequence[str]], types: Sequence[str]):
+    def __init__(self, spelling: TokenBytes, posts: Sequence[Sequence[str]], types: Sequence[str]):
         self.spelling = spelling
         self.ends = [f"{type}{mark}".encode() for type in types for mark in _MARKS]
         self.mentions = [_mentions(words) for words in posts]
@@ -91,6 +91,6 @@ def _mentions(words: Sequence[str]) -> list[bytes]:
     runs = {
         " ".join(words[start:end])
         for start in range(len(words))
-        for end in range(start + 1, min(start + LONGEST, len(words)) + 1)
+        for end in range(start + 1, min(start + MAX_MENTION_WORDS, len(words)) + 1)
     }
     return [f" {escape(run)}{_BEHIND}".encode() for run in sorted(runs)]

@@ -22,8 +22,8 @@ from rivegs_mllm.answer.contract import SEGMENTS, Contract
 from rivegs_mllm.answer.serialization import Piece, line_start, parse, render
 from rivegs_mllm.data.images import PictureError, with_size
 from rivegs_mllm.data.post_errors import CUT, NO_PICTURE
-from rivegs_mllm.models.batching import Encoder, Tensors, batch, blank_row, encode_prompt, with_picture
-from rivegs_mllm.models.constrained_decoding import PostMentions, Spelling
+from rivegs_mllm.models.batching import SampleEncoder, Tensors, batch, dummy_row, encode_prompt, ensure_picture
+from rivegs_mllm.models.constrained_decoding import MentionConstraint, TokenBytes
 from rivegs_mllm.models.loading import System, check_decision_tokens
 from rivegs_mllm.types import Prediction, Sample, UserError
 
@@ -45,7 +45,7 @@ class VisibleScores(LogitsProcessor):
         return scores
 
 
-class SegmentEnd(StoppingCriteria):
+class SegmentStoppingCriteria(StoppingCriteria):
     """Stops a row as soon as it begins a line of another segment than ``segments``; ``prompt`` columns come before."""
 
     REACH = 16
@@ -53,7 +53,7 @@ class SegmentEnd(StoppingCriteria):
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, segments: Collection[str], prompt: int):
         self.tokenizer = tokenizer
-        self.foreign = foreign_line(segments)
+        self.foreign = other_segment_pattern(segments)
         self.prompt = prompt
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs) -> torch.Tensor:
@@ -64,7 +64,7 @@ class SegmentEnd(StoppingCriteria):
         return torch.tensor(ended, device=input_ids.device)
 
 
-def foreign_line(segments: Collection[str]) -> re.Pattern[str]:
+def other_segment_pattern(segments: Collection[str]) -> re.Pattern[str]:
     """Finds where a text begins a line of another segment than ``segments``."""
     labels = [line_start(other).rstrip(":") for other in SEGMENTS if other not in segments]
     return re.compile(rf"^(?:{'|'.join(labels)})", re.MULTILINE)
@@ -95,11 +95,11 @@ class Generator:
                 f"predict.max_new_tokens: {max_new_tokens} leaves no room for a prompt in the base's context of "
                 f"{_context(system)} tokens; lower it"
             )
-        self.encoder = Encoder(system.processor)
-        self.blank = blank_row(self.encoder) if keep_vision else None
+        self.encoder = SampleEncoder(system.processor)
+        self.blank = dummy_row(self.encoder) if keep_vision else None
         self.synced = synced
         self.decision = check_decision_tokens(system.processor.tokenizer)
-        self.spelling = Spelling(system.processor.tokenizer)
+        self.spelling = TokenBytes(system.processor.tokenizer)
         tokenizer = self.encoder.tokenizer
         self.settings = GenerationConfig(
             max_new_tokens=max_new_tokens,
@@ -138,7 +138,7 @@ class Generator:
             forced.append(text)
             faults.append(fault)
         scores = VisibleScores(*self.decision)
-        mentions = PostMentions(self.spelling, [sample.tokens for sample in seen], self.system.contract.types)
+        mentions = MentionConstraint(self.spelling, [sample.tokens for sample in seen], self.system.contract.types)
         wanted = self._wanted(only, last)
         generated = self._generate(rows, [scores, mentions], wanted)[: len(samples)]
         probabilities = torch.stack(scores.steps, 1)
@@ -206,10 +206,10 @@ class Generator:
     ) -> torch.Tensor:
         """The new tokens of each row, (rows, steps), padded behind the end token."""
         model = self.system.model
-        inputs = batch(with_picture(rows, self.blank), self.encoder.tokenizer.pad_token_id)
+        inputs = batch(ensure_picture(rows, self.blank), self.encoder.tokenizer.pad_token_id)
         inputs = {key: value.to(model.device) for key, value in inputs.items()}
         prompt = inputs["input_ids"].shape[1]
-        ends = [] if wanted is None else [SegmentEnd(self.encoder.tokenizer, wanted, prompt)]
+        ends = [] if wanted is None else [SegmentStoppingCriteria(self.encoder.tokenizer, wanted, prompt)]
         whole = model.generate(
             **inputs,
             generation_config=self.settings,
@@ -236,7 +236,7 @@ class Generator:
         text = tokenizer.decode(tokens, clean_up_tokenization_spaces=False)
         if wanted is not None:
             contract = contract.until(wanted[-1])
-            text = foreign_line(wanted).split(text, maxsplit=1)[0]
+            text = other_segment_pattern(wanted).split(text, maxsplit=1)[0]
         scores = self._scores(tokens, probabilities)
         prediction = parse(sample.id, forced + text, sample.tokens, contract, _size(sample), scores)
         return dataclasses.replace(prediction, errors=faults + prediction.errors)

@@ -23,16 +23,16 @@ from transformers.models.qwen2_vl.configuration_qwen2_vl import Qwen2VLVisionCon
 from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VisionTransformerPretrainedModel
 
 from rivegs_mllm.models.loading import base_path
-from rivegs_mllm.models.plain_text import defused
+from rivegs_mllm.models.plain_text import escape_special_tokens
 from rivegs_mllm.types import UserError
 
 AutoModel.register(Qwen2VLVisionConfig, Qwen2VisionTransformerPretrainedModel, exist_ok=True)  # transformers lacks it
 
-NOTHING = -1e4
+MASKED_SCORE = -1e4
 """The score of a cell that is padding: none after a softmax, and still a finite number."""
 
 
-class Eyes:
+class VisionEncoder:
     """A frozen vision tower and its processor: pictures to cell tokens, texts to token ids.
 
     ``words`` (vocabulary, d) is the direction of each token's embedding in the base's language model, which reads
@@ -47,7 +47,7 @@ class Eyes:
         self.words = words
 
     @classmethod
-    def of_base(cls, base: str) -> Eyes:
+    def of_base(cls, base: str) -> VisionEncoder:
         """The tower of a Qwen-VL base: a hub id, a folder, or ``tiny``. Raises UserError where it has none."""
         path = base_path(base)
         try:
@@ -58,7 +58,7 @@ class Eyes:
             raise UserError(f"{path}: no Qwen-VL base whose vision tower could be used: {error}") from None
 
     @classmethod
-    def load(cls, folder: Path) -> Eyes:
+    def load(cls, folder: Path) -> VisionEncoder:
         """What ``save`` saved. Raises UserError where it is not whole."""
         try:
             words = load_file(folder / cls.WORDS)["words"]
@@ -78,7 +78,7 @@ class Eyes:
         return self.words.shape[1]
 
     @torch.inference_mode()
-    def look(self, images: Sequence[Image.Image]) -> list[Cells]:
+    def look(self, images: Sequence[Image.Image]) -> list[PatchFeatures]:
         """The cells of each picture."""
         pixels = self.processor.image_processor(list(images), return_tensors="pt").to(self.tower.device)
         grids = pixels["image_grid_thw"]
@@ -86,17 +86,17 @@ class Eyes:
         merge = self.processor.image_processor.merge_size
         shapes = [(int(rows) // merge, int(columns) // merge) for _, rows, columns in grids]
         parts = tokens.float().cpu().split([rows * columns for rows, columns in shapes])
-        return [Cells(part.clone(), *shape) for part, shape in zip(parts, shapes, strict=True)]
+        return [PatchFeatures(part.clone(), *shape) for part, shape in zip(parts, shapes, strict=True)]
 
     def read(self, texts: Sequence[str]) -> list[torch.Tensor]:
         """The token ids of each text, (tokens,)."""
         tokenizer = self.processor.tokenizer
-        plain = [defused(text, tokenizer) for text in texts]
+        plain = [escape_special_tokens(text, tokenizer) for text in texts]
         return [torch.tensor(ids) for ids in tokenizer(plain, add_special_tokens=False, verbose=False).input_ids]
 
 
 @dataclass(frozen=True)
-class Cells:
+class PatchFeatures:
     """A picture as its tower sees it: ``tokens`` (rows * columns, d), row by row."""
 
     tokens: torch.Tensor
@@ -109,8 +109,8 @@ class Cells:
         return torch.stack([(x.flatten() + 0.5) / self.columns, (y.flatten() + 0.5) / self.rows], 1)
 
 
-def pad_pairs(cells: Sequence[Cells], texts: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Pairs of a picture and a text, padded: the arguments of ``WordMatch.forward`` by name."""
+def pad_pairs(cells: Sequence[PatchFeatures], texts: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Pairs of a picture and a text, padded: the arguments of ``LateInteractionScorer.forward`` by name."""
     return {
         "cells": pad_sequence([own.tokens for own in cells], batch_first=True),
         "cell_mask": pad_sequence([torch.ones(len(own.tokens), dtype=torch.bool) for own in cells], batch_first=True),
@@ -119,12 +119,12 @@ def pad_pairs(cells: Sequence[Cells], texts: Sequence[torch.Tensor]) -> dict[str
     }
 
 
-class WordMatch(nn.Module):
+class LateInteractionScorer(nn.Module):
     """Scores every cell of a picture by how alike it is to the words of a text, as the base embeds both.
 
     What is learned is how much each word of a text counts, and a linear change of the cells: nothing of single words,
     so that names learned by heart do not stand in the way of expressions that were never read before. ``words`` is
-    that of ``Eyes``; ``width`` and ``layers`` are those of the encoder that weighs.
+    that of ``VisionEncoder``; ``width`` and ``layers`` are those of the encoder that weighs.
     """
 
     MAX_WORDS = 512
@@ -152,14 +152,14 @@ class WordMatch(nn.Module):
     ) -> torch.Tensor:
         """``cells`` (B, C, seen), ``words`` (B, T) token ids, masks true where not padding; scores (B, C)."""
         fits = torch.einsum("bd,bcd->bc", self.query(words, word_mask), self.keys(cells))
-        return fits.masked_fill(~cell_mask, NOTHING)
+        return fits.masked_fill(~cell_mask, MASKED_SCORE)
 
     def all_pairs(
         self, cells: torch.Tensor, cell_mask: torch.Tensor, words: torch.Tensor, word_mask: torch.Tensor
     ) -> torch.Tensor:
         """Every text against every picture, as in contrastive training: scores (texts, pictures, C)."""
         fits = torch.einsum("td,pcd->tpc", self.query(words, word_mask), self.keys(cells))
-        return fits.masked_fill(~cell_mask, NOTHING)
+        return fits.masked_fill(~cell_mask, MASKED_SCORE)
 
     def keys(self, cells: torch.Tensor) -> torch.Tensor:
         """What queries are compared with, (B, C, seen)."""
@@ -172,5 +172,5 @@ class WordMatch(nn.Module):
         known = self.words[words].float()
         hidden = self.into(known * known.shape[-1] ** 0.5) + self.places.weight[: words.shape[1]]
         hidden = self.encoder(hidden, src_key_padding_mask=~word_mask)
-        weights = self.weight(hidden).masked_fill(~word_mask[..., None], NOTHING).softmax(1)
+        weights = self.weight(hidden).masked_fill(~word_mask[..., None], MASKED_SCORE).softmax(1)
         return self.sharpness * (weights * known).sum(1)

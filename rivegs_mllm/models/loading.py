@@ -33,7 +33,7 @@ from rivegs_mllm.models.device import best_device
 from rivegs_mllm.models.fused_lora import use_fused_layers
 from rivegs_mllm.types import UserError
 
-TINY = Path(__file__).parents[1] / "tiny" / "base"
+TINY_BASE = Path(__file__).parents[1] / "tiny" / "base"
 
 
 @dataclass
@@ -46,7 +46,7 @@ class System:
     instruction: str
 
 
-def to_use(system: System, device: str | None = None) -> System:
+def prepare_for_inference(system: System, device: str | None = None) -> System:
     """The system ready to answer: in evaluation mode, on ``device``, None for the GPU where there is one."""
     system.model.eval()
     if not getattr(system.model, "is_quantized", False):  # bitsandbytes has placed it
@@ -58,7 +58,7 @@ def load_base(recipe: Answering | Recipe) -> System:
     """The base model of a recipe, untrained for the task, with rows for location tokens added if it lacks them."""
     processor, contract = load_without_weights(recipe)
     model = load_model(recipe.model)
-    add_rows(model, processor.tokenizer)
+    add_embedding_rows(model, processor.tokenizer)
     return System(model, processor, contract, recipe.answer.instruction)
 
 
@@ -129,7 +129,7 @@ def load_adapter(folder: Path, recipe: Answering | Recipe) -> System:
     model = load_model(recipe.model)
     if contract.encoding == "loc":
         add_tokens(processor.tokenizer, loc_tokens(contract.bins))
-    add_rows(model, processor.tokenizer)
+    add_embedding_rows(model, processor.tokenizer)
     model = load_adapter_weights(model, folder)
     if recipe.model.quantization is None:
         model.merge_adapter()  # one product a layer and token instead of three; 4-bit weights would lose by it
@@ -153,7 +153,7 @@ def load_merged(folder: Path, recipe: Answering) -> System:
         processor = AutoProcessor.from_pretrained(folder, trust_remote_code=own.trust_remote_code)
         contract.check_processor(processor)
     model = load_model(own)
-    add_rows(model, processor.tokenizer)
+    add_embedding_rows(model, processor.tokenizer)
     return System(model, processor, contract, instruction)
 
 
@@ -208,13 +208,13 @@ def _instruction(path: Path) -> str:
 
 def base_path(base: str) -> str:
     """What ``from_pretrained`` takes for a base: a hub id, or the folder it names."""
-    return str(TINY) if base == "tiny" else base
+    return str(TINY_BASE) if base == "tiny" else base
 
 
 def is_base(trained_on: str, base: str) -> bool:
     """Whether an adapter's base is the recipe's. The package's own is the same wherever the package lies."""
     if base == "tiny":
-        return Path(trained_on).parts[-3:] == TINY.parts[-3:]
+        return Path(trained_on).parts[-3:] == TINY_BASE.parts[-3:]
     return trained_on == base
 
 
@@ -304,7 +304,7 @@ def add_tokens(tokenizer: PreTrainedTokenizerBase, tokens: list[str]) -> None:
     tokenizer.add_tokens([token for token in tokens if token not in tokenizer.get_added_vocab()])
 
 
-def add_rows(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+def add_embedding_rows(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     """Adds rows for the tokens that were added to the tokenizer, where the embedding has none left."""
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
         model.resize_token_embeddings(len(tokenizer))  # none to spare: they would differ from load to load

@@ -10,7 +10,7 @@ from rivegs_mllm.types import UserError
 _PACKAGE = "package:"
 
 
-def located(name: str) -> str:
+def resolve_model_path(name: str) -> str:
     """A hub id or a folder as it is; ``package:NAME/FOLDER`` is that folder inside an installed package.
 
     The package is not imported. Raises UserError where it is not installed.

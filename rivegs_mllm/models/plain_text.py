@@ -5,7 +5,7 @@ from __future__ import annotations
 from transformers import PreTrainedTokenizerBase
 
 
-def defused(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
+def escape_special_tokens(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
     """The text with a blank in whatever the tokenizer would read as one of its added tokens, lest a post end its turn
     or point at a box."""
     for token in tokenizer.get_added_vocab():
@@ -14,7 +14,7 @@ def defused(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
     return text
 
 
-def only_text(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+def ignore_special_tokens(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
     """The tokenizer, which from here on reads the names of its special tokens in a text as text."""
     tokenizer.split_special_tokens = True
     return tokenizer

@@ -17,8 +17,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from rivegs_mllm.models.located import located
-from rivegs_mllm.models.plain_text import only_text
+from rivegs_mllm.models.located import resolve_model_path
+from rivegs_mllm.models.plain_text import ignore_special_tokens
 from rivegs_mllm.types import UserError
 
 TINY = "tiny"
@@ -38,7 +38,7 @@ def load_encoder(
     """
     if name == TINY:
         return _tiny(corpus)
-    source = located(name)
+    source = resolve_model_path(name)
     try:
         model, info = AutoModel.from_pretrained(
             source, revision=revision, use_safetensors=True, output_loading_info=True, dtype="float32"
@@ -56,7 +56,7 @@ def load_tokenizer(source: str | Path, revision: str | None = None) -> PreTraine
     tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, add_prefix_space=True)  # BPE splits need it
     if not tokenizer.is_fast:
         raise UserError(f"encoder {source}: its tokenizer is not a fast one, which tell words apart; choose another")
-    return only_text(tokenizer)
+    return ignore_special_tokens(tokenizer)
 
 
 def bare_encoder(folder: Path) -> PreTrainedModel:
@@ -109,7 +109,7 @@ def tiny_tokenizer(corpus: Iterable[str]) -> PreTrainedTokenizerFast:
         model_max_length=256,
         model_input_names=["input_ids", "token_type_ids", "attention_mask"],
     )
-    return only_text(fast)
+    return ignore_special_tokens(fast)
 
 
 def tiny_bart_tokenizer(corpus: Iterable[str], longest: int = 512) -> PreTrainedTokenizerFast:
@@ -120,7 +120,7 @@ def tiny_bart_tokenizer(corpus: Iterable[str], longest: int = 512) -> PreTrained
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=False)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     names = {"bos_token": "<s>", "pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
-    return only_text(PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=longest, **names))
+    return ignore_special_tokens(PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=longest, **names))
 
 
 def _pieces(corpus: Iterable[str]) -> list[str]:

@@ -17,7 +17,7 @@ from rivegs_mllm.config.answering import Answering, read_answering, trained_fold
 from rivegs_mllm.data.foreign import one_line
 from rivegs_mllm.models.device import best_device, good_dtype
 from rivegs_mllm.models.generation import Generator
-from rivegs_mllm.models.loading import answering_of, is_adapter, load_adapter, load_merged, to_use
+from rivegs_mllm.models.loading import answering_of, is_adapter, load_adapter, load_merged, prepare_for_inference
 from rivegs_mllm.pipeline.system import ROOT, Pipeline
 from rivegs_mllm.types import Prediction, Sample, UserError
 
@@ -76,7 +76,7 @@ def _single(
     calibration = _calibration(read_calibration(folder), threshold)
     system = load_adapter(folder, recipe) if is_adapter(folder) else load_merged(folder, recipe)
     try:
-        system = to_use(system, place)
+        system = prepare_for_inference(system, place)
     except (RuntimeError, AssertionError) as error:  # torch, built without the device or for want of memory
         raise UserError(f"device: {place}: {one_line(error)}") from error
     generator = Generator(system, ROOT, recipe.predict.max_new_tokens, recipe.max_length)

@@ -26,10 +26,10 @@ import orjson
 
 from rivegs_mllm.data.files import WriteError, write_bytes
 from rivegs_mllm.data.lock import lock_folder
-from rivegs_mllm.store.fitted import fitted
+from rivegs_mllm.store.fitted import coerce_row
 from rivegs_mllm.types import UserError
 
-VERSION = 1
+STORE_VERSION = 1
 MANIFEST = "manifest.json"
 DAMAGED = "damaged.jsonl"
 ROWS_A_SHARD = 20_000
@@ -49,7 +49,7 @@ def not_written(folder: Path, error: Exception) -> StoreError:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class StoredAnswer:
     """An answer to the question about ``mention`` ("" where the question is about the whole post) of post ``sample``.
 
     ``key`` is the SHA-256 of teacher, sampling and question, ``question`` that of the question alone. ``fields`` is
@@ -85,7 +85,7 @@ class Row:
         return self.kind, self.sample, self.mention, self.teacher
 
 
-_NAMES = {item.name for item in fields(Row)}
+_NAMES = {item.name for item in fields(StoredAnswer)}
 
 
 class Store:
@@ -117,12 +117,12 @@ class Store:
             self._lock.close()
             raise
 
-    def append(self, row: Row) -> None:
-        """Keeps a row, its values made to fit (``fitted``). When this returns, no kill of the process can lose it.
+    def append(self, row: StoredAnswer) -> None:
+        """Keeps a row, its values made to fit (``coerce_row``). When this returns, no kill of the process can lose it.
 
         Raises OSError, the store still whole.
         """
-        row = Row(**fitted(asdict(row)))
+        row = StoredAnswer(**coerce_row(asdict(row)))
         line = orjson.dumps(asdict(row), option=orjson.OPT_APPEND_NEWLINE)
         try:
             written = 0
@@ -225,7 +225,7 @@ class Store:
         self._open_journal()
 
 
-def read_rows(folder: Path) -> Iterator[Row]:
+def read_rows(folder: Path) -> Iterator[StoredAnswer]:
     """Every row in the order in which it was written, also of a store that a run is writing to. Raises StoreError."""
     _check_manifest(folder)
     journals = {_number(path): _taken(path) for path in folder.glob("journal-*.jsonl")}
@@ -243,14 +243,14 @@ def read_rows(folder: Path) -> Iterator[Row]:
         yield from journals[number]
 
 
-def read_store(folder: Path, kind: str, clean: bool = False) -> dict[tuple[str, str], list[Row]]:
+def read_store(folder: Path, kind: str, clean: bool = False) -> dict[tuple[str, str], list[StoredAnswer]]:
     """The answers of a kind by (sample id, mention), one a teacher in the order of their names.
 
     Of a teacher that was asked several times about the same, the last answer counts; failed questions are left out,
     and with ``clean`` the answers in which the checks found faults. Raises StoreError.
     """
     latest = {row.place: row for row in read_rows(folder) if row.kind == kind}
-    found: dict[tuple[str, str], list[Row]] = {}
+    found: dict[tuple[str, str], list[StoredAnswer]] = {}
     for place in sorted(latest):
         row = latest[place]
         if row.status == ANSWERED and not (clean and row.faults):
@@ -274,12 +274,12 @@ def _parquet() -> ModuleType:
     return shards
 
 
-def _row(values: dict) -> Row:
+def _row(values: dict) -> StoredAnswer:
     values["faults"] = tuple(values["faults"])
-    return Row(**values)
+    return StoredAnswer(**values)
 
 
-def _taken(journal: Path) -> list[Row]:
+def _taken(journal: Path) -> list[StoredAnswer]:
     """A journal's rows, none where it is gone. A last line without its line feed was cut off or is being written."""
     try:
         lines = journal.read_bytes().split(b"\n")
@@ -296,11 +296,11 @@ def _taken(journal: Path) -> list[Row]:
     return rows
 
 
-def _journal_row(line: bytes) -> Row:
+def _journal_row(line: bytes) -> StoredAnswer:
     values = orjson.loads(line)
     if values.keys() != _NAMES:
         raise ValueError("other fields than a row has")
-    return Row(**fitted(values))
+    return StoredAnswer(**coerce_row(values))
 
 
 def _fault(line: bytes) -> str:
@@ -344,8 +344,8 @@ def _check_manifest(folder: Path) -> None:
             raise ValueError("shards: bytes is no whole number")
     except (ValueError, KeyError, TypeError) as error:
         raise StoreError(f"{path}: damaged ({_line(error)}); delete it, and it is made anew from the shards") from None
-    if version != VERSION:
-        raise StoreError(f"{path}: version {version!r}; this release reads version {VERSION}")
+    if version != STORE_VERSION:
+        raise StoreError(f"{path}: version {version!r}; this release reads version {STORE_VERSION}")
     for name, size in shards.items():
         shard = folder / name
         found = shard.stat().st_size if shard.is_file() else None
@@ -365,4 +365,6 @@ def _write_manifest(folder: Path) -> None:
         except (ValueError, OSError) as error:
             raise _unreadable(path, error) from None
         listed.append({"file": path.name, "rows": rows, "bytes": path.stat().st_size})
-    write_bytes(folder / MANIFEST, orjson.dumps({"version": VERSION, "shards": listed}, option=orjson.OPT_INDENT_2))
+    write_bytes(
+        folder / MANIFEST, orjson.dumps({"version": STORE_VERSION, "shards": listed}, option=orjson.OPT_INDENT_2)
+    )

@@ -10,14 +10,14 @@ from accelerate import PartialState
 
 from rivegs_mllm.config.distilled import Distilled
 from rivegs_mllm.data.jsonl import read_split
-from rivegs_mllm.store.answer_store import Row, read_store
+from rivegs_mllm.store.answer_store import StoredAnswer, read_store
 from rivegs_mllm.types import Sample, UserError
 
 _SHOWN = 5
 
 
 @dataclass(frozen=True)
-class Attached:
+class MergedSamples:
     """Samples with a store's texts. ``without`` lists the posts (or "post: mention") that the store has no text for.
 
     ``faulty`` counts the answers that were left out because the checks found faults in them.
@@ -61,7 +61,7 @@ def read_posts(folder: Path, split: str, distilled: Distilled | None) -> list[Sa
 
 def attach_knowledge(
     samples: Sequence[Sample], store: Path, clean: bool = True, teachers: Collection[str] | None = None
-) -> Attached:
+) -> MergedSamples:
     """Each post's knowledge becomes the store's texts about it, one a teacher: training draws one of them an epoch.
 
     ``clean`` leaves out answers with faults, ``teachers`` takes those of these names alone. A post that the store has
@@ -78,12 +78,12 @@ def attach_knowledge(
         else:
             without.append(sample.id)
         attached.append(sample)
-    return Attached(attached, without, faulty)
+    return MergedSamples(attached, without, faulty)
 
 
 def attach_expressions(
     samples: Sequence[Sample], store: Path, clean: bool = True, teachers: Collection[str] | None = None
-) -> Attached:
+) -> MergedSamples:
     """Each entity's expression becomes the store's answer about its mention, the first teacher's by name.
 
     An entity that the store has nothing for keeps what it has. Raises StoreError.
@@ -100,7 +100,7 @@ def attach_expressions(
                 without.append(f"{sample.id}: {entity.text}")
             entities.append(replace(entity, expression=rows[0].text) if rows else entity)
         attached.append(replace(sample, entities=tuple(entities)))
-    return Attached(attached, without, faulty)
+    return MergedSamples(attached, without, faulty)
 
 
 def _wanted(what: str, samples: Sequence[Sample]) -> int:
@@ -108,7 +108,9 @@ def _wanted(what: str, samples: Sequence[Sample]) -> int:
     return len(samples) if what == "knowledge" else sum(len(sample.entities) for sample in samples)
 
 
-def _usable(rows: Sequence[Row], clean: bool, teachers: Collection[str] | None) -> tuple[list[Row], int]:
+def _usable(
+    rows: Sequence[StoredAnswer], clean: bool, teachers: Collection[str] | None
+) -> tuple[list[StoredAnswer], int]:
     """The rows that may be used, and how many were left out for their faults."""
     asked = [row for row in rows if teachers is None or row.teacher in teachers]
     usable = [row for row in asked if not (clean and row.faults)]

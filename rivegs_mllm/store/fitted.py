@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from datetime import datetime
 
-PLACE = ("sample", "kind", "key", "question", "teacher")
+KEY_COLUMNS = ("sample", "kind", "key", "question", "teacher")
 """What says which question a row answers: without these texts it is no row."""
 TEXTS = ("mention", "revision", "text", "fields", "error", "finish_reason")
 COUNTS = ("prompt_tokens", "completion_tokens")
@@ -18,10 +18,10 @@ _MOST_COUNT = 2**63 - 1
 _MOST_TRIES = 2**31 - 1
 
 
-def fitted(values: Mapping[str, object]) -> dict[str, object]:
+def coerce_row(values: Mapping[str, object]) -> dict[str, object]:
     """The values of a row by column: what is of another type becomes a text, or is left out where it was to be a
     number. Raises ValueError where it cannot be known which question the row answers, or how that went."""
-    for name in PLACE:
+    for name in KEY_COLUMNS:
         if type(values[name]) is not str:
             raise ValueError(f"{name} is no text")
     if values["status"] not in STATES:
@@ -30,7 +30,7 @@ def fitted(values: Mapping[str, object]) -> dict[str, object]:
     faults = values["faults"] if isinstance(values["faults"], (list, tuple)) else ()
     return {
         **values,
-        **{name: _text(values[name]) for name in (*PLACE, *TEXTS)},
+        **{name: _text(values[name]) for name in (*KEY_COLUMNS, *TEXTS)},
         **{name: _count(values[name], _MOST_COUNT) for name in COUNTS},
         **{name: _number(values[name]) for name in NUMBERS},
         "tries": _count(values["tries"], _MOST_TRIES) or 0,
@@ -38,7 +38,7 @@ def fitted(values: Mapping[str, object]) -> dict[str, object]:
     }
 
 
-def whole_characters(text: str) -> str:
+def replace_surrogates(text: str) -> str:
     """The text with U+FFFD in place of half characters (lone surrogates), which no file holds."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
@@ -46,7 +46,7 @@ def whole_characters(text: str) -> str:
 def _text(value: object) -> str:
     if value is None:
         return ""
-    return whole_characters(value if isinstance(value, str) else json.dumps(value, default=str))
+    return replace_surrogates(value if isinstance(value, str) else json.dumps(value, default=str))
 
 
 def _count(value: object, most: int) -> int | None:

@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from rivegs_mllm.answer.contract import Contract, loc_tokens
-from rivegs_mllm.tiny.induction_init import lay_induction
+from rivegs_mllm.tiny.induction_init import init_induction_heads
 
 PATCH = 14
 MERGE = 2
@@ -24,7 +24,7 @@ BINS = 64
 MIN_PIXELS = 84 * 84
 MAX_PIXELS = 168 * 168
 VOCABULARY = 3072
-ALIKE = 4.0  # bins over which locations start alike
+LOCATION_SMOOTHING = 4.0  # bins over which locations start alike
 SPECIAL = (
     "<|endoftext|>",
     "<|im_start|>",
@@ -127,19 +127,19 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_VLForConditionalG
         vision_end_token_id=token("<|vision_end|>"),
     )
     model = Qwen2_5_VLForConditionalGeneration(config)
-    order_locations(model.get_input_embeddings().weight, token(loc_tokens(BINS)))
-    lay_induction(model.model.language_model)
+    smooth_location_embeddings(model.get_input_embeddings().weight, token(loc_tokens(BINS)))
+    init_induction_heads(model.model.language_model)
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     return model
 
 
 @torch.no_grad()
-def order_locations(embedding: torch.Tensor, ids: list[int]) -> None:
+def smooth_location_embeddings(embedding: torch.Tensor, ids: list[int]) -> None:
     """Makes the rows of neighbouring locations start alike, so that a box that is almost right is learned from too.
 
     Each column becomes a draw of a Gaussian process along the bins; ``embedding`` is (tokens, width).
     """
     places = torch.arange(len(ids), dtype=torch.float32)
-    alike = torch.exp(-((places[:, None] - places) ** 2) / (2 * ALIKE**2))
+    alike = torch.exp(-((places[:, None] - places) ** 2) / (2 * LOCATION_SMOOTHING**2))
     embedding[ids] = torch.linalg.cholesky(alike + 1e-3 * torch.eye(len(ids))) @ embedding[ids]

@@ -16,12 +16,12 @@ from rivegs_mllm.tiny.vision_pretraining import directions, unlike_words
 from rivegs_mllm.training.dataset import IGNORED
 
 CELLS = MAX_PIXELS // (PATCH * MERGE) ** 2
-POINTING_LAYER = 4
-COPYING = 0, 0  # the head that looks at what is copied: its queries, and its keys and values
+SUPERVISED_LAYER = 4
+COPY_HEAD = 0, 0  # the head that looks at what is copied: its queries, and its keys and values
 SHARPNESS = 32.0  # of the likeness of what the pointing layer is given and the words that it is to look for
 
 
-class Pointer:
+class AttentionSupervision:
     """Has one head of the model look at what a token speaks of, so that the head need not find that out by itself.
 
     Its attention is supervised (arXiv 1609.04186, there for translation): on the cells of the look that is spoken of,
@@ -32,7 +32,7 @@ class Pointer:
 
     def __init__(self, model: PreTrainedModel):
         config = model.config.get_text_config()
-        self.attention = model.model.language_model.layers[POINTING_LAYER].self_attn
+        self.attention = model.model.language_model.layers[SUPERVISED_LAYER].self_attn
         self.size = config.hidden_size // config.num_attention_heads
         self.seeing = config.num_attention_heads - 1, config.num_key_value_heads - 1
         self.image_token = model.config.image_token_id
@@ -72,7 +72,7 @@ class Pointer:
         ``sources`` (answer tokens of all rows,) is how many tokens before the answers each stands, 0 where none does.
         """
         columns = labels.shape[1] - 1
-        attention = self._log_attention(COPYING, columns, inputs["attention_mask"])
+        attention = self._log_attention(COPY_HEAD, columns, inputs["attention_mask"])
         row, column = labels[:, 1:].ne(IGNORED).nonzero(as_tuple=True)
         told = sources.gt(0)
         if not told.any():

@@ -18,7 +18,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from rivegs_mllm.config.bounds import Seed
 from rivegs_mllm.config.schema import TrainSettings
 from rivegs_mllm.config.yaml_loader import parse_recipe
-from rivegs_mllm.models.batching import Encoder
+from rivegs_mllm.models.batching import SampleEncoder
 from rivegs_mllm.tiny import language_pretraining as read
 from rivegs_mllm.tiny import vision_pretraining as see
 from rivegs_mllm.tiny.architecture import build_contract, build_model, build_processor, train_tokenizer
@@ -51,17 +51,17 @@ def make(recipe: BaseRecipe) -> None:
     model = build_model(tokenizer)
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(tokenizer)} tokens", flush=True)
 
-    seer = see.Seer(model.model.visual, model.get_input_embeddings().weight)
-    run_stage(see.SeeTrainer(seer, recipe.see, see.Scenes(processor, recipe.seed)))
+    seer = see.VisionPretrainingModel(model.model.visual, model.get_input_embeddings().weight)
+    run_stage(see.VisionTrainer(seer, recipe.see, see.SceneDataset(processor, recipe.seed)))
 
     Path(recipe.read.output_dir).mkdir(parents=True, exist_ok=True)
     if checkpoint := get_last_checkpoint(recipe.read.output_dir):
         # Trainer does not take up weights that save_pretrained has renamed.
         model = Qwen2_5_VLForConditionalGeneration.from_pretrained(checkpoint, dtype=torch.float32)
     model.model.visual.requires_grad_(False)
-    encoder = Encoder(processor, read.WEIGHTS)
-    lessons = read.Lessons(encoder, build_contract(), recipe.seed, recipe.read.per_device_train_batch_size)
-    run_stage(read.ReadTrainer(model, recipe.read, lessons))
+    encoder = SampleEncoder(processor, read.LOSS_WEIGHTS)
+    lessons = read.PretrainingDataset(encoder, build_contract(), recipe.seed, recipe.read.per_device_train_batch_size)
+    run_stage(read.LanguageTrainer(model, recipe.read, lessons))
     model.to(torch.float16).save_pretrained(recipe.out)
     processor.save_pretrained(recipe.out)
 

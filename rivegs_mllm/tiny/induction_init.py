@@ -21,7 +21,7 @@ EMBEDDING = 2.0  # times the common start, so that tokens outweigh what other he
 
 
 @torch.no_grad()
-def lay_induction(language_model: PreTrainedModel) -> None:
+def init_induction_heads(language_model: PreTrainedModel) -> None:
     """Sets the first head of the first layer to look one token back, and that of the second to match and to copy.
 
     The embedding's last ``head_dim`` dimensions are cleared: the first of these heads writes there. What layers add to

@@ -22,26 +22,26 @@ from data_builders.emblems.looks import Look, near_look, random_look
 from data_builders.emblems.scene import Scene
 from rivegs_mllm.answer.contract import Contract, loc_tokens
 from rivegs_mllm.answer.serialization import NO, YES, Piece, escape, line_start
-from rivegs_mllm.models.batching import Encoder, Tensors
+from rivegs_mllm.models.batching import SampleEncoder, Tensors
 from rivegs_mllm.tiny.architecture import BINS, MERGE
-from rivegs_mllm.tiny.attention_supervision import CELLS, Pointer
+from rivegs_mllm.tiny.attention_supervision import CELLS, AttentionSupervision
 from rivegs_mllm.tiny.corpus import paragraphs
 from rivegs_mllm.tiny.scenes import random_scene
-from rivegs_mllm.tiny.vision_pretraining import COVERED, LONGEST, cell_owners, word_tokens
+from rivegs_mllm.tiny.vision_pretraining import COVERED, MAX_LOOK_TOKENS, cell_owners, word_tokens
 from rivegs_mllm.training.dataset import IGNORED, Collator
 from rivegs_mllm.training.loss import answer_loss
 from rivegs_mllm.types import TYPES, Box
 
 BATCHES_SORTED = 8
-WEIGHTS = {"knowledge": 0.0, "visible": 4.0}
-"""By which a token's loss is multiplied; the knowledge segment is what ``judge`` gives within an answer."""
+LOSS_WEIGHTS = {"knowledge": 0.0, "visible": 4.0}
+"""By which a token's loss is multiplied; the knowledge segment is what ``decide_task`` gives within an answer."""
 
 
 _OF_A_CAPITAL = ("{0}.", "{0} comes before {1}.", "{0}: {1} (behind it).", "Here {0} is followed by {1}.")
 
 
 @dataclass(frozen=True)
-class Copy:
+class CopiedSpan:
     """Characters of a piece, counted from ``start``, that stand in the question from ``source`` on."""
 
     piece: int
@@ -51,7 +51,7 @@ class Copy:
 
 
 @dataclass(frozen=True)
-class Lesson:
+class PretrainingExample:
     """What is asked, the scene, the beginning of the answer that is given, and the rest, which is to be learned.
 
     ``about`` is the look that each piece of both speaks of, None where it is of none or not known yet; ``copied`` what
@@ -63,7 +63,7 @@ class Lesson:
     given: tuple[Piece, ...]
     answer: tuple[Piece, ...]
     about: tuple[Look | None, ...]
-    copied: tuple[Copy, ...] = ()
+    copied: tuple[CopiedSpan, ...] = ()
 
 
 def corpus(seed: int) -> Iterator[str]:
@@ -85,7 +85,7 @@ def random_post(rng: random.Random) -> str:
     return " ".join(write_post(rng, list(zip(invent_names(rng, kinds), kinds, strict=True))).tokens)
 
 
-def repeat(rng: random.Random) -> Lesson:
+def repeat_task(rng: random.Random) -> PretrainingExample:
     """A text, to be repeated word by word: names, posts, or a piece of plain English."""
     kind = rng.random()
     if kind < 0.3:
@@ -97,11 +97,11 @@ def repeat(rng: random.Random) -> Lesson:
         start = rng.randrange(len(words))
         text = " ".join(words[start : start + rng.randint(3, 20)])
     text, question, label = escape(text), "Repeat: ", "text: "
-    copied = (Copy(0, len(label), len(question), len(text)),)
-    return Lesson(f"{question}{text}", None, (), (Piece("entities", f"{label}{text}\n"),), (None,), copied)
+    copied = (CopiedSpan(0, len(label), len(question), len(text)),)
+    return PretrainingExample(f"{question}{text}", None, (), (Piece("entities", f"{label}{text}\n"),), (None,), copied)
 
 
-def capitals(rng: random.Random) -> Lesson:
+def capitals_task(rng: random.Random) -> PretrainingExample:
     """A text, of which the runs of capitalised words are to be listed with what follows each.
 
     A line each, or first all in one line, one sentence a run. With a scene at times, which has nothing to do with it.
@@ -125,9 +125,9 @@ def capitals(rng: random.Random) -> Lesson:
         sentence = rng.choice(_OF_A_CAPITAL)
         lines.insert(0, _filled([("capitals:", ()), *((f" {sentence}", run) for run in runs), ("\n", ())]))
     answer = tuple(Piece("entities", text) for text, _ in lines)
-    copied = tuple(Copy(number, *place) for number, (_, own) in enumerate(lines) for place in own)
+    copied = tuple(CopiedSpan(number, *place) for number, (_, own) in enumerate(lines) for place in own)
     scene = random_scene(rng) if rng.random() < 0.4 else None
-    return Lesson(f"{question}{' '.join(words)}", scene, (), answer, (None,) * len(answer), copied)
+    return PretrainingExample(f"{question}{' '.join(words)}", scene, (), answer, (None,) * len(answer), copied)
 
 
 _Part = tuple[str, int | None]
@@ -148,18 +148,20 @@ def _filled(sentences: Sequence[tuple[str, Sequence[_Part]]]) -> tuple[str, list
     return text, copied
 
 
-def describe(rng: random.Random, contract: Contract) -> Lesson:
+def describe_task(rng: random.Random, contract: Contract) -> PretrainingExample:
     """A scene, every emblem of which is to be described and boxed in reading order."""
     scene = random_scene(rng)
     looks = list(dict.fromkeys(placement.look for placement in scene.placements))
     boxes = where(looks, scene)
-    return Lesson("Describe.", scene, (), (*expressions(looks), *boxed(boxes, scene, contract)), (*looks, *looks))
+    return PretrainingExample(
+        "Describe.", scene, (), (*expressions(looks), *boxed(boxes, scene, contract)), (*looks, *looks)
+    )
 
 
-def judge(rng: random.Random, contract: Contract) -> Lesson:
+def decide_task(rng: random.Random, contract: Contract) -> PretrainingExample:
     """A scene and expressions, each followed at once by whether it fits something there, and where.
 
-    Six decisions a picture, each next to its expression, teach what ``find`` asks for faster than ``find`` does.
+    Six decisions a picture, each next to its expression, teach what ``find_task`` asks for faster than that does.
     """
     scene = random_scene(rng)
     looks = dict.fromkeys(placement.look for placement in scene.placements if rng.random() < 0.7)
@@ -172,10 +174,10 @@ def judge(rng: random.Random, contract: Contract) -> Lesson:
         about += [None, look, look]
         pieces += [Piece("knowledge", f"{look.expression}?"), Piece("visible", YES if own else NO)]
         pieces.append(Piece("boxes", f" {contract.encode_boxes(own, scene.image.size)}\n" if own else "\n"))
-    return Lesson("Judge.", scene, (), tuple(pieces), tuple(about))
+    return PretrainingExample("Judge.", scene, (), tuple(pieces), tuple(about))
 
 
-def find(rng: random.Random, contract: Contract) -> Lesson:
+def find_task(rng: random.Random, contract: Contract) -> PretrainingExample:
     """A scene and expressions, some of which fit nothing in it: which do, and where. At times with a post beside it."""
     scene = random_scene(rng)
     shown = [placement.look for placement in scene.placements]
@@ -192,7 +194,7 @@ def find(rng: random.Random, contract: Contract) -> Lesson:
     shown = [look for look, own in zip(looks, boxes, strict=True) if own]
     answer = (*decisions, *boxed(boxes, scene, contract))
     question = f"Find. {escape(random_post(rng))}" if rng.random() < 0.5 else "Find."
-    return Lesson(question, scene, expressions(looks), answer, (*looks, *looks, *shown))
+    return PretrainingExample(question, scene, expressions(looks), answer, (*looks, *looks, *shown))
 
 
 def _absent(rng: random.Random, scene: Scene) -> Look:
@@ -224,10 +226,10 @@ def boxed(boxes: list[tuple[Box, ...]], scene: Scene, contract: Contract) -> tup
     )
 
 
-class Lessons(IterableDataset):
+class PretrainingDataset(IterableDataset):
     """Endless lessons, each worker its own stream, in batches of ``batch_size`` of about equal length."""
 
-    def __init__(self, encoder: Encoder, contract: Contract, seed: int, batch_size: int):
+    def __init__(self, encoder: SampleEncoder, contract: Contract, seed: int, batch_size: int):
         self.encoder = encoder
         self.contract = contract
         self.seed = seed
@@ -242,16 +244,16 @@ class Lessons(IterableDataset):
             for number in rng.sample(range(BATCHES_SORTED), BATCHES_SORTED):
                 yield from rows[number * self.batch_size : (number + 1) * self.batch_size]
 
-    def draw(self, rng: random.Random) -> Lesson:
+    def draw(self, rng: random.Random) -> PretrainingExample:
         """One lesson: two fifths are text to repeat and capitals to list, the rest scenes."""
         kind = rng.random()
         if kind < 0.1:
-            return repeat(rng)
+            return repeat_task(rng)
         if kind < 0.4:
-            return capitals(rng)
-        return (describe if kind < 0.5 else judge if kind < 0.7 else find)(rng, self.contract)
+            return capitals_task(rng)
+        return (describe_task if kind < 0.5 else decide_task if kind < 0.7 else find_task)(rng, self.contract)
 
-    def encode(self, lesson: Lesson) -> Tensors:
+    def encode(self, lesson: PretrainingExample) -> Tensors:
         """A lesson as the trainer's collator takes it; the tokens that are given have no weight."""
         prompt = self.prompt(lesson)
         answer = self.encoder.answer((*(Piece("knowledge", piece.text) for piece in lesson.given), *lesson.answer))
@@ -263,11 +265,11 @@ class Lessons(IterableDataset):
         }
         return {**prompt, **answer, **told}
 
-    def prompt(self, lesson: Lesson) -> Tensors:
+    def prompt(self, lesson: PretrainingExample) -> Tensors:
         """What stands before the answer."""
-        return self.encoder.prompt(turns(lesson), None if lesson.scene is None else lesson.scene.image)
+        return self.encoder.prompt(messages_of(lesson), None if lesson.scene is None else lesson.scene.image)
 
-    def regions(self, lesson: Lesson, prompt: Tensors, tokens: int) -> torch.Tensor:
+    def regions(self, lesson: PretrainingExample, prompt: Tensors, tokens: int) -> torch.Tensor:
         """(tokens, 1 + CELLS), bool: the cells that each token of the answer speaks of, row by row behind the first.
 
         The first column is set instead for a token about a look that is not there. A token about nothing has none, and
@@ -286,22 +288,24 @@ class Lessons(IterableDataset):
                 regions[spoken, 0] = True
         return regions
 
-    def words(self, lesson: Lesson, tokens: int) -> torch.Tensor:
-        """(tokens, LONGEST): the words of the look that each token of the answer speaks of, padded with IGNORED.
+    def words(self, lesson: PretrainingExample, tokens: int) -> torch.Tensor:
+        """(tokens, MAX_LOOK_TOKENS): the words of the look that each token of the answer is about, padded with IGNORED.
 
         Of an expression that is to be written there are none: they are to be read from the picture first.
         """
-        words = torch.full((tokens, LONGEST), IGNORED)
+        words = torch.full((tokens, MAX_LOOK_TOKENS), IGNORED)
         for piece, look, spoken in self._pieces(lesson):
             if look is not None and (piece.segment != "expressions" or piece in lesson.given):
                 own = word_tokens(look, self.encoder.tokenizer)
                 words[spoken, : len(own)] = torch.tensor(own)
         return words
 
-    def sources(self, lesson: Lesson, tokens: int) -> torch.Tensor:
+    def sources(self, lesson: PretrainingExample, tokens: int) -> torch.Tensor:
         """(tokens,): how many tokens before the answer that stands which is copied, 0 for a token that is not."""
         sources = torch.zeros(tokens, dtype=torch.long)
-        text = self.encoder.processor.apply_chat_template(turns(lesson), add_generation_prompt=True, tokenize=False)
+        text = self.encoder.processor.apply_chat_template(
+            messages_of(lesson), add_generation_prompt=True, tokenize=False
+        )
         begin = text.index(lesson.question)
         ends = self._ends(text)
         distances = {end - begin: len(ends) - number for number, end in enumerate(ends)}
@@ -317,7 +321,7 @@ class Lessons(IterableDataset):
         encoded = self.encoder.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         return [end for _, end in encoded.offset_mapping]
 
-    def _pieces(self, lesson: Lesson) -> Iterator[tuple[Piece, Look | None, slice]]:
+    def _pieces(self, lesson: PretrainingExample) -> Iterator[tuple[Piece, Look | None, slice]]:
         """Each piece, the look it speaks of, and the tokens that do; of one that is given its last."""
         start = 0
         for number, (piece, look) in enumerate(zip((*lesson.given, *lesson.answer), lesson.about, strict=True)):
@@ -326,19 +330,19 @@ class Lessons(IterableDataset):
             start = end
 
 
-def turns(lesson: Lesson) -> list[dict]:
+def messages_of(lesson: PretrainingExample) -> list[dict]:
     """A lesson's question, behind its picture where it has one."""
     picture = [] if lesson.scene is None else [{"type": "image"}]
     return [{"role": "user", "content": [*picture, {"type": "text", "text": lesson.question}]}]
 
 
-class ReadTrainer(Trainer):
+class LanguageTrainer(Trainer):
     """transformers' Trainer with the lessons' losses. Logs how often tokens were predicted rightly, by kind."""
 
-    def __init__(self, model: PreTrainedModel, args: TrainingArguments, lessons: Lessons):
+    def __init__(self, model: PreTrainedModel, args: TrainingArguments, lessons: PretrainingDataset):
         self.kinds = token_groups(lessons.encoder.tokenizer)
         self.right: dict[str, float] = {}
-        self.pointer = Pointer(model)
+        self.pointer = AttentionSupervision(model)
         collator = Collator(lessons.encoder, keep_vision=True)
         super().__init__(model, args, train_dataset=lessons, data_collator=collator)
 

@@ -20,28 +20,28 @@ from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
 from eval.matching import best_box_iou
 from rivegs_mllm.answer.serialization import Piece
 from rivegs_mllm.data.progress import track
-from rivegs_mllm.models.batching import Encoder, Tensors, batch
+from rivegs_mllm.models.batching import SampleEncoder, Tensors, batch
 from rivegs_mllm.tiny import language_pretraining as read
 from rivegs_mllm.tiny.architecture import build_contract
 from rivegs_mllm.types import Box
 
-POSTS = 200
+PROBED_SAMPLES = 200
 BATCH = 25
 _LINE = re.compile(r"(expression|visible|box) (\d+): (.*)")
 
 
-def measure(folder: Path, count: int = POSTS) -> dict[str, float]:
+def measure(folder: Path, count: int = PROBED_SAMPLES) -> dict[str, float]:
     """The shares that this module's head lists, over ``count`` lessons of each kind."""
     model = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
-    encoder, contract = Encoder(AutoProcessor.from_pretrained(folder)), build_contract()
-    lessons = read.Lessons(encoder, contract, 0, BATCH)
+    encoder, contract = SampleEncoder(AutoProcessor.from_pretrained(folder)), build_contract()
+    lessons = read.PretrainingDataset(encoder, contract, 0, BATCH)
     rng = random.Random("measure")
     tally: Counter[str] = Counter()
-    kinds: dict[str, Callable[[], read.Lesson]] = {
-        "describe": lambda: read.describe(rng, contract),
-        "find": lambda: read.find(rng, contract),
-        "repeat": lambda: read.repeat(rng),
-        "capitals": lambda: read.capitals(rng),
+    kinds: dict[str, Callable[[], read.PretrainingExample]] = {
+        "describe": lambda: read.describe_task(rng, contract),
+        "find": lambda: read.find_task(rng, contract),
+        "repeat": lambda: read.repeat_task(rng),
+        "capitals": lambda: read.capitals_task(rng),
     }
     for kind, draw in kinds.items():
         drawn = [draw() for _ in range(count)]
@@ -56,7 +56,7 @@ def measure(folder: Path, count: int = POSTS) -> dict[str, float]:
                 else:
                     size = lesson.scene.image.size
                     gold = read_lines(given + truth, contract, size)
-                    compare(kind, gold, read_lines(given + answer, contract, size), tally)
+                    count_correct(kind, gold, read_lines(given + answer, contract, size), tally)
     return {
         "described: named": tally["described named"] / tally["described"],
         "described: named and boxed": tally["described boxed"] / tally["described"],
@@ -68,7 +68,9 @@ def measure(folder: Path, count: int = POSTS) -> dict[str, float]:
 
 
 @torch.inference_mode()
-def generate(model: torch.nn.Module, encoder: Encoder, rows: Sequence[tuple[Tensors, Sequence[Piece]]]) -> list[str]:
+def generate(
+    model: torch.nn.Module, encoder: SampleEncoder, rows: Sequence[tuple[Tensors, Sequence[Piece]]]
+) -> list[str]:
     """How the model goes on behind prompts and the pieces of the answers that are given."""
     tokenizer = encoder.tokenizer
     begun = [batch([{**prompt, **encoder.answer(given, end=False)}], tokenizer.pad_token_id) for prompt, given in rows]
@@ -92,7 +94,7 @@ def read_lines(text: str, contract, size: tuple[int, int]) -> Lines:
     }
 
 
-def compare(kind: str, truth: Lines, answer: Lines, tally: Counter[str]) -> None:
+def count_correct(kind: str, truth: Lines, answer: Lines, tally: Counter[str]) -> None:
     """Counts what the answer has right of the truth."""
     for expression, (decision, boxes) in truth.items():
         said, guess = answer.get(expression, ("", ()))

@@ -26,16 +26,16 @@ from data_builders.emblems.scene import Scene
 from rivegs_mllm.tiny.scenes import random_scene
 from rivegs_mllm.types import TYPES
 
-SLOTS = tuple((kind, name, values) for kind in TYPES for name, values in PARTS[kind])
+PART_SLOTS = tuple((kind, name, values) for kind in TYPES for name, values in PARTS[kind])
 BACKGROUND = len(TYPES)
 IGNORED = -100
 FUNCTION_WORDS = {"a", "an", "and", "hair", "shirt", "stripes", "with"}
-WORDS = 2.0  # weight of the loss of words
-LONGEST = 12  # tokens of the words of one look, at most
+WORD_LOSS_WEIGHT = 2.0  # weight of the loss of words
+MAX_LOOK_TOKENS = 12  # tokens of the words of one look, at most
 COVERED, BARE = 0.3, 0.05  # a cell between the two is neither emblem nor background
 
 
-class Scenes(IterableDataset):
+class SceneDataset(IterableDataset):
     """Endless scenes, each worker its own stream: pixel values, the grid and the targets of each cell."""
 
     def __init__(self, processor: Qwen2_5_VLProcessor, seed: int):
@@ -55,7 +55,7 @@ def cell_targets(scene: Scene, grid: torch.Tensor, processor: Qwen2_5_VLProcesso
     """What each merged cell should say, row by row.
 
     ``kind`` (cells,) is the entity type, BACKGROUND or IGNORED; ``parts`` (cells, slots) the value of each part or
-    IGNORED; ``words`` (cells, LONGEST) the tokens of the words that describe it, padded with IGNORED; ``boxes``
+    IGNORED; ``words`` (cells, MAX_LOOK_TOKENS) the tokens of the words that describe it, padded with IGNORED; ``boxes``
     (cells, 4) the visible box in [0, 1] of the picture; ``centres`` (cells, 2) where the cell is.
     """
     merge = processor.image_processor.merge_size
@@ -66,16 +66,16 @@ def cell_targets(scene: Scene, grid: torch.Tensor, processor: Qwen2_5_VLProcesso
 
     kind = np.full(cells, BACKGROUND)
     kind[(share > BARE) & (share < COVERED)] = IGNORED
-    parts = np.full((cells, len(SLOTS)), IGNORED)
-    words = np.full((cells, LONGEST), IGNORED)
+    parts = np.full((cells, len(PART_SLOTS)), IGNORED)
+    words = np.full((cells, MAX_LOOK_TOKENS), IGNORED)
     boxes = np.zeros((cells, 4), dtype=np.float32)
     for index, placement in enumerate(scene.placements):
         mine = (owner == index) & (share >= COVERED)
         look = placement.look
         kind[mine] = TYPES.index(look.type)
-        slots = [number for number, (slot_type, _, _) in enumerate(SLOTS) if slot_type == look.type]
+        slots = [number for number, (slot_type, _, _) in enumerate(PART_SLOTS) if slot_type == look.type]
         for slot, part in zip(slots, look.parts, strict=True):
-            parts[mine, slot] = SLOTS[slot][2].index(part)
+            parts[mine, slot] = PART_SLOTS[slot][2].index(part)
         tokens = word_tokens(look, processor.tokenizer)
         words[mine, : len(tokens)] = tokens
         box = placement.box
@@ -110,7 +110,7 @@ def collate(rows: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
     return {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
 
 
-class Seer(nn.Module):
+class VisionPretrainingModel(nn.Module):
     """The vision tower with heads that read every cell: type, parts, words, box and the cell's own place.
 
     ``embedding`` (tokens, width) is the language model's. Of a cell's token and of it only the dimensions count that
@@ -126,7 +126,7 @@ class Seer(nn.Module):
         self.sharpness = nn.Parameter(torch.tensor(2.5))
         self.norm = nn.LayerNorm(width)
         self.kind = nn.Linear(width, len(TYPES) + 1)
-        self.parts = nn.ModuleList(nn.Linear(width, len(values)) for _, _, values in SLOTS)
+        self.parts = nn.ModuleList(nn.Linear(width, len(values)) for _, _, values in PART_SLOTS)
         self.boxes = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, 4))
         self.centres = nn.Linear(width, 2)
         self.right: dict[str, float] = {}
@@ -151,7 +151,7 @@ class Seer(nn.Module):
 
     def _words(self, cells: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
         """How unlike the cells are to the embeddings of their words, weighted."""
-        return WORDS * unlike_words(cells[:, : self.filled], words, self.embedding, self.sharpness.exp())
+        return WORD_LOSS_WEIGHT * unlike_words(cells[:, : self.filled], words, self.embedding, self.sharpness.exp())
 
     @torch.no_grad()
     def _measure(self, tokens, predicted, kind, parts, boxes, on) -> None:
@@ -172,10 +172,10 @@ class Seer(nn.Module):
         }
 
 
-class SeeTrainer(Trainer):
+class VisionTrainer(Trainer):
     """transformers' Trainer, which also logs what the seer measured in the last batch."""
 
-    def __init__(self, seer: Seer, args: TrainingArguments, scenes: Scenes):
+    def __init__(self, seer: VisionPretrainingModel, args: TrainingArguments, scenes: SceneDataset):
         super().__init__(seer, args, train_dataset=scenes, data_collator=collate)
 
     def log(self, logs, *arguments):
@@ -194,7 +194,7 @@ def unlike_words(
 ) -> torch.Tensor:
     """The mean negative log-likelihood of each vector's words, by how near it is to their embeddings.
 
-    ``vectors`` (N, width), ``words`` (N, LONGEST) token ids and IGNORED, ``embedding`` that of ``directions``.
+    ``vectors`` (N, width), ``words`` (N, MAX_LOOK_TOKENS) token ids and IGNORED, ``embedding`` that of ``directions``.
     """
     chances = (sharpness * F.normalize(vectors, dim=-1) @ embedding.T).log_softmax(-1)
     return -chances.gather(1, words.clamp(min=0))[words.ne(IGNORED)].mean()

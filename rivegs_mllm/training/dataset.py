@@ -15,7 +15,7 @@ from rivegs_mllm.answer.contract import Contract
 from rivegs_mllm.answer.prompt import messages
 from rivegs_mllm.answer.serialization import Piece, render
 from rivegs_mllm.config.augmentation import Augmentation
-from rivegs_mllm.models.batching import Encoder, Tensors, batch, blank_row, encode_prompt, with_picture
+from rivegs_mllm.models.batching import SampleEncoder, Tensors, batch, dummy_row, encode_prompt, ensure_picture
 from rivegs_mllm.training.augmentation import augmented
 from rivegs_mllm.training.name_augmentation import name_words
 from rivegs_mllm.types import Sample, UserError
@@ -34,7 +34,7 @@ class AnswerDataset(Dataset):
         self,
         samples: Sequence[Sample],
         folder: Path,
-        encoder: Encoder,
+        encoder: SampleEncoder,
         contract: Contract,
         instruction: str,
         augmentation: Augmentation,
@@ -96,12 +96,12 @@ class Collator:
     in a row of its own that no loss counts: under ZeRO-3 all processes must run the same modules, or all hang.
     """
 
-    def __init__(self, encoder: Encoder, keep_vision: bool):
+    def __init__(self, encoder: SampleEncoder, keep_vision: bool):
         self.padding = encoder.tokenizer.pad_token_id
-        self.blank = blank_row(encoder) if keep_vision else None
+        self.blank = dummy_row(encoder) if keep_vision else None
 
     def __call__(self, rows: Sequence[Tensors]) -> Tensors:
-        rows = with_picture(rows, self.blank)
+        rows = ensure_picture(rows, self.blank)
         width = 1 + max(len(row["answer"]) for row in rows)
         labels = torch.full((len(rows), width), IGNORED)
         weights = torch.zeros(len(rows), width)
@@ -127,7 +127,7 @@ def check_lengths(dataset: AnswerDataset, max_length: int) -> list[int]:
         pieces = dataset.pieces(drawn)
         tokens = len(encoder.tokenizer(text).input_ids) + len(encoder.answer(pieces)["answer"])
         lengths.append(tokens + picture_tokens(sample, contract))
-        longest.append(lengths[-1] + further_tokens(dataset, sample, pieces))
+        longest.append(lengths[-1] + extra_knowledge_tokens(dataset, sample, pieces))
     long = [(sample.id, length) for sample, length in zip(dataset.samples, longest, strict=True) if length > max_length]
     if long:
         shown = "\n".join(f"  {identity}: {length} tokens" for identity, length in long[:20])
@@ -139,7 +139,7 @@ def check_lengths(dataset: AnswerDataset, max_length: int) -> list[int]:
     return lengths
 
 
-def further_tokens(dataset: AnswerDataset, sample: Sample, pieces: Sequence[Piece]) -> int:
+def extra_knowledge_tokens(dataset: AnswerDataset, sample: Sample, pieces: Sequence[Piece]) -> int:
     """By how many tokens the sample's longest knowledge text is longer than the one in ``pieces``."""
     contract = dataset.contract
     if "knowledge" not in contract.segments or dataset.augmentation.knowledge != "draw":

@@ -26,7 +26,7 @@ def check_pictures(samples: Sequence[Sample], folder: Path) -> list[Sample]:
     Raises UserError that lists the samples whose picture is missing, damaged, of another size than recorded, or of a
     shape that no model takes, and those with a mask of another size.
     """
-    looked = on_main(lambda: look_through(samples, folder, _decoded_size))
+    looked = on_main(lambda: measure_pictures(samples, folder, _decoded_size))
     faults = [fault for _, fault in looked if fault]
     if faults:
         shown = "\n  ".join(faults[:_SHOWN])
@@ -37,7 +37,9 @@ def check_pictures(samples: Sequence[Sample], folder: Path) -> list[Sample]:
     return [sample for sample, _ in looked]
 
 
-def look_through(samples: Sequence[Sample], folder: Path, measure: Callable[[Path], Size]) -> list[tuple[Sample, str]]:
+def measure_pictures(
+    samples: Sequence[Sample], folder: Path, measure: Callable[[Path], Size]
+) -> list[tuple[Sample, str]]:
     """Each sample with the size of its picture, and what is wrong with that, "" for nothing.
 
     ``measure`` gives a picture's (width, height) or raises UserError; each picture is measured once.

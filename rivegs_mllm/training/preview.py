@@ -28,11 +28,11 @@ from rivegs_mllm.config.schema import Recipe
 from rivegs_mllm.data.boxes import are_shares
 from rivegs_mllm.data.files import write_text
 from rivegs_mllm.data.images import is_outside, picture_size
-from rivegs_mllm.models.batching import Encoder, Tensors
+from rivegs_mllm.models.batching import SampleEncoder, Tensors
 from rivegs_mllm.models.loading import load_without_weights
 from rivegs_mllm.store.attach import read_posts
 from rivegs_mllm.training.dataset import IGNORED, AnswerDataset, Collator, check_lengths
-from rivegs_mllm.training.pictures import look_through
+from rivegs_mllm.training.pictures import measure_pictures
 from rivegs_mllm.types import Box, Entity, Prediction, Sample, UserError
 
 _SHOWN = 20
@@ -54,7 +54,7 @@ class Token:
 
 
 @dataclass(frozen=True, slots=True)
-class Region:
+class BoxRoundTrip:
     """A box of the entity ``name``, in pixels of the original.
 
     ``gold`` is the record's, ``given`` what augmentation made of it, ``read`` what the labels say. ``error`` is how far
@@ -75,7 +75,7 @@ class Region:
 
 
 @dataclass(frozen=True, slots=True)
-class View:
+class ModelImage:
     """The picture as the model sees it: ``image``, ``size`` of the original and ``resized`` of the contract.
 
     ``stretch`` is by what a box that was read is multiplied, (across, down), to lie where the model would see it.
@@ -95,7 +95,7 @@ class View:
 
 
 @dataclass(frozen=True, slots=True)
-class Card:
+class PreviewSample:
     """A sample on the page; ``why`` it was chosen. Without ``tokens`` it could not be encoded."""
 
     sample: Sample
@@ -103,8 +103,8 @@ class Card:
     problems: tuple[str, ...]
     tokens: tuple[Token, ...] = ()
     counts: tuple[tuple[str, int], ...] = ()
-    view: View | None = None
-    regions: tuple[Region, ...] = ()
+    view: ModelImage | None = None
+    regions: tuple[BoxRoundTrip, ...] = ()
 
 
 def write_preview(recipe: Recipe, out: Path, count: int = 6, image_root: Path | None = None) -> list[str]:
@@ -122,12 +122,12 @@ def write_preview(recipe: Recipe, out: Path, count: int = 6, image_root: Path | 
     samples = read_posts(folder, recipe.data.train, recipe.distilled)
     if not samples:
         raise UserError(f"{folder}: the split '{recipe.data.train}' has no sample")
-    looked = look_through(samples, folder, picture_size)
+    looked = measure_pictures(samples, folder, picture_size)
     faults = [fault for _, fault in looked if fault]
     samples = [sample for sample, fault in looked if not fault]
     if not samples:
         raise UserError(f"{folder}: no sample has a usable picture, the first: {faults[0]}")
-    encoder = Encoder(processor, recipe.answer.weights)
+    encoder = SampleEncoder(processor, recipe.answer.weights)
     dataset = AnswerDataset(
         samples, folder, encoder, contract, recipe.answer.instruction, recipe.augment, recipe.train.seed
     )
@@ -135,7 +135,7 @@ def write_preview(recipe: Recipe, out: Path, count: int = 6, image_root: Path | 
     refused = [(sample.id, n) for sample, n in zip(samples, lengths, strict=True) if n > recipe.max_length]
     cards = [
         examine(dataset, index, why, lengths[index], image_root)
-        for index, why in choose(samples, lengths, min(count, len(samples)))
+        for index, why in choose_samples(samples, lengths, min(count, len(samples)))
     ]
     problems = [f"sample {fault}" for fault in faults[:_SHOWN]]
     if faults[_SHOWN:]:
@@ -176,7 +176,7 @@ def _template():
     return environment.get_template("preview.html.jinja")
 
 
-def choose(samples: Sequence[Sample], lengths: Sequence[int], count: int) -> list[tuple[int, str]]:
+def choose_samples(samples: Sequence[Sample], lengths: Sequence[int], count: int) -> list[tuple[int, str]]:
     """Indices of at most ``count`` unlike samples, each with why it was taken; the same for the same samples."""
     boxes = [sum(len(entity.boxes) for entity in sample.entities) for sample in samples]
     several = [max((len(entity.boxes) for entity in sample.entities), default=0) for sample in samples]
@@ -199,7 +199,7 @@ def choose(samples: Sequence[Sample], lengths: Sequence[int], count: int) -> lis
     return list(chosen.items())[:count]
 
 
-def examine(dataset: AnswerDataset, index: int, why: str, length: int, image_root: Path | None = None) -> Card:
+def examine(dataset: AnswerDataset, index: int, why: str, length: int, image_root: Path | None = None) -> PreviewSample:
     """What the model is given for one sample, and what is wrong with it; ``length`` is what its tokens were counted as.
 
     A sample that cannot be encoded is a card with this as its problem.
@@ -209,7 +209,7 @@ def examine(dataset: AnswerDataset, index: int, why: str, length: int, image_roo
     try:
         row = dataset[index]
     except UserError as error:
-        return Card(sample, why, (str(error),))
+        return PreviewSample(sample, why, (str(error),))
     given = Collator(encoder, keep_vision=False)([row])
     kinds = token_kinds(dataset, sample, given)
     problems = []
@@ -218,12 +218,12 @@ def examine(dataset: AnswerDataset, index: int, why: str, length: int, image_roo
     read, faults = read_labels(dataset, sample, given)
     view, regions = None, ()
     if sample.image:
-        view = see(given, encoder.processor.image_processor, contract, sample.size)
+        view = model_image(given, encoder.processor.image_processor, contract, sample.size)
         if view.image.size != view.resized:
             shown, agreed = (f"{width} x {height}" for width, height in (view.image.size, view.resized))
             problems.append(f"the processor makes its picture {shown}, the contract says {agreed}")
         if "boxes" in contract.segments:
-            regions, lost = compare(gold, sample.entities, read.entities, contract)
+            regions, lost = compare_boxes(gold, sample.entities, read.entities, contract)
             faults += lost
         if is_outside(sample.image, dataset.folder, image_root):  # the page may be passed on
             place = f"its picture, {sample.image!r:.200}, lies outside the dataset's folder"
@@ -232,7 +232,7 @@ def examine(dataset: AnswerDataset, index: int, why: str, length: int, image_roo
         faults += [_off(region) for region in regions if not region.right]
     tokens = tuple(show_tokens(given, kinds, encoder.tokenizer))
     counts = tuple(Counter(kinds).items())
-    return Card(sample, why, tuple(problems + faults), tokens, counts, view, regions)
+    return PreviewSample(sample, why, tuple(problems + faults), tokens, counts, view, regions)
 
 
 def token_kinds(dataset: AnswerDataset, sample: Sample, given: Tensors) -> list[str]:
@@ -268,7 +268,7 @@ def read_labels(dataset: AnswerDataset, sample: Sample, given: Tensors) -> tuple
     return read, faults
 
 
-def see(given: Tensors, images: BaseImageProcessor, contract: Contract, size: Size) -> View:
+def model_image(given: Tensors, images: BaseImageProcessor, contract: Contract, size: Size) -> ModelImage:
     """The one picture of a batch, ``size`` = (width, height) of the original, put together from its patches."""
     pixels = reconstruct(given["pixel_values"], given["image_grid_thw"][0].tolist(), images)
     image = Image.fromarray((pixels * 255).round().clamp(0, 255).byte().permute(1, 2, 0).numpy())
@@ -276,7 +276,7 @@ def see(given: Tensors, images: BaseImageProcessor, contract: Contract, size: Si
     # Numbers of a grid are shares of whatever picture there is, but pixels count from the contract's size.
     in_pixels = contract.encoding == "native" and NATIVE_STEPS[contract.family] is None
     frame = resized if in_pixels else image.size
-    return View(image, size, resized, (frame[0] / size[0], frame[1] / size[1]))
+    return ModelImage(image, size, resized, (frame[0] / size[0], frame[1] / size[1]))
 
 
 def reconstruct(patches: torch.Tensor, grid: Sequence[int], images: BaseImageProcessor) -> torch.Tensor:
@@ -293,9 +293,9 @@ def reconstruct(patches: torch.Tensor, grid: Sequence[int], images: BaseImagePro
     return pixels * std + mean
 
 
-def compare(
+def compare_boxes(
     sample: Sample, said: Sequence[Entity], read: Sequence[Entity], contract: Contract
-) -> tuple[tuple[Region, ...], list[str]]:
+) -> tuple[tuple[BoxRoundTrip, ...], list[str]]:
     """Each box that the answer was to say beside the one that was read, and the entities that lost or won boxes."""
     regions, faults = [], []
     golds, saids = in_text_order(sample.entities), in_text_order(said)
@@ -310,7 +310,7 @@ def compare(
     return tuple(regions), faults
 
 
-def _region(name: str, gold: Box, given: Box, read: Box, contract: Contract, size: Size) -> Region:
+def _region(name: str, gold: Box, given: Box, read: Box, contract: Contract, size: Size) -> BoxRoundTrip:
     (dx, dy), (width, height) = contract.rounding(size), size
     left, right = (min(max(edge, 0), width) for edge in (given.xmin, given.xmax))  # only what is inside can be said
     top, bottom = (min(max(edge, 0), height) for edge in (given.ymin, given.ymax))
@@ -319,10 +319,10 @@ def _region(name: str, gold: Box, given: Box, read: Box, contract: Contract, siz
         max(abs(top - read.ymin), abs(bottom - read.ymax)),
     )
     allowed = (dx if right - left >= 2 * dx else 2 * dx, dy if bottom - top >= 2 * dy else 2 * dy)
-    return Region(name, gold, given, read, error, allowed)
+    return BoxRoundTrip(name, gold, given, read, error, allowed)
 
 
-def _off(region: Region) -> str:
+def _off(region: BoxRoundTrip) -> str:
     error, allowed = (f"{across:.1f} x {down:.1f}" for across, down in (region.error, region.allowed))
     return f"a box of {region.name!r} comes back {error} pixels off, rounding explains {allowed}"
 

@@ -28,8 +28,8 @@ from rivegs_mllm.types import Sample, UserError
 
 Result = TypeVar("Result")
 
-FILE_NAME = "run.json"
-VERSION = 2
+RUN_FILE = "run.json"
+RUN_VERSION = 2
 _SHOWN = 8
 _SAMPLED_BYTES = 1 << 16
 _SAMPLES = 16
@@ -126,20 +126,22 @@ def resume_point(out: Path, settings: Mapping[str, object], finished: Path, argu
     return str(max(complete, key=lambda folder: int(folder.name.split("-")[1]))) if complete else None
 
 
-def begin(out: Path, settings: Mapping[str, object]) -> None:
+def record_start(out: Path, settings: Mapping[str, object]) -> None:
     """Notes what the run is started with: to be called by the main process when everything has been checked."""
-    write_json(out / FILE_NAME, {"version": VERSION, "processes": PartialState().num_processes, "settings": settings})
+    write_json(
+        out / RUN_FILE, {"version": RUN_VERSION, "processes": PartialState().num_processes, "settings": settings}
+    )
 
 
 def _check_same(out: Path, settings: Mapping[str, object], arguments: TrainingArguments) -> None:
-    path = out / FILE_NAME
+    path = out / RUN_FILE
     hint = "choose another train.output_dir, or delete that folder"
     try:
         before = read_object(path, hint)
     except UserError:
         before = {}
     processes, then = before.get("processes"), before.get("settings")
-    if before.get("version") != VERSION or type(then) is not dict or type(processes) is not int:
+    if before.get("version") != RUN_VERSION or type(then) is not dict or type(processes) is not int:
         raise UserError(f"{out} holds a run, but {path.name} does not say with what it was started; {hint}")
     changed = sorted(key for key in settings.keys() | then.keys() if settings.get(key) != then.get(key))
     if changed:
@@ -196,7 +198,7 @@ def run_training(trainer: Trainer, checkpoint: str | None) -> str:
 
 
 @contextmanager
-def owned(out: Path) -> Iterator[None]:
+def run_lock(out: Path) -> Iterator[None]:
     """Holds the lock of a run's folder for all processes of the run. Raises `lock.LockedError` in all of them."""
     with ExitStack() as stack:
         on_main(lambda: stack.enter_context(lock_folder(out)))
@@ -221,7 +223,7 @@ def on_main(action: Callable[[], Result]) -> Result:
 
 
 @contextmanager
-def exhaustion_named(out: Path) -> Iterator[None]:
+def resource_errors_explained(out: Path) -> Iterator[None]:
     """Turns a full disk or a full memory, which each library says in its own way, into a UserError.
 
     A UserError of a data loader's worker, such as of a picture that is gone, comes without its stack trace.

@@ -15,16 +15,16 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 from rivegs_mllm.types import UserError
 
 Row = TypeVar("Row")
-VARIANTS = ("draw", "copies", "first")
+VARIANT_STRATEGIES = ("draw", "copies", "first")
 
 
-class HasEpochs(Protocol):
+class EpochAware(Protocol):
     """What is told the epoch before its batches are drawn."""
 
     def set_epoch(self, epoch: int) -> None: ...
 
 
-class LikeLengths(Sampler):
+class LengthGroupedSampler(Sampler):
     """Indices in an order drawn anew each epoch, in which ``batch_size`` neighbours are of about equal length.
 
     The longest row is in the first batch, so that memory runs out at once or never; the others come in any order.
@@ -54,7 +54,7 @@ class LikeLengths(Sampler):
         return chain(first, *drawn, *short)
 
 
-class Variants(Dataset, Generic[Row]):
+class MultiVariantDataset(Dataset, Generic[Row]):
     """Training rows that each come in one or more variants, such as one a knowledge text (mixed-LLM augmentation).
 
     ``how`` is "draw": one variant of each row an epoch, by seed, epoch and the row's place, so that a resumed run
@@ -63,8 +63,8 @@ class Variants(Dataset, Generic[Row]):
     """
 
     def __init__(self, variants: Sequence[Sequence[Row]], how: str, seed: int):
-        if how not in VARIANTS:
-            raise UserError(f"{how!r} is none of {', '.join(map(repr, VARIANTS))}")
+        if how not in VARIANT_STRATEGIES:
+            raise UserError(f"{how!r} is none of {', '.join(map(repr, VARIANT_STRATEGIES))}")
         if how == "copies":
             variants = [(variant,) for row in variants for variant in row]
         elif how == "first":
@@ -88,10 +88,10 @@ class Variants(Dataset, Generic[Row]):
         return [max(map(measure, row)) for row in self.variants]
 
 
-class NewEpoch(TrainerCallback):
+class SetEpochCallback(TrainerCallback):
     """Tells sampler and dataset the epoch: accelerate's loaders reach one of them alone, on resume at times none."""
 
-    def __init__(self, sampler: LikeLengths, dataset: HasEpochs):
+    def __init__(self, sampler: LengthGroupedSampler, dataset: EpochAware):
         self.sampler = sampler
         self.dataset = dataset
 
@@ -101,8 +101,8 @@ class NewEpoch(TrainerCallback):
         self.dataset.set_epoch(int(state.epoch))
 
 
-def like_lengths(lengths: Sequence[int], arguments) -> LikeLengths:
+def length_grouped_sampler(lengths: Sequence[int], arguments) -> LengthGroupedSampler:
     """The sampler of a run with these TrainingArguments: one step of all processes has rows of about equal length."""
     batch_size = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
     seed = arguments.seed if arguments.data_seed is None else arguments.data_seed
-    return LikeLengths(lengths, batch_size, seed)
+    return LengthGroupedSampler(lengths, batch_size, seed)

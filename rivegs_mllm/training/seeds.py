@@ -10,10 +10,10 @@ from accelerate import PartialState
 from rich.table import Table
 
 from rivegs_mllm.data.files import write_json
-from rivegs_mllm.training.run_dir import owned, read_metrics
+from rivegs_mllm.training.run_dir import read_metrics, run_lock
 from rivegs_mllm.types import UserError
 
-FILE_NAME = "seeds.json"
+SEEDS_FILE = "seeds.json"
 
 Figures = Mapping[str, Mapping[str, float]]
 """By split, dev or test, the figures of a run."""
@@ -28,7 +28,7 @@ def train_seeds(train: Callable[[Sequence[str]], Path], out: Path, seeds: Sequen
     """
     if len(set(seeds)) < len(seeds):
         raise UserError(f"--seeds: {' '.join(map(str, seeds))} names a seed twice")
-    with owned(out):
+    with run_lock(out):
         runs = {}
         for seed in seeds:
             folder = train([f"--train.output_dir={out / f'seed-{seed}'}", f"--train.seed={seed}"])
@@ -37,7 +37,7 @@ def train_seeds(train: Callable[[Sequence[str]], Path], out: Path, seeds: Sequen
             raise UserError(f"{out}: nothing was evaluated; set train.eval_strategy, or data.test to a split to score")
         result = _summary(runs)
         if PartialState().is_main_process:
-            write_json(out / FILE_NAME, result)
+            write_json(out / SEEDS_FILE, result)
     return result
 
 

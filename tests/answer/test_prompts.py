@@ -12,19 +12,22 @@ from rivegs_mllm.answer.prompt import (
     expansion_messages,
     knowledge_messages,
 )
-from rivegs_mllm.llm.few_shot import Example, Explained
+from rivegs_mllm.llm.few_shot import FewShotEntity, FewShotExample
 from rivegs_mllm.types import Entity, Sample
 
 POST = Sample("p", ("Ann", "in", "Bonn"), entities=(Entity("Ann", "PER", (0, 1), expression="GOLD", visible=True),))
 EXAMPLES = [
-    Example(
+    FewShotExample(
         "e1",
         "Bob at Kirks",
         caption="a man",
-        entities=(Explained("Bob", "PER", "Bob is a cook.", True), Explained("Kirks", "ORG", "Kirks is a bar.", None)),
+        entities=(
+            FewShotEntity("Bob", "PER", "Bob is a cook.", True),
+            FewShotEntity("Kirks", "ORG", "Kirks is a bar.", None),
+        ),
         relation="The man is at his bar.",
     ),
-    Example("e2", "good night"),
+    FewShotExample("e2", "good night"),
 ]
 
 

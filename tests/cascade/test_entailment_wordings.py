@@ -15,7 +15,7 @@ from rivegs_mllm.cascade.expressions import Wordings
 from rivegs_mllm.cascade.rows import entailment_view
 from rivegs_mllm.cascade.training import StageData, Trainable
 from rivegs_mllm.data.jsonl import read_split
-from rivegs_mllm.store.answer_store import Row, Store
+from rivegs_mllm.store.answer_store import Store, StoredAnswer
 from rivegs_mllm.types import TYPES, Sample, UserError
 
 TEACHERS = 5
@@ -38,7 +38,9 @@ def store(samples, tmp_path_factory) -> Path:
                     faults = ("empty",) if sample is samples[0] and teacher == 4 else ()
                     text = f"number {teacher} of {entity.text}"
                     store.append(
-                        Row(sample.id, "expression", key, key, f"t{teacher}", entity.text, text=text, faults=faults)
+                        StoredAnswer(
+                            sample.id, "expression", key, key, f"t{teacher}", entity.text, text=text, faults=faults
+                        )
                     )
     return folder
 

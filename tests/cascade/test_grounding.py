@@ -25,7 +25,7 @@ from rivegs_mllm.cascade.referring import gold_twin, inside
 from rivegs_mllm.cascade.training import StageData, StageTraining, train_stage
 from rivegs_mllm.config.yaml_loader import parse_recipe
 from rivegs_mllm.data.jsonl import read_split
-from rivegs_mllm.models.late_interaction import Cells, Eyes, WordMatch, pad_pairs
+from rivegs_mllm.models.late_interaction import LateInteractionScorer, PatchFeatures, VisionEncoder, pad_pairs
 from rivegs_mllm.types import TYPES, Box, Entity, Prediction, Sample, UserError
 
 TRAIN = """\
@@ -226,7 +226,7 @@ def save_relative(base: Path, family: str, folder: Path) -> Path:
 
 
 def test_which_cells_are_in_a_box():
-    cells = Cells(torch.zeros(6, 4), rows=2, columns=3)
+    cells = PatchFeatures(torch.zeros(6, 4), rows=2, columns=3)
     assert cells_inside(cells, torch.tensor([0.0, 0.0, 0.5, 1.0])).tolist() == [True, False, False] * 2
     assert cells_inside(cells, torch.tensor([0.4, 0.0, 1.0, 0.5])).tolist() == [False, True, True] + [False] * 3
     tiny = cells_inside(cells, torch.tensor([0.9, 0.9, 0.95, 0.95]))
@@ -234,7 +234,7 @@ def test_which_cells_are_in_a_box():
 
 
 def test_pictures_do_not_depend_on_their_neighbours(base):
-    eyes = Eyes.of_base(str(base))
+    eyes = VisionEncoder.of_base(str(base))
     images = [Image.effect_noise(size, 90).convert("RGB") for size in ((120, 90), (90, 200), (60, 60))]
     together = eyes.look(images)
     for image, cells in zip(images, together, strict=True):
@@ -245,15 +245,15 @@ def test_pictures_do_not_depend_on_their_neighbours(base):
 
 
 @pytest.fixture
-def model() -> WordMatch:
+def model() -> LateInteractionScorer:
     torch.manual_seed(0)
-    return WordMatch(F.normalize(torch.randn(50, 8), dim=1), width=32, layers=1).eval()
+    return LateInteractionScorer(F.normalize(torch.randn(50, 8), dim=1), width=32, layers=1).eval()
 
 
 def test_padding_counts_for_nothing(model):
     for value in model.parameters():
         value.data += 0.1 * torch.randn_like(value)
-    cells = [Cells(torch.randn(count, 8), 1, count) for count in (4, 7)]
+    cells = [PatchFeatures(torch.randn(count, 8), 1, count) for count in (4, 7)]
     texts = [torch.tensor([3, 4]), torch.tensor([5, 6, 7, 8, 9])]
     both = model(**pad_pairs(cells, texts))
     for place in range(2):
@@ -265,26 +265,26 @@ def test_padding_counts_for_nothing(model):
 
 
 def test_a_text_that_is_too_long(model):
-    pairs = pad_pairs([Cells(torch.randn(1, 8), 1, 1)], [torch.ones(513, dtype=torch.long)])
+    pairs = pad_pairs([PatchFeatures(torch.randn(1, 8), 1, 1)], [torch.ones(513, dtype=torch.long)])
     with pytest.raises(UserError, match=r"513.*512"):
         model(**pairs)
 
 
 def test_untrained_it_finds_the_cell_that_tells_of_the_words():
-    """Cells that are sums of words: the one of both words before those of one, whatever its length."""
+    """Patches that are sums of words: the one of both words before those of one, whatever its length."""
     words = F.normalize(torch.randn(50, 64), dim=1)
     cells = torch.stack([words[3] + words[9], 7 * (words[3] + words[4]), words[4], 9 * words[7]])
-    scores = WordMatch(words).eval()(**pad_pairs([Cells(cells, 2, 2)], [torch.tensor([3, 4])]))
+    scores = LateInteractionScorer(words).eval()(**pad_pairs([PatchFeatures(cells, 2, 2)], [torch.tensor([3, 4])]))
     assert scores[0].argsort(descending=True).tolist()[0] == 1
     assert scores[0].argmin() == 3
 
 
 @pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
 def test_eyes_of_every_family_saved_and_loaded(tmp_path, base, family):
-    eyes = Eyes.of_base(str(save_relative(base, family, tmp_path / "base")))
+    eyes = VisionEncoder.of_base(str(save_relative(base, family, tmp_path / "base")))
     (tmp_path / "eyes").mkdir()
     eyes.save(tmp_path / "eyes")
-    again = Eyes.load(tmp_path / "eyes")
+    again = VisionEncoder.load(tmp_path / "eyes")
     image = Image.effect_noise((120, 90), 90).convert("RGB")
     (ours,), (theirs,) = eyes.look([image]), again.look([image])
     assert ours.tokens.shape == (ours.rows * ours.columns, eyes.width)
@@ -293,7 +293,7 @@ def test_eyes_of_every_family_saved_and_loaded(tmp_path, base, family):
     assert eyes.words.shape[0] >= len(eyes.processor.tokenizer)
     (tmp_path / "eyes" / "words.safetensors").unlink()
     with pytest.raises(UserError, match=r"eyes: no vision tower that was saved whole"):
-        Eyes.load(tmp_path / "eyes")
+        VisionEncoder.load(tmp_path / "eyes")
 
 
 def test_pictures_that_show_the_same_are_no_rivals(emblems, base):

@@ -14,7 +14,7 @@ from rivegs_mllm.cascade.grounding.late_interaction import CellsTraining
 from rivegs_mllm.cascade.rows import grounding_view
 from rivegs_mllm.cascade.training import StageData, TrainableStage
 from rivegs_mllm.data.jsonl import read_split
-from rivegs_mllm.store.answer_store import Row, Store
+from rivegs_mllm.store.answer_store import Store, StoredAnswer
 from rivegs_mllm.types import TYPES, Sample, UserError
 
 
@@ -32,7 +32,9 @@ def store(samples, tmp_path_factory) -> Path:
             for sample in samples:
                 for entity in sample.entities:
                     key = f"{sample.id} {entity.text} {teacher}"
-                    row = Row(sample.id, "expression", key, key, f"t{teacher}", entity.text, text=f"number {teacher}")
+                    row = StoredAnswer(
+                        sample.id, "expression", key, key, f"t{teacher}", entity.text, text=f"number {teacher}"
+                    )
                     store.append(row)
     return folder
 

@@ -23,7 +23,7 @@ from rivegs_mllm.cascade.training import StageData, StageTrainer, StageTraining,
 from rivegs_mllm.config.yaml_loader import parse_recipe
 from rivegs_mllm.data.jsonl import read_split, write_records
 from rivegs_mllm.train import main
-from rivegs_mllm.training.sampling import Variants
+from rivegs_mllm.training.sampling import MultiVariantDataset
 from rivegs_mllm.types import TYPES, UserError
 
 STAGES = recipes("stages")
@@ -163,10 +163,10 @@ def test_head_and_field_have_their_own_rate(tmp_path, emblems):
 
 def test_variants_of_rows():
     rows = [["a1", "a2", "a3"], ["b1"], ["c1", "c2"]]
-    copies = Variants(rows, "copies", 0)
+    copies = MultiVariantDataset(rows, "copies", 0)
     assert [copies[index] for index in range(len(copies))] == ["a1", "a2", "a3", "b1", "c1", "c2"]
-    first = Variants(rows, "first", 0)
-    drawn = Variants(rows, "draw", 0)
+    first = MultiVariantDataset(rows, "first", 0)
+    drawn = MultiVariantDataset(rows, "draw", 0)
     assert len(first) == len(drawn) == 3
     seen = set()
     for epoch in range(30):
@@ -177,7 +177,7 @@ def test_variants_of_rows():
     assert seen == {"a1", "a2", "a3", "b1", "c1", "c2"}
     assert drawn.lengths(lambda row: int(row[1])) == [3, 1, 2]
     with pytest.raises(UserError, match="'all' is none of"):
-        Variants(rows, "all", 0)
+        MultiVariantDataset(rows, "all", 0)
 
 
 # Killed and started again

@@ -13,7 +13,7 @@ import pytest
 from eval.analysis.calibration import read_calibration
 from eval.protocols import PROTOCOLS, Criteria
 from eval.scores import evaluate as scores_of
-from rivegs_mllm.cli.evaluate_command import Asked, calibrate, evaluate, export, system_files
+from rivegs_mllm.cli.evaluate_command import EvaluateArgs, calibrate, evaluate, export, system_files
 from rivegs_mllm.cli.main import main
 from rivegs_mllm.data.jsonl import read_predictions, read_samples, write_records
 from rivegs_mllm.types import Box, Entity, Prediction, Sample, UserError
@@ -48,7 +48,7 @@ def files(tmp_path: Path) -> Path:
 
 
 def test_one_system_is_short(files, capsys):
-    result = evaluate(Asked(files / "data", [files / "half.jsonl"], json=files / "new" / "scores.json"))
+    result = evaluate(EvaluateArgs(files / "data", [files / "half.jsonl"], json=files / "new" / "scores.json"))
     assert result == json.loads((files / "new" / "scores.json").read_text())
     assert result == scores_of(GOLD, HALF)
     shown = capsys.readouterr().out
@@ -63,19 +63,19 @@ def test_one_system_is_short(files, capsys):
 def test_boxes_in_shares_of_the_picture_are_told(files, capsys, other):
     small = dataclasses.replace(ADA, boxes=(Box(0, 0, 0.1, 0.125),))
     write_records(files / "shares.jsonl", [Prediction(sample.id, entities=(small, ROME)) for sample in GOLD])
-    evaluate(Asked(files / "data", [files / f"{name}.jsonl" for name in ("shares", *other)]))
+    evaluate(EvaluateArgs(files / "data", [files / f"{name}.jsonl" for name in ("shares", *other)]))
     assert f"warning: {files / 'shares.jsonl'}: no box is longer than a pixel" in capsys.readouterr().err
-    evaluate(Asked(files / "data", [files / "right.jsonl"]))
+    evaluate(EvaluateArgs(files / "data", [files / "right.jsonl"]))
     assert capsys.readouterr().err == ""
 
 
 def test_each_option_adds_its_part(files, capsys):
     for option, words in (("subsets", "box:small"), ("stages", "said visible"), ("sweep", "IoU threshold")):
-        evaluate(Asked(files / "data", [files / "half.jsonl"], **{option: True}))
+        evaluate(EvaluateArgs(files / "data", [files / "half.jsonl"], **{option: True}))
         shown = capsys.readouterr().out
         assert words in shown
         assert "95 %" not in shown
-    evaluate(Asked(files / "data", [files / "half.jsonl"], protocol=list(PROTOCOLS), explain=True))
+    evaluate(EvaluateArgs(files / "data", [files / "half.jsonl"], protocol=list(PROTOCOLS), explain=True))
     shown = capsys.readouterr().out
     for words in ("box:small", "said visible", "IoU threshold", "95 %", "Where GMNER is lost", "calibration error"):
         assert words in shown
@@ -84,7 +84,7 @@ def test_each_option_adds_its_part(files, capsys):
 
 
 def test_several_systems_are_compared_with_the_first(files, capsys):
-    result = evaluate(Asked(files / "data", [files / "half.jsonl", files / "right.jsonl", files / "seeds"]))
+    result = evaluate(EvaluateArgs(files / "data", [files / "half.jsonl", files / "right.jsonl", files / "seeds"]))
     assert result["system"] == "half"
     assert set(result["against"]) == set(result["comparison"]) == {"right", "seeds"}
     row = result["comparison"]["right"]["strict"]["GMNER"]
@@ -100,25 +100,25 @@ def test_several_systems_are_compared_with_the_first(files, capsys):
         ["GMNER", "50.00", "100.00", "100.00"],
         ["GMNER", "100.00", "100.00", "100.00"],
     ]
-    evaluate(Asked(files / "data", [files / "half.jsonl", files / "right.jsonl"], stages=True))
+    evaluate(EvaluateArgs(files / "data", [files / "half.jsonl", files / "right.jsonl"], stages=True))
     assert capsys.readouterr().out.count("Scores, protocol strict") == 2
 
 
 def test_what_is_odd_is_said_of_each_system(files, capsys):
     write_records(files / "cut.jsonl", HALF[:30])
-    evaluate(Asked(files / "data", [files / "half.jsonl", files / "cut.jsonl"]))
+    evaluate(EvaluateArgs(files / "data", [files / "half.jsonl", files / "cut.jsonl"]))
     assert "cut: 10 of 40 posts without a prediction" in capsys.readouterr().out
 
 
 def test_two_copies_differ_by_nothing_but_could_be_chance(files):
-    result = evaluate(Asked(files / "data", [files / "half.jsonl", files / "half.jsonl"]))
+    result = evaluate(EvaluateArgs(files / "data", [files / "half.jsonl", files / "half.jsonl"]))
     (comparison,) = result["comparison"].values()
     assert {row["p"] for row in comparison["strict"].values()} == {1.0}
     assert {row["difference"] for row in comparison["strict"].values()} == {0.0}
 
 
 def test_seeds_of_one_system(files, capsys):
-    result = evaluate(Asked(files / "data", [files / "right.jsonl", files / "half.jsonl"], seeds=True))
+    result = evaluate(EvaluateArgs(files / "data", [files / "right.jsonl", files / "half.jsonl"], seeds=True))
     assert result["seeds"]["strict"]["GMNER"] == {
         "f1": 0.875,
         "deviation": pytest.approx(0.1767767),
@@ -140,7 +140,7 @@ def test_riveg_rows_there_and_back(files, capsys):
     gold, said = files / "out" / "riveg" / "gold.txt", files / "out" / "riveg" / "half.txt"
     assert gold.read_text().splitlines()[1] == "0.jpg###Rome(LOC)######0###&[0, 0, 0, 0]"
     assert said.read_text().splitlines()[0].startswith("Imageid:0.jpg#")
-    result = evaluate(Asked(gold, [said], format="riveg"))
+    result = evaluate(EvaluateArgs(gold, [said], format="riveg"))
     assert list(result)[:2] == ["riveg", "strict"]
     expected = scores_of(GOLD, HALF, Criteria(["riveg"]))["riveg"]["all"]
     assert result["riveg"]["all"] == expected
@@ -151,7 +151,7 @@ def test_posts_that_have_rows_on_one_side_alone(files):
     gold, said = files / "gold.txt", files / "said.txt"
     gold.write_text("1.jpg###Ada(PER)###a woman###0###&[0, 0, 0, 0]\n")
     said.write_text("Imageid:2.jpg#0a###Ada(PER)###Ada(PER)-a woman###0\n")
-    result = evaluate(Asked(gold, [said, said], format="riveg"))
+    result = evaluate(EvaluateArgs(gold, [said, said], format="riveg"))
     assert result["posts"] == 2
     assert result["missing_predictions"]["count"] == 0
     row = result["riveg"]["all"]["MNER"]
@@ -163,20 +163,20 @@ def test_boxes_of_rows_that_have_none(files):
     gold.write_text("1.jpg###Ada(PER)###a woman###2###&[0.0, 0.0, 10.0, 10.0]\n")
     said.write_text("Imageid:1.jpg#0a###Ada(PER)###Ada(PER)-a woman###2\n")
     boxes.write_text('[{"uniq_id": "1.jpg#0a", "box": [0, 0, 10, 9]}]')
-    result = evaluate(Asked(gold, [said], format="riveg", boxes=[boxes]))
+    result = evaluate(EvaluateArgs(gold, [said], format="riveg", boxes=[boxes]))
     assert result["riveg"]["all"]["GMNER"]["f1"] == 1
     with pytest.raises(UserError, match="without a box"):
-        evaluate(Asked(gold, [said], format="riveg"))
+        evaluate(EvaluateArgs(gold, [said], format="riveg"))
     with pytest.raises(UserError, match="2 files for 1"):
-        evaluate(Asked(gold, [said], format="riveg", boxes=[boxes, boxes]))
+        evaluate(EvaluateArgs(gold, [said], format="riveg", boxes=[boxes, boxes]))
     with pytest.raises(UserError, match="--format riveg"):
-        evaluate(Asked(files / "data", [files / "half.jsonl"], boxes=[boxes]))
+        evaluate(EvaluateArgs(files / "data", [files / "half.jsonl"], boxes=[boxes]))
 
 
 def test_candidates_give_hindex_and_top_n(files, capsys):
     boxes = files / "boxes.jsonl"
     boxes.write_text("".join(f'{{"id": "{s.id}", "boxes": [[50, 50, 60, 60], [0, 0, 10, 9]]}}\n' for s in GOLD))
-    result = evaluate(Asked(files / "data", [files / "right.jsonl"], protocol=["hindex"], candidates=boxes))
+    result = evaluate(EvaluateArgs(files / "data", [files / "right.jsonl"], protocol=["hindex"], candidates=boxes))
     assert result["hindex"]["all"]["GMNER"]["f1"] == 1
     assert [row["precision"] for row in result["proposals"]["top"].values()] == [0, 1, 1, 1]
     assert "Top-N-Prec" in capsys.readouterr().out
@@ -218,13 +218,13 @@ def test_exports(files, capsys):
 
 def test_mistakes_are_named(files):
     with pytest.raises(UserError, match=r"no split 'val' .*dev, test"):
-        evaluate(Asked(files / "data", [files / "half.jsonl"], split="val"))
+        evaluate(EvaluateArgs(files / "data", [files / "half.jsonl"], split="val"))
     with pytest.raises(UserError, match="no such file"):
-        evaluate(Asked(files / "data", [files / "none.jsonl"]))
+        evaluate(EvaluateArgs(files / "data", [files / "none.jsonl"]))
     (files / "other.jsonl").write_text('{"id": "77"}\n')
     for more in ([], [files / "half.jsonl"]):
         with pytest.raises(UserError, match="'77' is not in the gold"):
-            evaluate(Asked(files / "data", [files / "other.jsonl", *more], json=files / "no.json"))
+            evaluate(EvaluateArgs(files / "data", [files / "other.jsonl", *more], json=files / "no.json"))
     assert not (files / "no.json").exists()
     assert len(read_samples(files / "data" / "test.jsonl")) == len(read_predictions(files / "half.jsonl"))
 

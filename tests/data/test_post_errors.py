@@ -3,7 +3,7 @@
 import pytest
 
 from rivegs_mllm.data.post_errors import (
-    PATIENCE,
+    MIN_FAILED_POSTS,
     check_some_answered,
     each_by_itself,
     is_hindered,
@@ -52,9 +52,11 @@ def test_what_is_about_the_run_ends_it(error):
 
 
 def test_a_run_in_which_nothing_can_be_answered_ends_early():
-    broken = [with_errors("not answered: gone", post=str(number)) for number in range(PATIENCE)]
+    broken = [with_errors("not answered: gone", post=str(number)) for number in range(MIN_FAILED_POSTS)]
     check_some_answered(broken[:-1], 100)
-    with pytest.raises(UserError, match=f"none of the first {PATIENCE} posts could be answered; the last one: .*gone"):
+    with pytest.raises(
+        UserError, match=f"none of the first {MIN_FAILED_POSTS} posts could be answered; the last one: .*gone"
+    ):
         check_some_answered(broken, 100)
     with pytest.raises(UserError, match="first 2 posts"):
         check_some_answered(broken[:2], 2)

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from data_builders.audit import audit
-from data_builders.findings import Finding, Report, count_split, format_report
+from data_builders.findings import DatasetReport, Finding, count_split, format_report
 from rivegs_mllm.data.jsonl import SPLITS, write_records
 from rivegs_mllm.types import Box, Entity, Mask, Sample, UserError
 
@@ -255,7 +255,7 @@ def test_a_report_shows_figures_and_counts_what_it_does_not_show():
     findings = [Finding("orphan tag", f"a.txt:{n}", "x") for n in range(30)] + [
         Finding("bad line", "b:1", "y", "error")
     ]
-    text = format_report(Report({"train": count_split([sample("a"), sample("b", size=(80, 60))])}, findings))
+    text = format_report(DatasetReport({"train": count_split([sample("a"), sample("b", size=(80, 60))])}, findings))
     lines = text.splitlines()
     assert [line.split() for line in lines[:3]] == [["train"], ["posts", "2"], ["entities", "2"]]
     assert ["largest", "picture", "80", "x", "60"] in [line.split() for line in lines]

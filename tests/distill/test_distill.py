@@ -17,14 +17,14 @@ from rivegs_mllm.data.jsonl import read_split, write_records
 from rivegs_mllm.distill.config import DistillData, DistillRecipe, Limits, Prices, read_distill
 from rivegs_mllm.distill.runner import distill, dry_run, prepare
 from rivegs_mllm.distill.tasks import CaptionTask, ExpressionTask, KnowledgeTask
-from rivegs_mllm.llm.client import OpenAIChat, Patience, ReplayChat, Sampling, TeacherError
-from rivegs_mllm.llm.example_selection import Examples
-from rivegs_mllm.llm.few_shot import Example, write_examples
+from rivegs_mllm.llm.client import OpenAIChat, ReplayChat, RetryPolicy, Sampling, TeacherError
+from rivegs_mllm.llm.example_selection import ExampleSelection
+from rivegs_mllm.llm.few_shot import FewShotExample, write_examples
 from rivegs_mllm.store.answer_store import read_rows, read_store
 from rivegs_mllm.types import Entity, Prediction, Sample, UserError
 
 ROOT = Path(__file__).parents[2]
-QUICK = Patience(attempts=3, seconds=5, first_wait=0.01, last_wait=0.02)
+QUICK = RetryPolicy(attempts=3, seconds=5, first_wait=0.01, last_wait=0.02)
 
 
 def posts(number: int) -> list[Sample]:
@@ -46,7 +46,7 @@ def recipe(folder: Path, server, samples=None, **changes) -> DistillRecipe:
     plain = {
         "data": DistillData(folder / "data"),
         "store": folder / "store",
-        "task": KnowledgeTask(Examples(choose="none")),
+        "task": KnowledgeTask(ExampleSelection(choose="none")),
         "teacher": OpenAIChat("made", server.url, key_env=None, timeout=5),
         "limits": Limits(in_flight=4, patience=QUICK, **limits),
     }
@@ -259,11 +259,11 @@ def test_gold_is_in_no_prompt_but_the_mention_that_is_asked_about(tmp_path):
     """Neither through the post itself nor through an example that was made of the same post, or of a retweet of it."""
     samples = posts(12)
     samples.append(Sample("retweet", ("Ann", "meets", "Bob1", "in", "bonn"), entities=samples[1].entities))
-    examples = [Example(one.id, one.text, relation=f"SECRET OF {one.id}.") for one in samples[:6]]
+    examples = [FewShotExample(one.id, one.text, relation=f"SECRET OF {one.id}.") for one in samples[:6]]
     write_examples(tmp_path / "examples.jsonl", examples)
     secret = {**{one.id: f"SECRET OF {one.id}." for one in samples}, "retweet": "SECRET OF post-1."}
     for choose, count in (("random", 5), ("random", 2)):
-        task = KnowledgeTask(Examples(tmp_path / "examples.jsonl", choose, count))
+        task = KnowledgeTask(ExampleSelection(tmp_path / "examples.jsonl", choose, count))
         with ChatServer(good) as server:
             distill(recipe(tmp_path / f"{choose}{count}", server, samples, task=task))
         assert server.count == 13
@@ -283,8 +283,10 @@ def test_gold_is_in_no_prompt_but_the_mention_that_is_asked_about(tmp_path):
 
 
 def test_too_few_examples_are_an_error(tmp_path):
-    write_examples(tmp_path / "examples.jsonl", [Example("post-1", "Ann meets Bob1 in Bonn"), Example("x", "else")])
-    task = KnowledgeTask(Examples(tmp_path / "examples.jsonl", "random", 2))
+    write_examples(
+        tmp_path / "examples.jsonl", [FewShotExample("post-1", "Ann meets Bob1 in Bonn"), FewShotExample("x", "else")]
+    )
+    task = KnowledgeTask(ExampleSelection(tmp_path / "examples.jsonl", "random", 2))
     with ChatServer(good) as server, pytest.raises(UserError, match="too few"):
         distill(recipe(tmp_path, server, task=task))
 
@@ -319,7 +321,7 @@ def test_captions_are_distilled_and_then_stand_in_prompts(tmp_path):
         report = distill(recipe(tmp_path, server, samples, task=CaptionTask()))
         assert (report.answered, report.failed, server.count) == (2, 1, 2)
     with ChatServer(good) as server:
-        task = KnowledgeTask(Examples(choose="none"), captions=[tmp_path / "store"], pictures=True)
+        task = KnowledgeTask(ExampleSelection(choose="none"), captions=[tmp_path / "store"], pictures=True)
         distill(recipe(tmp_path, server, samples, task=task))
         described = [text_of(request) for request in server.requests]
     assert sum("Image description: two people at a table" in text for text in described) == 2

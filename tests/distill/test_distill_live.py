@@ -10,7 +10,7 @@ from rivegs_mllm.data import progress as live
 def told(terminal: bool, seconds: float, monkeypatch) -> str:
     monkeypatch.setattr(live, "SECONDS", seconds)
     said = io.StringIO()
-    with live.Live(1000, Console(file=said, force_terminal=terminal, width=200)) as running:
+    with live.ProgressReporter(1000, Console(file=said, force_terminal=terminal, width=200)) as running:
         for number in range(250):
             running.advance(cost=number / 100, failed=number // 100)
     return said.getvalue()

@@ -16,9 +16,9 @@ from rivegs_mllm.cascade.entailment.scorer_pretrained import PretrainedRecipe
 from rivegs_mllm.cascade.grounding.detector import load_detector
 from rivegs_mllm.cascade.grounding.florence2 import Florence2Grounder
 from rivegs_mllm.cascade.grounding.vlm import Asker
-from rivegs_mllm.models.batching import Encoder
-from rivegs_mllm.models.loading import TINY, load_base
-from rivegs_mllm.models.plain_text import defused, only_text, shorten
+from rivegs_mllm.models.batching import SampleEncoder
+from rivegs_mllm.models.loading import TINY_BASE, load_base
+from rivegs_mllm.models.plain_text import escape_special_tokens, ignore_special_tokens, shorten
 from rivegs_mllm.models.text_encoders import tiny_bart_tokenizer, tiny_tokenizer
 from rivegs_mllm.types import TYPES, Entity, Sample
 
@@ -37,7 +37,7 @@ QWEN = [
 @pytest.fixture(scope="module")
 def processor():
     """The tiny base's, with the tokens of all its relatives."""
-    processor = AutoProcessor.from_pretrained(TINY)
+    processor = AutoProcessor.from_pretrained(TINY_BASE)
     processor.tokenizer.add_tokens(QWEN)
     return processor
 
@@ -47,7 +47,7 @@ def added(tokenizer) -> set[int]:
 
 
 def test_no_added_token_is_read_in_a_prompt_or_an_answer(processor):
-    tokenizer, encoder = processor.tokenizer, Encoder(processor)
+    tokenizer, encoder = processor.tokenizer, SampleEncoder(processor)
     own = added(tokenizer)
     contract = Contract("qwen2_5_vl", "loc", 3136, 50176, 28, 64, segments=("knowledge", "entities", "expressions"))
     usual = set(encoder.prompt(messages(Sample("a", ("a",)), "{text}", TYPES), None)["input_ids"][0].tolist()) & own
@@ -67,9 +67,9 @@ def test_text_for_chat_models_is_defused(processor):
     tokenizer = processor.tokenizer
     for token in tokenizer.get_added_vocab():
         assert not set(
-            tokenizer(defused(f"a {token}{token} b", tokenizer), add_special_tokens=False).input_ids
+            tokenizer(escape_special_tokens(f"a {token}{token} b", tokenizer), add_special_tokens=False).input_ids
         ) & added(tokenizer), token
-    assert defused("a plain text < 3 | ok", tokenizer) == "a plain text < 3 | ok"
+    assert escape_special_tokens("a plain text < 3 | ok", tokenizer) == "a plain text < 3 | ok"
 
 
 @pytest.mark.parametrize("make", [tiny_tokenizer, tiny_bart_tokenizer])
@@ -131,7 +131,7 @@ def test_a_chat_model_is_asked_with_text_alone(trained):
 
 
 def test_a_text_is_cut_behind_a_word():
-    tokenizer = only_text(tiny_tokenizer(["Ada met Bob"]))
+    tokenizer = ignore_special_tokens(tiny_tokenizer(["Ada met Bob"]))
     assert shorten(tokenizer, "Ada met Bob", 100) == "Ada met Bob"
     short = shorten(tokenizer, "Ada met Bob " * 50, 12)
     assert (

@@ -16,7 +16,7 @@ from test_store import row
 
 from rivegs_mllm.distill.runner import distill
 from rivegs_mllm.store import answer_store as stores
-from rivegs_mllm.store.answer_store import DAMAGED, Row, Store, StoreError, read_rows
+from rivegs_mllm.store.answer_store import DAMAGED, Store, StoredAnswer, StoreError, read_rows
 from rivegs_mllm.types import UserError
 
 WRONG = [None, True, -1, 2**63, 2**70, 1.5, "", "word", "half \ud800", "NUL \0", [], [1], {}, {"a": 1}, "x" * 10**6]
@@ -203,7 +203,7 @@ def test_a_damaged_shard_is_named_with_the_way_to_go_on(trials, tmp_path, count)
         except UserError as error:
             message = str(error)
         else:
-            assert all(isinstance(one, Row) for one in rows)
+            assert all(isinstance(one, StoredAnswer) for one in rows)
         assert "\n" not in message
         assert message == "" or "shard-000000.parquet" in message
         assert message == "" or "to go on without" in message

@@ -33,7 +33,7 @@ from rivegs_mllm.cascade.training import StageData
 from rivegs_mllm.data.images import PictureError, file_stamp, open_picture, picture_digest, picture_size
 from rivegs_mllm.data.jsonl import SPLITS, write_records
 from rivegs_mllm.data.masks import encode, filled
-from rivegs_mllm.llm.client import question_digest, shown_picture
+from rivegs_mllm.llm.client import load_image, question_digest
 from rivegs_mllm.models.generation import Generator
 from rivegs_mllm.models.loading import load_base
 from rivegs_mllm.published.seqtr.model import SeqTR
@@ -227,7 +227,7 @@ def test_no_picture_ends_a_question_to_a_teacher(trials, tmp_path, large):
         path = laid_out(tmp_path / str(list(pictures).index(name)), pictures[name]) / SAMPLE.image
         try:
             question_digest([{"role": "user", "content": [{"type": "image", "path": str(path)}]}])
-            assert max(shown_picture(str(path), 512).size) <= 512
+            assert max(load_image(str(path), 512).size) <= 512
         except PictureError as error:
             one_line(error)
 

@@ -15,7 +15,7 @@ from test_distill import good, posts, recipe
 
 from rivegs_mllm.distill.config import Limits
 from rivegs_mllm.distill.runner import distill
-from rivegs_mllm.llm.client import OpenAIChat, Patience
+from rivegs_mllm.llm.client import OpenAIChat, RetryPolicy
 from rivegs_mllm.llm.openai_client import MAX_BYTES
 from rivegs_mllm.store.answer_store import ANSWERED, read_rows
 from rivegs_mllm.types import UserError
@@ -130,7 +130,7 @@ def run(folder: Path, server: ChatServer, retry_failed: bool = False) -> str:
         teacher=OpenAIChat("made", server.url, key_env="MADE_KEY", timeout=1.0),
         limits={},
     )
-    limits = Limits(in_flight=3, patience=Patience(attempts=2, seconds=2, first_wait=0.01, last_wait=0.02))
+    limits = Limits(in_flight=3, patience=RetryPolicy(attempts=2, seconds=2, first_wait=0.01, last_wait=0.02))
     settings.limits = limits
     try:
         return str(distill(settings, retry_failed))

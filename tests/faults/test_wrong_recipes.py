@@ -26,7 +26,7 @@ from rivegs_mllm.config.yaml_text import plain
 from rivegs_mllm.data.jsonl import read_split
 from rivegs_mllm.distill.config import DistillRecipe, read_distill
 from rivegs_mllm.distill.pseudo_labels import read_rows_recipe
-from rivegs_mllm.llm.few_shot import start_examples
+from rivegs_mllm.llm.few_shot import draft_examples
 from rivegs_mllm.training.preview import write_preview
 from rivegs_mllm.types import UserError
 
@@ -388,7 +388,7 @@ def test_counts_that_are_none_are_refused(tmp_path, emblems):
         with pytest.raises(UserError, match="--count"):
             write_preview(read_recipe(TINY), tmp_path / "page.html", wrong)
         with pytest.raises(UserError, match="--count"):
-            start_examples(read_split(emblems, "dev"), emblems, wrong, 0)
+            draft_examples(read_split(emblems, "dev"), emblems, wrong, 0)
     with pytest.raises(UserError, match="--dev"):
         build_emblems(tmp_path / "out", 0, dev=-1)
     assert list(tmp_path.iterdir()) == []

@@ -9,16 +9,24 @@ import pytest
 from chat_server import ChatServer, Reply, completion, text_of
 from PIL import Image
 
-from rivegs_mllm.llm.client import Asker, OpenAIChat, Patience, Sampling, TeacherError, key_of, question_digest
+from rivegs_mllm.llm.client import (
+    ChatClient,
+    OpenAIChat,
+    RetryPolicy,
+    Sampling,
+    TeacherError,
+    answer_key,
+    question_digest,
+)
 from rivegs_mllm.types import UserError
 
-QUICK = Patience(attempts=3, seconds=5, first_wait=0.01, last_wait=0.02)
+QUICK = RetryPolicy(attempts=3, seconds=5, first_wait=0.01, last_wait=0.02)
 HELLO = [{"role": "user", "content": "hello"}]
 
 
-def ask(server: ChatServer, *questions, patience: Patience = QUICK, in_flight: int = 8, **settings):
+def ask(server: ChatServer, *questions, patience: RetryPolicy = QUICK, in_flight: int = 8, **settings):
     chat = OpenAIChat(model="made", base_url=server.url, **{"key_env": None, "timeout": 5.0, **settings})
-    with Asker(chat, Sampling(max_tokens=32), in_flight, patience) as asker:
+    with ChatClient(chat, Sampling(max_tokens=32), in_flight, patience) as asker:
         return asker(questions or [HELLO])
 
 
@@ -191,8 +199,11 @@ def test_digest_is_of_contents_and_key_of_everything(tmp_path):
     Image.new("RGB", (8, 8), "blue").save(tmp_path / "a.png")
     assert digest("a.png") != before
     chats = [OpenAIChat("m"), OpenAIChat("m", revision="2"), OpenAIChat("n"), OpenAIChat("m", extra={"top_k": 1})]
-    keys = {key_of(chat.identity, Sampling(), before) for chat in chats}
-    keys |= {key_of(chats[0].identity, Sampling(temperature=1.0), before), key_of(chats[0].identity, Sampling(), "x")}
+    keys = {answer_key(chat.identity, Sampling(), before) for chat in chats}
+    keys |= {
+        answer_key(chats[0].identity, Sampling(temperature=1.0), before),
+        answer_key(chats[0].identity, Sampling(), "x"),
+    }
     assert len(keys) == 6
     elsewhere = OpenAIChat("m", base_url="http://elsewhere/v1", timeout=1)
-    assert key_of(elsewhere.identity, Sampling(), before) in keys, "where it is served does not matter"
+    assert answer_key(elsewhere.identity, Sampling(), before) in keys, "where it is served does not matter"

@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from rivegs_mllm.answer.prompt import caption_messages
-from rivegs_mllm.llm.client import Asker, HFChat, Sampling, TeacherError
+from rivegs_mllm.llm.client import ChatClient, HFChat, Sampling, TeacherError
 from rivegs_mllm.llm.transformers_client import _rendered
 from rivegs_mllm.tiny.architecture import train_tokenizer
 from rivegs_mllm.types import UserError
@@ -56,7 +56,9 @@ def writer(tmp_path_factory) -> str:
 
 
 def answers(model: str, questions, batch_size: int, max_tokens: int = 12, **settings):
-    with Asker(HFChat(model, batch_size=batch_size), Sampling(max_tokens=max_tokens, **settings), in_flight=8) as asker:
+    with ChatClient(
+        HFChat(model, batch_size=batch_size), Sampling(max_tokens=max_tokens, **settings), in_flight=8
+    ) as asker:
         return asker(questions)
 
 

@@ -8,19 +8,28 @@ import pytest
 from rivegs_mllm.cli.distill_command import start
 from rivegs_mllm.data.images import picture_size
 from rivegs_mllm.data.jsonl import read_split
-from rivegs_mllm.llm.few_shot import Example, ExampleError, Explained, read_examples, start_examples, write_examples
+from rivegs_mllm.llm.few_shot import (
+    ExampleError,
+    FewShotEntity,
+    FewShotExample,
+    draft_examples,
+    read_examples,
+    write_examples,
+)
 from rivegs_mllm.types import Entity, Sample, UserError
 
 ROOT = Path(__file__).parents[2]
-WHOLE = Example(
-    "a", "Ann in Bonn", "images/a.jpg", "a woman", (Explained("Ann", "PER", "A singer.", True),), "Ann sings."
+WHOLE = FewShotExample(
+    "a", "Ann in Bonn", "images/a.jpg", "a woman", (FewShotEntity("Ann", "PER", "A singer.", True),), "Ann sings."
 )
 
 
 def test_written_and_read_again_pictures_relative_to_the_file(tmp_path):
     made = [
-        Example("b", "x"),
-        Example(**{**{name: getattr(WHOLE, name) for name in WHOLE.__slots__}, "image": str(tmp_path / "data/a.jpg")}),
+        FewShotExample("b", "x"),
+        FewShotExample(
+            **{**{name: getattr(WHOLE, name) for name in WHOLE.__slots__}, "image": str(tmp_path / "data/a.jpg")}
+        ),
     ]
     write_examples(tmp_path / "sets" / "examples.jsonl", made)
     raw = [json.loads(line) for line in (tmp_path / "sets" / "examples.jsonl").read_text().splitlines()]
@@ -64,15 +73,15 @@ def test_set_begun_from_a_split_says_what_is_known_and_no_more():
     entities = (Entity("Ann", "PER", (0, 1), visible=True), Entity("Bonn", "LOC", (2, 3), "a town", False))
     labelled = Sample("a", ("Ann", "in", "Bonn"), "images/a.jpg", (8, 8), entities, ("Ann is a singer. Bonn? No.",))
     samples = [Sample(f"empty-{index}", ("x",)) for index in range(9)] + [labelled]
-    first, second = start_examples(samples, Path("data"), 2, 0, {"a": "a woman"})
+    first, second = draft_examples(samples, Path("data"), 2, 0, {"a": "a woman"})
     assert first.id == "a"
     assert (first.caption, first.image) == ("a woman", "data/images/a.jpg")
-    assert first.entities[0] == Explained("Ann", "PER", "Ann is a singer.", True)
+    assert first.entities[0] == FewShotEntity("Ann", "PER", "Ann is a singer.", True)
     assert first.entities[1].shown is False
     assert first.relation == "Text and picture belong together."
     assert second.entities == ()
     with pytest.raises(UserError, match="3 examples cannot be drawn"):
-        start_examples(samples[:2], Path("data"), 3, 0)
+        draft_examples(samples[:2], Path("data"), 3, 0)
 
 
 def test_begun_from_emblems_by_command(tmp_path, emblems, capsys):

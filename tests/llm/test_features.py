@@ -9,9 +9,9 @@ from PIL import Image
 from transformers import BertConfig, BertModel, CLIPConfig, CLIPImageProcessor, CLIPModel, PreTrainedTokenizerFast
 
 from rivegs_mllm.distill.tasks import KnowledgeTask
-from rivegs_mllm.llm.embeddings import Content, FusedFeatures, ImageFeatures, MLLMFeatures, TextFeatures
-from rivegs_mllm.llm.example_selection import Examples
-from rivegs_mllm.llm.few_shot import Example, write_examples
+from rivegs_mllm.llm.embeddings import FusedFeatures, ImageFeatures, MLLMFeatures, TextFeatures, TextImagePair
+from rivegs_mllm.llm.example_selection import ExampleSelection
+from rivegs_mllm.llm.few_shot import FewShotExample, write_examples
 from rivegs_mllm.tiny.architecture import train_tokenizer
 from rivegs_mllm.types import Sample, UserError
 
@@ -44,13 +44,13 @@ def viewer(tmp_path_factory) -> ImageFeatures:
 
 
 @pytest.fixture
-def contents(tmp_path) -> list[Content]:
+def contents(tmp_path) -> list[TextImagePair]:
     made = []
     for index, (text, color) in enumerate(zip(TEXTS, ("red", None, "blue", "green"), strict=True)):
         path = tmp_path / f"{index}.png"
         if color:
             Image.new("RGB", (40, 50), color).save(path)
-        made.append(Content(f"post-{index}", text, path if color else None))
+        made.append(TextImagePair(f"post-{index}", text, path if color else None))
     return made
 
 
@@ -110,13 +110,13 @@ def test_encoder_that_is_not_there_or_sees_nothing(tmp_path, reader, contents):
 
 
 def test_similar_examples_stand_in_the_prompt_and_are_kept(tmp_path, reader, contents, monkeypatch):
-    examples = [Example(f"e{index}", text, relation=f"EXAMPLE {index}.") for index, text in enumerate(TEXTS)]
+    examples = [FewShotExample(f"e{index}", text, relation=f"EXAMPLE {index}.") for index, text in enumerate(TEXTS)]
     write_examples(tmp_path / "examples.jsonl", examples)
     samples = [Sample("e0", ("other", "words", "entirely")), Sample("x", ("where", "is", "Bonn", "now"))]
-    task = KnowledgeTask(Examples(tmp_path / "examples.jsonl", "similar", 2, reader))
+    task = KnowledgeTask(ExampleSelection(tmp_path / "examples.jsonl", "similar", 2, reader))
     store = tmp_path / "store"
     prompts = [task.prepare(samples, tmp_path, store).turns(index, "")[0]["content"] for index in (0, 1)]
-    vectors = reader.make([Content("", text, None) for text in (*TEXTS, "where is Bonn now")])
+    vectors = reader.make([TextImagePair("", text, None) for text in (*TEXTS, "where is Bonn now")])
     best = np.argsort(-(vectors[:4] @ vectors[4]), kind="stable")[:2]
     assert [text.index(f"EXAMPLE {best[1]}") < text.index(f"EXAMPLE {best[0]}") for text in prompts[1:]] == [True]
     assert "EXAMPLE 0" not in prompts[0], "e0 is not its own example, though its text was edited"

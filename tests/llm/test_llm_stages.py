@@ -14,9 +14,9 @@ from rivegs_mllm.cascade.knowledge.llm import LlmExpander, LlmKnowledge
 from rivegs_mllm.cascade.tagging.base import GoldTagger
 from rivegs_mllm.data.jsonl import read_split
 from rivegs_mllm.llm.client import ReplayChat, question_digest
-from rivegs_mllm.llm.example_selection import Examples
-from rivegs_mllm.llm.few_shot import start_examples, write_examples
-from rivegs_mllm.store.answer_store import Row, Store
+from rivegs_mllm.llm.example_selection import ExampleSelection
+from rivegs_mllm.llm.few_shot import draft_examples, write_examples
+from rivegs_mllm.store.answer_store import Store, StoredAnswer
 from rivegs_mllm.store.captions import Captions
 from rivegs_mllm.types import Entity, Prediction, Sample
 
@@ -26,7 +26,9 @@ def keep(folder, *rows):
     with Store(folder) as store:
         for number, (kind, sample, mention, turns, text, faults) in enumerate(rows):
             store.append(
-                Row(sample, kind, str(number), question_digest(turns), "teacher", mention, text=text, faults=faults)
+                StoredAnswer(
+                    sample, kind, str(number), question_digest(turns), "teacher", mention, text=text, faults=faults
+                )
             )
     return folder
 
@@ -139,17 +141,17 @@ def test_the_prompt_has_examples_captions_and_pictures(emblems, tmp_path):
     samples = read_split(emblems, "dev")
     sample = next(sample for sample in samples if sample.image and sample.entities)
     file = tmp_path / "examples.jsonl"
-    write_examples(file, start_examples(read_split(emblems, "train"), emblems, 4, seed=0))
+    write_examples(file, draft_examples(read_split(emblems, "train"), emblems, 4, seed=0))
     captions = tmp_path / "captions.txt"
     captions.write_text(f"{sample.id}.jpg :two people and a logo")
-    examples = Examples(file, "random", 3)
+    examples = ExampleSelection(file, "random", 3)
     chosen = examples.select([sample], emblems, tmp_path)[0]
     turns = knowledge_messages(sample, chosen, "two people and a logo", emblems / sample.image)
     store = keep(tmp_path / "store", ("knowledge", sample.id, "", turns, "Named entities: none", ()))
     settings = LlmKnowledge(ReplayChat(store), examples, [captions], pictures=True)
     empty = [Prediction(sample.id)]
     assert settings.load(emblems)([sample], empty)[0].knowledge == "Named entities: none"
-    for other in ({"examples": Examples(choose="none")}, {"captions": []}, {"pictures": False}):
+    for other in ({"examples": ExampleSelection(choose="none")}, {"captions": []}, {"pictures": False}):
         assert dataclasses.replace(settings, **other).load(emblems)([sample], empty)[0].knowledge == ""
 
 

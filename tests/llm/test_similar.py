@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rivegs_mllm.llm import retrieval as similar
-from rivegs_mllm.llm.embeddings import unit
-from rivegs_mllm.llm.few_shot import Example
-from rivegs_mllm.llm.retrieval import drawn, nearest, own_examples
+from rivegs_mllm.llm.embeddings import normalize_rows
+from rivegs_mllm.llm.few_shot import FewShotExample
+from rivegs_mllm.llm.retrieval import nearest, own_examples, sample_random
 from rivegs_mllm.types import Sample, UserError
 
 
@@ -30,7 +30,7 @@ def test_same_as_comparing_every_pair(seed, posts, examples, count, coarse):
     rng = np.random.default_rng(seed)
     made = [rng.integers(-2, 3, (number, 4)).astype(np.float32) for number in (posts, examples)]
     if not coarse:  # else many similarities are exactly equal, and small whole numbers keep the sums exact
-        made = [unit(rng.normal(size=(number, 16))) for number in (posts, examples)]
+        made = [normalize_rows(rng.normal(size=(number, 16))) for number in (posts, examples)]
     banned = [sorted(rng.choice(examples, rng.integers(0, examples + 1), replace=False).tolist()) for _ in range(posts)]
     found = nearest(*made, count, banned)
     wanted = by_loop(*made, count, banned)
@@ -48,7 +48,7 @@ def test_same_as_comparing_every_pair(seed, posts, examples, count, coarse):
 
 def test_blocks_make_no_difference(monkeypatch):
     rng = np.random.default_rng(0)
-    posts, examples = unit(rng.normal(size=(53, 8))), unit(rng.normal(size=(20, 8)))
+    posts, examples = normalize_rows(rng.normal(size=(53, 8))), normalize_rows(rng.normal(size=(20, 8)))
     banned = [[row % 20] for row in range(53)]
     whole = nearest(posts, examples, 3, banned)
     monkeypatch.setattr(similar, "BLOCK", 7)
@@ -56,20 +56,23 @@ def test_blocks_make_no_difference(monkeypatch):
 
 
 def test_post_is_never_its_own_example():
-    examples = [Example("a", "Ann is here"), Example("b", "Bob"), Example("c", "Cem")]
+    examples = [FewShotExample("a", "Ann is here"), FewShotExample("b", "Bob"), FewShotExample("c", "Cem")]
     samples = [Sample("a", ("other", "words")), Sample("x", ("ann", "IS", "here")), Sample("y", ("Dan",))]
     own = own_examples(samples, examples)
     assert own == [[0], [0], []]
     for seed in range(5):
-        chosen = drawn(samples, 3, 2, seed, own).tolist()
+        chosen = sample_random(samples, 3, 2, seed, own).tolist()
         assert sorted(chosen[0]) == sorted(chosen[1]) == [1, 2]
-    assert drawn(samples, 3, 3, 0, own).tolist()[0][-1] == -1
-    same = drawn(samples[2:], 3, 2, 1, own[2:]).tolist()
-    assert same[0] == drawn(samples, 3, 2, 1, own).tolist()[2], "what a post draws depends on its id alone"
-    assert len({tuple(drawn(samples[2:], 3, 3, seed, [[]]).tolist()[0]) for seed in range(20)}) > 2
+    assert sample_random(samples, 3, 3, 0, own).tolist()[0][-1] == -1
+    same = sample_random(samples[2:], 3, 2, 1, own[2:]).tolist()
+    assert same[0] == sample_random(samples, 3, 2, 1, own).tolist()[2], "what a post draws depends on its id alone"
+    assert len({tuple(sample_random(samples[2:], 3, 3, seed, [[]]).tolist()[0]) for seed in range(20)}) > 2
 
 
 def test_features_that_are_no_numbers():
     with pytest.raises(UserError, match="post 1"):
-        unit(np.array([[1.0, 2.0], [float("nan"), 0.0]]))
-    assert unit(np.array([[3.0, 4.0], [0.0, 0.0]])).tolist() == [[pytest.approx(0.6), pytest.approx(0.8)], [0.0, 0.0]]
+        normalize_rows(np.array([[1.0, 2.0], [float("nan"), 0.0]]))
+    assert normalize_rows(np.array([[3.0, 4.0], [0.0, 0.0]])).tolist() == [
+        [pytest.approx(0.6), pytest.approx(0.8)],
+        [0.0, 0.0],
+    ]

@@ -24,10 +24,10 @@ from rivegs_mllm.data.jsonl import read_split
 from rivegs_mllm.distill.config import DistillData, DistillRecipe, Limits
 from rivegs_mllm.distill.runner import distill, prepare
 from rivegs_mllm.distill.tasks import ExpressionTask, KnowledgeTask, captions_of
-from rivegs_mllm.llm.client import Asker, HFChat, OpenAIChat, Sampling
+from rivegs_mllm.llm.client import ChatClient, HFChat, OpenAIChat, Sampling
 from rivegs_mllm.llm.embeddings import TextFeatures
-from rivegs_mllm.llm.example_selection import Examples
-from rivegs_mllm.llm.few_shot import start_examples, write_examples
+from rivegs_mllm.llm.example_selection import ExampleSelection
+from rivegs_mllm.llm.few_shot import draft_examples, write_examples
 from rivegs_mllm.store.answer_store import read_rows
 from rivegs_mllm.store.attach import attach_expressions, attach_knowledge
 
@@ -107,8 +107,8 @@ def ask_all(folder: Path, data: Path, posts: int, teacher, knowledge: KnowledgeT
 
 
 def test_knowledge_and_expressions_in_this_process(tmp_path, data, gguf, encoder):
-    write_examples(tmp_path / "examples.jsonl", start_examples(read_split(data, "train")[POSTS:], data, 10, 0))
-    similar = Examples(tmp_path / "examples.jsonl", "similar", 2, TextFeatures(str(encoder)))
+    write_examples(tmp_path / "examples.jsonl", draft_examples(read_split(data, "train")[POSTS:], data, 10, 0))
+    similar = ExampleSelection(tmp_path / "examples.jsonl", "similar", 2, TextFeatures(str(encoder)))
     ask_all(tmp_path, data, POSTS, local(gguf), KnowledgeTask(similar), ExpressionTask(knowledge=[tmp_path / "store"]))
 
 
@@ -120,8 +120,8 @@ def test_knowledge_and_expressions_about_twitter_gmner_with_its_captions(tmp_pat
     (captions,) = (published / "captions").glob("*train*")
     samples = read_split(data, "train")
     others = samples[posts : posts + 300]
-    write_examples(tmp_path / "examples.jsonl", start_examples(others, data, 40, 0, captions_of(others, [captions])))
-    similar = Examples(tmp_path / "examples.jsonl", "similar", 1, TextFeatures(str(encoder)))
+    write_examples(tmp_path / "examples.jsonl", draft_examples(others, data, 40, 0, captions_of(others, [captions])))
+    similar = ExampleSelection(tmp_path / "examples.jsonl", "similar", 1, TextFeatures(str(encoder)))
     knowledge = KnowledgeTask(similar, [captions])
     asked = prepare(recipe(tmp_path, data, local(gguf), knowledge, 48, posts))
     prompts = [asked.turns(index, "")[0]["content"] for index in range(posts)]
@@ -179,9 +179,9 @@ def _when_ready(server: subprocess.Popen, address: str) -> str:
 
 def test_knowledge_and_expressions_from_an_endpoint(tmp_path, data, unpacked, served):
     teacher = OpenAIChat(str(unpacked), served, key_env=None, name="SmolLM2", timeout=600)
-    with Asker(teacher, Sampling(max_tokens=16), in_flight=1) as asker:
+    with ChatClient(teacher, Sampling(max_tokens=16), in_flight=1) as asker:
         (answer,) = asker([[{"role": "user", "content": "What is the capital of France?"}]])
     assert "Paris" in answer.text
     assert (answer.error, answer.tries) == ("", 1)
     assert answer.prompt_tokens > 0
-    ask_all(tmp_path, data, POSTS, teacher, KnowledgeTask(Examples(choose="none")), ExpressionTask())
+    ask_all(tmp_path, data, POSTS, teacher, KnowledgeTask(ExampleSelection(choose="none")), ExpressionTask())

@@ -13,21 +13,21 @@ from transformers import AutoProcessor
 
 from rivegs_mllm.answer.serialization import parse
 from rivegs_mllm.data.jsonl import read_split
-from rivegs_mllm.models.constrained_decoding import LONGEST, PostMentions, Spelling, _letters
+from rivegs_mllm.models.constrained_decoding import MAX_MENTION_WORDS, MentionConstraint, TokenBytes, _letters
 from rivegs_mllm.models.generation import Generator
-from rivegs_mllm.models.loading import TINY, load_base
+from rivegs_mllm.models.loading import TINY_BASE, load_base
 from rivegs_mllm.tiny.architecture import build_contract
 from rivegs_mllm.types import TYPES
 
-TOKENIZER = AutoProcessor.from_pretrained(TINY).tokenizer
-SPELLING = Spelling(TOKENIZER)
+TOKENIZER = AutoProcessor.from_pretrained(TINY_BASE).tokenizer
+SPELLING = TokenBytes(TOKENIZER)
 CONTRACT = replace(build_contract(), segments=("entities",))
 
 
 def write(words: list[str], seed: int, begun: str = "entity 1:", steps: int = 400) -> str:
     """What a model that likes everything equally goes on to write until the type of the entity is said."""
     generator = torch.Generator().manual_seed(seed)
-    mentions = PostMentions(SPELLING, [words], TYPES)
+    mentions = MentionConstraint(SPELLING, [words], TYPES)
     ids = [TOKENIZER.eos_token_id]
     mentions(torch.tensor([ids]), torch.zeros(1, len(TOKENIZER)))
     for token in TOKENIZER(begun, add_special_tokens=False).input_ids:
@@ -73,8 +73,8 @@ def test_other_lines_are_free(line):
 
 
 def test_a_mention_has_a_longest_length():
-    mentions = PostMentions(SPELLING, [[str(number) for number in range(500)]], TYPES).mentions[0]
-    assert max(mention.count(b" ") for mention in mentions) == LONGEST + 1
+    mentions = MentionConstraint(SPELLING, [[str(number) for number in range(500)]], TYPES).mentions[0]
+    assert max(mention.count(b" ") for mention in mentions) == MAX_MENTION_WORDS + 1
 
 
 def test_letters_are_those_of_byte_level_tokenizers():

@@ -14,7 +14,7 @@ from transformers import set_seed
 from rivegs_mllm.answer.contract import FILE_NAME
 from rivegs_mllm.config.schema import ModelRecipe
 from rivegs_mllm.models.generation import Generator
-from rivegs_mllm.models.loading import TINY, is_base, load_adapter, load_base
+from rivegs_mllm.models.loading import TINY_BASE, is_base, load_adapter, load_base
 from rivegs_mllm.train import AnswerTrainer, make_trainer
 from rivegs_mllm.types import UserError
 
@@ -195,10 +195,10 @@ def test_another_base_is_refused(plain, emblems, tmp_path):
 
 
 def test_the_package_s_own_base_is_the_same_wherever_it_lies():
-    assert is_base(str(TINY), "tiny")
+    assert is_base(str(TINY_BASE), "tiny")
     assert is_base("/elsewhere/site-packages/rivegs_mllm/tiny/base", "tiny")
     assert not is_base("/elsewhere/base", "tiny")
-    assert not is_base(str(TINY), "Qwen/Qwen2.5-VL-7B-Instruct")
+    assert not is_base(str(TINY_BASE), "Qwen/Qwen2.5-VL-7B-Instruct")
     assert is_base("Qwen/Qwen2.5-VL-7B-Instruct", "Qwen/Qwen2.5-VL-7B-Instruct")
 
 

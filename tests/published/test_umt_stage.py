@@ -21,7 +21,7 @@ from rivegs_mllm.cascade.tagging.crf import span_figures
 from rivegs_mllm.cascade.tagging.umt import UmtTagger, UmtTraining
 from rivegs_mllm.cascade.training import StageData
 from rivegs_mllm.data.jsonl import read_split
-from rivegs_mllm.llm.embeddings import UmtFeatures, contents_of
+from rivegs_mllm.llm.embeddings import UmtFeatures, pairs_of
 from rivegs_mllm.published.umt.pictures import ResNet
 from rivegs_mllm.types import TYPES, Prediction, UserError
 
@@ -174,7 +174,7 @@ def test_settings_that_do_not_fit(trained, emblems, tmp_path, resnet, base):
 
 
 def test_features_for_examples(trained, emblems):
-    contents = contents_of(read_split(emblems, "dev"), emblems)
+    contents = pairs_of(read_split(emblems, "dev"), emblems)
     made = {name: UmtFeatures(trained, name, batch_size=4).make(contents) for name in ("fused", "text", "image")}
     for vectors in made.values():
         np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from rivegs_mllm.data.lock import LockedError
 from rivegs_mllm.store.answer_store import (
     FAILED,
-    Row,
     Store,
+    StoredAnswer,
     StoreError,
     answers_by_question,
     read_rows,
@@ -29,8 +29,10 @@ from rivegs_mllm.types import Entity, Sample
 ROOT = Path(__file__).parents[2]
 
 
-def row(number: int = 0, **changes) -> Row:
-    made = Row(f"post-{number}", "knowledge", f"key-{number}", f"question-{number}", "made", text=f"text {number}")
+def row(number: int = 0, **changes) -> StoredAnswer:
+    made = StoredAnswer(
+        f"post-{number}", "knowledge", f"key-{number}", f"question-{number}", "made", text=f"text {number}"
+    )
     return replace(made, **changes)
 
 

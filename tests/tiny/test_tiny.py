@@ -16,8 +16,8 @@ from data_builders.emblems.encyclopedia import make_encyclopedia
 from data_builders.emblems.looks import Look
 from data_builders.emblems.scene import Placement, Scene
 from rivegs_mllm.config.schema import ModelRecipe
-from rivegs_mllm.models.batching import Encoder
-from rivegs_mllm.models.loading import TINY, load_model
+from rivegs_mllm.models.batching import SampleEncoder
+from rivegs_mllm.models.loading import TINY_BASE, load_model
 from rivegs_mllm.tiny import attention_supervision as pointing
 from rivegs_mllm.tiny import language_pretraining as read
 from rivegs_mllm.tiny import probe as measure
@@ -32,11 +32,11 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def processor():
-    return AutoProcessor.from_pretrained(TINY)
+    return AutoProcessor.from_pretrained(TINY_BASE)
 
 
 def test_the_base_is_small_safe_and_whole(processor):
-    files = [path for path in TINY.rglob("*") if path.is_file()]
+    files = [path for path in TINY_BASE.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) < 24e6
     assert {path.suffix for path in files} <= {".safetensors", ".json", ".jinja", ".md"}
     model = load_model(ModelRecipe(base="tiny", dtype="float32"))
@@ -45,7 +45,7 @@ def test_the_base_is_small_safe_and_whole(processor):
 
 
 def test_the_base_reads_describes_and_finds():
-    shares = measure.measure(TINY, 50)
+    shares = measure.measure(TINY_BASE, 50)
     assert shares["described: named"] > 0.6
     assert shares["described: named and boxed"] > 0.55
     assert shares["found: decision right"] > 0.8
@@ -59,7 +59,7 @@ def test_the_base_knows_no_name_of_the_benchmark():
         word for entry in make_encyclopedia(random.Random("0/encyclopedia"), 48, 24) for word in entry.name.split()
     }
     rng = random.Random(0)
-    lessons = [read.repeat(rng).question + read.capitals(rng).question for _ in range(300)]
+    lessons = [read.repeat_task(rng).question + read.capitals_task(rng).question for _ in range(300)]
     shared = [lesson for lesson in lessons if words & set(lesson.split())]
     assert len(shared) < 15  # short syllables fall together now and then
 
@@ -87,10 +87,10 @@ def test_cells_name_the_emblem_that_covers_them(processor):
     assert (kind[:, columns // 2 + 1 : -1] == see.BACKGROUND).all()
     boxes = targets["boxes"].reshape(rows, columns, 4)
     assert boxes[0, 0].tolist() == [0.0, 0.0, 0.5, 1.0]
-    slots = {(slot_type, name): index for index, (slot_type, name, _) in enumerate(see.SLOTS)}
+    slots = {(slot_type, name): index for index, (slot_type, name, _) in enumerate(see.PART_SLOTS)}
     parts = targets["parts"].reshape(rows, columns, -1)
     car = slots["OTHER", "object"]
-    assert see.SLOTS[car][2][parts[0, 0, car]] == "car"
+    assert see.PART_SLOTS[car][2][parts[0, 0, car]] == "car"
     assert (parts[0, 0, [index for (kind_, _), index in slots.items() if kind_ != "OTHER"]] == see.IGNORED).all()
     centres = targets["centres"].reshape(rows, columns, 2)
     assert centres[0, 0].tolist() == pytest.approx([0.5 / columns, 0.5 / rows])
@@ -113,8 +113,8 @@ def test_lessons_say_where_things_are():
 
 def test_what_is_given_of_an_answer_is_not_learned(processor):
     contract = build_contract()
-    lessons = read.Lessons(Encoder(processor, read.WEIGHTS), contract, 0, 4)
-    lesson = read.find(random.Random(1), contract)
+    lessons = read.PretrainingDataset(SampleEncoder(processor, read.LOSS_WEIGHTS), contract, 0, 4)
+    lesson = read.find_task(random.Random(1), contract)
     row = lessons.encode(lesson)
     given, learned = (
         processor.tokenizer.decode(row["answer"][weights]) for weights in (row["weights"] == 0, row["weights"] > 0)
@@ -136,8 +136,8 @@ def test_the_untrained_model_repeats_a_random_sequence(processor):
 def test_expressions_to_judge_are_given_and_only_what_is_said_of_them_is_learned(processor):
     contract = build_contract()
     rng = random.Random(0)
-    lesson = read.judge(rng, contract)
-    row = Encoder(processor, read.WEIGHTS).answer(lesson.answer)
+    lesson = read.decide_task(rng, contract)
+    row = SampleEncoder(processor, read.LOSS_WEIGHTS).answer(lesson.answer)
     learned = processor.tokenizer.decode(row["answer"][row["weights"] > 0])
     assert set(re.findall(r" (?:yes|no)", learned)) == {" yes", " no"}
     assert "a" not in learned.replace("<|im_end|>", "").replace("loc", "")
@@ -145,11 +145,11 @@ def test_expressions_to_judge_are_given_and_only_what_is_said_of_them_is_learned
 
 
 def test_each_token_is_told_the_cells_it_speaks_of(processor):
-    lessons = read.Lessons(Encoder(processor, read.WEIGHTS), build_contract(), 0, 4)
+    lessons = read.PretrainingDataset(SampleEncoder(processor, read.LOSS_WEIGHTS), build_contract(), 0, 4)
     shown = scene()
     car, absent = shown.placements[0].look, Look("OTHER", ("cup", "green"))
     pieces = (read.Piece("visible", " yes\n"), read.Piece("visible", " no\n"), read.Piece("visible", " yes\n"))
-    row = lessons.encode(read.Lesson("Judge.", shown, (), pieces, (car, absent, None)))
+    row = lessons.encode(read.PretrainingExample("Judge.", shown, (), pieces, (car, absent, None)))
     _, rows, columns = (row["image_grid_thw"][0] // 2).tolist()
     assert row["regions"].shape == (len(row["answer"]), 1 + pointing.CELLS)
     on_car, on_nothing, untold = row["regions"][0], row["regions"][2], row["regions"][4:]
@@ -166,22 +166,27 @@ def test_each_token_is_told_the_cells_it_speaks_of(processor):
 
 
 def test_what_is_read_has_words_and_what_is_to_be_described_has_none(processor):
-    lessons = read.Lessons(Encoder(processor, read.WEIGHTS), build_contract(), 0, 4)
+    lessons = read.PretrainingDataset(SampleEncoder(processor, read.LOSS_WEIGHTS), build_contract(), 0, 4)
     shown = scene()
     car = shown.placements[0].look
     (line,) = read.expressions([car])
     tokens = len(lessons.encoder.answer((line,), end=False)["answer"])
-    found = lessons.encode(read.Lesson("Find.", shown, (line,), (read.Piece("visible", " yes\n"),), (car, car)))
+    found = lessons.encode(
+        read.PretrainingExample("Find.", shown, (line,), (read.Piece("visible", " yes\n"),), (car, car))
+    )
     told = found["words"].ge(0).any(-1)
     assert told.nonzero().flatten().tolist() == [tokens - 1, tokens, tokens + 1]
-    described = lessons.encode(read.Lesson("Describe.", shown, (), (line,), (car,)))
+    described = lessons.encode(read.PretrainingExample("Describe.", shown, (), (line,), (car,)))
     assert described["regions"][:tokens].any(-1).all()
     assert described["words"].eq(-100).all()
 
 
-@pytest.mark.parametrize("draw", [read.repeat, read.capitals])
+@pytest.mark.parametrize("draw", [read.repeat_task, read.capitals_task])
 def test_each_copied_token_is_told_where_it_stands(processor, draw):
-    lessons, rng = read.Lessons(Encoder(processor, read.WEIGHTS), build_contract(), 0, 4), random.Random(0)
+    lessons, rng = (
+        read.PretrainingDataset(SampleEncoder(processor, read.LOSS_WEIGHTS), build_contract(), 0, 4),
+        random.Random(0),
+    )
     told = 0
     for _ in range(20):
         row = lessons.encode(draw(rng))
@@ -193,7 +198,7 @@ def test_each_copied_token_is_told_where_it_stands(processor, draw):
                 (copied, source) = (processor.tokenizer.decode([t]).strip() for t in (token, prompt[-distance]))
                 assert source.endswith(copied)  # a word behind a bracket may be cut otherwise than behind a blank
     assert told > 100
-    names = lessons.encode(lesson := read.capitals(random.Random(1)))
+    names = lessons.encode(lesson := read.capitals_task(random.Random(1)))
     runs = " ".join(lesson.answer[0].text.split()[2:-1])
     assert runs in processor.tokenizer.decode(names["answer"][names["sources"].gt(0)])
 
@@ -202,9 +207,13 @@ def test_the_pointer_supervises_the_attention_that_the_model_has(processor):
     torch.manual_seed(0)
     model = build_model(processor.tokenizer)
     model.set_attn_implementation("eager")
-    encoder = Encoder(processor, read.WEIGHTS)
-    pointer, lessons, rng = pointing.Pointer(model), read.Lessons(encoder, build_contract(), 0, 12), random.Random(0)
-    drawn = [read.capitals(rng), read.repeat(rng), *(read.find(rng, lessons.contract) for _ in range(4))]
+    encoder = SampleEncoder(processor, read.LOSS_WEIGHTS)
+    pointer, lessons, rng = (
+        pointing.AttentionSupervision(model),
+        read.PretrainingDataset(encoder, build_contract(), 0, 12),
+        random.Random(0),
+    )
+    drawn = [read.capitals_task(rng), read.repeat_task(rng), *(read.find_task(rng, lessons.contract) for _ in range(4))]
     inputs = Collator(encoder, keep_vision=True)([lessons.encode(lesson) for lesson in drawn])
     labels, regions, words, sources = (inputs.pop(name) for name in ("labels", "regions", "words", "sources"))
     every = regions
@@ -212,7 +221,7 @@ def test_the_pointer_supervises_the_attention_that_the_model_has(processor):
     with torch.no_grad():
         outputs = model(**inputs, output_attentions=True, output_hidden_states=True)
     attentions = outputs.attentions
-    head = attentions[pointing.POINTING_LAYER][:, -1]
+    head = attentions[pointing.SUPERVISED_LAYER][:, -1]
     expected = []
     for row in range(len(labels)):
         cells = inputs["input_ids"][row].eq(model.config.image_token_id).nonzero().flatten().tolist()
@@ -226,8 +235,8 @@ def test_the_pointer_supervises_the_attention_that_the_model_has(processor):
     assert len(expected) > 20
     assert pointer.loss(inputs, labels, every).item() == pytest.approx(torch.stack(expected).mean().item(), rel=1e-4)
 
-    norm = model.model.language_model.layers[pointing.POINTING_LAYER].input_layernorm
-    given = norm(outputs.hidden_states[pointing.POINTING_LAYER])[:, -labels.shape[1] : -1][labels[:, 1:].ne(-100)]
+    norm = model.model.language_model.layers[pointing.SUPERVISED_LAYER].input_layernorm
+    given = norm(outputs.hidden_states[pointing.SUPERVISED_LAYER])[:, -labels.shape[1] : -1][labels[:, 1:].ne(-100)]
     embedding = model.get_input_embeddings().weight
     filled = embedding.abs().sum(0).gt(0)
     alike = torch.cosine_similarity(given[:, None, filled], embedding[None, :, filled], dim=-1)
@@ -236,7 +245,7 @@ def test_the_pointer_supervises_the_attention_that_the_model_has(processor):
     assert pointer.words_loss(labels, words).item() == pytest.approx(torch.stack(unlike).mean().item(), rel=1e-4)
     assert pointer.words_loss(labels, torch.full_like(words, -100)).item() == 0
 
-    head, columns = attentions[pointing.POINTING_LAYER][:, 0], labels.shape[1] - 1
+    head, columns = attentions[pointing.SUPERVISED_LAYER][:, 0], labels.shape[1] - 1
     row, column = labels[:, 1:].ne(-100).nonzero(as_tuple=True)
     on = [
         -head[i, head.shape[1] - columns - 1 + j, head.shape[1] - columns - distance].log()

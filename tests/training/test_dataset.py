@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 import rivegs_mllm.models.batching as batching
 from rivegs_mllm.config.augmentation import Augmentation
 from rivegs_mllm.data.jsonl import read_split
-from rivegs_mllm.models.batching import Encoder, encode_prompt
+from rivegs_mllm.models.batching import SampleEncoder, encode_prompt
 from rivegs_mllm.models.loading import load_processor, make_contract
 from rivegs_mllm.training.dataset import IGNORED, AnswerDataset, Collator, check_lengths
 from rivegs_mllm.types import Sample, UserError
@@ -33,7 +33,13 @@ def processor(recipe):
 def rows_of(recipe, processor, samples, folder, knowledge="draw", weights=WEIGHTS) -> AnswerDataset:
     contract = make_contract(recipe.model, recipe.answer, processor)
     return AnswerDataset(
-        samples, folder, Encoder(processor, weights), contract, "{text}", Augmentation(knowledge=knowledge), seed=0
+        samples,
+        folder,
+        SampleEncoder(processor, weights),
+        contract,
+        "{text}",
+        Augmentation(knowledge=knowledge),
+        seed=0,
     )
 
 
@@ -199,7 +205,7 @@ def test_the_longest_knowledge_counts_in_whatever_epoch_it_is_drawn(recipe, proc
 def test_a_picture_of_another_size_than_recorded_is_named(recipe, processor, tmp_path):
     Image.new("RGB", (60, 40)).save(tmp_path / "a.png")
     sample = Sample("post-7", ("a",), "a.png", (40, 60))
-    encoder, contract = Encoder(processor), make_contract(recipe.model, recipe.answer, processor)
+    encoder, contract = SampleEncoder(processor), make_contract(recipe.model, recipe.answer, processor)
     with pytest.raises(UserError, match=r"post-7.*\(40, 60\).*a\.png is \(60, 40\)"):
         encode_prompt(sample, tmp_path, encoder, contract, "{text}")
 

@@ -20,7 +20,7 @@ from rivegs_mllm.config.augmentation import Augmentation
 from rivegs_mllm.config.schema import Recipe, read_recipe
 from rivegs_mllm.data.images import open_picture
 from rivegs_mllm.data.jsonl import read_split, write_records
-from rivegs_mllm.models.batching import Encoder
+from rivegs_mllm.models.batching import SampleEncoder
 from rivegs_mllm.models.loading import load_without_weights
 from rivegs_mllm.tiny.architecture import build_model, build_processor, train_tokenizer
 from rivegs_mllm.training.dataset import AnswerDataset, check_lengths
@@ -29,8 +29,8 @@ from rivegs_mllm.training.preview import (
     PICTURE,
     PROMPT,
     characters,
-    choose,
-    compare,
+    choose_samples,
+    compare_boxes,
     examine,
     reconstruct,
     write_preview,
@@ -95,7 +95,7 @@ def make(tmp_path, parsed):
 def dataset_of(recipe: Recipe) -> AnswerDataset:
     processor, contract = load_without_weights(recipe)
     samples = read_split(recipe.data.folder, "train")
-    encoder = Encoder(processor, recipe.answer.weights)
+    encoder = SampleEncoder(processor, recipe.answer.weights)
     return AnswerDataset(
         samples, recipe.data.folder, encoder, contract, recipe.answer.instruction, recipe.augment, recipe.train.seed
     )
@@ -181,14 +181,14 @@ def test_a_box_that_comes_back_elsewhere_is_found(make):
 
     def regions(box: Box):
         moved = dataclasses.replace(entity, boxes=(box,))
-        return compare(sample, [entity], [moved], contract)[0]
+        return compare_boxes(sample, [entity], [moved], contract)[0]
 
     assert regions(Box(11, 19, 60, 90))[0].right
     assert not regions(Box(11.5, 20, 60, 90))[0].right
     assert not regions(Box(10, 20, 60, 92))[0].right
-    _, faults = compare(sample, [entity], [dataclasses.replace(entity, boxes=())], contract)
+    _, faults = compare_boxes(sample, [entity], [dataclasses.replace(entity, boxes=())], contract)
     assert faults == ["'Ada': 0 boxes come back from the labels of 1"]
-    assert "0 entities come back" in compare(sample, [entity], [], contract)[1][0]
+    assert "0 entities come back" in compare_boxes(sample, [entity], [], contract)[1][0]
 
 
 def test_a_box_thinner_than_a_step_or_past_the_edge_is_no_problem(make):
@@ -197,7 +197,7 @@ def test_a_box_thinner_than_a_step_or_past_the_edge_is_no_problem(make):
         entity = Entity("Ada", "PER", (0, 1), visible=True, boxes=(box,))
         sample = Sample("a", ("Ada",), "a.jpg", (256, 640), (entity,))
         read, _ = contract.decode_boxes(contract.encode_box(box, sample.size), sample.size)
-        regions, faults = compare(sample, [entity], [dataclasses.replace(entity, boxes=tuple(read))], contract)
+        regions, faults = compare_boxes(sample, [entity], [dataclasses.replace(entity, boxes=tuple(read))], contract)
         assert regions[0].right
         assert not faults
 
@@ -328,8 +328,8 @@ def test_an_empty_split_is_an_error(make, tmp_path):
 def test_unlike_samples_are_chosen(emblems):
     samples = [*read_split(emblems, "train"), text_post("blind", "Ada")]
     lengths = [len(sample.text) for sample in samples]
-    chosen = choose(samples, lengths, 8)
-    assert chosen == choose(samples, lengths, 8)
+    chosen = choose_samples(samples, lengths, 8)
+    assert chosen == choose_samples(samples, lengths, 8)
     assert len({index for index, _ in chosen}) == 8
     of = {why: samples[index] for index, why in chosen}
     assert len(of["the longest"].text) == max(lengths)
@@ -338,7 +338,7 @@ def test_unlike_samples_are_chosen(emblems):
     assert of["no picture"].id == "blind"
     assert of["no entity"].entities == ()
     assert not any(entity.boxes for entity in of["a picture that shows no entity"].entities)
-    assert [len(choose(samples, lengths, count)) for count in (1, 3, 20, 100)] == [1, 3, 20, len(samples)]
+    assert [len(choose_samples(samples, lengths, count)) for count in (1, 3, 20, 100)] == [1, 3, 20, len(samples)]
 
 
 def test_tokens_that_make_one_character_are_shown_together(make):

@@ -23,7 +23,7 @@ from rivegs_mllm.data.jsonl import read_split, write_records
 from rivegs_mllm.models.generation import Generator
 from rivegs_mllm.models.loading import load_adapter
 from rivegs_mllm.train import make_trainer, train
-from rivegs_mllm.training.sampling import LikeLengths
+from rivegs_mllm.training.sampling import LengthGroupedSampler
 from rivegs_mllm.types import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -175,7 +175,7 @@ def padding(lengths: list[int], order: list[int], size: int) -> float:
 def test_batches_are_of_like_length_in_an_order_of_their_epoch():
     generator = torch.Generator().manual_seed(0)
     lengths = torch.randint(50, 500, (400,), generator=generator).tolist()
-    sampler = LikeLengths(lengths, 8, seed=1)
+    sampler = LengthGroupedSampler(lengths, 8, seed=1)
     orders = []
     for epoch in range(3):
         sampler.set_epoch(epoch)
@@ -185,12 +185,12 @@ def test_batches_are_of_like_length_in_an_order_of_their_epoch():
     assert len({tuple(order) for order in orders}) == 3
     shuffled = torch.randperm(400, generator=generator).tolist()
     assert padding(lengths, orders[0], 8) < 0.25 * padding(lengths, shuffled, 8)
-    assert list(LikeLengths(lengths, 8, seed=2)) != list(LikeLengths(lengths, 8, seed=1))
+    assert list(LengthGroupedSampler(lengths, 8, seed=2)) != list(LengthGroupedSampler(lengths, 8, seed=1))
 
 
 def test_long_and_short_batches_come_mixed():
     lengths = [number % 97 for number in range(1604)]
-    order = [lengths[index] for index in LikeLengths(lengths, 8, seed=1)]
+    order = [lengths[index] for index in LengthGroupedSampler(lengths, 8, seed=1)]
     batches = torch.tensor([sum(order[start : start + 8]) / 8 for start in range(0, 1600, 8)])
     assert order[0] == max(lengths)
     neighbours = torch.corrcoef(torch.stack([batches[:-1], batches[1:]]))[0, 1]

@@ -39,7 +39,7 @@ from rivegs_mllm.models.generation import batches
 from rivegs_mllm.models.plain_text import shorten
 from rivegs_mllm.models.text_encoders import bare_encoder, load_encoder, load_tokenizer
 from rivegs_mllm.store.captions import Captions
-from rivegs_mllm.training.sampling import Variants
+from rivegs_mllm.training.sampling import MultiVariantDataset
 from rivegs_mllm.types import TYPES, Prediction, Sample, UserError
 
 STAGE = "entailment (caption)"
@@ -234,7 +234,7 @@ class CaptionTraining(TrainableStage):
         corpus = [*(text for own in texts for text in own), *said.values()]
         encoder, tokenizer = load_encoder(self.encoder, self.revision, corpus)
         reader = CaptionReader(CrossEncoder(encoder, self.dropout), tokenizer, self.max_length)
-        rows = Variants(_pairs(views, texts, said, reader), self.expressions.how, data.seed)
+        rows = MultiVariantDataset(_pairs(views, texts, said, reader), self.expressions.how, data.seed)
         stage = CaptionStage(reader, captions, self.refer, Decision())
 
         def collate(pairs: Sequence[Pair]) -> dict:

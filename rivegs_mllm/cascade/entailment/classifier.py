@@ -32,7 +32,7 @@ from rivegs_mllm.data.foreign import loading
 from rivegs_mllm.data.images import GLANCE, PictureError, open_for_model
 from rivegs_mllm.data.progress import track
 from rivegs_mllm.models.generation import batches
-from rivegs_mllm.training.sampling import Variants
+from rivegs_mllm.training.sampling import MultiVariantDataset
 from rivegs_mllm.types import TYPES, Entity, Prediction, Sample, UserError
 
 STAGE = "entailment (classifier)"
@@ -154,7 +154,7 @@ class ClassifierTraining(TrainableStage):
         """The classifier, its head untrained, and its rows: the gold entities of posts with a picture."""
         data = data.with_checked_pictures()
         judge = self.model.build()
-        rows = Variants(self._rows(data, judge), self.expressions.how, data.seed)
+        rows = MultiVariantDataset(self._rows(data, judge), self.expressions.how, data.seed)
         seen = _looked_at(rows.variants, judge) if judge.looks_once else {}
         stage = ClassifierStage(judge, self.refer, Decision(), data.folder)
         return Trainable(

@@ -16,7 +16,7 @@ from rivegs_mllm.answer.serialization import NO, YES, Piece, escape
 from rivegs_mllm.cascade.base import StageError
 from rivegs_mllm.cascade.entailment.scorer import Batch, JudgeRecipe, device_of, not_too_narrow
 from rivegs_mllm.config.schema import ModelRecipe
-from rivegs_mllm.models.batching import Encoder
+from rivegs_mllm.models.batching import SampleEncoder
 from rivegs_mllm.models.device import best_device
 from rivegs_mllm.models.loading import check_decision_tokens, load_adapter_weights, load_model, load_processor
 from rivegs_mllm.training.dataset import Collator
@@ -36,7 +36,7 @@ class ChatJudge:
         self.processor = processor
         self.tokenizer = processor.tokenizer
         self.question = question
-        self.encoder = Encoder(processor)
+        self.encoder = SampleEncoder(processor)
         self.collate = Collator(self.encoder, keep_vision=False)
         self.yes, self.no = check_decision_tokens(processor.tokenizer)
 

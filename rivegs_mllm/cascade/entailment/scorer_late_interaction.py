@@ -23,7 +23,13 @@ from rivegs_mllm.cascade.base import StageError
 from rivegs_mllm.cascade.entailment.scorer import Batch, JudgeRecipe, device_of, not_too_narrow, outcome
 from rivegs_mllm.config.bounds import Bounds, NonNegativeFloat, Side
 from rivegs_mllm.models.device import best_device
-from rivegs_mllm.models.late_interaction import NOTHING, Cells, Eyes, WordMatch, pad_pairs
+from rivegs_mllm.models.late_interaction import (
+    MASKED_SCORE,
+    LateInteractionScorer,
+    PatchFeatures,
+    VisionEncoder,
+    pad_pairs,
+)
 
 EYES = "eyes"
 WEIGHTS = "model.safetensors"
@@ -34,7 +40,7 @@ class CellMatcher(nn.Module):
 
     def __init__(self, words: torch.Tensor, width: int, layers: int, contrast: float):
         super().__init__()
-        self.match = WordMatch(words, width, layers)
+        self.match = LateInteractionScorer(words, width, layers)
         self.scale = nn.Parameter(torch.ones(()))
         self.bias = nn.Parameter(torch.zeros(()))
         self.contrast = contrast
@@ -57,7 +63,7 @@ class CellMatcher(nn.Module):
         own = logits.gather(1, owner[:, None])
         result = outcome(own.squeeze(1), labels)
         if labels is not None and labels.any():
-            among = torch.cat([own, logits.masked_fill(~rivals, NOTHING)], 1)[labels > 0]
+            among = torch.cat([own, logits.masked_fill(~rivals, MASKED_SCORE)], 1)[labels > 0]
             result["loss"] = result["loss"] + self.contrast * (among.logsumexp(1) - among[:, 0]).mean()
         return result
 
@@ -67,19 +73,19 @@ class CellsJudge:
 
     looks_once = True
 
-    def __init__(self, model: CellMatcher, eyes: Eyes):
+    def __init__(self, model: CellMatcher, eyes: VisionEncoder):
         self.model = model
         self.eyes = eyes
         self.tokenizer = eyes.processor.tokenizer
-        self.room = WordMatch.MAX_WORDS
+        self.room = LateInteractionScorer.MAX_WORDS
 
-    def look(self, images: Sequence[Image.Image]) -> list[Cells]:
+    def look(self, images: Sequence[Image.Image]) -> list[PatchFeatures]:
         """The cells of each picture."""
         return self.eyes.look([not_too_narrow(image) for image in images])
 
     def learn(
         self,
-        looks: Sequence[Cells],
+        looks: Sequence[PatchFeatures],
         owner: Sequence[int],
         texts: Sequence[str],
         visible: Sequence[bool],
@@ -90,7 +96,7 @@ class CellsJudge:
         return {**self._pairs(looks, owner, texts), "labels": labels, "rivals": torch.tensor(rivals)}
 
     @torch.inference_mode()
-    def logits(self, looks: Sequence[Cells], owner: Sequence[int], texts: Sequence[str]) -> torch.Tensor:
+    def logits(self, looks: Sequence[PatchFeatures], owner: Sequence[int], texts: Sequence[str]) -> torch.Tensor:
         """See ``Judge.logits``."""
         pairs = send_to_device(self._pairs(looks, owner, texts), device_of(self.model))
         return self.model(**pairs)["logits"].float().cpu()
@@ -100,7 +106,7 @@ class CellsJudge:
         self.eyes.save(folder / EYES)
         save_file({name: value.contiguous() for name, value in self.model.state_dict().items()}, folder / WEIGHTS)
 
-    def _pairs(self, looks: Sequence[Cells], owner: Sequence[int], texts: Sequence[str]) -> Batch:
+    def _pairs(self, looks: Sequence[PatchFeatures], owner: Sequence[int], texts: Sequence[str]) -> Batch:
         return {**pad_pairs(looks, self.eyes.read(texts)), "owner": torch.tensor(owner)}
 
 
@@ -116,19 +122,19 @@ class CellsRecipe(JudgeRecipe):
 
     def build(self) -> CellsJudge:
         """The base's tower, and a matching that is untrained. All training pictures' cells are held in memory."""
-        return self._over(Eyes.of_base(self.base))
+        return self._over(VisionEncoder.of_base(self.base))
 
     def load(self, folder: Path) -> CellsJudge:
         """See ``JudgeRecipe.load``."""
         path = folder / WEIGHTS
         try:
-            judge = self._over(Eyes.load(folder / EYES))
+            judge = self._over(VisionEncoder.load(folder / EYES))
             judge.model.load_state_dict(load_file(path))
         except (RuntimeError, OSError, ValueError, SafetensorError) as error:
             raise StageError(f"entailment (classifier): {path}: {error}; train the stage again") from None
         judge.model.to(best_device()).eval()
         return judge
 
-    def _over(self, eyes: Eyes) -> CellsJudge:
+    def _over(self, eyes: VisionEncoder) -> CellsJudge:
         eyes.tower.to(best_device())
         return CellsJudge(CellMatcher(eyes.words, self.width, self.layers, self.contrast), eyes)

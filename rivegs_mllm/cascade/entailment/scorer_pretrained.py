@@ -33,7 +33,7 @@ from rivegs_mllm.cascade.base import StageError
 from rivegs_mllm.cascade.entailment.scorer import Batch, JudgeRecipe, device_of, not_too_narrow, outcome
 from rivegs_mllm.config.bounds import Dropout
 from rivegs_mllm.models.device import best_device
-from rivegs_mllm.models.plain_text import only_text
+from rivegs_mllm.models.plain_text import ignore_special_tokens
 from rivegs_mllm.models.pretrained import load_pretrained
 
 STAGE = "entailment (classifier)"
@@ -179,7 +179,7 @@ class PretrainedRecipe(JudgeRecipe):
         kind = family.encoder if family else PreTrainedModel  # of no family: load_pretrained says what is wrong
         processors = dict.fromkeys(FAMILIES, AutoProcessor)
         encoder, processor = load_pretrained(kind, self.name, self.revision, processors, STAGE)
-        only_text(processor.tokenizer)
+        ignore_special_tokens(processor.tokenizer)
         return PretrainedJudge(family.matcher(encoder, family.width(encoder.config), self.dropout), processor)
 
     def load(self, folder: Path) -> PretrainedJudge:
@@ -190,7 +190,7 @@ class PretrainedRecipe(JudgeRecipe):
             model = family.matcher(family.encoder(config), family.width(config), self.dropout)
             model.load_state_dict(load_file(folder / WEIGHTS))
             processor = AutoProcessor.from_pretrained(folder)
-            only_text(processor.tokenizer)
+            ignore_special_tokens(processor.tokenizer)
         except (KeyError, RuntimeError, OSError, ValueError, SafetensorError) as error:
             raise StageError(f"{STAGE}: {folder} is damaged: {error}; train the stage again") from None
         return PretrainedJudge(model.to(best_device()).eval(), processor)

@@ -26,9 +26,9 @@ from rivegs_mllm.cascade.rows import GroundingRow, grounding_view
 from rivegs_mllm.cascade.training import StageData, Trainable, TrainableStage
 from rivegs_mllm.data.images import GLANCE, open_for_model
 from rivegs_mllm.models.device import best_device
-from rivegs_mllm.models.plain_text import only_text
+from rivegs_mllm.models.plain_text import ignore_special_tokens
 from rivegs_mllm.models.pretrained import load_pretrained, own_files
-from rivegs_mllm.training.sampling import Variants
+from rivegs_mllm.training.sampling import MultiVariantDataset
 from rivegs_mllm.types import Box, UserError
 
 STAGE = "grounder (zero_shot)"
@@ -170,7 +170,7 @@ def load_detector(name: str, revision: str | None) -> Detector:
     """A detector by hub id or folder. Raises UserError where it is none of FAMILIES, or lacks weights."""
     families = dict.fromkeys(FAMILIES, AutoProcessor)
     model, processor = load_pretrained(AutoModelForZeroShotObjectDetection, name, revision, families, STAGE)
-    only_text(processor.tokenizer)
+    ignore_special_tokens(processor.tokenizer)
     return Detector(model, processor)
 
 
@@ -230,7 +230,7 @@ class ZeroShotTraining(TrainableStage):
         """The detector and its rows; pictures are opened when their batch is made."""
         data = data.with_checked_pictures()
         detector = load_detector(self.model, self.revision)
-        rows = Variants(self._rows(data, detector), self.expressions.how, data.seed)
+        rows = MultiVariantDataset(self._rows(data, detector), self.expressions.how, data.seed)
         stage = GroundingStage("zero_shot", detector.locate, self.refer, data.folder, 0)
 
         def collate(batch: Sequence[tuple[GroundingRow, str]]) -> dict:

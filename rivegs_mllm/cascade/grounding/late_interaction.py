@@ -33,8 +33,14 @@ from rivegs_mllm.data.images import open_for_model
 from rivegs_mllm.data.progress import track
 from rivegs_mllm.models.device import best_device
 from rivegs_mllm.models.generation import batches
-from rivegs_mllm.models.late_interaction import NOTHING, Cells, Eyes, WordMatch, pad_pairs
-from rivegs_mllm.training.sampling import Variants
+from rivegs_mllm.models.late_interaction import (
+    MASKED_SCORE,
+    LateInteractionScorer,
+    PatchFeatures,
+    VisionEncoder,
+    pad_pairs,
+)
+from rivegs_mllm.training.sampling import MultiVariantDataset
 from rivegs_mllm.types import TYPES, Box, Entity, UserError
 
 STAGE = "grounder (cells)"
@@ -50,7 +56,7 @@ class CellGrounder(nn.Module):
     def __init__(self, words: torch.Tensor, width: int, layers: int):
         super().__init__()
         seen = words.shape[1]
-        self.match = WordMatch(words, width, layers)
+        self.match = LateInteractionScorer(words, width, layers)
         self.box = nn.Sequential(nn.Linear(seen, seen), nn.GELU(), nn.Linear(seen, 4))
 
     def forward(
@@ -70,13 +76,13 @@ class CellGrounder(nn.Module):
         """
         every = self.match.all_pairs(cells, cell_mask, words, word_mask)
         own = every.diagonal(dim1=0, dim2=1).T
-        others = every.masked_fill(~rivals[..., None], NOTHING).flatten(1)
-        right = own.masked_fill(~inside, NOTHING).logsumexp(1)
+        others = every.masked_fill(~rivals[..., None], MASKED_SCORE).flatten(1)
+        right = own.masked_fill(~inside, MASKED_SCORE).logsumexp(1)
         among_own = own.logsumexp(1)
         among_all = torch.cat([own, others], 1).logsumexp(1)
         loss = (among_own + among_all - 2 * right).mean()
 
-        share = own.detach().masked_fill(~inside, NOTHING).softmax(1)
+        share = own.detach().masked_fill(~inside, MASKED_SCORE).softmax(1)
         read, wanted = self.read_boxes(cells), boxes[:, None].expand(-1, cells.shape[1], -1)
         off = 5 * F.l1_loss(read, wanted, reduction="none").mean(-1) + 2 * generalized_box_iou_loss(read, wanted)
         return {"loss": loss + (share * off).sum(1).mean()}
@@ -96,12 +102,12 @@ class Looker:
     """A trained or untrained grounder with its eyes: a ``Locate`` of ``rivegs_mllm.cascade.grounding.base``."""
 
     model: CellGrounder
-    eyes: Eyes
+    eyes: VisionEncoder
 
     @torch.inference_mode()
     def __call__(self, image: Image.Image, texts: Sequence[str]) -> list[Found]:
         """One box a text, cut to the picture; of a text that is too long the beginning is looked for."""
-        device, most = next(self.model.parameters()).device, WordMatch.MAX_WORDS
+        device, most = next(self.model.parameters()).device, LateInteractionScorer.MAX_WORDS
         words = self.eyes.read(texts)
         notes = [(f"cut to {most} of {len(ids)} tokens",) if len(ids) > most else () for ids in words]
         pairs = pad_pairs(self.eyes.look([image]) * len(texts), [ids[:most] for ids in words])
@@ -142,7 +148,7 @@ class CellsGrounder(Grounder):
         card = read_card(self.checkpoint, STAGE, "cells", self.types, CellsTraining)
         path = self.checkpoint / WEIGHTS
         try:
-            eyes = Eyes.load(self.checkpoint / EYES)
+            eyes = VisionEncoder.load(self.checkpoint / EYES)
             model = CellGrounder(eyes.words, card.settings["width"], card.settings["layers"])
             model.load_state_dict(load_file(path))
         except UserError as error:
@@ -165,7 +171,7 @@ class CellsGrounder(Grounder):
 class Row:
     """A picture and a text, the box in [0, 1] of the picture, and all that the picture's post speaks of."""
 
-    cells: Cells
+    cells: PatchFeatures
     text: torch.Tensor
     box: torch.Tensor
     names: frozenset[str]
@@ -196,10 +202,10 @@ class CellsTraining(TrainableStage):
     def prepare(self, data: StageData) -> Trainable:
         """The grounder, untrained, and its rows: visible entities, each with its largest box."""
         data = data.with_checked_pictures()
-        eyes = Eyes.of_base(self.base)
+        eyes = VisionEncoder.of_base(self.base)
         eyes.tower.to(best_device())
         model = CellGrounder(eyes.words, self.width, self.layers)
-        rows = Variants(self._rows(data, eyes), self.expressions.how, data.seed)
+        rows = MultiVariantDataset(self._rows(data, eyes), self.expressions.how, data.seed)
         stage = GroundingStage("cells", Looker(model, eyes), self.refer, data.folder, 0)
 
         def save(folder: Path) -> None:
@@ -215,7 +221,7 @@ class CellsTraining(TrainableStage):
             save=save,
         )
 
-    def _rows(self, data: StageData, eyes: Eyes) -> list[list[Row]]:
+    def _rows(self, data: StageData, eyes: VisionEncoder) -> list[list[Row]]:
         views = [view for view in grounding_view(data.train) if view.image]
         if not views:
             raise UserError(
@@ -238,9 +244,9 @@ class CellsTraining(TrainableStage):
         return [text for text in texts if text] or [variants[0].text]
 
 
-def see(pictures: Mapping[str, Path], eyes: Eyes) -> dict[str, Cells]:
+def see(pictures: Mapping[str, Path], eyes: VisionEncoder) -> dict[str, PatchFeatures]:
     """The cells of each picture, by the name it is given under."""
-    cells: dict[str, Cells] = {}
+    cells: dict[str, PatchFeatures] = {}
     for names in track(list(batches(list(pictures), AT_ONCE)), "pictures"):
         cells.update(zip(names, eyes.look([open_for_model(pictures[name]) for name in names]), strict=True))
     return cells
@@ -257,7 +263,7 @@ def collate(rows: Sequence[Row]) -> dict[str, torch.Tensor]:
     }
 
 
-def cells_inside(cells: Cells, box: torch.Tensor) -> torch.Tensor:
+def cells_inside(cells: PatchFeatures, box: torch.Tensor) -> torch.Tensor:
     """(rows * columns,): which cells have their centre in the box, or where none has the one nearest to its middle."""
     centres = cells.centres()
     inside = ((centres > box[:2]) & (centres < box[2:])).all(1)

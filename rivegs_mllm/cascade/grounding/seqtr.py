@@ -17,7 +17,7 @@ from rivegs_mllm.cascade.grounding.seqtr_training import EYES, KIND, STAGE, SeqT
 from rivegs_mllm.cascade.grounding.seqtr_writer import Pixels, Tower, Writer
 from rivegs_mllm.cascade.referring import all_parts, check_parts, needed
 from rivegs_mllm.models.device import best_device
-from rivegs_mllm.models.late_interaction import Eyes
+from rivegs_mllm.models.late_interaction import VisionEncoder
 from rivegs_mllm.published.seqtr.checkpoint import load, load_published, read_vocabulary
 from rivegs_mllm.published.seqtr.preparation import MOST_WORDS, SIDE
 from rivegs_mllm.published.seqtr.sizes import MASK
@@ -66,11 +66,11 @@ class Source:
         known = read_vocabulary(self.words, model.sizes.words)
         return Writer(model, Pixels(SIDE), known, MOST_WORDS), None
 
-    def _trained(self, stage: str) -> tuple[Writer, Eyes | None]:
+    def _trained(self, stage: str) -> tuple[Writer, VisionEncoder | None]:
         settings = self._card(stage).settings
         doubtful = settings["as_published"] if self.as_published is None else self.as_published
         model, known = load(self.checkpoint, doubtful)
-        eyes = None if settings["base"] is None else Eyes.load(self.checkpoint / EYES)
+        eyes = None if settings["base"] is None else VisionEncoder.load(self.checkpoint / EYES)
         sight = Pixels(settings["side"]) if eyes is None else Tower(eyes)
         return Writer(model, sight, known, settings["most_words"]), eyes
 

@@ -23,7 +23,7 @@ from rivegs_mllm.config.bounds import Bounds, NonNegativeInt, OneOf, Side
 from rivegs_mllm.data.images import open_for_model
 from rivegs_mllm.data.masks import decode
 from rivegs_mllm.models.generation import batches
-from rivegs_mllm.models.late_interaction import Eyes
+from rivegs_mllm.models.late_interaction import VisionEncoder
 from rivegs_mllm.published.seqtr.checkpoint import load_published, read_vocabulary, save
 from rivegs_mllm.published.seqtr.darknet import FROZEN
 from rivegs_mllm.published.seqtr.model import SeqTR
@@ -31,7 +31,7 @@ from rivegs_mllm.published.seqtr.optimisation import Averaged, adam, rate_factor
 from rivegs_mllm.published.seqtr.preparation import SIDE, Prepared, batch, outline_of, vocabulary
 from rivegs_mllm.published.seqtr.sizes import BOX, MASK, TASKS, Depth, Sizes, Width
 from rivegs_mllm.published.seqtr.tokens import MISSING, quantise, targets
-from rivegs_mllm.training.sampling import Variants
+from rivegs_mllm.training.sampling import MultiVariantDataset
 from rivegs_mllm.types import Entity, Prediction, Sample, UserError
 
 KIND = "seqtr"
@@ -102,13 +102,13 @@ class SeqTRTraining(TrainableStage):
         data = data.with_checked_pictures()
         views = self._views(data)
         texts = [self._texts(own) for own in self.expressions.variants(views, self.refer)]
-        eyes = None if self.base is None else Eyes.of_base(self.base)
+        eyes = None if self.base is None else VisionEncoder.of_base(self.base)
         model, known = self._model([text for row in texts for text in row], eyes)
         sight = Pixels(self.side) if eyes is None else Tower(eyes)
         averaged = Averaged(model) if self.as_published else None
         asked = model if averaged is None else averaged.mean
         writer = Writer(asked, sight, known, self.most_words)
-        rows = Variants(_rows(views, texts, writer), self.expressions.how, data.seed)
+        rows = MultiVariantDataset(_rows(views, texts, writer), self.expressions.how, data.seed)
         seen = {} if eyes is None else _seen(views, data.folder, sight)
 
         def collate(some: Sequence[Row]) -> dict[str, torch.Tensor]:
@@ -148,7 +148,7 @@ class SeqTRTraining(TrainableStage):
         texts = dict.fromkeys(refer(entity, own) for entity in variants for own in parts)
         return [text for text in texts if text] or [variants[0].text]
 
-    def _model(self, texts: Sequence[str], eyes: Eyes | None) -> tuple[SeqTR, Mapping[str, int]]:
+    def _model(self, texts: Sequence[str], eyes: VisionEncoder | None) -> tuple[SeqTR, Mapping[str, int]]:
         """The model and the words that it knows."""
         if self.start is not None:
             model = load_published(self.start, self.frozen, self.as_published)
@@ -175,7 +175,7 @@ def _followed(averaged: Averaged, rate: float) -> torch.optim.Optimizer:
     return optimizer
 
 
-def _vectors(words: Sequence[str], eyes: Eyes) -> torch.Tensor:
+def _vectors(words: Sequence[str], eyes: VisionEncoder) -> torch.Tensor:
     """(words, width): the mean of the base's vectors of each word's tokens, of about length 1 a number."""
     own = [eyes.words[ids].float().mean(0) for ids in eyes.read([f" {word}" for word in words])]
     return torch.stack(own) * eyes.width**0.5

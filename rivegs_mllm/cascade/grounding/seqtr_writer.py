@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from rivegs_mllm.cascade.grounding.base import Found
-from rivegs_mllm.models.late_interaction import Eyes
+from rivegs_mllm.models.late_interaction import VisionEncoder
 from rivegs_mllm.published.seqtr.decoding import Written, enclosed, outline, squeezed, write
 from rivegs_mllm.published.seqtr.model import SeqTR
 from rivegs_mllm.published.seqtr.preparation import Prepared, batch, prepare, word_row
@@ -41,7 +41,7 @@ class Pixels:
 class Tower:
     """The cells of a frozen vision tower. Coordinates are those of the original picture."""
 
-    eyes: Eyes
+    eyes: VisionEncoder
 
     def see(self, images: Sequence[Image.Image]) -> list[Prepared]:
         """What the model takes of each."""

@@ -23,7 +23,7 @@ from rivegs_mllm.config.bounds import TokenCount
 from rivegs_mllm.config.schema import AnswerRecipe, ModelRecipe
 from rivegs_mllm.models.device import best_device
 from rivegs_mllm.models.loading import load_model, load_processor, make_contract
-from rivegs_mllm.models.plain_text import defused, shorten
+from rivegs_mllm.models.plain_text import escape_special_tokens, shorten
 from rivegs_mllm.models.pretrained import own_files
 from rivegs_mllm.types import Box, UserError
 
@@ -94,7 +94,7 @@ class Asker:
     def __call__(self, image: Image.Image, texts: Sequence[str]) -> list[Found]:
         """The boxes in the answer to each text, in their order."""
         tokenizer = self.processor.tokenizer
-        plain = [defused(text, tokenizer) for text in texts]
+        plain = [escape_special_tokens(text, tokenizer) for text in texts]
         short = [shorten(tokenizer, text, LONGEST) for text in plain]
         inputs = self.processor(
             text=[self._chat(text) for text in short],

@@ -21,16 +21,16 @@ from rivegs_mllm.cascade.knowledge.expansion import Expander, with_expressions
 from rivegs_mllm.config.bounds import InFlight
 from rivegs_mllm.data.images import is_outside
 from rivegs_mllm.llm.answer_checks import check_expression, check_knowledge
-from rivegs_mllm.llm.client import Answer, Asker, Chat, Sampling, Turns
-from rivegs_mllm.llm.example_selection import Examples
+from rivegs_mllm.llm.client import Answer, Chat, ChatClient, Messages, Sampling
+from rivegs_mllm.llm.example_selection import ExampleSelection
 from rivegs_mllm.store.captions import Captions
 from rivegs_mllm.types import Prediction, Sample
 
 Check = Callable[[Sample, Answer], tuple[dict, list[str]]]
 
 
-def _no_examples() -> Examples:
-    return Examples(choose="none")
+def _no_examples() -> ExampleSelection:
+    return ExampleSelection(choose="none")
 
 
 @Knowledge.register_subclass("llm")
@@ -44,7 +44,7 @@ class LlmKnowledge(Knowledge):
     """
 
     teacher: Chat
-    examples: Examples = field(default_factory=_no_examples)
+    examples: ExampleSelection = field(default_factory=_no_examples)
     captions: list[Path] = field(default_factory=list)
     pictures: bool = False
     image_root: Path | None = None
@@ -122,7 +122,7 @@ class ExpressionWriter:
         self.ask = _opened(self, settings.teacher, settings.sampling, settings.in_flight)
 
     def __call__(self, samples: Sequence[Sample], drafts: Sequence[Prediction]) -> list[Prediction]:
-        questions: dict[tuple[str, str], Turns] = {}
+        questions: dict[tuple[str, str], Messages] = {}
         for sample, draft in zip(samples, drafts, strict=True):
             known = draft.knowledge if self.settings.knowledge else ""
             background = " ".join(filter(None, (self.captions.of(sample), known)))
@@ -145,9 +145,9 @@ class ExpressionWriter:
         return dataclasses.replace(draft, errors=(*draft.errors, *notes))
 
 
-def _opened(stage: object, teacher: Chat, sampling: Sampling, in_flight: int) -> Asker:
+def _opened(stage: object, teacher: Chat, sampling: Sampling, in_flight: int) -> ChatClient:
     """The teacher, closed when the stage is let go."""
-    asker = Asker(teacher, sampling, in_flight)
+    asker = ChatClient(teacher, sampling, in_flight)
     weakref.finalize(stage, asker.close)
     return asker
 

@@ -28,7 +28,7 @@ from rivegs_mllm.cascade.training import StageData, Trainable, TrainableStage
 from rivegs_mllm.config.bounds import Bounds, NonNegativeInt, Side
 from rivegs_mllm.data.images import open_for_model
 from rivegs_mllm.data.masks import decode
-from rivegs_mllm.training.sampling import Variants
+from rivegs_mllm.training.sampling import MultiVariantDataset
 from rivegs_mllm.types import Box, Mask, Prediction, Sample, UserError
 
 if TYPE_CHECKING:
@@ -116,7 +116,9 @@ class SegmentAnythingTraining(TrainableStage):
         shown = [sample for sample in data.train if any(pairs(sample))]
         if not shown:
             raise UserError(f"{data.folder}: no entity has a mask, so there is nothing to learn segmentation from")
-        rows = Variants([[make_row(sample, data.folder, model, size)] for sample in shown], "first", data.seed)
+        rows = MultiVariantDataset(
+            [[make_row(sample, data.folder, model, size)] for sample in shown], "first", data.seed
+        )
         stage = SegmentingStage("segment_anything", Prompted(model, size), data.folder, 0)
         return Trainable(
             model=Pupil(model, size),

@@ -29,7 +29,7 @@ from rivegs_mllm.config.bounds import BatchSize, Dropout, NonNegativeInt, OneOf,
 from rivegs_mllm.models.device import best_device
 from rivegs_mllm.models.text_encoders import bare_encoder, load_encoder, load_tokenizer, marks
 from rivegs_mllm.training.name_augmentation import made_up_names, name_words, rename
-from rivegs_mllm.training.sampling import VARIANTS, Variants
+from rivegs_mllm.training.sampling import VARIANT_STRATEGIES, MultiVariantDataset
 from rivegs_mllm.types import TYPES, Entity, Prediction, Sample, UserError
 
 STAGE = "tagger (crf)"
@@ -235,8 +235,8 @@ class CrfTraining(TrainableStage):
     dropout: Dropout = 0.1
 
     def __post_init__(self) -> None:
-        if self.knowledge not in (NO_KNOWLEDGE, *VARIANTS):
-            known = ", ".join((NO_KNOWLEDGE, *VARIANTS))
+        if self.knowledge not in (NO_KNOWLEDGE, *VARIANT_STRATEGIES):
+            known = ", ".join((NO_KNOWLEDGE, *VARIANT_STRATEGIES))
             raise UserError(f"stage.knowledge: {self.knowledge!r} is none of {known}")
 
     def prepare(self, data: StageData) -> Trainable:
@@ -246,7 +246,9 @@ class CrfTraining(TrainableStage):
         model, tokenizer = load_encoder(self.encoder, self.revision, self._corpus(data.train))
         encoder = WordEncoder(tokenizer, self.max_length, self.empty_words, STAGE, marks(model))
         tagger = WordTagger(model, data.types, self.dropout)
-        rows = Variants(self._rows(data, encoder), "copies" if self.knowledge == "copies" else "draw", data.seed)
+        rows = MultiVariantDataset(
+            self._rows(data, encoder), "copies" if self.knowledge == "copies" else "draw", data.seed
+        )
         reader = Reader(tagger, encoder, data.types, batch_size=64)
 
         def figures(samples: Sequence[Sample]) -> dict[str, float]:

@@ -25,7 +25,7 @@ from rivegs_mllm.cascade.tagging.hindex_reader import STAGE, Reader, RegionFolde
 from rivegs_mllm.cascade.training import StageData, Trainable, TrainableStage
 from rivegs_mllm.config.bounds import BatchSize, Bounds, NonNegativeInt
 from rivegs_mllm.models.device import best_device
-from rivegs_mllm.models.located import located
+from rivegs_mllm.models.located import resolve_model_path
 from rivegs_mllm.models.text_encoders import TINY, load_tokenizer, tiny_bart_tokenizer
 from rivegs_mllm.published.hindex.checkpoint import load, load_published, save, start_from_bart
 from rivegs_mllm.published.hindex.model import HIndex
@@ -34,7 +34,7 @@ from rivegs_mllm.published.hindex.sizes import NO_REGION, Sizes
 from rivegs_mllm.published.hindex.sizes import TYPES as PUBLISHED_TYPES
 from rivegs_mllm.published.hindex.text import Source, Wanted, sequence, sequences, sources, start_labels
 from rivegs_mllm.training.name_augmentation import name_words, renamed_tokens
-from rivegs_mllm.training.sampling import Variants
+from rivegs_mllm.training.sampling import MultiVariantDataset
 from rivegs_mllm.types import TYPES, Entity, Prediction, Sample, UserError
 
 KIND = "hindex"
@@ -169,7 +169,7 @@ class HIndexTraining(TrainableStage):
             raise UserError(f"stage.most_tokens: {self.most_tokens}; the BART reads {model.sizes.positions}")
         regions = RegionFolder(self.regions, self._seen(), width, self.normalise)
         reader = Reader(model, tokenizer, regions, data.types, 32, self.most_tokens)
-        rows = Variants(_rows(data, reader, self.renamings), "draw", data.seed)
+        rows = MultiVariantDataset(_rows(data, reader, self.renamings), "draw", data.seed)
 
         def store(folder: Path) -> None:
             save(model, folder)
@@ -230,7 +230,7 @@ class HIndexTraining(TrainableStage):
 
 def _bart(name: str, revision: str | None) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     """A BART by hub id or folder. Raises UserError where it is none."""
-    source = located(name)
+    source = resolve_model_path(name)
     try:
         bart = AutoModel.from_pretrained(source, revision=revision, use_safetensors=True, dtype="float32")
     except (OSError, ValueError) as error:

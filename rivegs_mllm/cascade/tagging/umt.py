@@ -25,7 +25,7 @@ from rivegs_mllm.cascade.training import StageData, Trainable, TrainableStage
 from rivegs_mllm.config.bounds import BatchSize, Bounds, NonNegativeInt, OneOf, PositiveFloat
 from rivegs_mllm.models.device import best_device
 from rivegs_mllm.models.generation import batches
-from rivegs_mllm.models.late_interaction import Eyes
+from rivegs_mllm.models.late_interaction import VisionEncoder
 from rivegs_mllm.models.text_encoders import load_encoder, load_tokenizer
 from rivegs_mllm.published.umt.checkpoint import load, load_published, save
 from rivegs_mllm.published.umt.model import UMT
@@ -33,7 +33,7 @@ from rivegs_mllm.published.umt.optimisation import BertAdam, groups, rate_factor
 from rivegs_mllm.published.umt.pictures import RESNETS, load_resnet
 from rivegs_mllm.published.umt.text import MOST_PIECES, Pieces, batch, pieces, targets
 from rivegs_mllm.training.name_augmentation import name_words, renamed_tokens
-from rivegs_mllm.training.sampling import Variants
+from rivegs_mllm.training.sampling import MultiVariantDataset
 from rivegs_mllm.types import TYPES, Prediction, Sample, UserError
 
 KIND = "umt"
@@ -112,7 +112,7 @@ class UmtTagger(Tagger):
     def _sight(self, card: Card) -> Sight:
         part = card.settings["as_published"] if self.as_published is None else self.as_published
         if card.settings["base"] is not None:
-            return TowerSight(Eyes.load(self.checkpoint / EYES), part)
+            return TowerSight(VisionEncoder.load(self.checkpoint / EYES), part)
         return ResNetSight(load_resnet(card.settings["resnet"], self.checkpoint / RESNET), part)
 
 
@@ -160,7 +160,7 @@ class UmtTraining(TrainableStage):
     def prepare(self, data: StageData) -> Trainable:
         """The tagger, its encoder's layers as they are and its own untrained, and its rows, one a post."""
         encoder, tokenizer = load_encoder(self.encoder, self.revision, (sample.text for sample in data.train))
-        eyes = None if self.base is None else Eyes.of_base(self.base)
+        eyes = None if self.base is None else VisionEncoder.of_base(self.base)
         sight = TowerSight(eyes) if eyes is not None else self._resnet()
         sizes = sized_like(encoder.config, sight.channels, data.types)
         if self.most_pieces > sizes.positions:
@@ -168,7 +168,7 @@ class UmtTraining(TrainableStage):
         model = UMT(sizes, encoder)
         reader = Reader(model, tokenizer, sight, data.folder, {}, 16, self.most_pieces)
         sight.model.to(best_device())
-        rows = Variants(self._rows(data, reader), "draw", data.seed)
+        rows = MultiVariantDataset(self._rows(data, reader), "draw", data.seed)
         rate = self.head_rate
 
         def store(folder: Path) -> None:

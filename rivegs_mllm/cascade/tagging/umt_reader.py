@@ -14,7 +14,7 @@ from transformers import PretrainedConfig, PreTrainedTokenizerFast
 
 from rivegs_mllm.data.images import GLANCE, PictureError, open_for_model
 from rivegs_mllm.models.generation import batches
-from rivegs_mllm.models.late_interaction import Eyes
+from rivegs_mllm.models.late_interaction import VisionEncoder
 from rivegs_mllm.published.umt.labels import chunks
 from rivegs_mllm.published.umt.model import UMT, Features, States, features
 from rivegs_mllm.published.umt.pictures import ResNet, normalised, part, pooled, whole
@@ -62,7 +62,7 @@ class ResNetSight:
 class TowerSight:
     """The vision tower of a Qwen-VL base, its cells brought to 7 x 7 places. ``part`` is that of ``ResNetSight``."""
 
-    eyes: Eyes
+    eyes: VisionEncoder
     part: bool = False
 
     @property
