@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
+from rivegs_mllm.data.mentions import find_spans
 from rivegs_mllm.types import Box, Entity
 
 GRID = 28
@@ -49,15 +50,9 @@ def located(tokens: Sequence[str], entities: Sequence[Entity]) -> list[Entity]:
     placed = []
     for entity in entities:
         if entity.span is None and tokens:
-            places = _places(tokens, tuple(entity.text.split()))
+            places = find_spans(tokens, entity.text.split())
             span = next((place for place in places if place not in taken), places[0] if places else None)
             taken.add(span)
             entity = replace(entity, span=span)
         placed.append(entity)
     return placed
-
-
-def _places(tokens: Sequence[str], words: tuple[str, ...]) -> list[tuple[int, int]]:
-    count = len(words)
-    starts = range(len(tokens) - count + 1) if count else ()
-    return [(start, start + count) for start in starts if tuple(tokens[start : start + count]) == words]

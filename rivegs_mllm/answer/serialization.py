@@ -31,6 +31,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from rivegs_mllm.answer.contract import SEGMENTS, Contract
+from rivegs_mllm.data.mentions import find_spans
 from rivegs_mllm.types import Box, Entity, Prediction, UserError
 
 YES, NO = " yes", " no"
@@ -122,12 +123,11 @@ def parse(
     ``scores`` is the probability of being visible by the number that the answer gives the entity.
     """
     lines, errors = _read_lines(text, contract)
-    knowledge = lines.pop(("knowledge", None), None)
+    knowledge = lines.get(("knowledge", None))
     if "knowledge" in contract.segments and knowledge is None:
         errors.append("no knowledge line")
-    entities = _read_entities(lines, tokens, contract, size, scores or {}, errors)
-    errors += [f"'{line_start(segment, number)}' speaks of no entity" for segment, number in lines]
-    return Prediction(id, _unescape(knowledge or ""), entities, raw=text, errors=tuple(errors))
+    entities, faults = _read_entities(lines, tokens, contract, size, scores or {})
+    return Prediction(id, _unescape(knowledge or ""), entities, raw=text, errors=(*errors, *faults))
 
 
 def _line(segment: str, number: int | None, content: str) -> Piece:
@@ -183,9 +183,7 @@ class _Spans:
         self.end = 0
 
     def occurrences(self, mention: str) -> list[Span]:
-        words = tuple(mention.split(" "))
-        starts = range(len(self.tokens) - len(words) + 1)
-        return [(at, at + len(words)) for at in starts if self.tokens[at : at + len(words)] == words]
+        return find_spans(self.tokens, mention.split(" "))
 
     def expected(self, mention: str) -> Span | None:
         """Where the next entity is if its line does not name the occurrence."""
@@ -201,6 +199,18 @@ class _Spans:
             found = " ".join(self.tokens[slice(*span)])
             raise UserError(f"entity {mention!r}: the tokens of its span {list(span)} are {found!r}")
         return spans.index(span) + 1
+
+    def find(self, mention: str, occurrence: int | None) -> tuple[Span | None, str]:
+        """Where an entity line says that its entity is, and what is wrong with that, "" if nothing."""
+        found = self.occurrences(mention)
+        if not found:
+            return None, f"{_shown(mention)} is not in the post"
+        if occurrence is None:
+            span = self.expected(mention)
+            return span, "" if span else f"every {_shown(mention)} of the post has its entity already"
+        if 1 <= occurrence <= len(found):
+            return found[occurrence - 1], ""
+        return self.expected(mention), f"{_shown(mention)} has no occurrence {occurrence} in the post"
 
     def take(self, span: Span | None) -> None:
         if span is not None:
@@ -237,97 +247,80 @@ def _read_lines(text: str, contract: Contract) -> tuple[_Lines, list[str]]:
 
 
 def _read_entities(
-    lines: _Lines,
-    tokens: Sequence[str],
-    contract: Contract,
-    size: tuple[int, int] | None,
-    scores: Mapping[int, float],
-    errors: list[str],
-) -> tuple[Entity, ...]:
-    """The entities, their lines taken out of ``lines``."""
-    none = lines.pop(("entities", None), None)
-    numbers = sorted(number for segment, number in lines if segment == "entities")
-    if none is None and not numbers and "entities" in contract.segments:
+    lines: _Lines, tokens: Sequence[str], contract: Contract, size: tuple[int, int] | None, scores: Mapping[int, float]
+) -> tuple[tuple[Entity, ...], list[str]]:
+    """The entities, and what is wrong with the lines that speak of entities."""
+    numbers = sorted(number for segment, number in lines if segment == "entities" and number is not None)
+    errors = []
+    if ("entities", None) not in lines and not numbers and "entities" in contract.segments:
         errors.append("no entity line")
-    if none is not None and numbers:
+    if ("entities", None) in lines and numbers:
         errors.append(f"'{_NO_ENTITY}' beside entities")
-    entities, spans = [], _Spans(tokens)
+    entities: dict[int, Entity] = {}
+    spans = _Spans(tokens)
     for number in numbers:
-        match = _ENTITY.fullmatch(lines.pop(("entities", number)))
-        if match is None:
-            errors.append(f"entity {number}: not 'mention (type)'")
-            continue
-        mention = _unescape(match[1])
-        if match[2] not in contract.types:
-            errors.append(f"entity {number}: unknown type {_shown(match[2])}")
-        span = _find_span(spans, mention, match[3], number, errors)
-        expression = _read_expression(lines, number, contract, errors)
-        visible, boxes = _read_regions(lines, number, contract, size, errors)
-        entities.append(Entity(mention, match[2], span, expression, visible, scores.get(number), boxes))
-    return tuple(entities)
+        own = {segment: lines[segment, number] for segment in SEGMENTS if (segment, number) in lines}
+        entity, faults = _read_entity(own, spans, contract, size, scores.get(number))
+        if entity is not None:
+            entities[number] = entity
+        errors += [f"entity {number}: {fault}" for fault in faults]
+    errors += [
+        f"'{line_start(segment, number)}' speaks of no entity"
+        for segment, number in lines
+        if segment not in ("knowledge", "entities") and number not in entities
+    ]
+    return tuple(entities.values()), errors
 
 
-def _find_span(spans: _Spans, mention: str, occurrence: str | None, number: int, errors: list[str]) -> Span | None:
-    span, found = spans.expected(mention), spans.occurrences(mention)
-    if not found:
-        errors.append(f"entity {number}: {_shown(mention)} is not in the post")
-    elif occurrence is not None and 1 <= int(occurrence) <= len(found):
-        span = found[int(occurrence) - 1]
-    elif occurrence is not None:
-        errors.append(f"entity {number}: {_shown(mention)} has no occurrence {occurrence} in the post")
-    elif span is None:
-        errors.append(f"entity {number}: every {_shown(mention)} of the post has its entity already")
+def _read_entity(
+    own: Mapping[str, str], spans: _Spans, contract: Contract, size: tuple[int, int] | None, score: float | None
+) -> tuple[Entity | None, list[str]]:
+    """The entity that its own lines, by segment, describe; None where its entity line cannot be read."""
+    match = _ENTITY.fullmatch(own["entities"])
+    if match is None:
+        return None, ["not 'mention (type)'"]
+    mention, kind, occurrence = _unescape(match[1]), match[2], match[3]
+    errors = [] if kind in contract.types else [f"unknown type {_shown(kind)}"]
+    span, fault = spans.find(mention, None if occurrence is None else int(occurrence))
     spans.take(span)
-    return span
-
-
-def _read_expression(lines: _Lines, number: int, contract: Contract, errors: list[str]) -> str:
-    expression = lines.pop(("expressions", number), None)
-    if expression is None and "expressions" in contract.segments:
-        errors.append(f"entity {number}: no expression line")
-    return _unescape(expression or "")
+    if fault:
+        errors.append(fault)
+    if "expressions" in contract.segments and "expressions" not in own:
+        errors.append("no expression line")
+    visible, boxes, faults = _read_regions(own, contract, size)
+    expression = _unescape(own.get("expressions", ""))
+    return Entity(mention, kind, span, expression, visible, score, boxes), errors + faults
 
 
 def _read_regions(
-    lines: _Lines,
-    number: int,
-    contract: Contract,
-    size: tuple[int, int] | None,
-    errors: list[str],
-) -> tuple[bool | None, tuple[Box, ...]]:
-    """Whether the entity is visible, and its boxes."""
-    word, boxes = lines.pop(("visible", number), None), _read_boxes(lines, number, contract, size, errors)
+    own: Mapping[str, str], contract: Contract, size: tuple[int, int] | None
+) -> tuple[bool | None, tuple[Box, ...], list[str]]:
+    """Whether the entity is visible, its boxes, and what is wrong with these lines."""
+    boxes, errors = _read_boxes(own.get("boxes"), contract, size)
+    boxed = "boxes" in contract.segments and size is not None
     if "visible" not in contract.segments:
-        return (bool(boxes) if "boxes" in contract.segments and size is not None else None), boxes
-    visible = {YES.strip(): True, NO.strip(): False}.get((word or "").strip())
-    if word is None:
-        errors.append(f"entity {number}: no visible line")
+        return (bool(boxes) if boxed else None), boxes, errors
+    visible = {YES.strip(): True, NO.strip(): False}.get(own.get("visible", "").strip())
+    if "visible" not in own:
+        errors.append("no visible line")
     elif visible is None:
-        errors.append(f"entity {number}: visible is {_shown(word)}, neither yes nor no")
+        errors.append(f"visible is {_shown(own['visible'])}, neither yes nor no")
     if visible is False and boxes:
-        errors.append(f"entity {number}: not visible, so its {len(boxes)} boxes are left out")
-        return visible, ()
-    if visible and not boxes and "boxes" in contract.segments and size is not None:
-        errors.append(f"entity {number}: visible without a box")
-    return visible, boxes
+        return visible, (), [*errors, f"not visible, so its {len(boxes)} boxes are left out"]
+    if visible and not boxes and boxed:
+        errors.append("visible without a box")
+    return visible, boxes, errors
 
 
 def _read_boxes(
-    lines: _Lines,
-    number: int,
-    contract: Contract,
-    size: tuple[int, int] | None,
-    errors: list[str],
-) -> tuple[Box, ...]:
-    content = lines.pop(("boxes", number), None)
+    content: str | None, contract: Contract, size: tuple[int, int] | None
+) -> tuple[tuple[Box, ...], list[str]]:
     if content is None:
-        return ()
+        return (), []
     if size is None:
-        errors.append(f"entity {number}: boxes without a picture")
-        return ()
-    boxes, faults = contract.decode_boxes(content, size)
-    errors += [f"entity {number}: {fault}" for fault in faults]
-    return tuple(boxes)
+        return (), ["boxes without a picture"]
+    boxes, errors = contract.decode_boxes(content, size)
+    return tuple(boxes), errors
 
 
 def escape(text: str) -> str:

@@ -19,6 +19,7 @@ from rivegs_mllm.data.files import check_output, write_bytes, write_text
 from rivegs_mllm.data.jsonl import read_predictions, read_split, write_records
 from rivegs_mllm.data.lock import lock_folder
 from rivegs_mllm.data.masks import mask_area
+from rivegs_mllm.data.mentions import find_spans
 from rivegs_mllm.distill.config import DistillData
 from rivegs_mllm.types import Entity, Prediction, Sample, UserError
 
@@ -185,9 +186,8 @@ def _place(sample: Sample, entity: Entity) -> tuple[int, int] | None:
     if entity.span is not None:
         start, end = entity.span
         return entity.span if " ".join(sample.tokens[start:end]) == entity.text else None
-    words = tuple(entity.text.split())
-    places = [start for start in range(len(sample.tokens)) if sample.tokens[start : start + len(words)] == words]
-    return (places[0], places[0] + len(words)) if words and len(places) == 1 else None
+    places = find_spans(sample.tokens, entity.text.split())
+    return places[0] if len(places) == 1 else None
 
 
 def _labelled(sample: Sample, entity: Entity) -> Entity:
