@@ -3,6 +3,7 @@
 # make test   sets up, then the tests
 # make setup  sets up alone, with another Python by PYTHON=python3.12; make setup-check does so elsewhere, without caches
 # make lock   the newest versions of all packages, into requirements.lock; make lock-new adds what is new there alone
+# make docs   a site of README.md, docs/ and the docstrings, in build/site
 # make faults breaks what can be broken, on purpose, and writes what held into docs/reliability.md
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -12,7 +13,7 @@ export TOKENIZERS_PARALLELISM := false
 export HF_HUB_OFFLINE := 1
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: setup setup-weights setup-check lock lock-new demo test test-slow faults style clean
+.PHONY: setup setup-weights setup-check lock lock-new demo test test-slow faults style docs clean
 
 setup:
 	@$(PYTHON) environment/set_up.py $(VENV)
@@ -45,6 +46,11 @@ style: setup
 	ruff check .
 	ruff format --check .
 	mypy
+
+docs:
+	@$(PYTHON) environment/set_up.py $(VENV) --docs
+	sphinx-build -q -W --keep-going -c docs -d build/doctrees . build/site
+	@echo build/site/index.html
 
 clean:
 	rm -rf $(VENV) $(VENV).log runs

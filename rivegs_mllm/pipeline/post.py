@@ -26,9 +26,8 @@ class Post:
     """A post with its named entities.
 
     ``tokens`` are those of ``text``, and ``starts`` where in it each begins, in characters. Boxes and masks of
-    ``entities`` are in pixels of the picture, upright: `Box` is xyxy, right and lower edge exclusive. ``knowledge`` is
-    what the system wrote about the post, ``raw`` its whole answer, ``errors`` what of it could not be read, and what
-    of the post could not be given to the model. The object shows itself in a notebook.
+    ``entities`` are in pixels of the picture, upright: `Box` is xyxy, right and lower edge exclusive. The object shows
+    itself in a notebook.
     """
 
     text: str
@@ -44,14 +43,17 @@ class Post:
 
     @property
     def knowledge(self) -> str:
+        """What the system wrote about the post's names, "" where it writes none."""
         return self.prediction.knowledge
 
     @property
     def raw(self) -> str:
+        """The model's whole answer as it came."""
         return self.prediction.raw
 
     @property
     def errors(self) -> tuple[str, ...]:
+        """What of the answer could not be read, and what of the post could not be given to the model."""
         return self.prediction.errors
 
     def characters(self, entity: Entity) -> tuple[int, int] | None:

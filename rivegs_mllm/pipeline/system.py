@@ -40,7 +40,8 @@ class Pipeline:
         self.batch_size = batch_size
 
     def __call__(self, text: Text, image: Picture = None) -> Post:
-        """The entities of one post. ``text`` is a string or its tokens, ``image`` as in `pictures.Picture`, or None.
+        """The entities of one post. ``text`` is a string or its tokens, ``image`` a `Picture`: a path, bytes,
+        a picture of Pillow, an array, or None.
 
         A text without tokens has no entities. Raises PictureError for a picture that cannot be opened or has more
         pixels than MAX_PIXELS, UserError for a text or picture of another kind.
