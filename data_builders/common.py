@@ -87,20 +87,25 @@ def find_pictures(
 
 
 def unique_ids(posts: Sequence[ConllPost], place: str, findings: list[Finding]) -> list[str]:
-    """The posts' ids; one that comes again is another post with the same picture, and gets ``#2``, ``#3`` behind it.
+    """The posts' ids; one that comes again is another post with the same picture, and gets a number behind it."""
+    ids = numbered_ids([post.id for post in posts])
+    for post, own in zip(posts, ids, strict=True):
+        if own != post.id:
+            findings.append(Finding("repeated id", f"{place}:{post.line}", f"{post.id} again; it becomes {own}"))
+    return ids
 
-    A number that the ids of the file have already is passed over.
-    """
-    theirs = {post.id for post in posts}
+
+def numbered_ids(names: Sequence[str]) -> list[str]:
+    """The names, one that comes again with ``#2``, ``#3`` behind it; numbers that others have are passed over."""
+    theirs = set(names)
     given: set[str] = set()
     ids = []
-    for post in posts:
-        numbered = (f"{post.id}#{number}" for number in count(2))
-        again = post.id in given
-        ids.append(next(name for name in numbered if name not in theirs and name not in given) if again else post.id)
-        given.add(ids[-1])
-        if again:
-            findings.append(Finding("repeated id", f"{place}:{post.line}", f"{post.id} again; it becomes {ids[-1]}"))
+    for name in names:
+        if name in given:
+            numbered = (f"{name}#{number}" for number in count(2))
+            name = next(own for own in numbered if own not in theirs and own not in given)
+        given.add(name)
+        ids.append(name)
     return ids
 
 
@@ -109,8 +114,7 @@ def write_dataset(out: Path, samples: Mapping[str, Sequence[Sample]], findings: 
     findings += rare_types(samples, {split: f"{split}.jsonl" for split in SPLITS})
     report = DatasetReport({split: count_split(samples[split]) for split in SPLITS}, findings)
     write_text(out / FINDINGS, "".join(f"{finding}\n" for finding in findings))
-    if report.errors:
-        raise UserError(_refusal(report.errors, out / FINDINGS))
+    refuse_errors("built", report, out / FINDINGS)
     # No old split may stand beside a new one if writing stops half-way.
     for split in SPLITS:
         (out / f"{split}.jsonl").unlink(missing_ok=True)
@@ -119,10 +123,13 @@ def write_dataset(out: Path, samples: Mapping[str, Sequence[Sample]], findings: 
     return report
 
 
-def _refusal(errors: Sequence[Finding], listing: Path) -> str:
-    counts = ", ".join(f"{count} x {kind}" for kind, count in Counter(error.kind for error in errors).items())
-    shown = "".join(f"\n  {error.kind}: {error.place}: {error.message}" for error in errors[:SHOWN])
-    return f"nothing built: {counts}; all are listed in {listing}{shown}"
+def refuse_errors(done: str, report: DatasetReport, listing: Path) -> None:
+    """Raises UserError where a finding is an error: nothing is ``done``, and ``listing`` has them all."""
+    errors = report.errors
+    if errors:
+        counts = ", ".join(f"{count} x {kind}" for kind, count in Counter(error.kind for error in errors).items())
+        shown = "".join(f"\n  {error.kind}: {error.place}: {error.message}" for error in errors[:SHOWN])
+        raise UserError(f"nothing {done}: {counts}; all are listed in {listing}{shown}")
 
 
 def look_of(name: str) -> str:

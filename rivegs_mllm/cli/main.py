@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from rivegs_mllm.cli.data import add_audit, add_build
 from rivegs_mllm.cli.distill import add_distill
 from rivegs_mllm.cli.evaluate import add_calibrate, add_evaluate, add_export, add_report
+from rivegs_mllm.cli.importing import add_import
 from rivegs_mllm.cli.models import add_compare, add_predict, add_preview, add_propose, add_train
 from rivegs_mllm.cli.recipe import add_recipe
 from rivegs_mllm.cli.try_post import add_try
@@ -28,6 +29,7 @@ Grounded multimodal named entity recognition: which names a post holds, of which
 
 a run from data to scores:
   rivegs build emblems --out data/emblems --seed 0       make the embedded benchmark
+  rivegs import FORMAT FILE --out data/mine              or take over your own annotations, of many formats
   rivegs audit data/emblems                              check it before spending time
   rivegs recipe RECIPE                                   what it says with its bases, and which file says what
   rivegs preview RECIPE --out preview.html               look at what the model will be given
@@ -78,6 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(title="verbs", required=True, metavar="VERB")
     for add in (
         add_build,
+        add_import,
         add_audit,
         add_recipe,
         add_preview,

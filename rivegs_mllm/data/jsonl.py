@@ -78,6 +78,15 @@ def to_line(record: Sample | Prediction) -> bytes:
     return orjson.dumps({"version": RECORD_VERSION, **as_json}, option=orjson.OPT_APPEND_NEWLINE)
 
 
+def check_sample(sample: Sample) -> str:
+    """What a reader of the sample's line would refuse, "" where it would take it."""
+    try:
+        sample_from_json(orjson.loads(to_line(sample)))
+    except _FieldError as fault:
+        return str(fault)
+    return ""
+
+
 def scan_samples(path: Path | str) -> Iterator[tuple[int, Sample | RecordError]]:
     """The number of each line that is not blank, and its sample or what is wrong with it: for audits, that go on."""
     return _scan(Path(path), sample_from_json)

@@ -79,3 +79,9 @@ def filled(box: Box, size: tuple[int, int]) -> np.ndarray:
     left, top = min(round(box.xmin), width - 1), min(round(box.ymin), height - 1)
     mask[top : max(round(box.ymax), top + 1), left : max(round(box.xmax), left + 1)] = True
     return mask
+
+
+def box_of(mask: Mask) -> Box:
+    """The box around the pixels of a mask that covers some."""
+    left, top, width, height = map(int, coco.toBbox({"size": list(mask.size), "counts": mask.counts.encode("ascii")}))
+    return Box(left, top, left + width, top + height)

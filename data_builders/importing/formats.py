@@ -1,0 +1,34 @@
+"""The formats by name. Another one is a reader in ``readers`` and a line here and in ``names``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from data_builders.importing.readers.coco import read_coco
+from data_builders.importing.readers.conll import read_conll
+from data_builders.importing.readers.label_studio import read_label_studio
+from data_builders.importing.readers.table import read_table
+from data_builders.importing.records import Source
+
+Columns = Mapping[str, str]
+"""What the user says of a table: the column of a field, by the field's name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """``read(path, columns)`` reads a file; where ``endings`` are given a folder stands for its files with these, else
+    it is read as it is."""
+
+    read: Callable[[Path, Columns], Source]
+    endings: tuple[str, ...]
+
+
+FORMATS = {
+    "coco": Format(read_coco, (".json",)),
+    "label-studio": Format(read_label_studio, (".json",)),
+    "csv": Format(read_table, (".csv", ".tsv")),
+    "parquet": Format(read_table, (".parquet",)),
+    "conll": Format(read_conll, (".conll", ".txt", ".bio", ".tsv", ".iob", ".iob2")),
+}

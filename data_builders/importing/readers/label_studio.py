@@ -1,0 +1,182 @@
+"""Label Studio's JSON: tasks with their data, annotations and, in each, spans of the text, rectangles, and relations.
+
+Coordinates are per cent of the picture; a rectangle that is turned becomes the upright one around it. Which span a
+rectangle shows is said by a relation between them. JSON-MIN, which has no relations, is read too. Of several
+annotations of a task the one marked as ground truth is taken, else the first that was not cancelled.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from data_builders.importing.box_formats import BoxFormat
+from data_builders.importing.fields import Fields, numbers_of, read_items
+from data_builders.importing.records import Left, Mention, Numbers, Post, Region, Source
+from rivegs_mllm.data.foreign import shown
+
+_TEXT, _IMAGE = ("text", "tweet", "post", "sentence", "caption"), ("image", "img", "picture", "image_url", "photo")
+_RESULTS = ("labels", "hypertextlabels", "rectanglelabels", "polygonlabels", "rectangle", "polygon")
+_VISIBLE = {"visible": True, "not visible": False, "invisible": False, "yes": True, "no": False}
+
+
+def read_label_studio(path: Path, columns: Mapping[str, str]) -> Source:
+    """A post a task. ``columns`` may name the data's "text" and "image". Raises UserError."""
+    left: list[Left] = []
+    notes: list[str] = []
+    posts = []
+    for place, item in read_items(path):
+        task = Fields(item, place)
+        data = task.fields("data") if task.has("data") else task
+        keys = {name: columns.get(name) or _key(data, names) for name, names in (("text", _TEXT), ("image", _IMAGE))}
+        results = _results(task, left) if task.has("data") else list(_of_min(task))
+        posts.append(_post(task, data, keys, results, left))
+        note = f"text is data.{keys['text']}" + (f", the picture data.{keys['image']}" if keys["image"] else "")
+        if keys["text"] and note not in notes:
+            notes.append(note)
+    return Source(posts, BoxFormat("xywh", 100.0), notes=notes, left=left)
+
+
+def _key(data: Fields, names: tuple[str, ...]) -> str:
+    """The key of the data that holds the text or picture, "" where none is called so."""
+    return next((name for name in names if type(data.raw.get(name)) is str), "")
+
+
+def _results(task: Fields, left: list[Left]) -> list[Fields]:
+    """The results of the annotation that counts."""
+    own = list(task.each("annotations" if task.has("annotations") else "completions"))
+    for one in own:
+        if one.truth("was_cancelled"):
+            left.append(Left("cancelled annotation", one.place, "is left out"))
+    done = [one for one in own if not one.truth("was_cancelled")]
+    chosen = next((one for one in done if one.truth("ground_truth")), done[0] if done else None)
+    for one in done:
+        if one is not chosen:
+            left.append(Left("further annotation", one.place, "the task has several; this is left out"))
+    return [] if chosen is None else list(chosen.each("result"))
+
+
+def _of_min(task: Fields) -> Iterator[Fields]:
+    """The results of JSON-MIN, where each control's values are a list under its name."""
+    for key, values in task.raw.items():
+        if type(values) is not list or not all(type(value) is dict for value in values):
+            continue
+        for number, value in enumerate(values):
+            kind = next((own for own in _RESULTS if own in value), "")
+            if kind:
+                raw = {"id": f"{key}{number}", "type": kind, "value": value}
+                sizes = {name: value[name] for name in ("original_width", "original_height") if name in value}
+                yield Fields({**raw, **sizes}, f"{task.place}: {key}[{number}]")
+
+
+def _post(task: Fields, data: Fields, keys: Mapping[str, str], results: list[Fields], left: list[Left]) -> Post:
+    mentions: dict[str, dict] = {}
+    regions: dict[str, dict] = {}
+    links: list[tuple[str, str]] = []
+    size = None
+    for own in results:
+        kind = own.string("type")
+        if kind == "relation":
+            links.append((own.name("from_id"), own.name("to_id")))
+            continue
+        value, key = own.fields("value"), own.name("id")
+        if kind in ("labels", "hypertextlabels"):
+            mentions.setdefault(key, {}).update(_mention(value, key))
+        elif kind in ("rectanglelabels", "rectangle", "polygonlabels", "polygon"):
+            size = own.size("original_width", "original_height") or size
+            regions.setdefault(key, {}).update(_geometry(own, value))
+        elif kind == "choices":
+            _add_choice(mentions.setdefault(key, {}), value)
+        elif kind == "textarea" and key:
+            words = value.list("text")
+            mentions.setdefault(key, {})["expression"] = words[0] if words and type(words[0]) is str else ""
+        else:
+            left.append(Left("unknown result", own.place, f"a {shown(kind)} is left out"))
+    for key in [key for key, own in mentions.items() if "type" not in own]:
+        del mentions[key]
+        left.append(
+            Left("unknown result", task.place, f"an answer about {shown(key)}, which is no mention, is left out")
+        )
+    owners = _owners(links, mentions, regions, task, left)
+    return Post(
+        place=task.place,
+        id=data.name("post") or task.name("id"),
+        text=data.string(keys["text"]) if keys["text"] else None,
+        tokens=data.strings("tokens") if data.has("tokens") else None,
+        mentions=tuple(Mention(**own) for own in mentions.values()),
+        regions=tuple(Region(key=owners.get(key, ""), **own) for key, own in regions.items() if own.keys() - {"label"}),
+        image=data.string(keys["image"]) if keys["image"] else "",
+        size=size or data.size("width", "height"),
+        split=data.string("split"),
+        knowledge=data.strings("knowledge"),
+        subset=data.string("subset"),
+    )
+
+
+def _mention(value: Fields, key: str) -> dict:
+    labels = value.strings("labels" if value.has("labels") else "hypertextlabels")
+    offsets = value.fields("globalOffsets") if value.has("globalOffsets") else value
+    place = {"start": offsets.integer("start"), "end": offsets.integer("end")}
+    if not 0 <= place["start"] <= place["end"]:
+        raise value.fail("start", "an offset that is not negative and not behind its end")
+    if not labels:
+        raise value.fail("labels", "a list with a label")
+    return {"type": labels[0], "text": value.string("text"), "characters": (place["start"], place["end"]), "key": key}
+
+
+def _geometry(own: Fields, value: Fields) -> dict:
+    kind = own.string("type")
+    labels = value.strings(kind) if kind.endswith("labels") else ()
+    found: dict = {"label": labels[0]} if labels else {}
+    if value.has("points"):
+        points = [numbers_of(point, 2, f"{value.place}: points") for point in value.list("points")]
+        return {**found, "polygons": (tuple(points),)}
+    numbers = tuple(value.number(key) for key in ("x", "y", "width", "height"))
+    turn = value.number("rotation", 0.0)
+    return {**found, "box": _upright(numbers, turn, own.size("original_width", "original_height"))}
+
+
+def _upright(box: Numbers, degrees: float, size: tuple[int, int] | None) -> Numbers:
+    """The box around a rectangle that is turned clockwise about its upper left corner, in per cent.
+
+    The turn is one of the picture, not of its per cents, so that its shape counts.
+    """
+    if not degrees % 360:
+        return box
+    across, down = size or (1, 1)
+    left, top, width, height = box[0] * across, box[1] * down, box[2] * across, box[3] * down
+    cosine, sine = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    corners = [(0.0, 0.0), (width, 0.0), (width, height), (0.0, height)]
+    xs = [left + x * cosine - y * sine for x, y in corners]
+    ys = [top + x * sine + y * cosine for x, y in corners]
+    return min(xs) / across, min(ys) / down, (max(xs) - min(xs)) / across, (max(ys) - min(ys)) / down
+
+
+def _add_choice(own: dict, value: Fields) -> None:
+    """Whether the picture shows a mention, from a choice made of it."""
+    for choice in value.strings("choices"):
+        if choice.casefold() == "undecided":
+            own["undecided"] = True
+        elif choice.casefold() in _VISIBLE:
+            own["visible"] = _VISIBLE[choice.casefold()]
+
+
+def _owners(
+    links: Sequence[tuple[str, str]],
+    mentions: Mapping[str, dict],
+    regions: Mapping[str, dict],
+    task: Fields,
+    left: list[Left],
+) -> dict[str, str]:
+    """The mention of each region, by the relations, whichever way they point."""
+    owners = {}
+    for first, second in links:
+        if first in mentions and second in regions:
+            owners[second] = first
+        elif second in mentions and first in regions:
+            owners[first] = second
+        else:
+            message = f"between {shown(first)} and {shown(second)}, which are no mention and a region; it is left out"
+            left.append(Left("relation", task.place, message))
+    return owners

@@ -1,0 +1,221 @@
+"""The import from the first file to the last line written."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import get_args
+
+from data_builders.common import FINDINGS, refuse_errors
+from data_builders.findings import Finding, DatasetReport, count_split, format_report, rare_types
+from data_builders.image_index import for_each_picture
+from data_builders.importing.assembly import Assembled, Tally, assemble
+from data_builders.importing.duplicates import groups
+from data_builders.importing.evidence import check_frame, decide_boxes
+from data_builders.importing.files import read_all, with_regions
+from data_builders.importing.formats import FORMATS
+from data_builders.importing.frames import Frame
+from data_builders.importing.pictures import Picture, Pictures, find_pictures
+from data_builders.importing.records import Post, Source
+from data_builders.importing.region_files import read_regions
+from data_builders.importing.splitting import divide, parse_shares
+from data_builders.importing.types_file import read_types
+from rivegs_mllm.data.dataset_info import NAME, DatasetInfo, write_info
+from rivegs_mllm.data.files import write_bytes, write_text
+from rivegs_mllm.data.images import PictureError
+from rivegs_mllm.data.jsonl import SPLITS, check_sample, write_records
+from rivegs_mllm.types import Sample, UserError
+
+SHARES = "80/10/10"
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is to be imported. ``images`` are folders of pictures, the folders of ``paths`` where there are none;
+    ``regions`` a file or folder of boxes for texts without; ``boxes``, ``split`` and ``columns`` are empty where they
+    are to be found out; ``types`` is a file of types and descriptions."""
+
+    format: str
+    paths: Sequence[Path]
+    out: Path
+    images: Sequence[Path] = ()
+    regions: Path | None = None
+    boxes: str = ""
+    frame: Frame = "upright"
+    columns: Mapping[str, str] = field(default_factory=dict)
+    split: str = ""
+    seed: int = 0
+    types: Path | None = None
+    without_images: bool = False
+    allow_missing: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """``report`` has the figures of the splits and the findings, ``tally`` what became of all that was read."""
+
+    report: DatasetReport
+    tally: Tally
+
+    def in_words(self) -> str:
+        return "\n".join([*_counts(self.tally), "", format_report(self.report)])
+
+
+def import_dataset(request: Request, tell: Callable[[str], None] = print) -> Imported:
+    """Reads, tells what it takes the files for, and writes the splits, ``dataset.json`` and ``findings.txt`` into
+    ``request.out``, which the caller has locked.
+
+    Raises UserError, and writes no split, for files that are not of the format, and for errors among the findings,
+    which ``findings.txt`` lists.
+    """
+    _check(request)
+    shares = parse_shares(request.split or SHARES)
+    types = read_types(request.types) if request.types else {}
+    findings: list[Finding] = []
+    source = _read(request, findings)
+    for note in source.notes:
+        tell(note)
+    pictures = _pictures(request, source.posts)
+    boxes = decide_boxes(source.posts, pictures, source.boxes, source.layout, request.boxes, tell)
+    check_frame(source.posts, pictures, boxes, request.frame)
+    assembled = assemble(source.posts, pictures, boxes, request.frame)
+    findings += [*pictures.findings, *assembled.findings]
+    for sample, post in zip(assembled.samples, source.posts, strict=True):
+        if fault := check_sample(sample):
+            findings.append(Finding("bad post", post.place, f"{sample.id}: {fault}", "error"))
+    splits = _split(request, shares, source.posts, assembled, pictures, tell)
+    kinds = _types(assembled.samples, types, findings)
+    report = _write(request, splits, kinds, str(boxes or ""), pictures, findings)
+    return Imported(report, assembled.tally)
+
+
+def _check(request: Request) -> None:
+    if request.format not in FORMATS:
+        raise UserError(f"{request.format!r} is none of the formats {', '.join(FORMATS)}")
+    if request.frame not in get_args(Frame):
+        raise UserError(f"--frame: {request.frame!r} is neither upright nor stored")
+    for path in request.paths:
+        inside = path.is_dir() and request.out.exists() and path.samefile(request.out)
+        if inside or (path.is_file() and path.parent.resolve() == request.out.resolve() and path.stem in SPLITS):
+            raise UserError(f"{path}: is read, and {request.out} is written to; choose another --out")
+
+
+def _read(request: Request, findings: list[Finding]) -> Source:
+    source = read_all(request.format, request.paths, request.columns)
+    if request.regions is not None:
+        source = with_regions(source, read_regions(request.regions), findings)
+    findings += [Finding(left.kind, left.place, left.message) for left in source.left]
+    if not any(post.text or post.tokens for post in source.posts):
+        raise UserError(
+            f"{request.paths[0]}: no post has a text, and entities are found in texts; import the texts, with these "
+            "boxes beside them: rivegs import csv TEXTS.csv --regions " + str(request.paths[0])
+        )
+    return source
+
+
+def _pictures(request: Request, posts: Sequence[Post]) -> Pictures:
+    if request.without_images:
+        return Pictures({})
+    folders = request.images or list(
+        dict.fromkeys(path if path.is_dir() else path.parent for path in request.paths if path.exists())
+    )
+    if not request.images and not any(post.image for post in posts):
+        folders = []  # nothing asks for pictures, so that nobody's home folder is listed
+    return find_pictures(posts, folders, request.out, request.allow_missing)
+
+
+def _split(
+    request: Request,
+    shares: Sequence[int],
+    posts: Sequence[Post],
+    assembled: Assembled,
+    pictures: Pictures,
+    tell: Callable[[str], None],
+) -> dict[str, list[Sample]]:
+    """The samples by split, in their order. Splits that no post belongs to are left out."""
+    chosen = [post.split for post in posts]
+    if all(chosen) and not request.split:
+        tell(f"splits: as the files have them, {', '.join(own for own in SPLITS if own in chosen)}")
+    elif any(chosen) and not request.split:
+        missing = next(post.place for post in posts if not post.split)
+        raise UserError(f"{missing}: no split, where other posts have one; --split {SHARES} makes new ones of all")
+    else:
+        digests = _digests(posts, pictures)
+        together = groups([sample.tokens for sample in assembled.samples], digests)
+        chosen = divide(assembled.samples, together, shares, request.seed)
+        kept = sum(len(group) for group in together if len(group) > 1)
+        text = request.split or f"{SHARES}, since the files have none"
+        tell(f"splits: {text}, seed {request.seed}; {kept} posts that repeat others stay with these")
+    splits: dict[str, list[Sample]] = {split: [] for split in SPLITS if split in chosen}
+    for split, sample in zip(chosen, assembled.samples, strict=True):
+        splits[split].append(sample)
+    return splits
+
+
+def _digests(posts: Sequence[Post], pictures: Pictures) -> list[str | None]:
+    found = {own.path: own for own in pictures.by_post.values()}
+
+    def digest(path: str) -> str:
+        return found[path].digest()
+
+    digests = dict(zip(found, for_each_picture(digest, list(found), os.cpu_count() or 1), strict=True))
+    own = [pictures.by_post.get(post.place) for post in posts]
+    return [_digest(digests, picture) if picture else None for picture in own]
+
+
+def _digest(digests: Mapping[str, str | PictureError], picture: Picture) -> str | None:
+    found = digests[picture.path]
+    return None if isinstance(found, PictureError) else found
+
+
+def _types(samples: Sequence[Sample], given: Mapping[str, str], findings: list[Finding]) -> dict[str, str]:
+    """The types with their descriptions: those given, in their order, else those found."""
+    found = sorted({entity.type for sample in samples for entity in sample.entities})
+    if not given:
+        return dict.fromkeys(found, "")
+    for kind in found:
+        if kind not in given:
+            findings.append(Finding("unknown type", NAME, f"{kind!r} is not among the types of --types", "error"))
+    return dict(given)
+
+
+def _write(
+    request: Request,
+    splits: Mapping[str, Sequence[Sample]],
+    types: Mapping[str, str],
+    boxes: str,
+    pictures: Pictures,
+    findings: list[Finding],
+) -> DatasetReport:
+    out = request.out
+    findings += rare_types(splits, {split: f"{split}.jsonl" for split in splits})
+    report = DatasetReport({split: count_split(samples) for split, samples in splits.items()}, findings)
+    write_text(out / FINDINGS, "".join(f"{finding}\n" for finding in findings))
+    refuse_errors("imported", report, out / FINDINGS)
+    for picture in {own.path: own for own in pictures.by_post.values()}.values():
+        if isinstance(picture.file, bytes):
+            write_bytes(out / picture.path, picture.file)
+    # No old split may stand beside a new one if writing stops half-way.
+    for name in (*(f"{split}.jsonl" for split in SPLITS), NAME):
+        (out / name).unlink(missing_ok=True)
+    for split, samples in splits.items():
+        write_records(out / f"{split}.jsonl", samples)
+    entities = {split: report.counts[split].entities for split in splits}
+    posts = {split: len(samples) for split, samples in splits.items()}
+    write_info(out, DatasetInfo(dict(types), posts, entities, request.format, boxes))
+    return report
+
+
+def _counts(tally: Tally) -> list[str]:
+    lines = []
+    for what in ("posts", "mentions", "regions"):
+        own = [(name, counts[what]) for name, counts in vars(tally).items() if name != "ways"]
+        if tally.read[what]:
+            lines.append(f"{what}: " + ", ".join(f"{count} {name}" for name, count in own if count or name == "kept"))
+    if tally.ways:
+        words = {"link": "a link", "text": "their words", "type": "their type", "order": "their order"}
+        ways = ", ".join(f"{count} by {words[way]}" for way, count in sorted(tally.ways.items()))
+        lines.append(f"regions found their mentions: {ways}")
+    return lines

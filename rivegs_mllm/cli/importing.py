@@ -1,0 +1,88 @@
+"""The verb that takes over annotations of other tools."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from data_builders.importing.names import WORDS
+from rivegs_mllm.cli.common import verb
+from rivegs_mllm.data.lock import lock_folder
+from rivegs_mllm.types import UserError
+
+EXAMPLES = """\
+examples:
+  rivegs import label-studio export.json --images pictures --out data/mine
+  rivegs import csv posts.csv --columns text=tweet image=photo --out data/mine
+  rivegs import conll train.txt dev.txt test.txt --regions boxes.json --images pictures --out data/mine
+  rivegs import coco instances.json --split 70/15/15 --seed 1 --out data/mine
+
+docs/import.md describes the formats, each with an example."""
+
+
+def add_import(verbs) -> None:
+    """The verb's parser."""
+    own = verb(verbs, "import", "annotations of another tool as a dataset, with splits if they have none", _import)
+    own.formatter_class = argparse.RawDescriptionHelpFormatter
+    own.epilog = "formats:\n" + "".join(f"  {name:<14}{words}\n" for name, words in WORDS.items()) + "\n" + EXAMPLES
+    own.add_argument("format", metavar="FORMAT", choices=tuple(WORDS), help=f"one of {', '.join(WORDS)}")
+    own.add_argument(
+        "paths", metavar="PATH", nargs="+", help="files, or folders of them; train, dev or test in a name is the split"
+    )
+    own.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="the dataset folder to write")
+    pictures = own.add_argument_group("pictures and boxes")
+    pictures.add_argument(
+        "--images", type=Path, nargs="+", default=[], metavar="DIR", help="where they are (default: beside the files)"
+    )
+    pictures.add_argument("--without-images", action="store_true", help="leave them out")
+    pictures.add_argument("--allow-missing", action="store_true", help="posts whose picture is missing keep their text")
+    pictures.add_argument(
+        "--regions", type=Path, metavar="PATH", help="boxes or masks of the texts, by the names of pictures"
+    )
+    pictures.add_argument(
+        "--boxes",
+        default="",
+        metavar="FORMAT",
+        help="xyxy, xywh, cxcywh or yxyx, with -1, -100 or -1000 behind it where they are no pixels (default: as the "
+        "format has them, or by the evidence of all boxes)",
+    )
+    pictures.add_argument(
+        "--frame", choices=("upright", "stored"), default="upright", help="stored: drawn before EXIF rotation"
+    )
+    told = own.add_argument_group("what the files leave open")
+    told.add_argument("--columns", nargs="+", default=[], metavar="FIELD=NAME", help="columns, such as text=tweet")
+    told.add_argument("--split", default="", metavar="80/10/10", help="shares of new splits of all posts")
+    told.add_argument("--seed", type=int, default=0, help="of the splits (default 0)")
+    told.add_argument("--types", type=Path, metavar="FILE", help="JSON: the types, or their descriptions by type")
+
+
+def _import(args: argparse.Namespace, _: list[str]) -> None:
+    from data_builders.importing.run import Request, import_dataset
+
+    paths = [Path(path) for path in args.paths]
+    request = Request(
+        args.format,
+        paths,
+        args.out,
+        args.images,
+        args.regions,
+        args.boxes,
+        args.frame,
+        _columns(args.columns),
+        args.split,
+        args.seed,
+        args.types,
+        args.without_images,
+        args.allow_missing,
+    )
+    with lock_folder(args.out):
+        imported = import_dataset(request)
+    print(imported.in_words())
+    print(f"wrote {args.out}; next: rivegs audit {args.out}")
+
+
+def _columns(pairs: list[str]) -> dict[str, str]:
+    for pair in pairs:
+        if "=" not in pair:
+            raise UserError(f"--columns: {pair!r} is not of the form FIELD=NAME, such as text=tweet")
+    return dict(pair.split("=", 1) for pair in pairs)

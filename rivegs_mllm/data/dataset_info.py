@@ -1,0 +1,68 @@
+"""What ``dataset.json`` beside the splits says of a dataset: its entity types, how many posts, where it came from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rivegs_mllm.data.files import write_json
+from rivegs_mllm.data.foreign import read_object, shown
+from rivegs_mllm.types import UserError
+
+NAME = "dataset.json"
+VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetInfo:
+    """``types`` are the entity types with their descriptions, "" where there is none; ``posts`` and ``entities`` count
+    by split; ``format`` is that of the files it was made from, ``boxes`` what their numbers meant, "" without boxes.
+    """
+
+    types: dict[str, str]
+    posts: dict[str, int] = field(default_factory=dict)
+    entities: dict[str, int] = field(default_factory=dict)
+    format: str = ""
+    boxes: str = ""
+
+
+def write_info(folder: Path, info: DatasetInfo) -> None:
+    """Writes ``folder/dataset.json``. Raises WriteError."""
+    types = [{"name": name, "description": text} if text else {"name": name} for name, text in info.types.items()]
+    content = {"version": VERSION, "types": types, "posts": info.posts, "entities": info.entities}
+    made = {"format": info.format, "boxes": info.boxes}
+    write_json(folder / NAME, {**content, **{key: value for key, value in made.items() if value}})
+
+
+def read_info(folder: Path) -> DatasetInfo | None:
+    """What ``folder/dataset.json`` says, None where there is none. Raises UserError."""
+    path = folder / NAME
+    if not path.exists():
+        return None
+    raw = read_object(path, "import or build the dataset again, or delete the file")
+    if raw.get("version") != VERSION:
+        raise UserError(f"{path}: version: {shown(raw.get('version'))}; this release reads version {VERSION}")
+    types = {}
+    for number, one in enumerate(_list(path, raw.get("types"))):
+        name = one.get("name") if type(one) is dict else None
+        text = one.get("description", "") if type(one) is dict else None
+        if type(name) is not str or not name or type(text) is not str:
+            raise UserError(f"{path}: types[{number}]: {shown(one)} is not an object of name and description")
+        types[name] = text
+    posts, entities = (_counts(path, key, raw.get(key)) for key in ("posts", "entities"))
+    made = [raw.get(key, "") for key in ("format", "boxes")]
+    if not all(type(one) is str for one in made):
+        raise UserError(f"{path}: format and boxes are strings")
+    return DatasetInfo(types, posts, entities, *made)
+
+
+def _list(path: Path, value: object) -> list:
+    if type(value) is not list:
+        raise UserError(f"{path}: types: {shown(value)} is not a list")
+    return value
+
+
+def _counts(path: Path, key: str, value: object) -> dict[str, int]:
+    if type(value) is not dict or not all(type(count) is int and count >= 0 for count in value.values()):
+        raise UserError(f"{path}: {key}: {shown(value)} does not count by split")
+    return value

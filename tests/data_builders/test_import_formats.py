@@ -1,0 +1,205 @@
+"""Each format from a small file as its tool writes it."""
+
+import pytest
+from importing_files import imported, json_file, kinds, picture
+
+from rivegs_mllm.data.dataset_info import read_info
+from rivegs_mllm.data.masks import decode
+from rivegs_mllm.types import Box, Entity, UserError
+
+TEXT = "RT @fan: Ada Lovelace beats Nike 😀 in #ParisOpen!"
+ADA = Entity("Ada Lovelace", "athlete", (4, 6), visible=True, boxes=(Box(10, 5, 50, 35),))
+NIKE = Entity("Nike", "brand", (7, 8), visible=False)
+PARIS = Entity("Paris", "place", (11, 12), visible=False)
+TOKENS = ("RT", "@", "fan", ":", "Ada", "Lovelace", "beats", "Nike", "😀", "in", "#", "Paris", "Open", "!")
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    return picture(tmp_path / "pictures" / "p1.jpg", (80, 60)).parent
+
+
+def check(samples, done):
+    (sample,) = samples
+    assert sample.tokens == TOKENS
+    assert sample.size == (80, 60)
+    assert sample.image.endswith("p1.jpg")
+    assert sample.entities == (ADA, NIKE, PARIS)
+    assert done.report.errors == []
+
+
+CSV = f'''\
+tweet_id,tweet,photo,mention,start,type,end,xmin,ymin,xmax,ymax
+7,"{TEXT}",p1.jpg,Ada Lovelace,9,athlete,21,10,5,50,35
+7,"{TEXT}",p1.jpg,Nike,,brand,,,,,
+7,"{TEXT}",p1.jpg,,39,place,44,,,,
+'''
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_csv(tmp_path, pictures, separator):
+    path = tmp_path / "posts.csv"
+    text = CSV if separator == "," else CSV.replace(",", separator)
+    path.write_text(text.replace("\n", "\r\n"), newline="", encoding="utf-8-sig")
+    samples, done = imported("csv", path, tmp_path / "out", images=[pictures], boxes="xyxy")
+    check(samples, done)
+    assert samples[0].id == "7"
+    assert kinds(done) == ["token split"]
+    assert read_info(tmp_path / "out").types == {"athlete": "", "brand": "", "place": ""}
+
+
+def test_coco(tmp_path, pictures):
+    content = {
+        "images": [{"id": 3, "file_name": "p1.jpg", "width": 80, "height": 60, "caption": TEXT}],
+        "annotations": [
+            {"id": 1, "image_id": 3, "category_id": 5, "bbox": [10, 5, 40, 30], "area": 1200, "iscrowd": 0,
+             "attributes": {"mention": "Ada Lovelace"}},
+        ],
+        "categories": [{"id": 5, "name": "athlete", "supercategory": "person"}],
+    }  # fmt: skip
+    samples, done = imported("coco", json_file(tmp_path / "a.json", content), tmp_path / "out", images=[pictures])
+    assert samples[0].entities == (ADA,)
+    assert kinds(done) == []
+
+
+def test_coco_polygons_and_run_lengths(tmp_path, pictures):
+    rows = {"image_id": 3, "category_id": 5, "iscrowd": 0, "tokens_positive": [[9, 12], [13, 21]]}
+    square = [20, 10, 40, 10, 40, 30, 20, 30]
+    counts = [60 * 20, 30, 60 * 59 + 30]
+    content = {
+        "images": [{"id": 3, "file_name": "p1.jpg", "width": 80, "height": 60, "caption": TEXT}],
+        "annotations": [
+            {"id": 1, **rows, "bbox": [20, 10, 20, 20], "segmentation": [square]},
+            {"id": 2, **rows, "segmentation": {"size": [60, 80], "counts": counts}},
+        ],
+        "categories": [{"id": 5, "name": "athlete"}],
+    }
+    samples, _ = imported("coco", json_file(tmp_path / "a.json", content), tmp_path / "out", images=[pictures])
+    (entity,) = samples[0].entities
+    assert entity.boxes == (Box(20, 10, 40, 30), Box(20, 0, 21, 30))
+    assert [int(decode(mask).sum()) for mask in entity.masks] == [400, 30]
+    assert decode(entity.masks[0])[10:30, 20:40].all()
+
+
+def label_studio(**extra):
+    """A task as Label Studio exports it, its offsets those of JavaScript, which counts the emoji as two."""
+    size = {"original_width": 80, "original_height": 60, "image_rotation": 0}
+    box = {"x": 12.5, "y": 8.333333333333334, "width": 50, "height": 50, "rotation": 0}
+    spans = [("a", 9, 21, "Ada Lovelace", "athlete"), ("b", 28, 32, "Nike", "brand"), ("c", 40, 45, "Paris", "place")]
+    results = [
+        {"id": key, "type": "labels", "from_name": "label", "to_name": "text", "origin": "manual",
+         "value": {"start": start, "end": end, "text": text, "labels": [kind]}}
+        for key, start, end, text, kind in spans
+    ]  # fmt: skip
+    results.append(
+        {"id": "r", "type": "rectanglelabels", "from_name": "box", "to_name": "image", "origin": "manual", **size,
+         "value": {**box, "rectanglelabels": ["athlete"]}}
+    )  # fmt: skip
+    data = {"text": TEXT, "image": "/data/upload/1/0a1b2c3d-p1.jpg"}
+    annotation = {"id": 1001, "completed_by": 1, "was_cancelled": False, "ground_truth": False, "result": results}
+    return {"id": 12, "data": data, "annotations": [{**annotation, **extra}], "predictions": []}
+
+
+def test_label_studio(tmp_path, pictures):
+    task = label_studio()
+    task["annotations"][0]["result"].append({"from_id": "a", "to_id": "r", "type": "relation", "direction": "right"})
+    task["annotations"].append({"id": 1002, "was_cancelled": True, "result": []})
+    samples, done = imported(
+        "label-studio", json_file(tmp_path / "a.json", [task]), tmp_path / "out", images=[pictures]
+    )
+    assert samples[0].entities[0].boxes[0].ymax == pytest.approx(35)
+    assert [(own.text, own.visible) for own in samples[0].entities] == [
+        ("Ada Lovelace", True),
+        ("Nike", False),
+        ("Paris", False),
+    ]
+    assert samples[0].tokens == TOKENS
+    assert kinds(done) == ["cancelled annotation", "offsets in UTF-16", "token split"]
+    assert done.tally.ways == {"link": 1}
+
+
+def test_label_studio_without_relations(tmp_path, pictures):
+    samples, done = imported(
+        "label-studio", json_file(tmp_path / "a.json", [label_studio()]), tmp_path / "out", images=[pictures]
+    )
+    assert samples[0].entities[0].visible
+    assert done.tally.ways == {"type": 1}
+
+
+def test_label_studio_json_min(tmp_path, pictures):
+    full = label_studio()
+    values = {"label": [], "box": []}
+    for own in full["annotations"][0]["result"]:
+        sizes = {key: own[key] for key in ("original_width", "original_height") if key in own}
+        values[own["from_name"]].append({**own["value"], **sizes})
+    task = {"id": 12, **full["data"], **values, "annotator": 1, "annotation_id": 1001, "lead_time": 3.5}
+    samples, _ = imported("label-studio", json_file(tmp_path / "a.json", [task]), tmp_path / "out", images=[pictures])
+    assert [own.text for own in samples[0].entities if own.boxes] == ["Ada Lovelace"]
+
+
+def test_a_rectangle_that_is_turned(tmp_path):
+    """By a quarter about its upper left corner: what was its right edge is now below, what was below is to the left."""
+    pictures = picture(tmp_path / "pictures" / "p1.jpg", (200, 100)).parent
+    task = label_studio()
+    own = task["annotations"][0]["result"][-1]
+    own.update(original_width=200, original_height=100)
+    own["value"].update(x=50, y=10, width=20, height=30, rotation=90)
+    samples, _ = imported("label-studio", json_file(tmp_path / "a.json", [task]), tmp_path / "out", images=[pictures])
+    (box,) = samples[0].entities[0].boxes
+    assert (box.xmin, box.ymin, box.xmax, box.ymax) == pytest.approx((70, 10, 100, 50))
+
+
+@pytest.mark.parametrize(
+    ("lines", "entities"),
+    [
+        (["Ada\tB-athlete", "won\tO"], [("Ada", "athlete")]),
+        (["Ada NNP B-NP B-athlete", "Lovelace NNP I-NP I-athlete", "won VB O O"], [("Ada Lovelace", "athlete")]),
+        (["Ada,S-athlete", "Nike,B-brand", "Air,E-brand"], [("Ada", "athlete"), ("Nike Air", "brand")]),
+        (["Ada I-athlete", "Lovelace I-athlete", "Bo B-athlete"], [("Ada Lovelace", "athlete"), ("Bo", "athlete")]),
+        (["Ada;U-Sports person", "x;O"], [("Ada", "Sports person")]),
+    ],
+)
+def test_conll_of_any_separator_and_scheme(tmp_path, lines, entities):
+    path = tmp_path / "train.txt"
+    path.write_text("\n".join(["-DOCSTART- -X- O O", "", *lines, "", "", lines[0], ""]))
+    samples, done = imported("conll", path, tmp_path / "out")
+    assert [(own.text, own.type) for own in samples[-2].entities] == entities
+    assert len(samples) == 2
+    assert kinds(done) == []
+
+
+def test_conll_with_ids_and_boxes_from_voc(tmp_path, pictures):
+    path = tmp_path / "train.txt"
+    tagged = dict.fromkeys(TOKENS, "O") | {"Ada": "B-athlete", "Lovelace": "I-athlete", "Nike": "B-brand"}
+    tagged["Paris"] = "B-place"
+    path.write_text("IMGID:p1\n" + "".join(f"{token}\t{tag}\n" for token, tag in tagged.items()))
+    (tmp_path / "xml").mkdir()
+    (tmp_path / "xml" / "p1.xml").write_text(
+        "<annotation><size><width>80</width><height>60</height></size><object><name>Ada Lovelace</name><bndbox>"
+        "<xmin>10</xmin><ymin>5</ymin><xmax>50</xmax><ymax>35</ymax></bndbox></object></annotation>"
+    )
+    samples, done = imported("conll", path, tmp_path / "out", images=[pictures], regions=tmp_path / "xml")
+    check(samples, done)
+    assert samples[0].id == "p1"
+    assert done.tally.ways == {"text": 1}
+
+
+def test_texts_with_boxes_of_coco(tmp_path, pictures):
+    """Types alone: the only athlete, and of two brands as many boxes in their order."""
+    path = tmp_path / "posts.csv"
+    entities = "[[0,3,'athlete'],[10,14,'brand'],[18,22,'brand']]"
+    path.write_text(f'text,image,entities\nAda wears Nike or Puma,p1.jpg,"{entities}"\n')
+    names = ("athlete", "brand", "event")
+    boxes = [(1, [0, 0, 10, 10]), (2, [20, 0, 10, 10]), (2, [40, 0, 10, 10]), (3, [0, 30, 10, 10]), (1, [0, 40, 9, 9])]
+    content = {
+        "images": [{"id": 1, "file_name": "some/where/p1.jpg", "width": 80, "height": 60}],
+        "annotations": [{"id": n, "image_id": 1, "category_id": c, "bbox": b} for n, (c, b) in enumerate(boxes)],
+        "categories": [{"id": number, "name": name} for number, name in enumerate(names, 1)],
+    }
+    regions = json_file(tmp_path / "boxes.json", content)
+    samples, done = imported("csv", path, tmp_path / "out", images=[pictures], regions=regions)
+    assert [[box.xmin for box in own.boxes] for own in samples[0].entities] == [[0, 0], [20], [40]]
+    assert done.tally.ways == {"type": 2, "order": 2}
+    assert kinds(done) == ["region without mention"]
+    with pytest.raises(UserError, match=r"no post has a text.*rivegs import csv .* --regions"):
+        imported("coco", regions, tmp_path / "out", images=[pictures])
