@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import get_args
 
 from data_builders.common import FINDINGS, refuse_errors
-from data_builders.findings import Finding, DatasetReport, count_split, format_report, rare_types
+from data_builders.findings import DatasetReport, Finding, count_split, format_report, rare_types
 from data_builders.image_index import for_each_picture
 from data_builders.importing.assembly import Assembled, Tally, assemble
 from data_builders.importing.duplicates import groups

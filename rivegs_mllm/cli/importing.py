@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from data_builders.importing.names import WORDS
-from rivegs_mllm.cli.common import verb
+from rivegs_mllm.cli.common import add_command
 from rivegs_mllm.data.lock import lock_folder
 from rivegs_mllm.types import UserError
 
@@ -22,7 +22,7 @@ docs/import.md describes the formats, each with an example."""
 
 def add_import(verbs) -> None:
     """The verb's parser."""
-    own = verb(verbs, "import", "annotations of another tool as a dataset, with splits if they have none", _import)
+    own = add_command(verbs, "import", "annotations of another tool as a dataset, with splits", _import)
     own.formatter_class = argparse.RawDescriptionHelpFormatter
     own.epilog = "formats:\n" + "".join(f"  {name:<14}{words}\n" for name, words in WORDS.items()) + "\n" + EXAMPLES
     own.add_argument("format", metavar="FORMAT", choices=tuple(WORDS), help=f"one of {', '.join(WORDS)}")
