@@ -23,10 +23,11 @@ def measure(all_positions: bool, vocabulary: int, steps: int) -> dict[str, float
     from peft import LoraConfig, get_peft_model
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
+    from rivegs_mllm.models.device import best_device
     from rivegs_mllm.training.loss import answer_loss
 
     torch.manual_seed(0)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = best_device()
     text = {
         "vocab_size": vocabulary,
         "hidden_size": 256,

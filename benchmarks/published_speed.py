@@ -18,6 +18,7 @@ from functools import partial
 import torch
 from torch import nn
 
+from rivegs_mllm.models.device import best_device, count_parameters
 from rivegs_mllm.published.hindex.model import HIndex
 from rivegs_mllm.published.hindex.sizes import Sizes as HIndexSizes
 from rivegs_mllm.published.hindex.writing import write as write_indices
@@ -30,7 +31,7 @@ from rivegs_mllm.published.umt.pictures import ResNet
 from rivegs_mllm.published.umt.sizes import Sizes as UMTSizes
 
 Tensors = Mapping[str, torch.Tensor]
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+DEVICE = best_device()
 
 
 def seqtr(task: str, small: bool) -> tuple[nn.Module, Tensors, Callable[[nn.Module, Tensors], object]]:
@@ -110,7 +111,7 @@ def measure(name: str, rounds: int, small: bool) -> None:
         optimizer.zero_grad()
 
     taught = seconds(step, rounds)
-    millions = sum(value.numel() for value in model.parameters()) / 1e6
+    millions = count_parameters(model) / 1e6
     print(f"| {name} | {millions:.0f} M | {answering:.1f} | {asked:.2f} | {memory():.1f} | {taught:.2f} |", flush=True)
 
 

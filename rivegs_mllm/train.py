@@ -28,6 +28,7 @@ from rivegs_mllm.config.answering import save_recipe
 from rivegs_mllm.config.layers import read_layers
 from rivegs_mllm.config.schema import Recipe
 from rivegs_mllm.config.yaml_loader import decode
+from rivegs_mllm.data.batching import batches
 from rivegs_mllm.data.jsonl import read_split
 from rivegs_mllm.data.logs import (
     FLAGS_HELP,
@@ -41,9 +42,10 @@ from rivegs_mllm.data.logs import (
     tell_error,
 )
 from rivegs_mllm.data.progress import track
+from rivegs_mllm.models.adapter import add_adapter, save_beside_weights
+from rivegs_mllm.models.base_model import System, base_path, load_base
 from rivegs_mllm.models.batching import SampleEncoder
-from rivegs_mllm.models.generation import Generator, batches
-from rivegs_mllm.models.loading import System, add_adapter, base_path, load_base, save_beside_weights
+from rivegs_mllm.models.generation.generator import Generator
 from rivegs_mllm.store.attach import read_posts
 from rivegs_mllm.training.dataset import AnswerDataset, Collator, check_lengths
 from rivegs_mllm.training.loss import answer_loss

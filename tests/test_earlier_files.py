@@ -18,7 +18,7 @@ from rivegs_mllm.config.schema import read_recipe
 from rivegs_mllm.config.yaml_loader import parse_recipe
 from rivegs_mllm.data.jsonl import read_predictions, read_split
 from rivegs_mllm.distill.config import read_distill
-from rivegs_mllm.models.loading import load_processor
+from rivegs_mllm.models.base_model import load_processor
 from rivegs_mllm.store.answer_store import Store, read_rows, read_store
 from rivegs_mllm.store.captions import Captions
 from rivegs_mllm.train import start

@@ -13,8 +13,9 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 from rivegs_mllm.answer.serialization import render
 from rivegs_mllm.config.schema import Recipe, read_recipe
 from rivegs_mllm.data.jsonl import read_split, write_records
+from rivegs_mllm.models.adapter import add_adapter, save_beside_weights
+from rivegs_mllm.models.base_model import load_base
 from rivegs_mllm.models.batching import SampleEncoder
-from rivegs_mllm.models.loading import add_adapter, load_base, save_beside_weights
 from rivegs_mllm.tiny.architecture import build_contract, build_model, build_processor, train_tokenizer
 from rivegs_mllm.training.dataset import AnswerDataset, Collator
 from rivegs_mllm.training.loss import answer_loss

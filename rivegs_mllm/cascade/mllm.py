@@ -27,8 +27,10 @@ from rivegs_mllm.cascade.knowledge.expansion import Expander
 from rivegs_mllm.cascade.tagging.base import Tagger
 from rivegs_mllm.config.answering import Answering, read_answering, trained_folder
 from rivegs_mllm.config.layers import read_layers
-from rivegs_mllm.models.generation import Generator, batches
-from rivegs_mllm.models.loading import load_adapter, prepare_for_inference
+from rivegs_mllm.data.batching import batches
+from rivegs_mllm.models.adapter import load_adapter
+from rivegs_mllm.models.base_model import prepare_for_inference
+from rivegs_mllm.models.generation.generator import Generator
 from rivegs_mllm.types import Entity, Prediction, Sample, UserError
 
 SEGMENT_OF = {
@@ -119,7 +121,7 @@ class MllmStage:
         self.model = model
         self.slot = slot
         self.segment = SEGMENT_OF[slot]
-        self.until = before[-1] if before else None
+        self.prefix = before[-1] if before else None
         self.parameters = model.parameters
 
     def __call__(self, samples: Sequence[Sample], drafts: Sequence[Prediction]) -> list[Prediction]:
@@ -132,9 +134,12 @@ class MllmStage:
         return filled
 
     def _answers(self, samples: Sequence[Sample], drafts: Sequence[Prediction]) -> list[Prediction]:
-        forced = [self._as_forced(draft) for draft in drafts] if self.until else None
+        generator = self.model.generator
+        if self.prefix is None:
+            return generator.answer(samples, last=self.segment)
+        given = [self._as_forced(draft) for draft in drafts]
         try:
-            return self.model.generator.answer(samples, forced, self.until, self.segment)
+            return generator.continue_answers(samples, given, self.prefix, only=self.segment)
         except UserError as error:
             raise StageError(
                 f"{self.slot} (mllm): {error}; the model can go on only from what its own answers can say: "

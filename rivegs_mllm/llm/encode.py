@@ -18,10 +18,11 @@ from rivegs_mllm.config.schema import read_recipe
 from rivegs_mllm.data.images import GLANCE, PictureError, open_for_model
 from rivegs_mllm.data.progress import track
 from rivegs_mllm.llm.embeddings import ImageFeatures, TextFeatures, TextImagePair, UmtFeatures, normalize_rows
+from rivegs_mllm.models.adapter import load_adapter
+from rivegs_mllm.models.base_model import System
 from rivegs_mllm.models.batching import SampleEncoder, Tensors, batch
 from rivegs_mllm.models.device import best_device
-from rivegs_mllm.models.loading import System, load_adapter
-from rivegs_mllm.models.located import resolve_model_path
+from rivegs_mllm.models.pretrained import resolve_model_path
 from rivegs_mllm.types import Sample, UserError
 
 Item = TypeVar("Item")

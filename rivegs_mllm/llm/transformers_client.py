@@ -24,8 +24,8 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 
 from rivegs_mllm.data.images import PictureError
 from rivegs_mllm.llm.client import Answer, HFChat, Messages, Sampling, TeacherError, VLLMChat, load_image, picture_paths
-from rivegs_mllm.models.located import resolve_model_path
 from rivegs_mllm.models.plain_text import escape_special_tokens
+from rivegs_mllm.models.pretrained import resolve_model_path
 from rivegs_mllm.types import UserError
 
 MAX_CONTEXT_TOKENS = 32_768

@@ -1,8 +1,12 @@
-"""On which device a model is used, and in which precision, where nobody says."""
+"""Device and precision of a model where nobody says, and how many parameters it has."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 def best_device() -> str:
@@ -25,3 +29,8 @@ def has_bfloat16() -> bool:
     path = Path("/proc/cpuinfo")
     flags = path.read_text() if path.exists() else ""
     return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+def count_parameters(*models: nn.Module) -> int:
+    """How many parameters the models have in all."""
+    return sum(parameter.numel() for model in models for parameter in model.parameters())

@@ -22,7 +22,7 @@ from transformers import AutoModel, AutoModelForImageTextToText, AutoProcessor, 
 from transformers.models.qwen2_vl.configuration_qwen2_vl import Qwen2VLVisionConfig
 from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VisionTransformerPretrainedModel
 
-from rivegs_mllm.models.loading import base_path
+from rivegs_mllm.models.base_model import base_path
 from rivegs_mllm.models.plain_text import escape_special_tokens
 from rivegs_mllm.types import UserError
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -43,3 +44,20 @@ def load_pretrained(
 def own_files(name: str) -> tuple[Path, ...]:
     """The folder of a model that is one, nothing for a hub id: for ``Dependent``."""
     return (Path(name),) if Path(name).is_dir() else ()
+
+
+_PACKAGE = "package:"
+
+
+def resolve_model_path(name: str) -> str:
+    """A hub id or a folder as it is; ``package:NAME/FOLDER`` is that folder inside an installed package.
+
+    The package is not imported. Raises UserError where it is not installed.
+    """
+    if not name.startswith(_PACKAGE):
+        return name
+    package, _, inner = name.removeprefix(_PACKAGE).partition("/")
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None:
+        raise UserError(f"{name}: the package {package!r} is not installed; `pip install` it")
+    return str(Path(spec.origin).parent / inner)

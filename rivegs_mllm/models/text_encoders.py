@@ -17,8 +17,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from rivegs_mllm.models.located import resolve_model_path
 from rivegs_mllm.models.plain_text import ignore_special_tokens
+from rivegs_mllm.models.pretrained import resolve_model_path
 from rivegs_mllm.types import UserError
 
 TINY = "tiny"

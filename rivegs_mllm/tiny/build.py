@@ -19,6 +19,7 @@ from rivegs_mllm.config.bounds import Seed
 from rivegs_mllm.config.schema import TrainSettings
 from rivegs_mllm.config.yaml_loader import parse_recipe
 from rivegs_mllm.models.batching import SampleEncoder
+from rivegs_mllm.models.device import count_parameters
 from rivegs_mllm.tiny import language_pretraining as read
 from rivegs_mllm.tiny import vision_pretraining as see
 from rivegs_mllm.tiny.architecture import build_contract, build_model, build_processor, train_tokenizer
@@ -49,7 +50,7 @@ def make(recipe: BaseRecipe) -> None:
     tokenizer = train_tokenizer(read.corpus(recipe.seed))
     processor = build_processor(tokenizer)
     model = build_model(tokenizer)
-    print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(tokenizer)} tokens", flush=True)
+    print(f"{count_parameters(model):,} parameters, {len(tokenizer)} tokens", flush=True)
 
     seer = see.VisionPretrainingModel(model.model.visual, model.get_input_embeddings().weight)
     run_stage(see.VisionTrainer(seer, recipe.see, see.SceneDataset(processor, recipe.seed)))

@@ -37,7 +37,8 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedConfig, PreTrainedModel
 
 from rivegs_mllm.config.schema import Recipe, read_recipe
-from rivegs_mllm.models.loading import base_path
+from rivegs_mllm.models.base_model import base_path
+from rivegs_mllm.models.device import count_parameters
 from rivegs_mllm.types import UserError
 
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
@@ -76,7 +77,7 @@ def estimate(config: PreTrainedConfig, recipe: Recipe, gpus: int = 1, zero: int 
         raise UserError("model.quantization: ZeRO-3 cannot divide quantised weights; take ZeRO-2")
     with torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(config, dtype=recipe.model.dtype)
-    parameters = sum(p.numel() for p in model.parameters())
+    parameters = count_parameters(model)
     base = base_bytes(model, recipe.model.quantization is not None, zero)
     layer = model.get_decoder().layers[0]
     adapted = get_peft_model(model, recipe.lora, low_cpu_mem_usage=True)
@@ -99,7 +100,7 @@ def base_bytes(model: PreTrainedModel, quantized: bool, zero: int) -> float:
     head = model.get_output_embeddings()
     linear = [m.weight for m in model.modules() if isinstance(m, nn.Linear) and m is not head]
     count = sum(weight.numel() for weight in linear)
-    rest = sum(p.numel() for p in model.parameters()) - count
+    rest = count_parameters(model) - count
     return count * NF4_BYTES + rest * (2 if zero else 4)
 
 

@@ -28,8 +28,8 @@ from rivegs_mllm.config.schema import Recipe
 from rivegs_mllm.data.boxes import are_shares
 from rivegs_mllm.data.files import write_text
 from rivegs_mllm.data.images import is_outside, picture_size
+from rivegs_mllm.models.base_model import load_without_weights
 from rivegs_mllm.models.batching import SampleEncoder, Tensors
-from rivegs_mllm.models.loading import load_without_weights
 from rivegs_mllm.store.attach import read_posts
 from rivegs_mllm.training.dataset import IGNORED, AnswerDataset, Collator, check_lengths
 from rivegs_mllm.training.pictures import measure_pictures

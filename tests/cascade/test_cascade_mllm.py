@@ -135,8 +135,9 @@ def test_a_recipe_that_is_not_there_is_named(tmp_path):
 def test_a_stage_writes_no_more_than_its_own_segment(trained, end_to_end, monkeypatch, slot, own, following):
     stage = stage_in(slot, trained)
     generator, written = stage.model.generator, []
-    generate = generator._generate
-    monkeypatch.setattr(generator, "_generate", lambda *given: written.append(generate(*given)) or written[-1])
+    model = generator.system.model
+    generate = model.generate
+    monkeypatch.setattr(model, "generate", lambda **given: written.append(generate(**given)) or written[-1])
     sample, answer = trained.samples[0], end_to_end[0]
     plain = tuple(Entity(entity.text, entity.type, entity.span) for entity in answer.entities)
     [filled] = stage([sample], [Prediction(sample.id, answer.knowledge, plain if slot == "expander" else ())])

@@ -31,7 +31,8 @@ from rivegs_mllm.cascade.knowledge.encyclopedia import read_encyclopedia
 from rivegs_mllm.cli.main import main
 from rivegs_mllm.data.jsonl import read_split, write_records
 from rivegs_mllm.llm.few_shot import read_examples
-from rivegs_mllm.models.loading import add_adapter, load_base
+from rivegs_mllm.models.adapter import add_adapter
+from rivegs_mllm.models.base_model import load_base
 from rivegs_mllm.training.preview import write_preview
 from rivegs_mllm.training.run_dir import _is_complete
 from rivegs_mllm.types import Box, Entity, Prediction, Sample, UserError

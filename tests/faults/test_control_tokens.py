@@ -16,8 +16,8 @@ from rivegs_mllm.cascade.entailment.scorer_pretrained import PretrainedRecipe
 from rivegs_mllm.cascade.grounding.detector import load_detector
 from rivegs_mllm.cascade.grounding.florence2 import Florence2Grounder
 from rivegs_mllm.cascade.grounding.vlm import Asker
+from rivegs_mllm.models.base_model import TINY_BASE, load_base
 from rivegs_mllm.models.batching import SampleEncoder
-from rivegs_mllm.models.loading import TINY_BASE, load_base
 from rivegs_mllm.models.plain_text import escape_special_tokens, ignore_special_tokens, shorten
 from rivegs_mllm.models.text_encoders import tiny_bart_tokenizer, tiny_tokenizer
 from rivegs_mllm.types import TYPES, Entity, Sample

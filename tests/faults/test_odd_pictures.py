@@ -34,8 +34,8 @@ from rivegs_mllm.data.images import PictureError, file_stamp, open_picture, pict
 from rivegs_mllm.data.jsonl import SPLITS, write_records
 from rivegs_mllm.data.masks import encode, filled
 from rivegs_mllm.llm.client import load_image, question_digest
-from rivegs_mllm.models.generation import Generator
-from rivegs_mllm.models.loading import load_base
+from rivegs_mllm.models.base_model import load_base
+from rivegs_mllm.models.generation.generator import Generator
 from rivegs_mllm.published.seqtr.model import SeqTR
 from rivegs_mllm.published.seqtr.sizes import Sizes
 from rivegs_mllm.training.pictures import check_pictures

@@ -19,7 +19,7 @@ from rivegs_mllm.cascade.config import _loaded
 from rivegs_mllm.cascade.tagging.crf import CrfTagger, load_reader
 from rivegs_mllm.cascade.training import train_stage
 from rivegs_mllm.config.schema import read_recipe
-from rivegs_mllm.models.loading import check_adapter_config, load_adapter
+from rivegs_mllm.models.adapter import check_adapter_config, load_adapter
 from rivegs_mllm.types import TYPES, UserError
 
 LONGEST = 1000

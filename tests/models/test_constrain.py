@@ -13,9 +13,9 @@ from transformers import AutoProcessor
 
 from rivegs_mllm.answer.serialization import parse
 from rivegs_mllm.data.jsonl import read_split
-from rivegs_mllm.models.constrained_decoding import MAX_MENTION_WORDS, MentionConstraint, TokenBytes, _letters
-from rivegs_mllm.models.generation import Generator
-from rivegs_mllm.models.loading import TINY_BASE, load_base
+from rivegs_mllm.models.base_model import TINY_BASE, load_base
+from rivegs_mllm.models.generation.generator import Generator
+from rivegs_mllm.models.generation.mention_constraint import MAX_MENTION_WORDS, MentionConstraint, TokenBytes, _letters
 from rivegs_mllm.tiny.architecture import build_contract
 from rivegs_mllm.types import TYPES
 

@@ -8,11 +8,13 @@ import torch
 from PIL import Image
 from tiny_base import LEARNED, make_recipe
 
-from rivegs_mllm.answer.serialization import line_start, render
+from rivegs_mllm.answer.serialization import line_start, parse, render
+from rivegs_mllm.data.batching import batches
 from rivegs_mllm.data.jsonl import read_split
+from rivegs_mllm.models.base_model import System, check_decision_tokens, load_base
 from rivegs_mllm.models.batching import encode_prompt
-from rivegs_mllm.models.generation import Generator, batches
-from rivegs_mllm.models.loading import System, check_decision_tokens, load_base
+from rivegs_mllm.models.generation.generator import Generator
+from rivegs_mllm.models.generation.processors import visible_scores
 from rivegs_mllm.types import Entity, Prediction, Sample, UserError
 
 
@@ -117,7 +119,10 @@ def test_a_score_belongs_to_the_number_it_was_decided_for(generator, samples):
     assert len(decided) == 2
     probabilities = [0.0] * len(tokens)
     probabilities[decided[0]], probabilities[decided[1]] = 0.9, 0.2
-    [entity] = generator._read(sample, "", tokens, probabilities, ()).entities
+    scores = visible_scores(tokens, probabilities, generator.decision, generator.encoder.tokenizer)
+    assert scores == {1: 0.9, 2: 0.2}
+    size = sample.size
+    [entity] = parse(sample.id, text, sample.tokens, generator.system.contract, size, scores).entities
     assert entity.visible is False
     assert entity.visible_score == 0.2
 
@@ -125,7 +130,7 @@ def test_a_score_belongs_to_the_number_it_was_decided_for(generator, samples):
 @pytest.mark.parametrize("until", ["entities", "visible"])
 def test_a_forced_prefix_is_kept_and_gone_on_from(generator, samples, until):
     drafts = [gold(sample) for sample in samples]
-    answers = generator.answer(samples, drafts, until)
+    answers = generator.continue_answers(samples, drafts, until)
     later = {"entities": "visible 1:", "visible": "box "}[until]
     for sample, answer in zip(samples, answers, strict=True):
         contract = generator.system.contract.until(until)
@@ -145,12 +150,12 @@ def test_what_is_forced_decides_what_follows(generator, samples):
     hidden = Prediction(
         sample.id, entities=tuple(dataclasses.replace(entity, visible=False, boxes=()) for entity in sample.entities)
     )
-    [answer] = generator.answer([sample], [hidden], "visible")
+    [answer] = generator.continue_answers([sample], [hidden], "visible")
     assert not any(entity.visible or entity.boxes for entity in answer.entities)
 
 
 def test_scores_behind_a_forced_prefix_are_the_model_s_own(generator, samples):
-    answers = generator.answer(samples, [gold(sample) for sample in samples], "entities")
+    answers = generator.continue_answers(samples, [gold(sample) for sample in samples], "entities")
     for sample, answer in zip(samples, answers, strict=True):
         before = answer.raw[: answer.raw.index("visible 1:") + len("visible 1:")]
         expected = plain_probability(generator, sample, before)
@@ -160,7 +165,7 @@ def test_scores_behind_a_forced_prefix_are_the_model_s_own(generator, samples):
 def test_a_post_whose_picture_is_missing_is_answered_with_an_error(generator, samples):
     seen = next(sample for sample in samples if any(entity.boxes for entity in sample.entities))
     lost, blind = dataclasses.replace(seen, image="images/lost.jpg"), dataclasses.replace(seen, image="", size=None)
-    forced = generator.answer([lost], [gold(lost)], "visible")[0]
+    forced = generator.continue_answers([lost], [gold(lost)], "visible")[0]
     boxed = re.search(r"^box [0-9]+: ", forced.raw, re.MULTILINE) is not None
     # Whether the model writes boxes unseen depends on how the processor rounds.
     assert any("boxes without a picture" in error for error in forced.errors) == boxed
@@ -205,7 +210,7 @@ def test_of_a_long_draft_all_entities_are_kept(system, learned, samples):
     long = with_tokens(samples[0], *samples[0].tokens * 30)
     last = len(long.tokens) - 1
     draft = Prediction("long", entities=(Entity(long.tokens[last], "PER", (last, last + 1)),))
-    [answer] = short.answer([long], [draft], "entities")
+    [answer] = short.continue_answers([long], [draft], "entities")
     assert [entity.span for entity in answer.entities] == [(last, last + 1)]
     assert answer.entities[0].visible is not None
     assert answer.errors[0].startswith("cut: read ")

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 import rivegs_mllm
-from rivegs_mllm.models.located import resolve_model_path
+from rivegs_mllm.models.pretrained import resolve_model_path
 from rivegs_mllm.types import UserError
 
 

@@ -13,8 +13,9 @@ from transformers import set_seed
 
 from rivegs_mllm.answer.contract import FILE_NAME
 from rivegs_mllm.config.schema import ModelRecipe
-from rivegs_mllm.models.generation import Generator
-from rivegs_mllm.models.loading import TINY_BASE, is_base, load_adapter, load_base
+from rivegs_mllm.models.adapter import load_adapter
+from rivegs_mllm.models.base_model import TINY_BASE, is_base, load_base
+from rivegs_mllm.models.generation.generator import Generator
 from rivegs_mllm.train import AnswerTrainer, make_trainer
 from rivegs_mllm.types import UserError
 

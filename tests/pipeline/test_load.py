@@ -20,7 +20,7 @@ from rivegs_mllm.config.answering import FILE_NAME, read_answering, save_recipe
 from rivegs_mllm.config.schema import read_recipe
 from rivegs_mllm.data.images import MissingPictureError, PictureError
 from rivegs_mllm.data.jsonl import read_predictions
-from rivegs_mllm.models.loading import load_adapter, save_beside_weights
+from rivegs_mllm.models.adapter import load_adapter, save_beside_weights
 from rivegs_mllm.predict import predict
 from rivegs_mllm.types import UserError
 

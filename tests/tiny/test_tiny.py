@@ -16,8 +16,8 @@ from data_builders.emblems.encyclopedia import make_encyclopedia
 from data_builders.emblems.looks import Look
 from data_builders.emblems.scene import Placement, Scene
 from rivegs_mllm.config.schema import ModelRecipe
+from rivegs_mllm.models.base_model import TINY_BASE, load_model
 from rivegs_mllm.models.batching import SampleEncoder
-from rivegs_mllm.models.loading import TINY_BASE, load_model
 from rivegs_mllm.tiny import attention_supervision as pointing
 from rivegs_mllm.tiny import language_pretraining as read
 from rivegs_mllm.tiny import probe as measure

@@ -12,8 +12,8 @@ from torch.utils.data import DataLoader
 import rivegs_mllm.models.batching as batching
 from rivegs_mllm.config.augmentation import Augmentation
 from rivegs_mllm.data.jsonl import read_split
+from rivegs_mllm.models.base_model import load_processor, make_contract
 from rivegs_mllm.models.batching import SampleEncoder, encode_prompt
-from rivegs_mllm.models.loading import load_processor, make_contract
 from rivegs_mllm.training.dataset import IGNORED, AnswerDataset, Collator, check_lengths
 from rivegs_mllm.types import Sample, UserError
 

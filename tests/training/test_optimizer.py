@@ -7,7 +7,8 @@ import torch
 from safetensors.torch import load_file
 from tiny_base import make_recipe, save_base, texts
 
-from rivegs_mllm.models.loading import add_adapter, load_base
+from rivegs_mllm.models.adapter import add_adapter
+from rivegs_mllm.models.base_model import load_base
 from rivegs_mllm.train import train
 from rivegs_mllm.training.optimizer import muon
 from rivegs_mllm.types import UserError

@@ -20,8 +20,8 @@ from transformers import set_seed
 from eval.scores import evaluate
 from rivegs_mllm.answer.contract import FILE_NAME
 from rivegs_mllm.data.jsonl import read_split, write_records
-from rivegs_mllm.models.generation import Generator
-from rivegs_mllm.models.loading import load_adapter
+from rivegs_mllm.models.adapter import load_adapter
+from rivegs_mllm.models.generation.generator import Generator
 from rivegs_mllm.train import make_trainer, train
 from rivegs_mllm.training.sampling import LengthGroupedSampler
 from rivegs_mllm.types import UserError

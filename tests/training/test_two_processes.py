@@ -12,8 +12,8 @@ from test_train import ROOT, history, last_checkpoint, losses, weights
 from tiny_base import LEARNED, make_recipe, write_recipe
 
 from rivegs_mllm.data.jsonl import read_split
-from rivegs_mllm.models.generation import Generator
-from rivegs_mllm.models.loading import load_adapter
+from rivegs_mllm.models.adapter import load_adapter
+from rivegs_mllm.models.generation.generator import Generator
 from rivegs_mllm.train import train
 
 pytest.importorskip("deepspeed")

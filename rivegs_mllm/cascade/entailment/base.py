@@ -20,7 +20,7 @@ from eval.stage_metrics import entailment_scores, precision_recall_f1
 from rivegs_mllm.cascade.base import Stage, StageError, blind, refer
 from rivegs_mllm.cascade.referring import gold_twin
 from rivegs_mllm.config.bounds import PositiveFloat, Probability
-from rivegs_mllm.models.generation import batches
+from rivegs_mllm.data.batching import batches
 from rivegs_mllm.types import Entity, Prediction, Sample, UserError
 
 AT_ONCE = 32

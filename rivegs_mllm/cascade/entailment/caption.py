@@ -34,8 +34,8 @@ from rivegs_mllm.cascade.referring import all_parts, check_parts, needed
 from rivegs_mllm.cascade.rows import EntailmentRow, entailment_view
 from rivegs_mllm.cascade.training import StageData, Trainable, TrainableStage
 from rivegs_mllm.config.bounds import Dropout, PositiveFloat, TokenCount
+from rivegs_mllm.data.batching import batches
 from rivegs_mllm.models.device import best_device
-from rivegs_mllm.models.generation import batches
 from rivegs_mllm.models.plain_text import shorten
 from rivegs_mllm.models.text_encoders import bare_encoder, load_encoder, load_tokenizer
 from rivegs_mllm.store.captions import Captions

@@ -28,10 +28,10 @@ from rivegs_mllm.cascade.expressions import Wordings
 from rivegs_mllm.cascade.referring import all_parts, check_parts, needed
 from rivegs_mllm.cascade.rows import entailment_view
 from rivegs_mllm.cascade.training import StageData, Trainable, TrainableStage
+from rivegs_mllm.data.batching import batches
 from rivegs_mllm.data.foreign import loading
 from rivegs_mllm.data.images import GLANCE, PictureError, open_for_model
 from rivegs_mllm.data.progress import track
-from rivegs_mllm.models.generation import batches
 from rivegs_mllm.training.sampling import MultiVariantDataset
 from rivegs_mllm.types import TYPES, Entity, Prediction, Sample, UserError
 

@@ -16,9 +16,10 @@ from rivegs_mllm.answer.serialization import NO, YES, Piece, escape
 from rivegs_mllm.cascade.base import StageError
 from rivegs_mllm.cascade.entailment.scorer import Batch, JudgeRecipe, device_of, not_too_narrow
 from rivegs_mllm.config.schema import ModelRecipe
+from rivegs_mllm.models.adapter import load_adapter_weights
+from rivegs_mllm.models.base_model import check_decision_tokens, load_model, load_processor
 from rivegs_mllm.models.batching import SampleEncoder
 from rivegs_mllm.models.device import best_device
-from rivegs_mllm.models.loading import check_decision_tokens, load_adapter_weights, load_model, load_processor
 from rivegs_mllm.training.dataset import Collator
 from rivegs_mllm.types import UserError
 

@@ -29,10 +29,10 @@ from rivegs_mllm.cascade.referring import all_parts, check_parts, needed
 from rivegs_mllm.cascade.rows import GroundingRow, grounding_view
 from rivegs_mllm.cascade.training import StageData, Trainable, TrainableStage
 from rivegs_mllm.config.bounds import Bounds, Side
+from rivegs_mllm.data.batching import batches
 from rivegs_mllm.data.images import open_for_model
 from rivegs_mllm.data.progress import track
 from rivegs_mllm.models.device import best_device
-from rivegs_mllm.models.generation import batches
 from rivegs_mllm.models.late_interaction import (
     MASKED_SCORE,
     LateInteractionScorer,

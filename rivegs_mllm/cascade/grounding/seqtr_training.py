@@ -20,9 +20,9 @@ from rivegs_mllm.cascade.referring import all_parts, check_parts
 from rivegs_mllm.cascade.rows import GroundingRow, grounding_view
 from rivegs_mllm.cascade.training import StageData, Trainable, TrainableStage
 from rivegs_mllm.config.bounds import Bounds, NonNegativeInt, OneOf, Side
+from rivegs_mllm.data.batching import batches
 from rivegs_mllm.data.images import open_for_model
 from rivegs_mllm.data.masks import decode
-from rivegs_mllm.models.generation import batches
 from rivegs_mllm.models.late_interaction import VisionEncoder
 from rivegs_mllm.published.seqtr.checkpoint import load_published, read_vocabulary, save
 from rivegs_mllm.published.seqtr.darknet import FROZEN

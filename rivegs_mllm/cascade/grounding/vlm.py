@@ -21,8 +21,8 @@ from rivegs_mllm.cascade.grounding.base import Found, Grounder, GroundingStage
 from rivegs_mllm.cascade.referring import all_parts, check_parts, needed
 from rivegs_mllm.config.bounds import TokenCount
 from rivegs_mllm.config.schema import AnswerRecipe, ModelRecipe
+from rivegs_mllm.models.base_model import load_model, load_processor, make_contract
 from rivegs_mllm.models.device import best_device
-from rivegs_mllm.models.loading import load_model, load_processor, make_contract
 from rivegs_mllm.models.plain_text import escape_special_tokens, shorten
 from rivegs_mllm.models.pretrained import own_files
 from rivegs_mllm.types import Box, UserError

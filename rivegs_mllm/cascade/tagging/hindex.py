@@ -25,7 +25,7 @@ from rivegs_mllm.cascade.tagging.hindex_reader import STAGE, Reader, RegionFolde
 from rivegs_mllm.cascade.training import StageData, Trainable, TrainableStage
 from rivegs_mllm.config.bounds import BatchSize, Bounds, NonNegativeInt
 from rivegs_mllm.models.device import best_device
-from rivegs_mllm.models.located import resolve_model_path
+from rivegs_mllm.models.pretrained import resolve_model_path
 from rivegs_mllm.models.text_encoders import TINY, load_tokenizer, tiny_bart_tokenizer
 from rivegs_mllm.published.hindex.checkpoint import load, load_published, save, start_from_bart
 from rivegs_mllm.published.hindex.model import HIndex

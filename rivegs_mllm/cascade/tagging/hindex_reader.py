@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from rivegs_mllm.models.generation import batches
+from rivegs_mllm.data.batching import batches
 from rivegs_mllm.published.hindex.model import HIndex
 from rivegs_mllm.published.hindex.regions import Regions, prepared, read_regions
 from rivegs_mllm.published.hindex.sizes import NO_REGION

@@ -23,8 +23,8 @@ from rivegs_mllm.cascade.tagging.crf import span_figures
 from rivegs_mllm.cascade.tagging.umt_reader import STAGE, Reader, ResNetSight, Sight, TowerSight, sized_like
 from rivegs_mllm.cascade.training import StageData, Trainable, TrainableStage
 from rivegs_mllm.config.bounds import BatchSize, Bounds, NonNegativeInt, OneOf, PositiveFloat
+from rivegs_mllm.data.batching import batches
 from rivegs_mllm.models.device import best_device
-from rivegs_mllm.models.generation import batches
 from rivegs_mllm.models.late_interaction import VisionEncoder
 from rivegs_mllm.models.text_encoders import load_encoder, load_tokenizer
 from rivegs_mllm.published.umt.checkpoint import load, load_published, save

@@ -12,8 +12,8 @@ from PIL import Image
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedTokenizerFast
 
+from rivegs_mllm.data.batching import batches
 from rivegs_mllm.data.images import GLANCE, PictureError, open_for_model
-from rivegs_mllm.models.generation import batches
 from rivegs_mllm.models.late_interaction import VisionEncoder
 from rivegs_mllm.published.umt.labels import chunks
 from rivegs_mllm.published.umt.model import UMT, Features, States, features

@@ -1,0 +1,166 @@
+"""The base model, its processor and the contract of its answers: loaded, and what a loaded system is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    ProcessorMixin,
+)
+
+from rivegs_mllm.answer.contract import NATIVE_STEPS, Contract, loc_tokens
+from rivegs_mllm.answer.prompt import check_instruction
+from rivegs_mllm.answer.serialization import NO, YES
+from rivegs_mllm.config.answering import Answering
+from rivegs_mllm.config.schema import AnswerRecipe, ModelRecipe, Recipe
+from rivegs_mllm.data.foreign import one_line
+from rivegs_mllm.models.device import best_device
+from rivegs_mllm.types import UserError
+
+TINY_BASE = Path(__file__).parents[1] / "tiny" / "base"
+
+
+@dataclass
+class System:
+    """A model that can answer: with its processor, the contract of its answers and what it is asked."""
+
+    model: torch.nn.Module
+    processor: ProcessorMixin
+    contract: Contract
+    instruction: str
+
+
+def prepare_for_inference(system: System, device: str | None = None) -> System:
+    """The system ready to answer: in evaluation mode, on ``device``, None for the GPU where there is one."""
+    system.model.eval()
+    if not getattr(system.model, "is_quantized", False):  # bitsandbytes has placed it
+        system.model.to(device or best_device())
+    return system
+
+
+def load_base(recipe: Answering | Recipe) -> System:
+    """The base model of a recipe, untrained for the task, with rows for location tokens added if it lacks them."""
+    processor, contract = load_without_weights(recipe)
+    model = load_model(recipe.model)
+    add_embedding_rows(model, processor.tokenizer)
+    return System(model, processor, contract, recipe.answer.instruction)
+
+
+def load_without_weights(recipe: Answering | Recipe) -> tuple[ProcessorMixin, Contract]:
+    """Processor, its location tokens added, and contract: all that decides what a base model is given."""
+    processor = load_processor(recipe.model)
+    contract = make_contract(recipe.model, recipe.answer, processor)
+    check_instruction(recipe.answer.instruction)
+    if contract.encoding == "loc":
+        add_tokens(processor.tokenizer, loc_tokens(contract.bins))
+    check_decision_tokens(processor.tokenizer)
+    return processor, contract
+
+
+def base_path(base: str) -> str:
+    """What ``from_pretrained`` takes for a base: a hub id, or the folder it names."""
+    return str(TINY_BASE) if base == "tiny" else base
+
+
+def is_base(trained_on: str, base: str) -> bool:
+    """Whether an adapter's base is the recipe's. The package's own is the same wherever the package lies."""
+    if base == "tiny":
+        return Path(trained_on).parts[-3:] == TINY_BASE.parts[-3:]
+    return trained_on == base
+
+
+def load_processor(recipe: ModelRecipe) -> ProcessorMixin:
+    """The base's processor with the recipe's limits on the size of pictures."""
+    family = _pretrained(AutoConfig, recipe).model_type
+    if family not in NATIVE_STEPS:
+        raise UserError(f"model.base: {recipe.base} is a {family}; known are {', '.join(NATIVE_STEPS)}")
+    processor = _pretrained(AutoProcessor, recipe)
+    size = processor.image_processor.size
+    size["shortest_edge"] = recipe.min_pixels or size["shortest_edge"]
+    size["longest_edge"] = recipe.max_pixels or size["longest_edge"]
+    return processor
+
+
+def make_contract(model: ModelRecipe, answer: AnswerRecipe, processor: ProcessorMixin) -> Contract:
+    """The contract that a recipe asks for, with the limits that its processor really has."""
+    images = processor.image_processor
+    return Contract(
+        family=_pretrained(AutoConfig, model).model_type,
+        encoding=answer.encoding,
+        min_pixels=images.size["shortest_edge"],
+        max_pixels=images.size["longest_edge"],
+        patch_factor=images.patch_size * images.merge_size,
+        bins=answer.bins if answer.encoding == "loc" else None,
+        segments=tuple(answer.segments),
+        types=tuple(answer.types),
+    )
+
+
+def load_model(recipe: ModelRecipe) -> PreTrainedModel:
+    """The base model's weights. Missing or unexpected ones are an error: they mean another model."""
+    quantization = None
+    if recipe.quantization == "nf4":
+        quantization = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=getattr(torch, recipe.dtype),
+        )
+    model, loaded = _pretrained(
+        AutoModelForImageTextToText,
+        recipe,
+        dtype=recipe.dtype,
+        attn_implementation=recipe.attention,
+        quantization_config=quantization,
+        use_safetensors=True,
+        output_loading_info=True,
+    )
+    wrong = sorted(loaded["missing_keys"]) + sorted(loaded["unexpected_keys"])
+    if wrong:
+        raise UserError(f"{recipe.base}: {len(wrong)} weights are missing or unexpected, such as {wrong[0]}")
+    return model
+
+
+def _pretrained(kind: type, recipe: ModelRecipe, **options: object):
+    path = base_path(recipe.base)
+    if recipe.base != "tiny" and recipe.base.startswith((".", "/", "~")) and not Path(path).is_dir():
+        raise UserError(f"model.base: {path} is no folder")
+    try:
+        return kind.from_pretrained(
+            path, revision=recipe.revision, trust_remote_code=recipe.trust_remote_code, **options
+        )
+    except Exception as error:  # transformers and the base's own files
+        raise UserError(f"model.base: {path} cannot be loaded: {one_line(error)}") from error
+
+
+def add_tokens(tokenizer: PreTrainedTokenizerBase, tokens: list[str]) -> None:
+    """Adds the tokens that the tokenizer lacks."""
+    tokenizer.add_tokens([token for token in tokens if token not in tokenizer.get_added_vocab()])
+
+
+def add_embedding_rows(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Adds rows for the tokens that were added to the tokenizer, where the embedding has none left."""
+    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+        model.resize_token_embeddings(len(tokenizer))  # none to spare: they would differ from load to load
+
+
+def new_token_ids(system: System, recipe: ModelRecipe) -> list[int]:
+    """The ids of the tokens that the system's tokenizer has beyond its base's own."""
+    base = load_processor(recipe).tokenizer
+    return sorted(set(system.processor.tokenizer.get_vocab().values()) - set(base.get_vocab().values()))
+
+
+def check_decision_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[int, int]:
+    """The ids of yes and no. Raises UserError unless each is one token: its probability is read from the logits."""
+    ids = [tokenizer(word, add_special_tokens=False).input_ids for word in (YES, NO)]
+    if any(len(own) != 1 for own in ids):
+        raise UserError(f"the tokenizer splits {YES!r} or {NO!r}, so the visibility decision is not one token")
+    return ids[0][0], ids[1][0]

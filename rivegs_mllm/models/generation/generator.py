@@ -1,0 +1,206 @@
+"""Answers from a model, in left-padded batches: whole ones, or the continuation of a given beginning."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
+
+from rivegs_mllm.answer.serialization import Piece, parse
+from rivegs_mllm.data.images import PictureError, with_size
+from rivegs_mllm.data.post_errors import CUT, NO_PICTURE
+from rivegs_mllm.models.base_model import System, check_decision_tokens
+from rivegs_mllm.models.batching import SampleEncoder, Tensors, batch, dummy_row, encode_prompt, ensure_picture
+from rivegs_mllm.models.generation.mention_constraint import MentionConstraint, TokenBytes
+from rivegs_mllm.models.generation.prefix import answer_prefix
+from rivegs_mllm.models.generation.processors import (
+    SegmentStoppingCriteria,
+    VisibleScores,
+    other_segment_pattern,
+    visible_scores,
+)
+from rivegs_mllm.types import Prediction, Sample, UserError
+
+
+@dataclass(frozen=True, slots=True)
+class _Prompt:
+    """A sample as the model is given it: without a picture that cannot be opened, truncated where it is too long.
+
+    ``errors`` say what of it could not be given.
+    """
+
+    sample: Sample
+    tensors: Tensors
+    errors: tuple[str, ...]
+
+
+class Generator:
+    """Answers samples with one system; the mentions it writes are words of the post (mention_constraint.py).
+
+    ``max_length`` is the most tokens that a prompt may have, so that memory is bounded whatever a post holds: none is
+    longer than a prompt and answer of training. ``keep_vision`` and ``synced`` are for ranks that share a sharded
+    model. Raises UserError where ``max_new_tokens`` leave no room for a prompt in the model's context.
+    """
+
+    def __init__(
+        self,
+        system: System,
+        folder: Path,
+        max_new_tokens: int,
+        max_length: int = 2048,
+        keep_vision: bool = False,
+        synced: bool = False,
+    ):
+        context = system.model.config.get_text_config().max_position_embeddings
+        self.system = system
+        self.folder = folder
+        self.max_prompt_tokens = min(max_length, context - max_new_tokens)
+        if self.max_prompt_tokens < 1:
+            raise UserError(
+                f"predict.max_new_tokens: {max_new_tokens} leaves no room for a prompt in the base's context of "
+                f"{context} tokens; lower it"
+            )
+        self.encoder = SampleEncoder(system.processor)
+        self.dummy = dummy_row(self.encoder) if keep_vision else None
+        self.synced = synced
+        self.decision = check_decision_tokens(system.processor.tokenizer)
+        self.token_bytes = TokenBytes(system.processor.tokenizer)
+        tokenizer = self.encoder.tokenizer
+        self.settings = GenerationConfig(
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            use_cache=True,
+            repetition_penalty=1.0,  # else the base's own holds, and those of Qwen would shift boxes and scores
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+
+    def answer(self, samples: Sequence[Sample], last: str | None = None) -> list[Prediction]:
+        """One prediction a sample, in order: all segments, or those up to ``last``.
+
+        A post whose picture cannot be opened is answered from its text alone, and one whose text is too long from its
+        beginning; its ``errors`` say so.
+        """
+        segments = None if last is None else self.system.contract.until(last).segments
+        return self._generate([self._prompt(sample) for sample in samples], [()] * len(samples), segments)
+
+    def continue_answers(
+        self, samples: Sequence[Sample], predictions: Sequence[Prediction], prefix: str, only: str | None = None
+    ) -> list[Prediction]:
+        """As ``answer``, the segments up to ``prefix`` being those of ``predictions``; then all the rest, or ``only``.
+
+        A text that is too long is cut in the prompt alone: entities may be in the rest. Raises UserError for a
+        prediction that an answer cannot say.
+        """
+        contract = self.system.contract.until(prefix)
+        prompts = [self._with_all_tokens(self._prompt(sample), sample) for sample in samples]
+        prefixes = [
+            answer_prefix(prompt.sample, prediction, contract)
+            for prompt, prediction in zip(prompts, predictions, strict=True)
+        ]
+        return self._generate(prompts, prefixes, None if only is None else (only,))
+
+    def _prompt(self, sample: Sample) -> _Prompt:
+        try:
+            given, errors = with_size(sample, self.folder), ()
+            tensors = self._encode(given)
+        except PictureError as error:
+            given, errors = dataclasses.replace(sample, image="", size=None), (f"{NO_PICTURE}: {error}",)
+            tensors = self._encode(given)
+        if _length(tensors) <= self.max_prompt_tokens:
+            return _Prompt(given, tensors, errors)
+        given = self._truncate(given)
+        read = f"read {len(given.tokens)} of {len(sample.tokens)} words"
+        error = f"{CUT}: {read}, as a prompt may have {self.max_prompt_tokens} tokens"
+        return _Prompt(given, self._encode(given), (*errors, error))
+
+    @staticmethod
+    def _with_all_tokens(prompt: _Prompt, sample: Sample) -> _Prompt:
+        return dataclasses.replace(prompt, sample=dataclasses.replace(prompt.sample, tokens=sample.tokens))
+
+    def _encode(self, sample: Sample) -> Tensors:
+        return encode_prompt(sample, self.folder, self.encoder, self.system.contract, self.system.instruction)
+
+    def _truncate(self, sample: Sample) -> Sample:
+        """The sample with as many words as fit; where not one does, also without its picture."""
+
+        def beginning(words: int) -> Sample:
+            return dataclasses.replace(sample, tokens=sample.tokens[:words])
+
+        least, most = 0, len(sample.tokens)  # so many fit, if any do; so many do not
+        while most - least > 1:
+            middle = (least + most) // 2
+            fits = _length(self._encode(beginning(middle))) <= self.max_prompt_tokens
+            least, most = (middle, most) if fits else (least, middle)
+        short = beginning(least)
+        return short if least else dataclasses.replace(short, image="", size=None)
+
+    @torch.inference_mode()
+    def _generate(
+        self, prompts: Sequence[_Prompt], prefixes: Sequence[Sequence[Piece]], segments: Sequence[str] | None
+    ) -> list[Prediction]:
+        """The answers behind ``prefixes``: of ``segments`` alone, None for all."""
+        model, tokenizer = self.system.model, self.encoder.tokenizer
+        rows = [
+            {
+                **batch([{**prompt.tensors, **self.encoder.answer(prefix, end=False)}], tokenizer.pad_token_id),
+                **_NO_ANSWER,
+            }
+            for prompt, prefix in zip(prompts, prefixes, strict=True)
+        ]
+        inputs = batch(ensure_picture(rows, self.dummy), tokenizer.pad_token_id)
+        inputs = {key: value.to(model.device) for key, value in inputs.items()}
+        columns = inputs["input_ids"].shape[1]
+        scores = VisibleScores(*self.decision)
+        mentions = MentionConstraint(
+            self.token_bytes, [prompt.sample.tokens for prompt in prompts], self.system.contract.types
+        )
+        stops = [] if segments is None else [SegmentStoppingCriteria(tokenizer, segments, columns)]
+        output = model.generate(
+            **inputs,
+            generation_config=self.settings,
+            logits_processor=LogitsProcessorList([scores, mentions]),
+            stopping_criteria=StoppingCriteriaList(stops),
+            synced_gpus=self.synced,
+        )
+        generated = output[: len(prompts), columns:].tolist()
+        return [
+            self._read(prompt, prefix, tokens, probabilities, segments)
+            for prompt, prefix, tokens, probabilities in zip(
+                prompts, prefixes, generated, scores.probabilities(len(prompts)), strict=True
+            )
+        ]
+
+    def _read(
+        self,
+        prompt: _Prompt,
+        prefix: Sequence[Piece],
+        tokens: list[int],
+        probabilities: list[float],
+        segments: Sequence[str] | None,
+    ) -> Prediction:
+        sample, tokenizer = prompt.sample, self.encoder.tokenizer
+        contract = self.system.contract
+        if not sample.tokens and prompt.errors:  # nothing was read, so nothing can be said
+            return Prediction(sample.id, errors=prompt.errors)
+        if tokenizer.eos_token_id in tokens:
+            tokens = tokens[: tokens.index(tokenizer.eos_token_id)]
+        text = tokenizer.decode(tokens, clean_up_tokenization_spaces=False)
+        if segments is not None:
+            contract = contract.until(segments[-1])
+            text = other_segment_pattern(segments).split(text, maxsplit=1)[0]
+        answer = "".join(piece.text for piece in prefix) + text
+        scores = visible_scores(tokens, probabilities, self.decision, tokenizer)
+        prediction = parse(sample.id, answer, sample.tokens, contract, sample.size if sample.image else None, scores)
+        return dataclasses.replace(prediction, errors=prompt.errors + prediction.errors)
+
+
+_NO_ANSWER = {"answer": torch.empty(0, dtype=torch.long), "weights": torch.empty(0)}
+
+
+def _length(prompt: Tensors) -> int:
+    return prompt["input_ids"].shape[1]
