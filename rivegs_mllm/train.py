@@ -63,6 +63,7 @@ from rivegs_mllm.training.run_dir import (
     run_lock,
     run_training,
     settings_of,
+    trainer_arguments,
     write_metrics,
 )
 from rivegs_mllm.training.sampling import SetEpochCallback, length_grouped_sampler
@@ -150,10 +151,9 @@ class AnswerTrainer(Trainer):
         self.pictures = any(sample.image for sample in dataset.samples)
         cached = recipe.model.cache_pictures
         self.sampler = length_grouped_sampler(lengths, recipe.train)
-        recipe.train.remove_unused_columns = False  # all that a row holds is the collator's
         super().__init__(
             model=system.model,
-            args=recipe.train,
+            args=trainer_arguments(recipe.train),
             train_dataset=dataset,
             eval_dataset=dev,
             data_collator=Collator(dataset.encoder, keep_vision=self.pictures and not cached),

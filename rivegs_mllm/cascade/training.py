@@ -38,6 +38,7 @@ from rivegs_mllm.training.run_dir import (
     run_lock,
     run_training,
     settings_of,
+    trainer_arguments,
     write_metrics,
 )
 from rivegs_mllm.training.sampling import SetEpochCallback, length_grouped_sampler
@@ -199,10 +200,9 @@ class StageTrainer(Trainer):
     def __init__(self, trainable: Trainable, arguments: TrainingArguments, dev: Sequence[Sample]):
         self.trainable = trainable
         self.sampler = length_grouped_sampler(trainable.lengths, arguments)
-        arguments.remove_unused_columns = False  # all that a row holds is the collator's
         super().__init__(
             model=trainable.model,
-            args=arguments,
+            args=trainer_arguments(arguments),
             train_dataset=trainable.train,
             eval_dataset=dev,
             data_collator=trainable.collate,

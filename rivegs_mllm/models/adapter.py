@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from pathlib import Path
 
 import torch
-from peft import PeftModel, get_peft_model, get_peft_model_state_dict, prepare_model_for_kbit_training
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, prepare_model_for_kbit_training
 from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from safetensors import SafetensorError, safe_open
 from transformers import (
@@ -38,27 +39,34 @@ from rivegs_mllm.types import UserError
 
 def add_adapter(system: System, recipe: Recipe) -> System:
     """The system with a LoRA adapter to train, which also trains the rows of tokens that were added to the base."""
-    model, lora = system.model, recipe.lora
+    model = system.model
     if recipe.model.quantization is not None:
         if is_deepspeed_zero3_enabled():
             raise UserError("model.quantization: 4-bit weights cannot be sharded by ZeRO-3; use zero2.yaml, or no nf4")
         model = prepare_model_for_kbit_training(
             model, recipe.train.gradient_checkpointing, recipe.train.gradient_checkpointing_kwargs
         )
-    new = new_token_ids(system, recipe.model)
-    if new:
-        tied = model.config.get_text_config().tie_word_embeddings
-        lora.trainable_token_indices = {"embed_tokens": new} if tied else {"embed_tokens": new, "lm_head": new}
-    sharded = is_deepspeed_zero3_enabled()
-    # A sharded weight is whole only within its own module, and a weight of 4 bits is none to multiply with.
-    if recipe.train.device.type == "cpu" and not sharded and recipe.model.quantization is None:
-        use_fused_layers(lora)
     # ZeRO-3 wants one type in a module; elsewhere float32 adapters beside a bfloat16 base are safer.
+    config, sharded = _adapter_config(system, recipe), is_deepspeed_zero3_enabled()
     try:
-        system.model = get_peft_model(model, lora, autocast_adapter_dtype=not sharded)
+        adapted = get_peft_model(model, config, autocast_adapter_dtype=not sharded)
     except Exception as error:  # PEFT, such as for modules that are not there
         raise UserError(f"lora: {one_line(error)}") from error
-    return system
+    return dataclasses.replace(system, model=adapted)
+
+
+def _adapter_config(system: System, recipe: Recipe) -> LoraConfig:
+    """The recipe's LoRA settings, and what the base and the device add to them."""
+    lora = copy.copy(recipe.lora)
+    new = new_token_ids(system, recipe.model)
+    if new:
+        tied = system.model.config.get_text_config().tie_word_embeddings
+        lora.trainable_token_indices = {"embed_tokens": new} if tied else {"embed_tokens": new, "lm_head": new}
+    # A sharded weight is whole only within its own module, and a weight of 4 bits is none to multiply with.
+    sharded = is_deepspeed_zero3_enabled()
+    if recipe.train.device.type == "cpu" and not sharded and recipe.model.quantization is None:
+        use_fused_layers(lora)
+    return lora
 
 
 def save_beside_weights(system: System, folder: Path) -> None:

@@ -28,7 +28,7 @@ from rivegs_mllm.types import UserError
 TINY_BASE = Path(__file__).parents[1] / "tiny" / "base"
 
 
-@dataclass
+@dataclass(frozen=True)
 class System:
     """A model that can answer: with its processor, the contract of its answers and what it is asked."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import shutil
@@ -72,6 +73,13 @@ def settings_of(arguments: TrainingArguments, sections: Mapping[str, object]) ->
         else:
             flat[section] = content
     return json.loads(json.dumps(flat, default=_plain, sort_keys=True))
+
+
+def trainer_arguments(arguments: TrainingArguments) -> TrainingArguments:
+    """The recipe's arguments as Trainer is given them: all that a row holds is the collator's."""
+    made = copy.copy(arguments)  # not made anew, which would reset the state of accelerate
+    made.remove_unused_columns = False
+    return made
 
 
 def _is_free(name: str) -> bool:
