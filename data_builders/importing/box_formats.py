@@ -39,7 +39,8 @@ class BoxFormat:
         if self.unit is None:
             return Box(*map(_whole, (left, top, right, bottom)))
         across, down = size[0] / self.unit, size[1] / self.unit
-        return Box(left * across, top * down, right * across, bottom * down)
+        edges = (left * across, top * down, right * across, bottom * down)
+        return Box(*(_whole(round(edge, 6)) for edge in edges))  # but for what floats make of shares
 
     def point_to_pixels(self, point: tuple[float, float], size: tuple[int, int] | None) -> tuple[float, float]:
         """A polygon's point, x first."""

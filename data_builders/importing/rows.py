@@ -17,7 +17,7 @@ from rivegs_mllm.data.foreign import shown
 from rivegs_mllm.types import Mask, UserError
 
 _LONGEST_LIST = 2**24
-_TRUE, _FALSE = ("true", "yes", "1", "visible"), ("false", "no", "0", "invisible")
+_TRUE, _FALSE = ("true", "yes", "1", "visible"), ("false", "no", "0", "invisible", "not visible")
 UNDECIDED = "undecided"
 """What a column says of a mention of which nobody has decided whether the picture shows it."""
 

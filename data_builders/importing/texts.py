@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import regex
 
@@ -152,6 +152,14 @@ def _characters(
         return best, ("mention moved", f"{_name(mention)} at {list(place)} is found at {list(best)}")
     reads = shown(text[slice(*place)])
     return None, ("mention not found", f"{_name(mention)} at {list(place)}, which reads {reads}; it is left out")
+
+
+def in_characters(mention: Mention, text: str) -> Mention:
+    """A mention of a format whose offsets count as JavaScript does, in characters; as it is where they cannot be so."""
+    moved = _from_utf16(mention.characters, text) if mention.characters else None
+    if moved is None or (mention.text and not _same(text[slice(*moved)], mention.text)):
+        return mention
+    return replace(mention, characters=moved)
 
 
 def _occurrences(words: str, text: str) -> list[tuple[int, int]]:

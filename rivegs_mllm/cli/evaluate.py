@@ -94,23 +94,6 @@ def add_report(verbs) -> None:
     add_image_root(report)
 
 
-def add_export(verbs) -> None:
-    export = add_command(verbs, "export", "gold and predictions in the formats of other tools", _export)
-    add_gold(export)
-    export.add_argument(
-        "predictions", metavar="PREDICTIONS", type=Path, nargs="*", help="JSON lines; called by the name of the file"
-    )
-    export.add_argument("--out", type=Path, required=True, metavar="DIR", help="a folder a format is written in it")
-    export.add_argument(
-        "--format",
-        nargs="+",
-        metavar="NAME",
-        choices=("coco", "fiftyone", "riveg"),
-        default=["coco", "fiftyone"],
-        help="of coco, fiftyone and riveg, the rows of its statistic (default coco fiftyone)",
-    )
-
-
 def _evaluate(args: argparse.Namespace, _: list[str]) -> None:
     from rivegs_mllm.cli.evaluate_command import EvaluateArgs, evaluate
 
@@ -137,12 +120,6 @@ def _report(args: argparse.Namespace, _: list[str]) -> None:
     for fault in faults:
         print(fault, file=sys.stderr)
     print(f"wrote {args.out}")
-
-
-def _export(args: argparse.Namespace, _: list[str]) -> None:
-    from rivegs_mllm.cli.evaluate_command import export
-
-    export(args.gold, args.split, args.predictions, args.out, args.format)
 
 
 def _gold(args: argparse.Namespace) -> tuple[list, Path]:

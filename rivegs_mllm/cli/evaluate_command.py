@@ -21,7 +21,7 @@ from eval.stage_metrics import proposal_scores
 from rivegs_mllm.data.boxes import are_shares
 from rivegs_mllm.data.files import check_output, write_json
 from rivegs_mllm.data.jsonl import read_predictions, read_samples
-from rivegs_mllm.data.lock import lock_file, lock_folder
+from rivegs_mllm.data.lock import lock_file
 from rivegs_mllm.types import Prediction, Sample, UserError
 
 Systems = Mapping[str, Sequence[Sequence[Prediction]]]
@@ -184,43 +184,3 @@ def calibrate(gold: Path, split: str, predictions: Path, adapter: Path) -> None:
     for key, words in (("ece", "calibration error"), ("gmner_f1", "GMNER F1")):
         before, after = (f"{100 * value:.2f}" for value in figures[key])
         print(f"{words} {before} -> {after}, over {figures['entities']} entities of {figures['posts']} posts")
-
-
-def export(gold: Path, split: str, predictions: Sequence[Path], out: Path, formats: Sequence[str]) -> None:
-    """Writes gold and predictions into a folder a format of ``out``: "coco", "fiftyone", "riveg"."""
-    samples = read_samples(gold_file(gold, split))
-    systems = {path.stem: read_predictions(path) for path in predictions}
-    if len(systems) < len(predictions):
-        raise UserError("export: two files of predictions have the same name; what is written is called after it")
-    root = gold if gold.is_dir() else gold.parent
-    with lock_folder(out):
-        for name in formats:
-            _export(out / name, name, samples, systems, root)
-
-
-def _export(
-    folder: Path, name: str, samples: Sequence[Sample], systems: Mapping[str, Sequence[Prediction]], root: Path
-) -> None:
-    from eval.export import write_coco, write_fiftyone
-
-    if name == RIVEG_ROWS:
-        _export_rows(folder, samples, systems)
-    else:
-        if name == "coco":
-            left_out = write_coco(folder, samples, systems)
-        else:
-            left_out = write_fiftyone(folder, samples, systems, root)
-        print(f"wrote {folder}: {len(samples) - len(left_out)} posts, {len(left_out)} without a picture left out")
-
-
-def _export_rows(folder: Path, samples: Sequence[Sample], systems: Mapping[str, Sequence[Prediction]]) -> None:
-    from data_builders.formats.riveg_rows import write_riveg_gold, write_riveg_predictions
-
-    if "gold" in systems:
-        raise UserError("export: a system cannot be called 'gold'; rename its file")
-    write_riveg_gold(folder / "gold.txt", samples)
-    cut = {name: len(write_riveg_predictions(folder / f"{name}.txt", said)) for name, said in systems.items()}
-    print(f"wrote {folder}: {len(samples)} posts, a row an entity")
-    for name, count in cut.items():
-        if count:
-            print(f"{name}: {count} entities have several boxes, of which a row holds the first")

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 
 from rivegs_mllm.cli.data import add_audit, add_build
 from rivegs_mllm.cli.distill import add_distill
-from rivegs_mllm.cli.evaluate import add_calibrate, add_evaluate, add_export, add_report
+from rivegs_mllm.cli.evaluate import add_calibrate, add_evaluate, add_report
+from rivegs_mllm.cli.exporting import add_export
 from rivegs_mllm.cli.importing import add_import
 from rivegs_mllm.cli.models import add_compare, add_predict, add_preview, add_propose, add_train
 from rivegs_mllm.cli.recipe import add_recipe
@@ -39,7 +40,7 @@ a run from data to scores:
   rivegs evaluate data/emblems predictions.jsonl         score them; --explain says where the points are lost
   rivegs evaluate data/emblems old.jsonl new.jsonl       which is better, by how much, and could it be chance
   rivegs report data/emblems predictions.jsonl --out report.html
-  rivegs export data/emblems predictions.jsonl --out DIR for COCO's tools and FiftyOne
+  rivegs export FORMAT data/emblems --out DIR            for COCO's tools, Label Studio, FiftyOne and others
   rivegs compare RECIPE RECIPE ... --data data/emblems --out runs/compare    several systems in one table
   rivegs propose RECIPE --data data/emblems --out runs/regions               boxes of whatever pictures may show
   rivegs distill RECIPE --dry-run                        ask a language model about posts; first: what it would cost

@@ -13,7 +13,7 @@ import pytest
 from eval.analysis.calibration import read_calibration
 from eval.protocols import PROTOCOLS, Criteria
 from eval.scores import evaluate as scores_of
-from rivegs_mllm.cli.evaluate_command import EvaluateArgs, calibrate, evaluate, export, system_files
+from rivegs_mllm.cli.evaluate_command import EvaluateArgs, calibrate, evaluate, system_files
 from rivegs_mllm.cli.main import main
 from rivegs_mllm.data.jsonl import read_predictions, read_samples, write_records
 from rivegs_mllm.types import Box, Entity, Prediction, Sample, UserError
@@ -136,8 +136,8 @@ def test_names_of_systems():
 
 
 def test_riveg_rows_there_and_back(files, capsys):
-    export(files / "data", "test", [files / "half.jsonl"], files / "out", ["riveg"])
-    gold, said = files / "out" / "riveg" / "gold.txt", files / "out" / "riveg" / "half.txt"
+    main(["export", "riveg", str(files / "data"), str(files / "half.jsonl"), "--out", str(files / "out")])
+    gold, said = files / "out" / "test.txt", files / "out" / "half.txt"
     assert gold.read_text().splitlines()[1] == "0.jpg###Rome(LOC)######0###&[0, 0, 0, 0]"
     assert said.read_text().splitlines()[0].startswith("Imageid:0.jpg#")
     result = evaluate(EvaluateArgs(gold, [said], format="riveg"))
@@ -204,18 +204,6 @@ def test_calibrating_leaves_its_file_with_the_run(files, capsys):
         calibrate(files / "data", "dev", files / "unsure.jsonl", files / "run")
 
 
-def test_exports(files, capsys):
-    export(files / "data", "test", [files / "half.jsonl"], files / "out", ["coco", "fiftyone"])
-    gold = json.loads((files / "out" / "coco" / "gold.json").read_text())
-    assert len(gold["annotations"]) == 40
-    assert (files / "out" / "fiftyone" / "half" / "labels.json").is_file()
-    pictures = json.loads((files / "out" / "fiftyone" / "gold" / "data.json").read_text())
-    assert (files / "out" / "fiftyone" / "gold" / pictures["0"]).resolve() == files / "data" / "images" / "0.jpg"
-    assert "40 posts, 0 without a picture" in capsys.readouterr().out
-    with pytest.raises(UserError, match="the same name"):
-        export(files / "data", "test", [files / "half.jsonl"] * 2, files / "out", ["coco"])
-
-
 def test_mistakes_are_named(files):
     with pytest.raises(UserError, match=r"no split 'val' .*dev, test"):
         evaluate(EvaluateArgs(files / "data", [files / "half.jsonl"], split="val"))
@@ -239,8 +227,8 @@ def test_the_command_line_passes_every_option_on(files, capsys):
     assert "box:small" in capsys.readouterr().out
     assert main(["evaluate", gold, half, right, "--seeds", "--explain"]) == 0
     assert "Where GMNER is lost" in capsys.readouterr().out
-    assert main(["export", gold, half, "--out", str(files / "out"), "--format", "riveg"]) == 0
-    rows = [str(files / "out" / "riveg" / name) for name in ("gold.txt", "half.txt")]
+    assert main(["export", "riveg", gold, half, "--out", str(files / "out")]) == 0
+    rows = [str(files / "out" / name) for name in ("test.txt", "half.txt")]
     assert main(["evaluate", "--format", "riveg", *rows]) == 0
     (files / "run").mkdir()
     assert main(["calibrate", gold, half, "--adapter", str(files / "run")]) == 0

@@ -114,7 +114,7 @@ def test_label_studio(tmp_path, pictures):
         ("Paris", False),
     ]
     assert samples[0].tokens == TOKENS
-    assert kinds(done) == ["cancelled annotation", "offsets in UTF-16", "token split"]
+    assert kinds(done) == ["cancelled annotation", "token split"]
     assert done.tally.ways == {"link": 1}
 
 

@@ -10,11 +10,11 @@ import tiny_grounders
 import tiny_judges
 import tiny_segmenters
 import torch
+from exporting_files import exported
 from faults.odd_pictures import damaged, named_pictures
 from tiny_base import LEARNED, make_recipe
 
 from data_builders.audit import audit
-from eval.export import write_coco
 from eval.report.page import write_report
 from rivegs_mllm.cascade.base import Stage
 from rivegs_mllm.cascade.entailment.base import Decision
@@ -187,7 +187,7 @@ def test_no_picture_ends_a_page(trials, tmp_path, learned, large):
         assert all(problem.isprintable() and len(problem) < LONGEST for problem in problems)
         problems = [problem for problem in problems if "shares of it" not in problem]  # of one pixel, as the box is
         assert bool(problems) == refused_by_training(folder)
-        write_coco(folder / "coco", [SAMPLE], {"one": said[:1]})
+        exported("coco", folder / "coco", [SAMPLE], {"one": said[:1]})
 
     trials.each("pictures of every kind and size: report, preview and export", pictures, attempt)
 

@@ -9,11 +9,11 @@ from itertools import product
 from pathlib import Path
 
 import pytest
+from exporting_files import exported
 from PIL import Image
 from pycocotools import mask as coco
 
 from data_builders.audit import audit
-from eval.export import write_coco, write_fiftyone
 from eval.protocols import Criteria
 from eval.report.page import write_report
 from eval.scores import evaluate
@@ -164,8 +164,8 @@ def used(folder: Path, gold: list[Sample], said: list[Prediction], page: bool) -
     try:
         json.dumps(evaluate(gold, said, Criteria(PROTOCOLS)), allow_nan=False)
         json.dumps([segmentation_scores(gold, said), grounding_scores(gold, said)], allow_nan=False)
-        write_coco(folder / "coco", gold, {"one": said})
-        write_fiftyone(folder / "fiftyone", gold, {"one": said}, folder)
+        for name in ("coco", "label-studio", "csv", "conll", "fiftyone"):
+            exported(name, folder / name, gold, {"one": said}, folder)
         if page:
             write_report(folder / "report.html", gold, {"one": said}, folder)
     except UserError as error:

@@ -99,6 +99,8 @@ def commands(folder: Path, emblems: Path, learned: Path, base: Path, url: str) -
     raw.mkdir()
     for split in ("train", "valid", "test"):
         (raw / f"{split}.txt").write_text(f"IMGID:{split}\nAda\tB-PER\n\n")
+    table = folder / "posts.csv"
+    table.write_text("text,mention,type\n" + "".join(f"Ada wins {place},Ada,athlete\n" for place in range(9)))
     training = write_recipe(folder / "training", base, data)
     stage = write_stage(folder / "stage", data)
     dev = ["--data", str(data), "--split", "dev"]
@@ -124,7 +126,12 @@ def commands(folder: Path, emblems: Path, learned: Path, base: Path, url: str) -
             "scores.json",
             lambda out: ["evaluate", str(data), one, two, "--split", "dev", "--json", str(out)],
         ),
-        Command("export", "formats", lambda out: ["export", str(data), one, "--split", "dev", "--out", str(out)]),
+        Command(
+            "export",
+            "tasks",
+            lambda out: ["export", "label-studio", str(data), one, "--split", "dev", "--out", str(out)],
+        ),
+        Command("import", "imported", lambda out: ["import", "csv", str(table), "--out", str(out)]),
         Command(
             "build a published dataset",
             "mner",

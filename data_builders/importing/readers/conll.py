@@ -77,10 +77,11 @@ def _posts(path: Path, block: Sequence[tuple[int, str]], separator: str, left: l
     tokens, tags = [], []
     for place, line in block:
         comment = _COMMENT.fullmatch(line)
-        if line.startswith(ID_MARK):
+        tagged = separator in line and is_tag(_split(line, separator)[-1])
+        if line.startswith(ID_MARK) and not tagged:
             identity = image = line.removeprefix(ID_MARK).strip()
             continue
-        if comment and not (separator in line and is_tag(_split(line, separator)[-1])):
+        if comment and not tagged:
             key, value = comment[1].lower(), comment[2]
             if key in _ID_KEYS:
                 identity = value if key not in ("image", "image_id") else identity

@@ -2,7 +2,8 @@
 
 Coordinates are per cent of the picture; a rectangle that is turned becomes the upright one around it. Which span a
 rectangle shows is said by a relation between them. JSON-MIN, which has no relations, is read too. Of several
-annotations of a task the one marked as ground truth is taken, else the first that was not cancelled.
+annotations of a task the one marked as ground truth is taken, else the first that was not cancelled. Offsets count as
+JavaScript does, an emoji as two.
 """
 
 from __future__ import annotations
@@ -11,13 +12,16 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from data_builders.formats.brush import decode_brush
 from data_builders.importing.box_formats import BoxFormat
 from data_builders.importing.fields import Fields, numbers_of, read_items
 from data_builders.importing.records import Left, Mention, Numbers, Post, Region, Source
+from data_builders.importing.texts import in_characters
 from rivegs_mllm.data.foreign import shown
+from rivegs_mllm.data.masks import encode
 
 _TEXT, _IMAGE = ("text", "tweet", "post", "sentence", "caption"), ("image", "img", "picture", "image_url", "photo")
-_RESULTS = ("labels", "hypertextlabels", "rectanglelabels", "polygonlabels", "rectangle", "polygon")
+_RESULTS = ("labels", "hypertextlabels", "rectanglelabels", "polygonlabels", "rectangle", "polygon", "brushlabels")
 _VISIBLE = {"visible": True, "not visible": False, "invisible": False, "yes": True, "no": False}
 
 
@@ -82,8 +86,8 @@ def _post(task: Fields, data: Fields, keys: Mapping[str, str], results: list[Fie
             continue
         value, key = own.fields("value"), own.name("id")
         if kind in ("labels", "hypertextlabels"):
-            mentions.setdefault(key, {}).update(_mention(value, key))
-        elif kind in ("rectanglelabels", "rectangle", "polygonlabels", "polygon"):
+            mentions.setdefault(key, {}).update(_mention(own, value, key))
+        elif kind in ("rectanglelabels", "rectangle", "polygonlabels", "polygon", "brushlabels"):
             size = own.size("original_width", "original_height") or size
             regions.setdefault(key, {}).update(_geometry(own, value))
         elif kind == "choices":
@@ -98,13 +102,14 @@ def _post(task: Fields, data: Fields, keys: Mapping[str, str], results: list[Fie
         left.append(
             Left("unknown result", task.place, f"an answer about {shown(key)}, which is no mention, is left out")
         )
+    text = data.string(keys["text"]) if keys["text"] else None
     owners = _owners(links, mentions, regions, task, left)
     return Post(
         place=task.place,
         id=data.name("post") or task.name("id"),
-        text=data.string(keys["text"]) if keys["text"] else None,
+        text=text,
         tokens=data.strings("tokens") if data.has("tokens") else None,
-        mentions=tuple(Mention(**own) for own in mentions.values()),
+        mentions=tuple(in_characters(Mention(**own), text or "") for own in mentions.values()),
         regions=tuple(Region(key=owners.get(key, ""), **own) for key, own in regions.items() if own.keys() - {"label"}),
         image=data.string(keys["image"]) if keys["image"] else "",
         size=size or data.size("width", "height"),
@@ -114,7 +119,7 @@ def _post(task: Fields, data: Fields, keys: Mapping[str, str], results: list[Fie
     )
 
 
-def _mention(value: Fields, key: str) -> dict:
+def _mention(own: Fields, value: Fields, key: str) -> dict:
     labels = value.strings("labels" if value.has("labels") else "hypertextlabels")
     offsets = value.fields("globalOffsets") if value.has("globalOffsets") else value
     place = {"start": offsets.integer("start"), "end": offsets.integer("end")}
@@ -122,7 +127,9 @@ def _mention(value: Fields, key: str) -> dict:
         raise value.fail("start", "an offset that is not negative and not behind its end")
     if not labels:
         raise value.fail("labels", "a list with a label")
-    return {"type": labels[0], "text": value.string("text"), "characters": (place["start"], place["end"]), "key": key}
+    found = {"type": labels[0], "text": value.string("text"), "characters": (place["start"], place["end"]), "key": key}
+    meta = own.fields("meta")
+    return {**found, "visible_score": meta.number("visible_score")} if meta.has("visible_score") else found
 
 
 def _geometry(own: Fields, value: Fields) -> dict:
@@ -132,6 +139,11 @@ def _geometry(own: Fields, value: Fields) -> dict:
     if value.has("points"):
         points = [numbers_of(point, 2, f"{value.place}: points") for point in value.list("points")]
         return {**found, "polygons": (tuple(points),)}
+    if kind == "brushlabels":
+        size = own.size("original_width", "original_height")
+        if size is None:
+            raise own.fail("original_width", "the picture's width, which brush strokes need")
+        return {**found, "mask": encode(decode_brush(value.list("rle"), size, value.place)), "derived": True}
     numbers = tuple(value.number(key) for key in ("x", "y", "width", "height"))
     turn = value.number("rotation", 0.0)
     return {**found, "box": _upright(numbers, turn, own.size("original_width", "original_height"))}

@@ -4,11 +4,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from exporting_files import exported
 from pycocotools import mask as coco
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from eval.export import write_coco, write_fiftyone
+from data_builders.exporting.run import read_sides
+from rivegs_mllm.data.jsonl import write_records
 from rivegs_mllm.types import Box, Entity, Mask, Prediction, Sample, UserError
 
 
@@ -40,7 +42,7 @@ def stats(folder: Path, kind: str) -> np.ndarray:
 
 
 def test_coco_reads_what_is_written_and_finds_the_gold_perfect(tmp_path):
-    assert write_coco(tmp_path, GOLD, {"mine": SAID}) == ["p3"]
+    assert exported("coco", tmp_path, GOLD, {"mine": SAID})[1].endswith("left out: p3")
     assert stats(tmp_path, "bbox")[0] == pytest.approx(1)
     gold = COCO(str(tmp_path / "gold.json"))
     assert [image["post"] for image in gold.loadImgs(gold.getImgIds())] == ["p1", "p2", "p4"]
@@ -69,31 +71,31 @@ def test_a_region_that_is_none_is_refused_with_its_post(tmp_path, side, region):
     broken = replace(ADA, **region)
     gold = [replace(GOLD[0], entities=(broken,) if side == "gold" else (ADA,))]
     said = [Prediction("p1", entities=(broken if side == "said" else ADA,))]
-    for write in (write_coco, lambda *given: write_fiftyone(*given, tmp_path)):
+    for name in ("coco", "fiftyone", "label-studio", "csv"):
         with pytest.raises(UserError, match=r"post 'p1', .*entity 'Ada'"):
-            write(tmp_path / "out", gold, {"mine": said})
+            exported(name, tmp_path / "out", gold, {"mine": said})
     if side == "gold":
         with pytest.raises(UserError, match="post 'p1'"):
-            write_coco(tmp_path / "out", gold, {})
+            exported("coco", tmp_path / "out", gold, {})
     assert not (tmp_path / "out").exists()
 
 
 def test_a_predicted_box_the_wrong_way_round_has_no_area(tmp_path):
     said = [Prediction("p1", entities=(replace(ADA, boxes=(Box(50, 35, 10, 5),), masks=()),))]
-    write_coco(tmp_path, GOLD, {"mine": said})
+    exported("coco", tmp_path, GOLD, {"mine": said})
     (row,) = json.loads((tmp_path / "mine.json").read_text())
     assert (row["bbox"][2:], row["area"]) == ([0, 0], 0)
 
 
 def test_a_box_that_is_off_lowers_cocos_precision(tmp_path):
     off = [replace(SAID[0], entities=(replace(ADA, boxes=(Box(10, 5, 50, 20),)),)), *SAID[1:]]
-    write_coco(tmp_path, GOLD, {"mine": off})
+    exported("coco", tmp_path, GOLD, {"mine": off})
     assert stats(tmp_path, "bbox")[0] < 0.9
 
 
 def test_scores_and_masks_without_boxes(tmp_path):
     entity = Entity("Ada", "PER", visible_score=0.25, masks=(rectangle(40, 30),))
-    write_coco(tmp_path, GOLD[:1], {"mine": [Prediction("p1", entities=(entity, replace(ADA, visible=False)))]})
+    exported("coco", tmp_path, GOLD[:1], {"mine": [Prediction("p1", entities=(entity, replace(ADA, visible=False)))]})
     (result,) = json.loads((tmp_path / "mine.json").read_text())
     assert result["score"] == 0.25
     assert result["bbox"] == [10, 5, 40, 30]
@@ -103,7 +105,7 @@ def test_scores_and_masks_without_boxes(tmp_path):
 def test_fiftyone_folders(tmp_path):
     out = tmp_path / "out"
     scored = [Prediction("p1", entities=(replace(ADA, visible_score=0.5),))]
-    assert write_fiftyone(out, GOLD, {"mine": scored}, tmp_path / "data") == ["p3"]
+    assert exported("fiftyone", out, GOLD, {"mine": scored}, tmp_path / "data")[1].endswith("left out: p3")
     labels = json.loads((out / "gold" / "labels.json").read_text())
     assert labels["classes"] == ["LOC", "ORG", "PER"]
     assert [len(labels["labels"][post]) for post in ("p1", "p2", "p4")] == [1, 2, 0]
@@ -118,8 +120,18 @@ def test_fiftyone_folders(tmp_path):
 
 
 def test_mistakes_are_named(tmp_path):
-    with pytest.raises(UserError, match="'gold'"):
-        write_coco(tmp_path, GOLD, {"gold": SAID})
     with pytest.raises(UserError, match="'p9' is not in the gold"):
-        write_fiftyone(tmp_path, GOLD, {"mine": [Prediction("p9")]}, tmp_path)
+        exported("fiftyone", tmp_path, GOLD, {"mine": [Prediction("p9")]})
+    with pytest.raises(UserError, match="'p1' comes twice"):
+        exported("coco", tmp_path, GOLD, {"mine": [SAID[0], SAID[0]]})
     assert not list(tmp_path.iterdir())
+    write_records(tmp_path / "test.jsonl", GOLD[:1])
+    (tmp_path / "said").mkdir()
+    for name in ("test.jsonl", "mine.jsonl"):
+        write_records(tmp_path / "said" / name, SAID)
+    with pytest.raises(UserError, match="cannot be called 'test'"):
+        read_sides(tmp_path, "", [tmp_path / "said" / "test.jsonl"])
+    with pytest.raises(UserError, match="the same name"):
+        read_sides(tmp_path, "", [tmp_path / "said" / "mine.jsonl"] * 2)
+    with pytest.raises(UserError, match="no split 'dev'"):
+        read_sides(tmp_path, "dev", [])

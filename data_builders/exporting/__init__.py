@@ -1,0 +1,1 @@
+"""Datasets and predictions in the formats of other tools: a file a format."""
