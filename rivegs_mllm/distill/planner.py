@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,14 +23,18 @@ _PICTURE_TOKENS = 1000
 _MOST_PICTURE_TOKENS = 3000
 
 
+DONE, FAILED_BEFORE, LEFT_ALONE = "done", "failed before", "left alone"
+"""What earlier runs leave of a question: it is answered, it failed, or it is none of those to be asked again."""
+
+
 @dataclass(frozen=True, slots=True)
-class Item:
-    """A question: about ``mention`` of the post at ``index``. ``size`` is its text in bytes."""
+class PlannedQuestion:
+    """A question about ``mention`` of the post at ``index``. ``size`` is its text in bytes."""
 
     index: int
     mention: str
     key: str
-    question: str
+    digest: str
     size: int
     pictures: int
 
@@ -39,18 +44,35 @@ class Item:
         return self.size // _FEWEST_BYTES_A_TOKEN + self.pictures * _MOST_PICTURE_TOKENS
 
 
-@dataclass
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Tokens of earlier answers: their sum, and how many answers said."""
+
+    tokens: int = 0
+    answers: int = 0
+
+    def plus(self, tokens: int | None) -> Measured:
+        """With those of another answer, None where it does not say."""
+        return self if tokens is None else Measured(self.tokens + tokens, self.answers + 1)
+
+    @property
+    def mean(self) -> float | None:
+        """Tokens an answer, None where nothing is known."""
+        return self.tokens / self.answers if self.answers else None
+
+
+@dataclass(frozen=True, slots=True)
 class Known:
     """What the store holds: ``answered`` keys, and by (sample, mention) the last key and status of this teacher."""
 
-    answered: set[str] = field(default_factory=set)
-    last: dict[tuple[str, str], tuple[str, str]] = field(default_factory=dict)
+    answered: frozenset[str] = frozenset()
+    last: Mapping[tuple[str, str], tuple[str, str]] = field(default_factory=dict)
     cost: float = 0.0
-    prompt_tokens: list[int] = field(default_factory=lambda: [0, 0])
-    completion_tokens: list[int] = field(default_factory=lambda: [0, 0])
+    prompt_tokens: Measured = Measured()
+    completion_tokens: Measured = Measured()
 
 
-@dataclass
+@dataclass(frozen=True, slots=True)
 class Plan:
     """``ask`` has one question a key; ``same`` the further posts it is the answer for, by key.
 
@@ -58,90 +80,106 @@ class Plan:
     reason. ``done`` and ``failed`` count what earlier runs answered, and what failed in them and is left alone.
     """
 
-    ask: list[Item] = field(default_factory=list)
-    same: dict[str, list[Item]] = field(default_factory=dict)
-    take_over: list[Item] = field(default_factory=list)
-    broken: list[tuple[Item, str]] = field(default_factory=list)
-    done: int = 0
-    failed: int = 0
+    ask: Sequence[PlannedQuestion]
+    same: Mapping[str, Sequence[PlannedQuestion]]
+    take_over: Sequence[PlannedQuestion]
+    broken: Sequence[tuple[PlannedQuestion, str]]
+    done: int
+    failed: int
 
 
 def what_is_known(store: Path, kind: str, teacher: str) -> Known:
     """One pass over the store; nothing where there is none yet."""
-    known = Known()
     if not ((store / MANIFEST).is_file() or any(store.glob("shard-*.parquet")) or any(store.glob("journal-*.jsonl"))):
-        return known
+        return Known()
+    answered: set[str] = set()
+    last: dict[tuple[str, str], tuple[str, str]] = {}
+    cost = 0.0
+    prompts, completions = Measured(), Measured()
     for row in read_rows(store):
-        known.cost += row.cost
+        cost += row.cost
         if row.status == ANSWERED:
-            known.answered.add(row.key)
+            answered.add(row.key)
         if (row.kind, row.teacher) == (kind, teacher):
-            known.last[row.sample, row.mention] = row.key, row.status
-            for sums, tokens in (
-                (known.prompt_tokens, row.prompt_tokens),
-                (known.completion_tokens, row.completion_tokens),
-            ):
-                if tokens is not None:
-                    sums[0] += tokens
-                    sums[1] += 1
-    return known
+            last[row.sample, row.mention] = row.key, row.status
+            prompts = prompts.plus(row.prompt_tokens)
+            completions = completions.plus(row.completion_tokens)
+    return Known(frozenset(answered), last, cost, prompts, completions)
 
 
 def make_plan(recipe: DistillRecipe, questions: Questions, known: Known, retry_failed: bool) -> Plan:
     """Every question of the task in its place of the plan. With ``retry_failed`` those that failed, and no others."""
-    plan = Plan()
-    planned: set[str] = set()
     identity = recipe.teacher.identity
-    for index, mentions in enumerate(questions.mentions):
-        for mention in mentions:
-            turns = questions.turns(index, mention)
-            fault = ""
-            try:
-                _check_place(questions.samples[index], turns, recipe.data)
-                question = question_digest(turns)
-            except PictureError as error:
-                question, fault = _digest_by_name(turns), str(error)
-            item = Item(
-                index,
-                mention,
-                answer_key(identity, recipe.sampling, question),
-                question,
-                _size(turns),
-                len(picture_paths(turns)),
-            )
-            key, status = known.last.get((questions.samples[index].id, mention), ("", ""))
-            failed_before = key != "" and status != ANSWERED
-            if retry_failed and not failed_before:
-                plan.done += key == item.key
-            elif not retry_failed and failed_before and key == item.key:
-                plan.failed += 1
-            elif key == item.key and status == ANSWERED:
-                plan.done += 1
-            elif fault:
-                plan.broken.append((item, fault))
-            elif item.key in known.answered:
-                plan.take_over.append(item)
-            elif item.key in planned:
-                plan.same.setdefault(item.key, []).append(item)
-            else:
-                planned.add(item.key)
-                plan.ask.append(item)
-    return plan
+    found = [
+        _question(recipe, identity, questions, index, mention)
+        for index, mentions in enumerate(questions.mentions)
+        for mention in mentions
+    ]
+    places = [(questions.samples[question.index].id, question.mention) for question, _ in found]
+    settled = [
+        settled_before(known.last.get(place), question.key, retry_failed)
+        for place, (question, _) in zip(places, found, strict=True)
+    ]
+    left = [one for one, before in zip(found, settled, strict=True) if before is None]
+    askable = [question for question, fault in left if not fault]
+    new: dict[str, list[PlannedQuestion]] = defaultdict(list)
+    for question in askable:
+        if question.key not in known.answered:
+            new[question.key].append(question)
+    return Plan(
+        ask=[same[0] for same in new.values()],
+        same={key: same[1:] for key, same in new.items() if len(same) > 1},
+        take_over=[question for question in askable if question.key in known.answered],
+        broken=[(question, fault) for question, fault in left if fault],
+        done=settled.count(DONE),
+        failed=settled.count(FAILED_BEFORE),
+    )
 
 
-def _check_place(sample: Sample, turns: Messages, data: DistillData) -> None:
+def settled_before(last: tuple[str, str] | None, key: str, retry_failed: bool) -> str | None:
+    """Why a question is not asked, by the key and status of what was last asked in its place; None where it is."""
+    if last is None:
+        return LEFT_ALONE if retry_failed else None
+    is_same, is_answered = last[0] == key, last[1] == ANSWERED
+    if is_answered and is_same:
+        return DONE
+    if retry_failed:
+        return LEFT_ALONE if is_answered else None
+    return FAILED_BEFORE if is_same else None
+
+
+def _question(
+    recipe: DistillRecipe, identity: dict, questions: Questions, index: int, mention: str
+) -> tuple[PlannedQuestion, str]:
+    """A question, and why it cannot be asked, "" where it can."""
+    messages, fault = questions.messages(index, mention), ""
+    try:
+        _check_place(questions.samples[index], messages, recipe.data)
+        digest = question_digest(messages)
+    except PictureError as error:
+        # A stand-in: with the picture, once it can be read, the question is another one.
+        digest, fault = hashlib.sha256(orjson.dumps(messages)).hexdigest(), str(error)
+    key = answer_key(identity, recipe.sampling, digest)
+    return PlannedQuestion(index, mention, key, digest, _size(messages), len(picture_paths(messages))), fault
+
+
+def _check_place(sample: Sample, messages: Messages, data: DistillData) -> None:
     """Raises PictureError for a question with a picture that the recipe does not say may be sent."""
-    if picture_paths(turns) and is_outside(sample.image, data.folder, data.image_root):
+    if picture_paths(messages) and is_outside(sample.image, data.folder, data.image_root):
         place = f"{sample.image!r:.200} lies outside the dataset's folder"
         raise PictureError(f"{place}: not sent, unless data.image_root names the folder it is in")
 
 
 def describe(recipe: DistillRecipe, questions: Questions, known: Known, plan: Plan) -> str:
     """What ``--dry-run`` says: how much is to be asked, what it will take, and three prompts."""
-    prompt, measured = _expected_prompt_tokens(known, plan.ask)
-    written, count = known.completion_tokens
-    completion = len(plan.ask) * (written / count if count else recipe.sampling.max_tokens)
-    cost = (prompt * recipe.prices.prompt + completion * recipe.prices.completion) / 1e6
+    measured = known.prompt_tokens.mean
+    guessed = sum(one.size / _BYTES_A_TOKEN + one.pictures * _PICTURE_TOKENS for one in plan.ask)
+    prompt = guessed if measured is None else len(plan.ask) * measured
+    written = known.completion_tokens.mean
+    completion = len(plan.ask) * (recipe.sampling.max_tokens if written is None else written)
+    cost = recipe.prices.of(prompt, completion)
+    prompts_by = "4 bytes a token" if measured is None else "by earlier answers"
+    answers_by = "the longest that are allowed" if written is None else "by earlier answers"
     same = sum(map(len, plan.same.values()))
     lines = [
         f"{len(questions.samples):,} posts, {sum(map(len, questions.mentions)):,} questions of kind {questions.kind} "
@@ -150,41 +188,30 @@ def describe(recipe: DistillRecipe, questions: Questions, known: Known, plan: Pl
         f"answered before: {plan.done:,}; the same question for another post: {len(plan.take_over):,} answered, "
         f"{same:,} to be asked once",
         f"failed before: {plan.failed:,} (--retry-failed takes up these alone); cannot be asked: {len(plan.broken):,}",
-        f"tokens expected: {prompt:,.0f} of prompts ({'by earlier answers' if measured else '4 bytes a token'}), "
-        f"{completion:,.0f} of answers ({'by earlier answers' if count else 'the longest that are allowed'})",
+        f"tokens expected: {prompt:,.0f} of prompts ({prompts_by}), {completion:,.0f} of answers ({answers_by})",
         f"cost expected: {cost:,.2f}; the store has cost {known.cost:,.2f}",
     ]
-    for item in plan.ask[:: max(1, len(plan.ask) // 3)][:3]:
-        lines += ["", f"--- {questions.samples[item.index].id} {item.mention}".rstrip(), shown(questions, item)]
+    for one in plan.ask[:: max(1, len(plan.ask) // 3)][:3]:
+        lines += ["", f"--- {questions.samples[one.index].id} {one.mention}".rstrip(), shown(questions, one)]
     return "\n".join(lines)
 
 
-def shown(questions: Questions, item: Item) -> str:
+def shown(questions: Questions, question: PlannedQuestion) -> str:
     """A question as people can read it."""
-    parts = []
-    for turn in questions.turns(item.index, item.mention):
-        content = turn["content"]
-        for part in [{"type": "text", "text": content}] if isinstance(content, str) else content:
-            parts.append(part["text"] if part["type"] == "text" else f"[picture {part['path']}]")
-    return "\n".join(parts)
+    parts = _parts(questions.messages(question.index, question.mention))
+    return "\n".join(part["text"] if part["type"] == "text" else f"[picture {part['path']}]" for part in parts)
 
 
-def _expected_prompt_tokens(known: Known, items: Sequence[Item]) -> tuple[float, bool]:
-    read, count = known.prompt_tokens
-    if count:
-        return len(items) * read / count, True
-    return sum(item.size / _BYTES_A_TOKEN + item.pictures * _PICTURE_TOKENS for item in items), False
+def _size(messages: Messages) -> int:
+    """Bytes of text."""
+    return sum(len(part["text"].encode()) for part in _parts(messages) if part["type"] == "text")
 
 
-def _size(turns: Messages) -> int:
-    parts = [
+def _parts(messages: Messages) -> list[dict]:
+    """Texts and pictures of a question, in order."""
+    contents = [message["content"] for message in messages]
+    return [
         part
-        for turn in turns
-        for part in ([{"text": turn["content"]}] if isinstance(turn["content"], str) else turn["content"])
+        for content in contents
+        for part in ([{"type": "text", "text": content}] if isinstance(content, str) else content)
     ]
-    return sum(len(part["text"].encode()) for part in parts if "text" in part)
-
-
-def _digest_by_name(turns: Messages) -> str:
-    """A stand-in for the digest of a question whose picture cannot be read: with the picture it is another one."""
-    return hashlib.sha256(orjson.dumps(turns)).hexdigest()

@@ -17,11 +17,13 @@ from rivegs_mllm.data.jsonl import read_split
 from rivegs_mllm.data.progress import ProgressReporter
 from rivegs_mllm.distill.config import DistillRecipe
 from rivegs_mllm.distill.dataset_card import note_run, write_card
-from rivegs_mllm.distill.planner import Item, Known, Plan, describe, make_plan, shown, what_is_known
+from rivegs_mllm.distill.planner import Plan, PlannedQuestion, describe, make_plan, shown, what_is_known
 from rivegs_mllm.distill.tasks import ExpressionTask, Questions
 from rivegs_mllm.llm.client import Answer, Teacher, TeacherError, ask
 from rivegs_mllm.store.answer_store import ANSWERED, FAILED, Store, StoredAnswer, not_written, read_rows
 from rivegs_mllm.types import Sample, UserError
+
+_FULL = "the store cannot be written"
 
 
 @dataclass
@@ -45,6 +47,11 @@ class Report:
     error: Exception | None = None
     notes: list[str] = field(default_factory=list)
     """What of the store was damaged, and what became of it."""
+
+    def stop(self, why: str, error: Exception | None = None) -> None:
+        """Notes why the run ends early; of several reasons the first."""
+        if not self.stopped:
+            self.stopped, self.error = why, error
 
     def __str__(self) -> str:
         lines = [
@@ -74,12 +81,15 @@ def distill(recipe: DistillRecipe, retry_failed: bool = False) -> Report:
     with Store(recipe.store) as store:
         known = what_is_known(recipe.store, questions.kind, recipe.teacher.identity["teacher"])
         plan = make_plan(recipe, questions, known, retry_failed)
-        run = _Run(recipe, store, questions, plan, known)
-        run.before()
-        if plan.ask and not run.report.error:
-            run.teacher = recipe.teacher.open(recipe.sampling)
-            asyncio.run(run.all())
-        report = run.report
+        report = Report(failed_before=plan.failed, done_before=plan.done, left=len(plan.ask))
+        writer = _Writer(recipe, store, questions, plan, report)
+        try:
+            writer.write_known()
+        except OSError as error:
+            report.stop(_FULL, not_written(recipe.store, error))
+        if plan.ask and not report.error:
+            teacher = recipe.teacher.open(recipe.sampling)
+            asyncio.run(_Run(recipe, teacher, writer, known.cost).ask_all())
         report.notes += store.notes
         if report.error:
             print(report)
@@ -112,96 +122,40 @@ def prepare(recipe: DistillRecipe) -> Questions:
     return recipe.task.prepare(posts, recipe.data.folder, recipe.store)
 
 
-class _Run:
-    """One run and its state. All of it lives in one thread, so that nothing needs a lock."""
+class _Writer:
+    """Keeps answers in the store, for their own posts and for those with the same question, and counts them."""
 
-    def __init__(self, recipe: DistillRecipe, store: Store, questions: Questions, plan: Plan, known: Known):
+    def __init__(self, recipe: DistillRecipe, store: Store, questions: Questions, plan: Plan, report: Report):
         self.recipe = recipe
         self.store = store
         self.questions = questions
         self.plan = plan
-        self.spent = known.cost
-        self.reserved = 0.0
-        self.in_a_row = 0
-        self.teacher: Teacher | None = None
-        self.items: Iterator[Item] = iter(plan.ask)
-        self.report = Report(failed_before=plan.failed, done_before=plan.done, left=len(plan.ask))
-        self.stopping = asyncio.Event()
+        self.report = report
 
-    def before(self) -> None:
+    def write_known(self) -> None:
         """Writes what needs no teacher: questions that cannot be asked, and answers that other posts have."""
-        try:
-            for item, fault in self.plan.broken:
-                self._keep(item, Answer(error=fault, tries=0))
-            if self.plan.take_over:
-                wanted = {item.key for item in self.plan.take_over}
-                rows = {
-                    row.key: row for row in read_rows(self.recipe.store) if row.key in wanted and row.status == ANSWERED
-                }
-                for item in self.plan.take_over:
-                    self._take_over(rows[item.key], item)
-        except OSError as error:
-            self._stop("the store cannot be written", not_written(self.recipe.store, error))
+        for question, fault in self.plan.broken:
+            self.write(question, Answer(error=fault, tries=0))
+        if self.plan.take_over:
+            wanted = {question.key for question in self.plan.take_over}
+            rows = {
+                row.key: row for row in read_rows(self.recipe.store) if row.key in wanted and row.status == ANSWERED
+            }
+            for question in self.plan.take_over:
+                self._take_over(rows[question.key], question)
 
-    async def all(self) -> None:
-        """Asks everything, ``in_flight`` at a time, until it is done or stopped; what is under way is waited for."""
-        loop = asyncio.get_running_loop()
-        for sign in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(sign, self._interrupted)
-        try:
-            with ProgressReporter(len(self.plan.ask)) as self.live:
-                workers = [self._work() for _ in range(min(self.recipe.limits.in_flight, len(self.plan.ask)))]
-                await asyncio.gather(*workers)
-        finally:
-            for sign in (signal.SIGINT, signal.SIGTERM):
-                loop.remove_signal_handler(sign)
-            await self.teacher.close()
-
-    async def _work(self) -> None:
-        while not self.stopping.is_set():
-            item = next(self.items, None)
-            if item is None:
-                return
-            await self._one(item)
-
-    async def _one(self, item: Item) -> None:
-        most = self._cost(item.most_prompt_tokens, self.recipe.sampling.max_tokens)
-        limit = self.recipe.limits.max_cost
-        if limit is not None and self.spent + self.reserved + most > limit:
-            return self._stop(f"the next question could take the store's cost past {limit:g}")
-        self.reserved += most
-        try:
-            turns = self.questions.turns(item.index, item.mention)
-            answer = await ask(self.teacher, turns, self.recipe.limits.patience, self._may_try, self._pause)
-        except TeacherError as error:
-            return self._stop(str(error), error)
-        except Exception as error:  # a fault of ours: the answers under way are kept all the same
-            return self._stop(repr(error), error)
-        finally:
-            self.reserved -= most
-        if answer is None or (answer.again and self.stopping.is_set()):
-            return None  # it may be answered another time
-        try:
-            self._keep(item, answer)
-            self.report.left -= 1
-        except OSError as error:
-            self.report.lost += 1
-            self._stop("the store cannot be written", not_written(self.recipe.store, error))
-        self._show(answer)
-        return None
-
-    def _keep(self, item: Item, answer: Answer) -> None:
+    def write(self, question: PlannedQuestion, answer: Answer) -> None:
         """Writes an answer, for its own post and for those with the same question. Raises OSError."""
-        sample = self.questions.samples[item.index]
+        sample = self.questions.samples[question.index]
         found, faults = ({}, []) if answer.error else self.questions.check(sample, answer)
-        cost = self._cost(answer.prompt_tokens or 0, answer.completion_tokens or 0)
+        cost = self.recipe.prices.of(answer.prompt_tokens or 0, answer.completion_tokens or 0)
         identity = self.recipe.teacher.identity
         row = StoredAnswer(
             sample=sample.id,
             kind=self.questions.kind,
-            mention=item.mention,
-            key=item.key,
-            question=item.question,
+            mention=question.mention,
+            key=question.key,
+            question=question.digest,
             teacher=identity["teacher"],
             revision=identity["revision"] or answer.model,
             text=answer.text,
@@ -217,30 +171,110 @@ class _Run:
             tries=answer.tries,
         )
         self.store.append(row)
-        self.spent += cost
         self.report.cost += cost
         self.report.faults.update(faults)
         if answer.error:
             self.report.failed += 1
         else:
             self.report.answered += 1
-        for other in self.plan.same.get(item.key, ()):
+        for other in self.plan.same.get(question.key, ()):
             self._take_over(row, other)
 
-    def _take_over(self, row: StoredAnswer, item: Item) -> None:
+    def _take_over(self, row: StoredAnswer, question: PlannedQuestion) -> None:
         """The row of another post for this one, whose question is the same. It is read anew: the posts may differ."""
-        sample = self.questions.samples[item.index]
+        sample = self.questions.samples[question.index]
         found, faults = {}, []
         if row.status == ANSWERED:
             found, faults = self.questions.check(sample, Answer(row.text, finish_reason=row.finish_reason))
-        made = {"sample": sample.id, "kind": self.questions.kind, "mention": item.mention}
+        made = {"sample": sample.id, "kind": self.questions.kind, "mention": question.mention}
         free = {"prompt_tokens": None, "completion_tokens": None, "cost": 0.0, "latency": 0.0, "tries": 0}
         read = {"fields": orjson.dumps(found).decode(), "faults": tuple(faults)}
         self.store.append(dataclasses.replace(row, **made, **free, **read))
         self.report.taken_over += 1
 
+
+class _Run:
+    """The teacher is asked. All of it lives in one thread, so that nothing needs a lock.
+
+    ``spent_before`` is what the store has cost in earlier runs.
+    """
+
+    def __init__(self, recipe: DistillRecipe, teacher: Teacher, writer: _Writer, spent_before: float):
+        self.recipe = recipe
+        self.limits = recipe.limits
+        self.teacher = teacher
+        self.writer = writer
+        self.report = writer.report
+        self.spent_before = spent_before
+        self.reserved = 0.0  # the most that the questions under way can cost
+        self.failures_in_a_row = 0
+        self.stopping = asyncio.Event()
+
+    async def ask_all(self) -> None:
+        """Asks everything, ``in_flight`` at a time, until it is done or stopped; what is under way is waited for."""
+        loop = asyncio.get_running_loop()
+        for sign in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(sign, self._interrupt)
+        ask = self.writer.plan.ask
+        left = iter(ask)
+        try:
+            with ProgressReporter(len(ask)) as progress:
+                workers = [self._work(left, progress) for _ in range(min(self.limits.in_flight, len(ask)))]
+                await asyncio.gather(*workers)
+        finally:
+            for sign in (signal.SIGINT, signal.SIGTERM):
+                loop.remove_signal_handler(sign)
+            await self.teacher.close()
+
+    async def _work(self, left: Iterator[PlannedQuestion], progress: ProgressReporter) -> None:
+        """Asks one question after the other, of those that no other worker has taken."""
+        for question in left:
+            if self.stopping.is_set():
+                return
+            answer = await self._ask(question)
+            if answer is not None:
+                self._keep(question, answer)
+                progress.advance(self.spent, self.report.failed)
+
+    @property
+    def spent(self) -> float:
+        """What the store has cost in all its runs."""
+        return self.spent_before + self.report.cost
+
+    async def _ask(self, question: PlannedQuestion) -> Answer | None:
+        """The answer to a question; None where there is none to be kept, as it may be answered another time."""
+        most = self.recipe.prices.of(question.most_prompt_tokens, self.recipe.sampling.max_tokens)
+        limit = self.limits.max_cost
+        if limit is not None and self.spent + self.reserved + most > limit:
+            self._stop(f"the next question could take the store's cost past {limit:g}")
+            return None
+        self.reserved += most
+        try:
+            messages = self.writer.questions.messages(question.index, question.mention)
+            answer = await ask(self.teacher, messages, self.limits.patience, self._may_try, self._pause)
+        except TeacherError as error:
+            self._stop(str(error), error)
+            return None
+        except Exception as error:  # a fault of ours: the answers under way are kept all the same
+            self._stop(repr(error), error)
+            return None
+        finally:
+            self.reserved -= most
+        return None if answer is None or (answer.again and self.stopping.is_set()) else answer
+
+    def _keep(self, question: PlannedQuestion, answer: Answer) -> None:
+        try:
+            self.writer.write(question, answer)
+            self.report.left -= 1
+        except OSError as error:
+            self.report.lost += 1
+            self._stop(_FULL, not_written(self.recipe.store, error))
+        self.failures_in_a_row = self.failures_in_a_row + 1 if answer.error else 0
+        if self.failures_in_a_row >= self.limits.failures_in_a_row:
+            self._stop(f"{self.failures_in_a_row} questions in a row failed, the last with: {answer.error}")
+
     def _may_try(self) -> bool:
-        limit = self.recipe.limits.max_requests
+        limit = self.limits.max_requests
         if limit is not None and self.report.requests >= limit:
             self._stop(f"{limit:,} requests are sent")
         if self.stopping.is_set():
@@ -254,22 +288,10 @@ class _Run:
             await asyncio.wait_for(self.stopping.wait(), seconds)
 
     def _stop(self, why: str, error: Exception | None = None) -> None:
-        if not self.stopping.is_set():
-            self.report.stopped = why
-            self.report.error = error
-            self.stopping.set()
+        self.report.stop(why, error)
+        self.stopping.set()
 
-    def _interrupted(self) -> None:
+    def _interrupt(self) -> None:
         if self.stopping.is_set():  # asked a second time: do not wait for what is under way
             raise KeyboardInterrupt
         self._stop("interrupted")
-
-    def _show(self, answer: Answer) -> None:
-        self.in_a_row = self.in_a_row + 1 if answer.error else 0
-        if self.in_a_row >= self.recipe.limits.failures_in_a_row:
-            self._stop(f"{self.in_a_row} questions in a row failed, the last with: {answer.error}")
-        self.live.advance(self.spent, self.report.failed)
-
-    def _cost(self, prompt_tokens: int, completion_tokens: int) -> float:
-        prices = self.recipe.prices
-        return (prompt_tokens * prices.prompt + completion_tokens * prices.completion) / 1e6

@@ -28,14 +28,14 @@ from rivegs_mllm.types import Sample, UserError
 class Questions:
     """The questions of a task. ``samples`` are without gold; ``mentions[i]`` is what is asked of ``samples[i]``.
 
-    ``turns(i, mention)`` is the question, made anew at each call; ``check(sample, answer)`` gives what is read from an
+    ``messages(i, mention)`` is the question, made at each call; ``check(sample, answer)`` gives what is read from an
     answer and its faults.
     """
 
     kind: str
     samples: Sequence[Sample]
     mentions: Sequence[Sequence[str]]
-    turns: Callable[[int, str], Messages]
+    messages: Callable[[int, str], Messages]
     check: Callable[[Sample, Answer], tuple[dict, list[str]]]
 
 
@@ -65,13 +65,13 @@ class KnowledgeTask(Task):
         chosen = self.examples.select(samples, folder, store)
         captions = captions_of(samples, self.captions)
 
-        def turns(index: int, mention: str) -> Messages:
+        def messages(index: int, mention: str) -> Messages:
             sample = samples[index]
             return knowledge_messages(
                 sample, chosen[index], captions.get(sample.id, ""), _picture(sample, folder, self.pictures)
             )
 
-        return Questions("knowledge", samples, [("",)] * len(samples), turns, check_knowledge)
+        return Questions("knowledge", samples, [("",)] * len(samples), messages, check_knowledge)
 
 
 @Task.register_subclass("expression")
@@ -97,12 +97,12 @@ class ExpressionTask(Task):
             for (sample, _), rows in read_store(path, "knowledge", clean=True).items():
                 backgrounds[sample] = " ".join([backgrounds.get(sample, ""), rows[0].text]).strip()
 
-        def turns(index: int, mention: str) -> Messages:
+        def messages(index: int, mention: str) -> Messages:
             sample = samples[index]
             picture = _picture(sample, folder, self.pictures)
             return expansion_messages(sample, mention, backgrounds.get(sample.id, ""), picture)
 
-        return Questions("expression", samples, mentions, turns, check_expression)
+        return Questions("expression", samples, mentions, messages, check_expression)
 
     def _mentions(self, samples: Sequence[Sample]) -> list[list[str]]:
         if self.mentions == "gold":
@@ -130,10 +130,10 @@ class CaptionTask(Task):
         samples = [blind(sample) for sample in samples]
         mentions = [("",) if sample.image else () for sample in samples]
 
-        def turns(index: int, mention: str) -> Messages:
+        def messages(index: int, mention: str) -> Messages:
             return caption_messages(folder / samples[index].image, self.question)
 
-        return Questions("caption", samples, mentions, turns, check_caption)
+        return Questions("caption", samples, mentions, messages, check_caption)
 
 
 def captions_of(samples: Sequence[Sample], sources: Sequence[Path]) -> dict[str, str]:

@@ -174,7 +174,7 @@ def test_max_cost_is_never_passed_and_holds_over_runs(tmp_path):
         )
 
     with ChatServer(good) as server:
-        size = len(text_of({"messages": prepare(costly(server, 9)).turns(0, "")}).encode())
+        size = len(text_of({"messages": prepare(costly(server, 9)).messages(0, "")}).encode())
         ahead = 4 * (size // 2 * prices.prompt + 5 * prices.completion) / 1e6
         report = distill(costly(server, 1.0 + ahead))
         assert 1.0 - 0.06 < report.cost <= 1.0 + ahead

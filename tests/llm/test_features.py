@@ -115,15 +115,15 @@ def test_similar_examples_stand_in_the_prompt_and_are_kept(tmp_path, reader, con
     samples = [Sample("e0", ("other", "words", "entirely")), Sample("x", ("where", "is", "Bonn", "now"))]
     task = KnowledgeTask(ExampleSelection(tmp_path / "examples.jsonl", "similar", 2, reader))
     store = tmp_path / "store"
-    prompts = [task.prepare(samples, tmp_path, store).turns(index, "")[0]["content"] for index in (0, 1)]
+    prompts = [task.prepare(samples, tmp_path, store).messages(index, "")[0]["content"] for index in (0, 1)]
     vectors = reader.make([TextImagePair("", text, None) for text in (*TEXTS, "where is Bonn now")])
     best = np.argsort(-(vectors[:4] @ vectors[4]), kind="stable")[:2]
     assert [text.index(f"EXAMPLE {best[1]}") < text.index(f"EXAMPLE {best[0]}") for text in prompts[1:]] == [True]
     assert "EXAMPLE 0" not in prompts[0], "e0 is not its own example, though its text was edited"
     monkeypatch.setattr(TextFeatures, "make", lambda *_: pytest.fail("made anew"))
-    assert task.prepare(samples, tmp_path, store).turns(1, "")[0]["content"] == prompts[1]
+    assert task.prepare(samples, tmp_path, store).messages(1, "")[0]["content"] == prompts[1]
     monkeypatch.undo()
     edited = [samples[0], Sample("x", ("Ann",))]
-    assert task.prepare(edited, tmp_path, store).turns(1, "")[0]["content"].count("EXAMPLE") == 2
+    assert task.prepare(edited, tmp_path, store).messages(1, "")[0]["content"].count("EXAMPLE") == 2
     assert len(list(store.glob("similar-*.npy"))) == 2
     assert len(list(store.glob("examples-*.npy"))) == 1

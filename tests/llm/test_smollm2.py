@@ -124,7 +124,7 @@ def test_knowledge_and_expressions_about_twitter_gmner_with_its_captions(tmp_pat
     similar = ExampleSelection(tmp_path / "examples.jsonl", "similar", 1, TextFeatures(str(encoder)))
     knowledge = KnowledgeTask(similar, [captions])
     asked = prepare(recipe(tmp_path, data, local(gguf), knowledge, 48, posts))
-    prompts = [asked.turns(index, "")[0]["content"] for index in range(posts)]
+    prompts = [asked.messages(index, "")[0]["content"] for index in range(posts)]
     assert sum(prompt.count("\nImage description: ") == 2 for prompt in prompts) > 0.95 * posts
     ask_all(tmp_path, data, posts, local(gguf), knowledge, ExpressionTask(captions=[captions]))
 
