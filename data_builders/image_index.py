@@ -6,20 +6,10 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
-from rich.text import Text
-
 from rivegs_mllm.data.images import PictureError
+from rivegs_mllm.data.progress import progress
 
 Result = TypeVar("Result")
-
-
-class _Rate(ProgressColumn):
-    """rich has a rate for bytes only."""
-
-    def render(self, task: Task) -> Text:
-        return Text(f"{task.finished_speed or task.speed or 0:.0f}/s")
 
 
 def for_each_picture(work: Callable[[str], Result], paths: Sequence[str], threads: int) -> list[Result | PictureError]:
@@ -34,6 +24,5 @@ def for_each_picture(work: Callable[[str], Result], paths: Sequence[str], thread
         except PictureError as error:
             return error
 
-    columns = (TextColumn("pictures"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress, ThreadPoolExecutor(threads) as pool:
-        return list(progress.track(pool.map(result_or_error, paths), total=len(paths)))
+    with progress() as bars, ThreadPoolExecutor(threads) as pool:
+        return list(bars.track(pool.map(result_or_error, paths), total=len(paths), description="pictures"))

@@ -13,9 +13,9 @@ from rivegs_mllm.answer.contract import FILE_NAME
 from rivegs_mllm.config.answering import Answering
 from rivegs_mllm.data.batching import batches
 from rivegs_mllm.data.files import write_text
-from rivegs_mllm.data.jsonl import to_line
+from rivegs_mllm.data.jsonl import load_partial, to_line
 from rivegs_mllm.data.post_errors import check_some_answered, each_by_itself
-from rivegs_mllm.data.resume import load_partial, progress
+from rivegs_mllm.data.progress import progress
 from rivegs_mllm.models.adapter import load_adapter
 from rivegs_mllm.models.base_model import load_base, prepare_for_inference
 from rivegs_mllm.models.generation.generator import Generator

@@ -21,9 +21,9 @@ from rivegs_mllm.cascade.base import Sized, Stage, StageError, blind, check_stag
 from rivegs_mllm.data.batching import batches
 from rivegs_mllm.data.files import write_json
 from rivegs_mllm.data.foreign import read_object
-from rivegs_mllm.data.jsonl import read_predictions, to_line
+from rivegs_mllm.data.jsonl import load_partial, read_predictions, to_line
 from rivegs_mllm.data.post_errors import check_some_answered, each_by_itself, with_error
-from rivegs_mllm.data.resume import load_partial, progress
+from rivegs_mllm.data.progress import progress
 from rivegs_mllm.models.profiling import peak_bytes, reset_peak
 from rivegs_mllm.types import Prediction, Sample, UserError
 

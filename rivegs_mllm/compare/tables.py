@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from rich import box
 from rich.console import Group
 from rich.table import Table
@@ -13,6 +12,7 @@ from rich.text import Text
 
 from eval.sample_size import few
 from rivegs_mllm.cascade.base import SLOTS, WHOLE
+from rivegs_mllm.data.templates import page_template
 
 TASKS = ("MNER", "GMNER", "EEG", "SMNER", "EES")
 STAGE_FIGURES = ("grounded", "span F1", "visibility", "Prec@0.5", "box mIoU", "mask mIoU")
@@ -76,14 +76,7 @@ def as_page(result: Mapping) -> str:
     """The comparison as an HTML page that needs no other file."""
     heads, rows = one_table(result)
     stage_heads, stage_rows = stage_table(result)
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("page.html.jinja").render(
+    return page_template(Path(__file__).with_name("page.html.jinja")).render(
         title=_title(result),
         notes=(SCORES_NOTE, COSTS_NOTE),
         heads=heads,

@@ -15,20 +15,20 @@ _LONGEST_MESSAGE = 600
 _LONGEST_VALUE = 80
 
 
-def read_object(path: Path, cure: str, error: type[UserError] = UserError) -> dict[str, object]:
-    """The JSON object in a file. Raises ``error``, which names the file and says ``cure``, where there is none."""
+def read_object(path: Path, hint: str, error: type[UserError] = UserError) -> dict[str, object]:
+    """The JSON object in a file. Raises ``error``, which names the file and says ``hint``, where there is none."""
     try:
         if path.stat().st_size > MOST_BYTES:
-            raise error(f"{path}: longer than {MOST_BYTES:,} bytes, which no such file is; {cure}")
+            raise error(f"{path}: longer than {MOST_BYTES:,} bytes, which no such file is; {hint}")
         content = json.loads(path.read_bytes())
     except OSError as fault:
-        raise error(f"{path}: cannot be read: {fault.strerror or fault}; {cure}") from None
+        raise error(f"{path}: cannot be read: {fault.strerror or fault}; {hint}") from None
     except UserError:
         raise
     except (ValueError, RecursionError) as fault:  # no JSON, no UTF-8, a number of thousands of digits; too deep
-        raise error(f"{path}: not JSON: {one_line(fault)}; {cure}") from None
+        raise error(f"{path}: not JSON: {one_line(fault)}; {hint}") from None
     if type(content) is not dict:
-        raise error(f"{path}: not a JSON object; {cure}")
+        raise error(f"{path}: not a JSON object; {hint}")
     return content
 
 

@@ -6,13 +6,13 @@ docs/format.md describes both formats for those who write them from another syst
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeGuard, TypeVar
 
 import orjson
 
-from rivegs_mllm.data.files import complete_file
+from rivegs_mllm.data.files import complete_file, drop_cut_line
 from rivegs_mllm.data.foreign import numbered_lines, shown
 from rivegs_mllm.data.masks import mask_area
 from rivegs_mllm.types import Box, Entity, Mask, Prediction, Sample, UserError
@@ -44,6 +44,20 @@ def read_predictions(path: Path | str) -> list[Prediction]:
     A dataset's samples are predictions too: those of an annotator, or the gold.
     """
     return list(_read(Path(path), prediction_from_json))
+
+
+def load_partial(partial: Path, samples: Sequence[Sample], hint: str) -> list[Prediction]:
+    """The predictions that an interrupted run left in ``partial``, an incomplete last line dropped.
+
+    Raises UserError, with ``hint``, unless they are of the first of ``samples``, in their order.
+    """
+    if not partial.exists():
+        return []
+    drop_cut_line(partial)
+    done = read_predictions(partial)
+    if [prediction.id for prediction in done] != [sample.id for sample in samples[: len(done)]]:
+        raise UserError(f"{partial} does not hold these posts in this order; {hint}")
+    return done
 
 
 def stream_samples(path: Path | str) -> Iterator[Sample]:

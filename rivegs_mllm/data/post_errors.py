@@ -25,7 +25,7 @@ OTHER = "other"
 MIN_FAILED_POSTS = 20
 """So many posts at a run's start that all fail are taken for a fault of the run, not of the posts."""
 
-_SHOWN = 5
+_MAX_LISTED = 5
 
 
 def each_by_itself(
@@ -80,11 +80,11 @@ def summary(predictions: Sequence[Prediction]) -> list[str]:
     kinds = ", ".join(f"{counts[kind]} {kind}" for kind in (*_KINDS, OTHER) if counts[kind])
     lines = [f"{len(predictions)} posts, {noted} with errors: {kinds}"]
     hindered = [prediction for prediction in predictions if is_hindered(prediction)]
-    for prediction in hindered[:_SHOWN]:
+    for prediction in hindered[:_MAX_LISTED]:
         why = next(error for error in prediction.errors if _KIND.search(error))
         lines.append(f"  {prediction.id}: {why}")
-    if len(hindered) > _SHOWN:
-        lines.append(f"  and {len(hindered) - _SHOWN} more, in their `errors`")
+    if len(hindered) > _MAX_LISTED:
+        lines.append(f"  and {len(hindered) - _MAX_LISTED} more, in their `errors`")
     return lines
 
 

@@ -9,7 +9,15 @@ from typing import TypeVar
 
 import rich.progress
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.text import Text
 
 SECONDS = 30.0
@@ -25,13 +33,35 @@ def track(items: Iterable[Item], what: str, total: int | None = None, quiet: boo
     return rich.progress.track(items, what, total, console=console, transient=True, disable=hidden)
 
 
+class RateColumn(ProgressColumn):
+    """How many a second; rich has such a column for bytes only."""
+
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed:.1f}/s" if task.speed else "")
+
+
+def progress() -> Progress:
+    """A bar a task, with how many are done, how many a second, and the time that is left."""
+    return Progress(TextColumn("{task.description}"), *_columns(), console=Console(stderr=True))
+
+
+def _columns() -> tuple[ProgressColumn, ...]:
+    return BarColumn(), MofNCompleteColumn(), RateColumn(), TimeRemainingColumn()
+
+
 class ProgressReporter:
     """``with ProgressReporter(questions) as live``, and ``live.advance(...)`` with each answer."""
 
     def __init__(self, total: int, console: Console | None = None):
         self.total = total
         self.console = console or Console(stderr=True, soft_wrap=True)
-        columns = (BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
+        columns = (
+            BarColumn(),
+            MofNCompleteColumn(),
+            RateColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+        )
         self.progress = Progress(
             TextColumn("{task.description}"), *columns, console=self.console, disable=not self.console.is_terminal
         )
@@ -60,10 +90,3 @@ class ProgressReporter:
             left = timedelta(seconds=round((self.total - self.done) / rate))
             told = f"{self.done:,} of {self.total:,} answers, {rate:.1f}/s, {left} left"
             self.console.print(f"{told}, {note}" if note else told, highlight=False)
-
-
-class _Rate(ProgressColumn):
-    """Answers a second."""
-
-    def render(self, task: Task) -> Text:
-        return Text(f"{task.speed:.1f}/s" if task.speed else "")

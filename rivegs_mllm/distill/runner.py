@@ -135,7 +135,7 @@ class _Writer:
     def write_known(self) -> None:
         """Writes what needs no teacher: questions that cannot be asked, and answers that other posts have."""
         for question, fault in self.plan.broken:
-            self.write(question, Answer(error=fault, tries=0))
+            self.write(question, Answer(error=fault, attempts=0))
         if self.plan.take_over:
             wanted = {question.key for question in self.plan.take_over}
             rows = {
@@ -168,7 +168,7 @@ class _Writer:
             completion_tokens=answer.completion_tokens,
             cost=cost,
             latency=answer.latency,
-            tries=answer.tries,
+            tries=answer.attempts,
         )
         self.store.append(row)
         self.report.cost += cost
@@ -260,7 +260,7 @@ class _Run:
             return None
         finally:
             self.reserved -= most
-        return None if answer is None or (answer.again and self.stopping.is_set()) else answer
+        return None if answer is None or (answer.retryable and self.stopping.is_set()) else answer
 
     def _keep(self, question: PlannedQuestion, answer: Answer) -> None:
         try:

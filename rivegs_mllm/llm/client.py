@@ -1,6 +1,6 @@
 """Teachers: language models that are asked in the chat format, whatever runs them.
 
-A question is a list of turns as transformers and OpenAI have them: ``{"role", "content"}``, the content a text or a
+A question is a list of messages as transformers and OpenAI have them: ``{"role", "content"}``, the content a text or a
 list of ``{"type": "text", "text": ...}`` and ``{"type": "image", "path": ...}``. Pictures are named by their file; a
 teacher opens them when it is asked and sends them as data URLs where it sends them at all.
 """
@@ -47,9 +47,9 @@ class Answer:
     """What came of a question: ``text``, or ``error``, which says why there is none.
 
     ``finish_reason`` is "stop", "length" where the answer was cut off, or what else the teacher says. Tokens are None
-    where the teacher does not count them. ``latency`` is the seconds of the last try, ``tries`` how often it was asked.
-    ``model`` is who answered, in the teacher's own words. ``again`` says whether the same question may be answered
-    another time, not before ``wait`` seconds are over.
+    where the teacher does not count them. ``latency`` is the seconds of the last attempt, ``attempts`` how many there
+    were. ``model`` is who answered, in the teacher's own words. ``retryable`` says whether the same question may be
+    answered another time, not before ``retry_after`` seconds are over.
     """
 
     text: str = ""
@@ -59,14 +59,14 @@ class Answer:
     latency: float = 0.0
     error: str = ""
     model: str = ""
-    again: bool = False
-    wait: float = 0.0
-    tries: int = 1
+    retryable: bool = False
+    retry_after: float = 0.0
+    attempts: int = 1
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How an answer is drawn. ``temperature`` 0 is the likeliest; ``max_tokens`` the longest answer."""
+    """How an answer is drawn. ``temperature`` 0 is greedy; ``max_tokens`` the longest answer."""
 
     temperature: Annotated[float, Bounds(0, 100)] = 0.0
     top_p: Annotated[float, Bounds(above=0, high=1)] = 1.0
@@ -77,10 +77,10 @@ class Sampling:
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """How long a question is tried: ``attempts`` in all and no new one after ``seconds`` from the first.
+    """When a question is asked again: ``attempts`` in all and no new one after ``seconds`` from the first.
 
-    Between two tries it waits a random time, up to ``first_wait`` seconds and twice as much after each, ``last_wait``
-    at most ("full jitter"), and longer where the teacher asks for it.
+    Between two attempts it waits a random time, up to ``first_wait`` seconds and twice as much after each,
+    ``last_wait`` at most ("full jitter"), and longer where the teacher asks for it.
     """
 
     attempts: Annotated[int, Bounds(1, 1000)] = 6
@@ -92,8 +92,8 @@ class RetryPolicy:
 class Teacher(Protocol):
     """An open teacher. It may be asked many questions at a time, all from one event loop."""
 
-    async def ask(self, turns: Messages) -> Answer:
-        """One try. What is wrong with this question alone is the answer's ``error``; raises TeacherError otherwise."""
+    async def ask(self, messages: Messages) -> Answer:
+        """One attempt. What is wrong with this question alone is the answer's ``error``. Raises TeacherError."""
 
     async def close(self) -> None:
         """Gives back connections and memory."""
@@ -241,10 +241,10 @@ class ReplayTeacher:
         self.answers = answers
         self.store = store
 
-    async def ask(self, turns: Messages) -> Answer:
+    async def ask(self, messages: Messages) -> Answer:
         """The stored text."""
         try:
-            text = self.answers.get(question_digest(turns))
+            text = self.answers.get(question_digest(messages))
         except PictureError as error:
             return Answer(error=str(error))
         if text is None:
@@ -257,55 +257,55 @@ class ReplayTeacher:
 
 async def ask(
     teacher: Teacher,
-    turns: Messages,
-    patience: RetryPolicy,
+    messages: Messages,
+    policy: RetryPolicy,
     may_try: Callable[[], bool] = lambda: True,
     pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> Answer | None:
-    """The answer to a question after as many tries as ``patience`` allows; the last one's where none succeeds.
+    """The answer to a question after as many attempts as ``policy`` allows; the last one's where none succeeds.
 
-    ``may_try`` is called before each try; where it says no, nothing more is sent and None is given back, or the
-    answer of the try before. ``pause`` waits between two tries, for the seconds it is given. Raises TeacherError.
+    ``may_try`` is called before each attempt; where it says no, nothing more is sent and None is given back, or the
+    answer of the attempt before. ``pause`` waits between two attempts, for so many seconds. Raises TeacherError.
     """
     last: Answer | None = None
-    tries = 0
+    attempts = 0
 
     async def once() -> Answer | None:
-        nonlocal last, tries
+        nonlocal last, attempts
         if not may_try():
             return None
-        tries += 1
-        last = await teacher.ask(turns)
+        attempts += 1
+        last = await teacher.ask(messages)
         return last
 
     retrying = AsyncRetrying(
         sleep=pause,
-        stop=stop_after_attempt(patience.attempts) | stop_before_delay(patience.seconds),
-        wait=lambda state: _wait(patience, state),
-        retry=retry_if_result(lambda answer: answer is not None and answer.again),
+        stop=stop_after_attempt(policy.attempts) | stop_before_delay(policy.seconds),
+        wait=lambda state: _wait(policy, state),
+        retry=retry_if_result(lambda answer: answer is not None and answer.retryable),
         retry_error_callback=lambda state: state.outcome.result(),
     )
     answer = await retrying(once) or last
     if answer is None:
         return None
-    return replace(answer, tries=tries)
+    return replace(answer, attempts=attempts)
 
 
-def _wait(patience: RetryPolicy, state: RetryCallState) -> float:
-    longest = min(patience.last_wait, patience.first_wait * 2 ** (state.attempt_number - 1))
-    return max(random.uniform(0, longest), state.outcome.result().wait)
+def _wait(policy: RetryPolicy, state: RetryCallState) -> float:
+    longest = min(policy.last_wait, policy.first_wait * 2 ** (state.attempt_number - 1))
+    return max(random.uniform(0, longest), state.outcome.result().retry_after)
 
 
 class ChatClient:
-    """A teacher for callers without an event loop: ``with ChatClient(chat) as asker: answers = asker(questions)``."""
+    """A teacher for callers without an event loop: ``with ChatClient(chat) as client: answers = client(questions)``."""
 
     def __init__(
-        self, chat: Chat, sampling: Sampling | None = None, in_flight: int = 16, patience: RetryPolicy | None = None
+        self, chat: Chat, sampling: Sampling | None = None, in_flight: int = 16, policy: RetryPolicy | None = None
     ):
         """Opens the teacher. ``in_flight`` questions at most are asked at a time."""
         self.teacher = chat.open(sampling or Sampling())
         self.in_flight = in_flight
-        self.patience = patience or RetryPolicy()
+        self.policy = policy or RetryPolicy()
         self.loop = asyncio.new_event_loop()
 
     def __call__(self, questions: Sequence[Messages]) -> list[Answer]:
@@ -315,11 +315,11 @@ class ChatClient:
     async def _ask_all(self, questions: Sequence[Messages]) -> list[Answer]:
         limit = asyncio.Semaphore(self.in_flight)
 
-        async def one(turns: Messages) -> Answer:
+        async def one(messages: Messages) -> Answer:
             async with limit:
-                return await ask(self.teacher, turns, self.patience)
+                return await ask(self.teacher, messages, self.policy)
 
-        tasks = [asyncio.ensure_future(one(turns)) for turns in questions]
+        tasks = [asyncio.ensure_future(one(messages)) for messages in questions]
         try:
             return list(await asyncio.gather(*tasks))
         finally:
@@ -339,9 +339,10 @@ class ChatClient:
         self.close()
 
 
-def question_digest(turns: Messages) -> str:
+def question_digest(messages: Messages) -> str:
     """SHA-256 of what is asked, pictures by their files' bytes. Raises PictureError where one is missing."""
-    return hashlib.sha256(orjson.dumps(_by_content(turns), option=orjson.OPT_SORT_KEYS)).hexdigest()
+    by_content = map_images(messages, lambda path: {"type": "image", "sha256": picture_digest(path)})
+    return hashlib.sha256(orjson.dumps(by_content, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
 def answer_key(identity: dict, sampling: Sampling, question: str) -> str:
@@ -350,24 +351,22 @@ def answer_key(identity: dict, sampling: Sampling, question: str) -> str:
     return hashlib.sha256(orjson.dumps(parts, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
-def _by_content(turns: Messages) -> list[dict]:
+def map_images(messages: Messages, convert: Callable[[str], dict]) -> Messages:
+    """The messages with each picture, named by its file, as the part that ``convert`` makes of it."""
     return [
         turn
         if isinstance(turn["content"], str)
-        else {**turn, "content": [_part_by_content(part) for part in turn["content"]]}
-        for turn in turns
+        else {
+            **turn,
+            "content": [convert(part["path"]) if part["type"] == "image" else part for part in turn["content"]],
+        }
+        for turn in messages
     ]
 
 
-def _part_by_content(part: dict) -> dict:
-    if part["type"] != "image":
-        return part
-    return {"type": "image", "sha256": picture_digest(part["path"])}
-
-
-def picture_paths(turns: Messages) -> list[str]:
+def picture_paths(messages: Messages) -> list[str]:
     """The files of the pictures in a question, in order."""
-    parts = [part for turn in turns if not isinstance(turn["content"], str) for part in turn["content"]]
+    parts = [part for turn in messages if not isinstance(turn["content"], str) for part in turn["content"]]
     return [part["path"] for part in parts if part["type"] == "image"]
 
 

@@ -61,12 +61,12 @@ class ExampleSelection:
         made = [TextImagePair(one.id, one.text, Path(one.image) if one.image else None) for one in examples]
         posts = pairs_of(samples, folder)
         how = [type(self.features).__name__, draccus.encode(self.features)]
-        name = _digest([how, _stamps(made), _stamps(posts), self.count])
+        name = _digest([how, _fingerprints(made), _fingerprints(posts), self.count])
         kept = store / f"similar-{name}.npy"
-        if (chosen := _kept(kept, (len(posts), self.count))) is not None:
+        if (chosen := _load_cached(kept, (len(posts), self.count))) is not None:
             return chosen
-        features = store / f"examples-{_digest([how, _stamps(made)])}.npy"
-        of_examples = _kept(features, (len(made), None))
+        features = store / f"examples-{_digest([how, _fingerprints(made)])}.npy"
+        of_examples = _load_cached(features, (len(made), None))
         if of_examples is None:
             of_examples = self.features.make(made)
             _save(features, of_examples)
@@ -75,20 +75,20 @@ class ExampleSelection:
         return chosen
 
 
-def _stamps(contents: Sequence[TextImagePair]) -> list:
+def _fingerprints(contents: Sequence[TextImagePair]) -> list:
     """What features are made of: texts, and pictures by size and time of change."""
-    stamps = []
+    fingerprints = []
     for content in contents:
         stamp = file_stamp(content.picture) if content.picture else None
-        stamps.append([content.id, content.text, str(content.picture), stamp and list(stamp)])
-    return stamps
+        fingerprints.append([content.id, content.text, str(content.picture), stamp and list(stamp)])
+    return fingerprints
 
 
 def _digest(value: object) -> str:
     return hashlib.sha256(orjson.dumps(value, default=str)).hexdigest()[:16]
 
 
-def _kept(path: Path, shape: tuple[int, int | None]) -> np.ndarray | None:
+def _load_cached(path: Path, shape: tuple[int, int | None]) -> np.ndarray | None:
     """An array that was saved before, of that shape (None: any size); None where it is not there or was damaged."""
     try:
         array = np.load(path, allow_pickle=False)

@@ -11,13 +11,23 @@ import time
 import zlib
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
+from functools import partial
 from urllib.parse import urlsplit
 
 import openai
 import orjson
 
 from rivegs_mllm.data.images import PictureError
-from rivegs_mllm.llm.client import Answer, Messages, OpenAIChat, Sampling, TeacherError, load_image, picture_paths
+from rivegs_mllm.llm.client import (
+    Answer,
+    Messages,
+    OpenAIChat,
+    Sampling,
+    TeacherError,
+    load_image,
+    map_images,
+    picture_paths,
+)
 from rivegs_mllm.store.fitted import replace_surrogates
 from rivegs_mllm.types import UserError
 
@@ -30,7 +40,7 @@ MAX_ERROR_BYTES = 2**16
 _JPEG_QUALITY = 92
 _LONGEST_WAIT = 600.0
 _SHOWN = 300
-_AGAIN = (408, 409, 425, 429)
+_RETRYABLE = (408, 409, 425, 429)
 _LONGEST_WORD = 200
 """Letters of a model's name or a reason to stop."""
 _MOST_TOKENS = 2**53
@@ -40,7 +50,7 @@ _GZIP_OR_ZLIB = 32 + zlib.MAX_WBITS
 
 
 class OpenAITeacher:
-    """A client of ``chat.base_url``. It tries once; retrying is the caller's (``rivegs_mllm.llm.client.ask``)."""
+    """A client of ``chat.base_url``. It asks once; retrying is the caller's (``rivegs_mllm.llm.client.ask``)."""
 
     def __init__(self, chat: OpenAIChat, sampling: Sampling):
         """Raises UserError where the key is not in the environment or stands in the address."""
@@ -62,22 +72,23 @@ class OpenAITeacher:
             **chat.extra,
         }
 
-    async def ask(self, turns: Messages) -> Answer:
+    async def ask(self, messages: Messages) -> Answer:
         """One request. Raises TeacherError for a wrong key, an unknown model and an account without credit."""
-        if picture_paths(turns):
+        if picture_paths(messages):
             try:
-                turns = await asyncio.to_thread(_with_pictures, turns, self.chat.max_side)
+                convert = partial(_image_part, max_side=self.chat.max_side)
+                messages = await asyncio.to_thread(map_images, messages, convert)
             except PictureError as error:
                 return Answer(error=str(error))
         start = time.perf_counter()
         try:
-            body = await asyncio.wait_for(self._body(turns), self.chat.timeout)
+            body = await asyncio.wait_for(self._body(messages), self.chat.timeout)
         except (openai.APITimeoutError, asyncio.TimeoutError):
-            return self._failed(start, f"no answer in {self.chat.timeout:g} seconds", again=True)
+            return self._failed(start, f"no answer in {self.chat.timeout:g} seconds", retryable=True)
         except openai.APIStatusError as error:
             return self._refused(start, error)
         except (openai.OpenAIError, OSError, ValueError) as error:
-            return self._failed(start, f"connection failed: {error.__cause__ or error!r}", again=True)
+            return self._failed(start, f"connection failed: {error.__cause__ or error!r}", retryable=True)
         if body is None:
             return self._failed(start, f"the response is longer than {MAX_BYTES:,} bytes, which no answer is")
         return self._read(start, body)
@@ -86,10 +97,10 @@ class OpenAITeacher:
         """Closes the connections."""
         await self.client.close()
 
-    async def _body(self, turns: Messages) -> bytes | None:
+    async def _body(self, messages: Messages) -> bytes | None:
         """The response's body, None where it is too long."""
         call = self.client.chat.completions.with_streaming_response.create(
-            model=self.chat.model, messages=turns, extra_body=self.settings
+            model=self.chat.model, messages=messages, extra_body=self.settings
         )
         async with call as response:
             parts, size = [], 0
@@ -107,13 +118,13 @@ class OpenAITeacher:
         """The answer in a body; whatever is not one becomes an error."""
         latency = time.perf_counter() - start
         try:
-            value = _json(body)
+            value = _parse_json(body)
             choice = value["choices"][0]
             message = choice["message"]
             text = _text(message.get("content") or message.get("refusal") or "")
         except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
             shown = self._hidden(body[: 2 * MAX_ERROR_BYTES].decode("utf-8", "replace"))[:_SHOWN]
-            return self._failed(start, f"the response is no chat completion: {shown!r}", again=True)
+            return self._failed(start, f"the response is no chat completion: {shown!r}", retryable=True)
         usage = value.get("usage")
         usage = usage if type(usage) is dict else {}
         return Answer(
@@ -141,11 +152,13 @@ class OpenAITeacher:
             raise TeacherError(f"{where}; check teacher.base_url (it mostly ends in /v1) and teacher.model")
         if status == 402 or error.code == "insufficient_quota":
             raise TeacherError(f"{where}; the account has no credit left; the same command goes on when it has")
-        again = status in _AGAIN or status >= 500
-        return self._failed(start, f"status {status}: {said}", again, _asked_wait(error.response.headers))
+        retryable = status in _RETRYABLE or status >= 500
+        return self._failed(start, f"status {status}: {said}", retryable, _retry_after(error.response.headers))
 
-    def _failed(self, start: float, error: str, again: bool = False, wait: float = 0.0) -> Answer:
-        return Answer(error=self._hidden(error), latency=time.perf_counter() - start, again=again, wait=wait)
+    def _failed(self, start: float, error: str, retryable: bool = False, retry_after: float = 0.0) -> Answer:
+        return Answer(
+            error=self._hidden(error), latency=time.perf_counter() - start, retryable=retryable, retry_after=retry_after
+        )
 
     def _hidden(self, text: str) -> str:
         """The text without the key, should an endpoint repeat it. To be called before anything is cut."""
@@ -203,26 +216,15 @@ def _key(chat: OpenAIChat) -> str:
     return key
 
 
-def _with_pictures(turns: Messages, max_side: int) -> Messages:
-    """The turns with each picture as a data URL."""
-    return [
-        turn
-        if isinstance(turn["content"], str)
-        else {**turn, "content": [_sent_part(part, max_side) for part in turn["content"]]}
-        for turn in turns
-    ]
-
-
-def _sent_part(part: dict, max_side: int) -> dict:
-    if part["type"] != "image":
-        return part
+def _image_part(path: str, max_side: int) -> dict:
+    """A picture as a data URL. Raises PictureError."""
     data = io.BytesIO()
-    load_image(part["path"], max_side).save(data, "JPEG", quality=_JPEG_QUALITY)
+    load_image(path, max_side).save(data, "JPEG", quality=_JPEG_QUALITY)
     encoded = base64.b64encode(data.getvalue()).decode("ascii")
     return {"type": "image_url", "image_url": {"url": f"data:image/jpeg;base64,{encoded}"}}
 
 
-def _json(body: bytes) -> dict:
+def _parse_json(body: bytes) -> dict:
     """A response's JSON. Half characters (lone surrogates) become U+FFFD: the answer is paid for and can be read."""
     try:
         return orjson.loads(body)
@@ -250,7 +252,7 @@ def _unzipped(body: bytes, encoding: str) -> bytes:
         return b"a compressed text that is damaged"
 
 
-def _asked_wait(headers) -> float:
+def _retry_after(headers) -> float:
     """Seconds that a Retry-After header asks for; 0 without one, and never more than _LONGEST_WAIT."""
     value = headers.get("retry-after", "")
     try:

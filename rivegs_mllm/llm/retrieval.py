@@ -15,11 +15,11 @@ BLOCK = 8192
 """Posts that are compared at a time: against 1,000 examples 32 MB of similarities."""
 
 
-def nearest(posts: np.ndarray, examples: np.ndarray, count: int, banned: Sequence[Sequence[int]] = ()) -> np.ndarray:
+def nearest(posts: np.ndarray, examples: np.ndarray, count: int, excluded: Sequence[Sequence[int]] = ()) -> np.ndarray:
     """Indices of the ``count`` most similar examples of each post, (posts, count), the most similar first.
 
     ``posts`` is (posts, d) and ``examples`` (examples, d), rows of length 1 (or 0, where there is nothing to compare).
-    ``banned`` lists for each post the examples it may not have; -1 stands where too few are left. Of equally similar
+    ``excluded`` lists for each post the examples it may not have; -1 stands where too few are left. Of equally similar
     ones the earlier comes first.
     """
     chosen = np.full((len(posts), count), -1, dtype=np.int32)
@@ -27,7 +27,7 @@ def nearest(posts: np.ndarray, examples: np.ndarray, count: int, banned: Sequenc
     for start in range(0, len(posts), BLOCK):
         similarity = posts[start : start + BLOCK] @ examples.T
         rows = np.arange(len(similarity))[:, None]
-        for row, columns in enumerate(banned[start : start + BLOCK]):
+        for row, columns in enumerate(excluded[start : start + BLOCK]):
             similarity[row, list(columns)] = -np.inf
         best = _top(similarity, wanted)
         found = np.where(np.isneginf(similarity[rows, best]), -1, best)
@@ -51,14 +51,14 @@ def _top(similarity: np.ndarray, count: int) -> np.ndarray:
 
 
 def sample_random(
-    samples: Sequence[Sample], examples: int, count: int, seed: int, banned: Sequence[Sequence[int]]
+    samples: Sequence[Sample], examples: int, count: int, seed: int, excluded: Sequence[Sequence[int]]
 ) -> np.ndarray:
     """Indices of ``count`` examples of each post drawn at random, as ``nearest`` gives them: the paper's ablation.
 
     What a post draws depends on ``seed`` and its id alone.
     """
     chosen = np.full((len(samples), count), -1, dtype=np.int32)
-    for row, (sample, without) in enumerate(zip(samples, banned, strict=True)):
+    for row, (sample, without) in enumerate(zip(samples, excluded, strict=True)):
         allowed = [index for index in range(examples) if index not in without]
         picked = random.Random(f"{seed}/{sample.id}").sample(allowed, min(count, len(allowed)))
         chosen[row, : len(picked)] = picked

@@ -45,9 +45,11 @@ class HFTeacher:
         }
         files = {**source, "gguf_file": chat.gguf_file} if chat.gguf_file else source
         try:
-            sees = not chat.gguf_file and type(AutoConfig.from_pretrained(**source)) in _SEEING
-            self.processor = AutoProcessor.from_pretrained(**source) if sees else AutoTokenizer.from_pretrained(**files)
-            kind = AutoModelForImageTextToText if sees else AutoModelForCausalLM
+            multimodal = not chat.gguf_file and type(AutoConfig.from_pretrained(**source)) in _MULTIMODAL
+            self.processor = (
+                AutoProcessor.from_pretrained(**source) if multimodal else AutoTokenizer.from_pretrained(**files)
+            )
+            kind = AutoModelForImageTextToText if multimodal else AutoModelForCausalLM
             place = "auto" if chat.device == "auto" and torch.cuda.is_available() else None
             weights = {} if chat.gguf_file else {"use_safetensors": True}
             self.model, info = kind.from_pretrained(
@@ -60,32 +62,32 @@ class HFTeacher:
         if chat.device != "auto":
             self.model.to(chat.device)
         self.model.eval()
-        self.tokenizer = self.processor.tokenizer if sees else self.processor
+        self.tokenizer = self.processor.tokenizer if multimodal else self.processor
         self.tokenizer.padding_side = "left"
         if self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
-        self.sees = sees
+        self.multimodal = multimodal
         self.settings = _generation(self.model, self.tokenizer, sampling)
-        self.room = _context(self.model, self.tokenizer) - sampling.max_tokens
+        self.max_prompt_tokens = _context(self.model, self.tokenizer) - sampling.max_tokens
         self.seed = sampling.seed
         self.stop = sampling.stop
         self.waiting: list[tuple[Messages, asyncio.Future]] = []
-        self.pump: asyncio.Task | None = None
+        self.worker: asyncio.Task | None = None
 
-    async def ask(self, turns: Messages) -> Answer:
+    async def ask(self, messages: Messages) -> Answer:
         """The answer, generated in a batch with the questions of others."""
-        if picture_paths(turns) and not self.sees:
-            raise TeacherError(f"{self.chat.model} sees no pictures; set pictures to false, or take a model that does")
+        if picture_paths(messages) and not self.multimodal:
+            raise TeacherError(f"{self.chat.model} takes no pictures; set pictures to false, or take a model that does")
         future = asyncio.get_running_loop().create_future()
-        self.waiting.append((turns, future))
-        if self.pump is None or self.pump.done():
-            self.pump = asyncio.ensure_future(self._answer_waiting())
+        self.waiting.append((messages, future))
+        if self.worker is None or self.worker.done():
+            self.worker = asyncio.ensure_future(self._answer_waiting())
         return await future
 
     async def close(self) -> None:
         """Ends the batch in work and lets go of the model."""
-        if self.pump is not None:
-            await asyncio.gather(self.pump, return_exceptions=True)
+        if self.worker is not None:
+            await asyncio.gather(self.worker, return_exceptions=True)
         del self.model
 
     async def _answer_waiting(self) -> None:
@@ -94,7 +96,7 @@ class HFTeacher:
             some = self.waiting[: self.chat.batch_size]
             del self.waiting[: self.chat.batch_size]
             try:
-                answers = await asyncio.to_thread(self._answer, [turns for turns, _ in some])
+                answers = await asyncio.to_thread(self._answer, [messages for messages, _ in some])
             except Exception as error:
                 for _, future in some:
                     if not future.done():
@@ -108,10 +110,10 @@ class HFTeacher:
         """One answer a question; those that are too long or whose picture cannot be opened are left out."""
         start = time.perf_counter()
         texts, pictures, errors = [], [], {}
-        for index, turns in enumerate(questions):
+        for index, messages in enumerate(questions):
             try:
-                shown = [load_image(path, self.chat.max_side) for path in picture_paths(turns)]
-                text = _rendered(self.processor, turns, self.sees)
+                shown = [load_image(path, self.chat.max_side) for path in picture_paths(messages)]
+                text = _rendered(self.processor, messages, self.multimodal)
                 self._check_length(text)
             except (PictureError, _TooLongError) as error:
                 errors[index] = Answer(error=str(error))
@@ -127,8 +129,10 @@ class HFTeacher:
     def _check_length(self, text: str) -> None:
         """Raises _TooLongError: memory grows with a question, and a model is no longer itself beyond its context."""
         tokens = len(self.tokenizer(text, add_special_tokens=False).input_ids)
-        if tokens > self.room:
-            raise _TooLongError(f"the question has {tokens} tokens, and the model can read {self.room} of them")
+        if tokens > self.max_prompt_tokens:
+            raise _TooLongError(
+                f"the question has {tokens} tokens, and the model can read {self.max_prompt_tokens} of them"
+            )
 
     @torch.inference_mode()
     def _generate(self, texts: list[str], pictures: list[list[Image.Image]]) -> list[tuple[int, list[int]]]:
@@ -137,7 +141,7 @@ class HFTeacher:
         plain = self.processor.chat_template is None
         if any(pictures):
             inputs = self.processor(text=texts, images=pictures, **padded)
-        elif self.sees:
+        elif self.multimodal:
             inputs = self.processor(text=texts, **padded)
         else:  # a chat template has written the special tokens already
             inputs = self.processor(texts, add_special_tokens=plain, **padded)
@@ -218,23 +222,23 @@ class VLLMTeacher:
             self.processor = AutoProcessor.from_pretrained(chat.model, revision=chat.revision, trust_remote_code=False)
         except (OSError, ValueError) as error:
             raise UserError(f"teacher.model: {chat.model}: {error}") from None
-        self.sees = isinstance(self.processor, ProcessorMixin)
-        templated = self.processor.chat_template is not None and not self.sees
+        self.multimodal = isinstance(self.processor, ProcessorMixin)
+        templated = self.processor.chat_template is not None and not self.multimodal
         self.reading = {"add_special_tokens": False} if templated else None  # the template has written them already
         self.engine = None
         self.numbers = count()
 
-    async def ask(self, turns: Messages) -> Answer:
+    async def ask(self, messages: Messages) -> Answer:
         """The answer. A question that the engine refuses, such as one too long, gives an error."""
         from vllm.v1.engine.async_llm import AsyncLLM
 
         if self.engine is None:
             self.engine = AsyncLLM.from_engine_args(self.arguments)
         start = time.perf_counter()
-        paths = picture_paths(turns)
+        paths = picture_paths(messages)
         try:
             pictures = [await asyncio.to_thread(load_image, path, self.chat.max_side) for path in paths]
-            prompt = {"prompt": _rendered(self.processor, turns, self.sees)}
+            prompt = {"prompt": _rendered(self.processor, messages, self.multimodal)}
             if pictures:
                 prompt["multi_modal_data"] = {"image": pictures}
             number = str(next(self.numbers))
@@ -258,7 +262,7 @@ class VLLMTeacher:
             self.engine.shutdown()
 
 
-_SEEING = tuple(MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING.keys())
+_MULTIMODAL = tuple(MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING.keys())
 
 
 def _generation(model, tokenizer, sampling: Sampling) -> GenerationConfig:
@@ -274,18 +278,18 @@ def _generation(model, tokenizer, sampling: Sampling) -> GenerationConfig:
     )
 
 
-def _rendered(processor, turns: Messages, sees: bool) -> str:
+def _rendered(processor, messages: Messages, multimodal: bool) -> str:
     """The prompt by the model's own chat template; without one (BLIP-2) the texts alone, one a line."""
-    tokenizer = processor.tokenizer if sees else processor
+    tokenizer = processor.tokenizer if multimodal else processor
     if processor.chat_template is None:
-        return escape_special_tokens("\n".join(_text(turn["content"]) for turn in turns).strip(), tokenizer)
-    given = [{**turn, "content": _content(turn["content"], sees, tokenizer)} for turn in turns]
+        return escape_special_tokens("\n".join(_text(turn["content"]) for turn in messages).strip(), tokenizer)
+    given = [{**turn, "content": _content(turn["content"], multimodal, tokenizer)} for turn in messages]
     return processor.apply_chat_template(given, add_generation_prompt=True, tokenize=False)
 
 
-def _content(content: str | list[dict], sees: bool, tokenizer) -> str | list[dict]:
-    """A turn's content as a template wants it: parts for a model that sees, a text for one that does not."""
-    if not sees:
+def _content(content: str | list[dict], multimodal: bool, tokenizer) -> str | list[dict]:
+    """A turn's content as a template wants it: parts for a multimodal model, a text for others."""
+    if not multimodal:
         return escape_special_tokens(_text(content), tokenizer)
     parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
     return [

@@ -151,15 +151,15 @@ def answering_of(folder: Path) -> Answering:
 def check_adapter_config(folder: Path) -> str:
     """The base that an adapter was trained on. Raises UserError where its config is damaged."""
     path = folder / "adapter_config.json"
-    cure = "copy the adapter again, or train it again"
-    config = read_object(path, cure)
+    hint = "copy the adapter again, or train it again"
+    config = read_object(path, hint)
     base, rank, kind = (config.get(key) for key in ("base_model_name_or_path", "r", "peft_type"))
     if type(base) is not str or not base:
-        raise UserError(f"{path}: base_model_name_or_path: {shown(base)} is no base; {cure}")
+        raise UserError(f"{path}: base_model_name_or_path: {shown(base)} is no base; {hint}")
     if kind != "LORA":
-        raise UserError(f"{path}: peft_type: {shown(kind)} is not LORA; {cure}")
+        raise UserError(f"{path}: peft_type: {shown(kind)} is not LORA; {hint}")
     if type(rank) is not int or rank < 1:
-        raise UserError(f"{path}: r: {shown(rank)} is not a whole number of at least 1; {cure}")
+        raise UserError(f"{path}: r: {shown(rank)} is not a whole number of at least 1; {hint}")
     return base
 
 

@@ -109,7 +109,7 @@ class Store:
             _check_manifest(folder)
             for partial in folder.glob("*.partial"):
                 partial.unlink()
-            self._take_up()
+            self._recover()
         except (OSError, WriteError) as error:
             self._lock.close()
             raise not_written(folder, error) from None
@@ -160,7 +160,7 @@ class Store:
     def _journal_path(self) -> Path:
         return self.folder / f"journal-{self._number:06}.jsonl"
 
-    def _take_up(self) -> None:
+    def _recover(self) -> None:
         """Lists shards that were renamed and not listed yet, and goes on with the journal of the next number."""
         shards = _shards(self.folder)
         _write_manifest(self.folder)
@@ -169,7 +169,7 @@ class Store:
             if _number(path) < self._number:  # its shard is there
                 path.unlink()
         self._set_aside()
-        self._rows = _taken(self._journal_path)
+        self._rows = _read_journal(self._journal_path)
         self._open_journal()
 
     def _set_aside(self) -> None:
@@ -228,7 +228,7 @@ class Store:
 def read_rows(folder: Path) -> Iterator[StoredAnswer]:
     """Every row in the order in which it was written, also of a store that a run is writing to. Raises StoreError."""
     _check_manifest(folder)
-    journals = {_number(path): _taken(path) for path in folder.glob("journal-*.jsonl")}
+    journals = {_number(path): _read_journal(path) for path in folder.glob("journal-*.jsonl")}
     shards = _shards(folder)  # after the journals, lest one becomes a shard unseen
     if not (journals or shards or (folder / MANIFEST).is_file()):
         raise StoreError(f"{folder}: holds no store (no {MANIFEST}); make one with `rivegs distill`")
@@ -279,7 +279,7 @@ def _row(values: dict) -> StoredAnswer:
     return StoredAnswer(**values)
 
 
-def _taken(journal: Path) -> list[StoredAnswer]:
+def _read_journal(journal: Path) -> list[StoredAnswer]:
     """A journal's rows, none where it is gone. A last line without its line feed was cut off or is being written."""
     try:
         lines = journal.read_bytes().split(b"\n")

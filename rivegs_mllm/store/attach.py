@@ -13,7 +13,7 @@ from rivegs_mllm.data.jsonl import read_split
 from rivegs_mllm.store.answer_store import StoredAnswer, read_store
 from rivegs_mllm.types import Sample, UserError
 
-_SHOWN = 5
+_MAX_LISTED = 5
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,11 @@ class MergedSamples:
 
     def told(self, what: str, store: Path) -> str:
         """A line on what is lacking."""
-        first = f" ({', '.join(self.without[:_SHOWN])}{', ...' * (len(self.without) > _SHOWN)})" if self.without else ""
+        first = (
+            f" ({', '.join(self.without[:_MAX_LISTED])}{', ...' * (len(self.without) > _MAX_LISTED)})"
+            if self.without
+            else ""
+        )
         lacking = f"{len(self.without):,} have no {what} there{first}"
         return f"{store}: {lacking}; {self.faulty:,} marked answers left out"
 

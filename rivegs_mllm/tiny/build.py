@@ -61,8 +61,8 @@ def make(recipe: BaseRecipe) -> None:
         model = Qwen2_5_VLForConditionalGeneration.from_pretrained(checkpoint, dtype=torch.float32)
     model.model.visual.requires_grad_(False)
     encoder = SampleEncoder(processor, read.LOSS_WEIGHTS)
-    lessons = read.PretrainingDataset(encoder, build_contract(), recipe.seed, recipe.read.per_device_train_batch_size)
-    run_stage(read.LanguageTrainer(model, recipe.read, lessons))
+    examples = read.PretrainingDataset(encoder, build_contract(), recipe.seed, recipe.read.per_device_train_batch_size)
+    run_stage(read.LanguageTrainer(model, recipe.read, examples))
     model.to(torch.float16).save_pretrained(recipe.out)
     processor.save_pretrained(recipe.out)
 

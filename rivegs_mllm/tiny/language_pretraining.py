@@ -245,7 +245,7 @@ class PretrainingDataset(IterableDataset):
                 yield from rows[number * self.batch_size : (number + 1) * self.batch_size]
 
     def draw(self, rng: random.Random) -> PretrainingExample:
-        """One lesson: two fifths are text to repeat and capitals to list, the rest scenes."""
+        """One example: two fifths are text to repeat and capitals to list, the rest scenes."""
         kind = rng.random()
         if kind < 0.1:
             return repeat_task(rng)
@@ -253,65 +253,65 @@ class PretrainingDataset(IterableDataset):
             return capitals_task(rng)
         return (describe_task if kind < 0.5 else decide_task if kind < 0.7 else find_task)(rng, self.contract)
 
-    def encode(self, lesson: PretrainingExample) -> Tensors:
-        """A lesson as the trainer's collator takes it; the tokens that are given have no weight."""
-        prompt = self.prompt(lesson)
-        answer = self.encoder.answer((*(Piece("knowledge", piece.text) for piece in lesson.given), *lesson.answer))
+    def encode(self, example: PretrainingExample) -> Tensors:
+        """An example as the trainer's collator takes it; the tokens that are given have no weight."""
+        prompt = self.prompt(example)
+        answer = self.encoder.answer((*(Piece("knowledge", piece.text) for piece in example.given), *example.answer))
         tokens = len(answer["answer"])
         told = {
-            "regions": self.regions(lesson, prompt, tokens),
-            "words": self.words(lesson, tokens),
-            "sources": self.sources(lesson, tokens),
+            "regions": self.regions(example, prompt, tokens),
+            "words": self.words(example, tokens),
+            "sources": self.sources(example, tokens),
         }
         return {**prompt, **answer, **told}
 
-    def prompt(self, lesson: PretrainingExample) -> Tensors:
+    def prompt(self, example: PretrainingExample) -> Tensors:
         """What stands before the answer."""
-        return self.encoder.prompt(messages_of(lesson), None if lesson.scene is None else lesson.scene.image)
+        return self.encoder.prompt(messages_of(example), None if example.scene is None else example.scene.image)
 
-    def regions(self, lesson: PretrainingExample, prompt: Tensors, tokens: int) -> torch.Tensor:
+    def regions(self, example: PretrainingExample, prompt: Tensors, tokens: int) -> torch.Tensor:
         """(tokens, 1 + CELLS), bool: the cells that each token of the answer speaks of, row by row behind the first.
 
         The first column is set instead for a token about a look that is not there. A token about nothing has none, and
         of a piece that is given only the last has any: by then all that it says has been read.
         """
         regions = torch.zeros(tokens, 1 + CELLS, dtype=torch.bool)
-        if lesson.scene is None:
+        if example.scene is None:
             return regions
         _, rows, columns = (prompt["image_grid_thw"][0] // torch.tensor([1, MERGE, MERGE])).tolist()
-        owner, share = cell_owners(lesson.scene, rows, columns)
-        for _, look, spoken in self._pieces(lesson):
-            own = [index for index, placement in enumerate(lesson.scene.placements) if placement.look == look]
+        owner, share = cell_owners(example.scene, rows, columns)
+        for _, look, spoken in self._pieces(example):
+            own = [index for index, placement in enumerate(example.scene.placements) if placement.look == look]
             if own:
                 regions[spoken, 1 : 1 + len(owner)] = torch.from_numpy(np.isin(owner, own) & (share >= COVERED))
             elif look is not None:
                 regions[spoken, 0] = True
         return regions
 
-    def words(self, lesson: PretrainingExample, tokens: int) -> torch.Tensor:
+    def words(self, example: PretrainingExample, tokens: int) -> torch.Tensor:
         """(tokens, MAX_LOOK_TOKENS): the words of the look that each token of the answer is about, padded with IGNORED.
 
         Of an expression that is to be written there are none: they are to be read from the picture first.
         """
         words = torch.full((tokens, MAX_LOOK_TOKENS), IGNORED)
-        for piece, look, spoken in self._pieces(lesson):
-            if look is not None and (piece.segment != "expressions" or piece in lesson.given):
+        for piece, look, spoken in self._pieces(example):
+            if look is not None and (piece.segment != "expressions" or piece in example.given):
                 own = word_tokens(look, self.encoder.tokenizer)
                 words[spoken, : len(own)] = torch.tensor(own)
         return words
 
-    def sources(self, lesson: PretrainingExample, tokens: int) -> torch.Tensor:
+    def sources(self, example: PretrainingExample, tokens: int) -> torch.Tensor:
         """(tokens,): how many tokens before the answer that stands which is copied, 0 for a token that is not."""
         sources = torch.zeros(tokens, dtype=torch.long)
         text = self.encoder.processor.apply_chat_template(
-            messages_of(lesson), add_generation_prompt=True, tokenize=False
+            messages_of(example), add_generation_prompt=True, tokenize=False
         )
-        begin = text.index(lesson.question)
+        begin = text.index(example.question)
         ends = self._ends(text)
         distances = {end - begin: len(ends) - number for number, end in enumerate(ends)}
-        starts = [spoken.start for _, _, spoken in self._pieces(lesson)]
-        for copy in lesson.copied:
-            for number, end in enumerate(self._ends(lesson.answer[copy.piece].text), starts[copy.piece]):
+        starts = [spoken.start for _, _, spoken in self._pieces(example)]
+        for copy in example.copied:
+            for number, end in enumerate(self._ends(example.answer[copy.piece].text), starts[copy.piece]):
                 if copy.start < end <= copy.start + copy.length:
                     sources[number] = distances.get(end - copy.start + copy.source, 0)
         return sources
@@ -321,19 +321,19 @@ class PretrainingDataset(IterableDataset):
         encoded = self.encoder.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         return [end for _, end in encoded.offset_mapping]
 
-    def _pieces(self, lesson: PretrainingExample) -> Iterator[tuple[Piece, Look | None, slice]]:
+    def _pieces(self, example: PretrainingExample) -> Iterator[tuple[Piece, Look | None, slice]]:
         """Each piece, the look it speaks of, and the tokens that do; of one that is given its last."""
         start = 0
-        for number, (piece, look) in enumerate(zip((*lesson.given, *lesson.answer), lesson.about, strict=True)):
+        for number, (piece, look) in enumerate(zip((*example.given, *example.answer), example.about, strict=True)):
             end = start + len(self.encoder.answer((piece,), end=False)["answer"])
-            yield piece, look, slice(end - 1 if number < len(lesson.given) else start, end)
+            yield piece, look, slice(end - 1 if number < len(example.given) else start, end)
             start = end
 
 
-def messages_of(lesson: PretrainingExample) -> list[dict]:
-    """A lesson's question, behind its picture where it has one."""
-    picture = [] if lesson.scene is None else [{"type": "image"}]
-    return [{"role": "user", "content": [*picture, {"type": "text", "text": lesson.question}]}]
+def messages_of(example: PretrainingExample) -> list[dict]:
+    """An example's question, behind its picture where it has one."""
+    picture = [] if example.scene is None else [{"type": "image"}]
+    return [{"role": "user", "content": [*picture, {"type": "text", "text": example.question}]}]
 
 
 class LanguageTrainer(Trainer):

@@ -164,19 +164,19 @@ class VisionPretrainingModel(nn.Module):
         sides = torch.minimum(predicted[:, 2:], gold[:, 2:]) - torch.maximum(predicted[:, :2], gold[:, :2])
         inter = sides.clamp(min=0).prod(-1)
         union = (predicted[:, 2:] - predicted[:, :2]).prod(-1) + (gold[:, 2:] - gold[:, :2]).prod(-1) - inter
-        judged = kind.ge(0)
+        counted = kind.ge(0)
         self.right = {
-            "type": self.kind(tokens).argmax(-1).eq(kind)[judged].float().mean().item(),
+            "type": self.kind(tokens).argmax(-1).eq(kind)[counted].float().mean().item(),
             "parts": (~wrong).float().mean().item(),
             "box": (inter / union).gt(0.5).float().mean().item(),
         }
 
 
 class VisionTrainer(Trainer):
-    """transformers' Trainer, which also logs what the seer measured in the last batch."""
+    """transformers' Trainer, which also logs what the model measured in the last batch."""
 
-    def __init__(self, seer: VisionPretrainingModel, args: TrainingArguments, scenes: SceneDataset):
-        super().__init__(seer, args, train_dataset=scenes, data_collator=collate)
+    def __init__(self, model: VisionPretrainingModel, args: TrainingArguments, scenes: SceneDataset):
+        super().__init__(model, args, train_dataset=scenes, data_collator=collate)
 
     def log(self, logs, *arguments):
         """What is logged, with the shares of the last batch."""

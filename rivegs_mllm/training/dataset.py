@@ -26,7 +26,7 @@ IGNORED = -100
 class AnswerDataset(Dataset):
     """Labelled samples, each encoded when asked for: its picture is decoded and processed once a use, in a worker.
 
-    ``set_epoch`` makes the next draw of what ``augmentation`` varies. Pictures are looked up from ``folder``.
+    ``set_epoch`` draws anew what ``augmentation`` varies. Pictures are looked up from ``folder``.
     ``features`` are those of ``encode_pictures``: rows then have them instead of pixels, and prompts are kept.
     """
 
@@ -60,11 +60,11 @@ class AnswerDataset(Dataset):
         return len(self.samples)
 
     def __getitem__(self, index: int) -> Tensors:
-        sample = self.draw(self.samples[index])
+        sample = self.augment(self.samples[index])
         return {**self.prompt(sample), **self.encoder.answer(self.pieces(sample))}
 
     def prompt(self, sample: Sample) -> Tensors:
-        """The prompt of a sample that ``draw`` gave."""
+        """The prompt of a sample that ``augment`` returned."""
         key = (sample.image, sample.tokens)
         if key in self.prompts:
             return self.prompts[key]
@@ -74,12 +74,12 @@ class AnswerDataset(Dataset):
             prompt = self.prompts[key] = {**prompt, "image_features": self.features[sample.image]}
         return prompt
 
-    def draw(self, sample: Sample) -> Sample:
+    def augment(self, sample: Sample) -> Sample:
         """The sample as it is trained with in this epoch."""
         return augmented(sample, self.augmentation, self.words, self.seed, int(self.epoch))
 
     def pieces(self, sample: Sample) -> tuple[Piece, ...]:
-        """The answer to a sample that ``draw`` gave."""
+        """The answer to a sample that ``augment`` returned."""
         (knowledge,) = sample.knowledge or ("",)
         size = sample.size if sample.image else None
         try:
@@ -115,12 +115,11 @@ def check_lengths(dataset: AnswerDataset, max_length: int) -> list[int]:
     """Tokens of each sample's prompt and answer in this epoch, pictures counted by their size and not opened.
 
     Raises UserError that lists every sample that has more than ``max_length`` in this epoch or in one that draws its
-    longest knowledge: a model trained on cut answers learns to stop early, and one trained on cut pictures to see
-    less than it will be shown.
+    longest knowledge: a model trained on truncated answers learns to stop early.
     """
     encoder, contract = dataset.encoder, dataset.contract
     lengths, longest = [], []
-    for sample, drawn in zip(dataset.samples, map(dataset.draw, dataset.samples), strict=True):
+    for sample, drawn in zip(dataset.samples, map(dataset.augment, dataset.samples), strict=True):
         text = encoder.processor.apply_chat_template(
             messages(drawn, dataset.instruction, contract.types), add_generation_prompt=True, tokenize=False
         )
@@ -133,7 +132,7 @@ def check_lengths(dataset: AnswerDataset, max_length: int) -> list[int]:
         shown = "\n".join(f"  {identity}: {length} tokens" for identity, length in long[:20])
         more = f"\n  and {len(long) - 20} more" if len(long) > 20 else ""
         raise UserError(
-            f"{len(long)} of {len(lengths)} samples are longer than max_length = {max_length} and would be cut:\n"
+            f"{len(long)} of {len(lengths)} samples are longer than max_length = {max_length} and would be truncated:\n"
             f"{shown}{more}\nRaise max_length, lower model.max_pixels, or take these samples out"
         )
     return lengths

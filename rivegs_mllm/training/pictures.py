@@ -17,7 +17,7 @@ from rivegs_mllm.types import Sample, UserError
 
 Size = tuple[int, int]
 
-_SHOWN = 20
+_MAX_LISTED = 20
 
 
 def check_pictures(samples: Sequence[Sample], folder: Path) -> list[Sample]:
@@ -29,7 +29,7 @@ def check_pictures(samples: Sequence[Sample], folder: Path) -> list[Sample]:
     looked = on_main(lambda: measure_pictures(samples, folder, _decoded_size))
     faults = [fault for _, fault in looked if fault]
     if faults:
-        shown = "\n  ".join(faults[:_SHOWN])
+        shown = "\n  ".join(faults[:_MAX_LISTED])
         raise UserError(
             f"{len(faults)} of {len(samples)} samples have no usable picture:\n  {shown}\n"
             f"`rivegs audit {folder}` lists them all"

@@ -18,7 +18,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 from transformers import BaseImageProcessor, PreTrainedTokenizerBase
 
@@ -28,6 +27,7 @@ from rivegs_mllm.config.schema import Recipe
 from rivegs_mllm.data.boxes import are_shares
 from rivegs_mllm.data.files import write_text
 from rivegs_mllm.data.images import is_outside, picture_size
+from rivegs_mllm.data.templates import page_template
 from rivegs_mllm.models.base_model import load_without_weights
 from rivegs_mllm.models.batching import SampleEncoder, Tensors
 from rivegs_mllm.store.attach import read_posts
@@ -35,7 +35,7 @@ from rivegs_mllm.training.dataset import IGNORED, AnswerDataset, Collator, check
 from rivegs_mllm.training.pictures import measure_pictures
 from rivegs_mllm.types import Box, Entity, Prediction, Sample, UserError
 
-_SHOWN = 20
+_MAX_LISTED = 20
 
 PROMPT, PICTURE, END = "prompt", "picture", "end"
 """Kinds of token beside the answer's segments."""
@@ -69,9 +69,15 @@ class BoxRoundTrip:
     allowed: tuple[float, float]
 
     @property
-    def right(self) -> bool:
+    def is_explained(self) -> bool:
         """Whether the rounding explains the error."""
         return all(error <= allowed + 1e-6 for error, allowed in zip(self.error, self.allowed, strict=True))
+
+    @property
+    def fault(self) -> str:
+        """The error in words."""
+        error, allowed = (f"{across:.1f} x {down:.1f}" for across, down in (self.error, self.allowed))
+        return f"a box of {self.name!r} comes back with an error of {error} pixels; rounding explains {allowed}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,9 +143,9 @@ def write_preview(recipe: Recipe, out: Path, count: int = 6, image_root: Path | 
         examine(dataset, index, why, lengths[index], image_root)
         for index, why in choose_samples(samples, lengths, min(count, len(samples)))
     ]
-    problems = [f"sample {fault}" for fault in faults[:_SHOWN]]
-    if faults[_SHOWN:]:
-        problems.append(f"and {len(faults) - _SHOWN} more; `rivegs audit {folder}` lists them all")
+    problems = [f"sample {fault}" for fault in faults[:_MAX_LISTED]]
+    if faults[_MAX_LISTED:]:
+        problems.append(f"and {len(faults) - _MAX_LISTED} more; `rivegs audit {folder}` lists them all")
     if are_shares(samples):
         problems.append("no box is longer than a pixel: boxes are pixels of the picture, not shares of it")
     try:
@@ -152,7 +158,7 @@ def write_preview(recipe: Recipe, out: Path, count: int = 6, image_root: Path | 
             "so training would refuse to start; the page lists them"
         )
     problems += [f"sample {card.sample.id}: {problem}" for card in cards for problem in card.problems]
-    page = _template().render(
+    page = page_template(Path(__file__).with_name("preview.html.jinja")).render(
         recipe=recipe,
         contract=dataclasses.asdict(contract),
         posts=len(samples),
@@ -163,17 +169,6 @@ def write_preview(recipe: Recipe, out: Path, count: int = 6, image_root: Path | 
     )
     write_text(out, page)
     return problems
-
-
-def _template():
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("preview.html.jinja")
 
 
 def choose_samples(samples: Sequence[Sample], lengths: Sequence[int], count: int) -> list[tuple[int, str]]:
@@ -205,7 +200,7 @@ def examine(dataset: AnswerDataset, index: int, why: str, length: int, image_roo
     A sample that cannot be encoded is a card with this as its problem.
     """
     gold, encoder, contract = dataset.samples[index], dataset.encoder, dataset.contract
-    sample = dataset.draw(gold)
+    sample = dataset.augment(gold)
     try:
         row = dataset[index]
     except UserError as error:
@@ -229,7 +224,7 @@ def examine(dataset: AnswerDataset, index: int, why: str, length: int, image_roo
             place = f"its picture, {sample.image!r:.200}, lies outside the dataset's folder"
             faults.append(f"{place}: not shown, unless --image-root names the folder it is in")
             view = None
-        faults += [_off(region) for region in regions if not region.right]
+        faults += [region.fault for region in regions if not region.is_explained]
     tokens = tuple(show_tokens(given, kinds, encoder.tokenizer))
     counts = tuple(Counter(kinds).items())
     return PreviewSample(sample, why, tuple(problems + faults), tokens, counts, view, regions)
@@ -320,11 +315,6 @@ def _region(name: str, gold: Box, given: Box, read: Box, contract: Contract, siz
     )
     allowed = (dx if right - left >= 2 * dx else 2 * dx, dy if bottom - top >= 2 * dy else 2 * dy)
     return BoxRoundTrip(name, gold, given, read, error, allowed)
-
-
-def _off(region: BoxRoundTrip) -> str:
-    error, allowed = (f"{across:.1f} x {down:.1f}" for across, down in (region.error, region.allowed))
-    return f"a box of {region.name!r} comes back {error} pixels off, rounding explains {allowed}"
 
 
 def show_tokens(given: Tensors, kinds: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> Iterator[Token]:

@@ -31,7 +31,7 @@ Result = TypeVar("Result")
 
 RUN_FILE = "run.json"
 RUN_VERSION = 2
-_SHOWN = 8
+_MAX_LISTED = 8
 _SAMPLED_BYTES = 1 << 16
 _SAMPLES = 16
 
@@ -153,8 +153,8 @@ def _check_same(out: Path, settings: Mapping[str, object], arguments: TrainingAr
         raise UserError(f"{out} holds a run, but {path.name} does not say with what it was started; {hint}")
     changed = sorted(key for key in settings.keys() | then.keys() if settings.get(key) != then.get(key))
     if changed:
-        shown = "; ".join(_change(key, then.get(key), settings.get(key), arguments) for key in changed[:_SHOWN])
-        more = f"; and {len(changed) - _SHOWN} more" if len(changed) > _SHOWN else ""
+        shown = "; ".join(_change(key, then.get(key), settings.get(key), arguments) for key in changed[:_MAX_LISTED])
+        more = f"; and {len(changed) - _MAX_LISTED} more" if len(changed) > _MAX_LISTED else ""
         raise UserError(
             f"{out} holds a run that was started otherwise: {shown}{more}. Resume it with what it was started with, or "
             + hint
@@ -172,8 +172,8 @@ def _change(key: str, then: object, now: object, arguments: TrainingArguments) -
         return said
     a_round = arguments.train_batch_size * arguments.world_size
     parts = f"{arguments.train_batch_size} x {arguments.world_size} processes x {arguments.gradient_accumulation_steps}"
-    cure = f", which --train.gradient_accumulation_steps={then // a_round} makes {then}" if then % a_round == 0 else ""
-    return f"{said} ({parts}{cure})"
+    hint = f", which --train.gradient_accumulation_steps={then // a_round} makes {then}" if then % a_round == 0 else ""
+    return f"{said} ({parts}{hint})"
 
 
 def _is_complete(checkpoint: Path) -> bool:

@@ -1,4 +1,4 @@
-"""In which order rows come in an epoch, and what each epoch draws anew."""
+"""The order of the rows in an epoch, and the variant of each row that an epoch draws."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ VARIANT_STRATEGIES = ("draw", "copies", "first")
 
 
 class EpochAware(Protocol):
-    """What is told the epoch before its batches are drawn."""
+    """What has another content in each epoch, which is set before its batches are drawn."""
 
     def set_epoch(self, epoch: int) -> None: ...
 
@@ -39,7 +39,7 @@ class LengthGroupedSampler(Sampler):
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Makes the next draw."""
+        """Makes the draw of this epoch."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -57,24 +57,24 @@ class LengthGroupedSampler(Sampler):
 class MultiVariantDataset(Dataset, Generic[Row]):
     """Training rows that each come in one or more variants, such as one a knowledge text (mixed-LLM augmentation).
 
-    ``how`` is "draw": one variant of each row an epoch, by seed, epoch and the row's place, so that a resumed run
+    ``strategy`` is "draw": one variant of each row an epoch, by seed, epoch and the row's place, so that a resumed run
     draws the same; "copies": every variant is a row of its own, the fivefold copying of RiVEG; "first": always the
     first. ``variants`` holds each row's, at least one.
     """
 
-    def __init__(self, variants: Sequence[Sequence[Row]], how: str, seed: int):
-        if how not in VARIANT_STRATEGIES:
-            raise UserError(f"{how!r} is none of {', '.join(map(repr, VARIANT_STRATEGIES))}")
-        if how == "copies":
+    def __init__(self, variants: Sequence[Sequence[Row]], strategy: str, seed: int):
+        if strategy not in VARIANT_STRATEGIES:
+            raise UserError(f"{strategy!r} is none of {', '.join(map(repr, VARIANT_STRATEGIES))}")
+        if strategy == "copies":
             variants = [(variant,) for row in variants for variant in row]
-        elif how == "first":
+        elif strategy == "first":
             variants = [row[:1] for row in variants]
         self.variants = variants
         self.seed = seed
         self.epoch = torch.zeros((), dtype=torch.long).share_memory_()  # for workers that outlive an epoch
 
     def set_epoch(self, epoch: int) -> None:
-        """Makes the next draw."""
+        """Makes the draw of this epoch."""
         self.epoch.fill_(epoch)
 
     def __len__(self) -> int:

@@ -55,7 +55,7 @@ def texts(trainer, epochs=8) -> list[set[str]]:
         dataset.set_epoch(epoch)
         for index, sample in enumerate(dataset.samples):
             found[index].add(
-                next(piece.text for piece in dataset.pieces(dataset.draw(sample)) if piece.segment == "knowledge")
+                next(piece.text for piece in dataset.pieces(dataset.augment(sample)) if piece.segment == "knowledge")
             )
     return found
 

@@ -24,9 +24,9 @@ QUICK = RetryPolicy(attempts=3, seconds=5, first_wait=0.01, last_wait=0.02)
 HELLO = [{"role": "user", "content": "hello"}]
 
 
-def ask(server: ChatServer, *questions, patience: RetryPolicy = QUICK, in_flight: int = 8, **settings):
+def ask(server: ChatServer, *questions, policy: RetryPolicy = QUICK, in_flight: int = 8, **settings):
     chat = OpenAIChat(model="made", base_url=server.url, **{"key_env": None, "timeout": 5.0, **settings})
-    with ChatClient(chat, Sampling(max_tokens=32), in_flight, patience) as asker:
+    with ChatClient(chat, Sampling(max_tokens=32), in_flight, policy) as asker:
         return asker(questions or [HELLO])
 
 
@@ -34,7 +34,7 @@ def test_answer_and_request():
     with ChatServer(lambda request, _: completion("hi there", prompt_tokens=7, completion_tokens=2)) as server:
         answer = ask(server)[0]
     assert (answer.text, answer.finish_reason, answer.error) == ("hi there", "stop", "")
-    assert (answer.prompt_tokens, answer.completion_tokens, answer.model, answer.tries) == (7, 2, "made-1", 1)
+    assert (answer.prompt_tokens, answer.completion_tokens, answer.model, answer.attempts) == (7, 2, "made-1", 1)
     assert answer.latency > 0
     sent = server.requests[0]
     assert sent["messages"] == HELLO
@@ -99,14 +99,14 @@ BROKEN = {
 def test_tried_again_until_it_is_answered(name):
     with ChatServer(lambda _, number: BROKEN[name] if number < 3 else completion("at last")) as server:
         answer = ask(server)[0]
-    assert (answer.text, answer.error, answer.tries, server.count) == ("at last", "", 3, 3)
+    assert (answer.text, answer.error, answer.attempts, server.count) == ("at last", "", 3, 3)
 
 
 @pytest.mark.parametrize("name", BROKEN)
 def test_given_up_with_its_reason(name):
     with ChatServer(lambda *_: BROKEN[name]) as server:
         answer = ask(server)[0]
-    assert server.count == answer.tries == 3
+    assert server.count == answer.attempts == 3
     assert answer.text == ""
     assert answer.error
 
@@ -116,7 +116,7 @@ def test_timeout_is_tried_again_even_where_the_answer_trickles():
     slow.delay = 2.0
     with ChatServer(lambda _, number: slow if number == 1 else completion("quick")) as server:
         answer = ask(server, timeout=0.3)[0]
-    assert (answer.text, answer.tries) == ("quick", 2)
+    assert (answer.text, answer.attempts) == ("quick", 2)
 
 
 def test_asked_wait_is_kept_and_the_budget_too():
@@ -128,7 +128,7 @@ def test_asked_wait_is_kept_and_the_budget_too():
     much_later = Reply(429, b"{}", {"retry-after": "3600"})
     with ChatServer(lambda *_: much_later) as server:
         answer = ask(server)[0]
-        assert (server.count, answer.again) == (1, True), "an hour is past the budget of 5 seconds"
+        assert (server.count, answer.retryable) == (1, True), "an hour is past the budget of 5 seconds"
 
 
 def test_bad_request_is_not_tried_again():
@@ -166,7 +166,7 @@ def test_what_no_question_can_pass_stops_at_once(reply, cure, monkeypatch):
 
 def test_no_server_at_all():
     answer = ask(type("Nowhere", (), {"url": "http://127.0.0.1:9/v1"}))[0]
-    assert answer.tries == 3
+    assert answer.attempts == 3
     assert "connection failed" in answer.error
 
 

@@ -164,7 +164,7 @@ def test_captioner_without_a_chat_template_is_shown_pictures_alone(captioner, tm
 def test_picture_for_a_model_that_sees_none(writer, tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     turns = [{"role": "user", "content": [{"type": "image", "path": str(tmp_path / "a.png")}]}]
-    with pytest.raises(TeacherError, match="sees no pictures"):
+    with pytest.raises(TeacherError, match="takes no pictures"):
         answers(writer, [turns], 1)
 
 

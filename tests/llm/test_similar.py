@@ -12,12 +12,12 @@ from rivegs_mllm.llm.retrieval import nearest, own_examples, sample_random
 from rivegs_mllm.types import Sample, UserError
 
 
-def by_loop(posts, examples, count, banned):
+def by_loop(posts, examples, count, excluded):
     chosen = []
     for row, post in enumerate(posts):
         scored = []
         for index, example in enumerate(examples):
-            if index not in banned[row]:
+            if index not in excluded[row]:
                 scored.append((-float(np.dot(post, example)), index))
         picked = [index for _, index in sorted(scored)[:count]]
         chosen.append(picked + [-1] * (count - len(picked)))
@@ -31,16 +31,18 @@ def test_same_as_comparing_every_pair(seed, posts, examples, count, coarse):
     made = [rng.integers(-2, 3, (number, 4)).astype(np.float32) for number in (posts, examples)]
     if not coarse:  # else many similarities are exactly equal, and small whole numbers keep the sums exact
         made = [normalize_rows(rng.normal(size=(number, 16))) for number in (posts, examples)]
-    banned = [sorted(rng.choice(examples, rng.integers(0, examples + 1), replace=False).tolist()) for _ in range(posts)]
-    found = nearest(*made, count, banned)
-    wanted = by_loop(*made, count, banned)
+    excluded = [
+        sorted(rng.choice(examples, rng.integers(0, examples + 1), replace=False).tolist()) for _ in range(posts)
+    ]
+    found = nearest(*made, count, excluded)
+    wanted = by_loop(*made, count, excluded)
     if coarse:
         assert found.tolist() == wanted
         return
     scores = made[0] @ made[1].T
     for row, (ours, theirs) in enumerate(zip(found.tolist(), wanted, strict=True)):
         assert [index < 0 for index in ours] == [index < 0 for index in theirs]
-        assert not set(ours) & set(banned[row])
+        assert not set(ours) & set(excluded[row])
         picked = [index for index in ours if index >= 0]
         assert len(set(picked)) == len(picked)
         np.testing.assert_allclose(scores[row, picked], scores[row, [i for i in theirs if i >= 0]], atol=1e-5)
@@ -49,10 +51,10 @@ def test_same_as_comparing_every_pair(seed, posts, examples, count, coarse):
 def test_blocks_make_no_difference(monkeypatch):
     rng = np.random.default_rng(0)
     posts, examples = normalize_rows(rng.normal(size=(53, 8))), normalize_rows(rng.normal(size=(20, 8)))
-    banned = [[row % 20] for row in range(53)]
-    whole = nearest(posts, examples, 3, banned)
+    excluded = [[row % 20] for row in range(53)]
+    whole = nearest(posts, examples, 3, excluded)
     monkeypatch.setattr(similar, "BLOCK", 7)
-    assert (nearest(posts, examples, 3, banned) == whole).all()
+    assert (nearest(posts, examples, 3, excluded) == whole).all()
 
 
 def test_post_is_never_its_own_example():

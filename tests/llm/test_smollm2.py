@@ -182,6 +182,6 @@ def test_knowledge_and_expressions_from_an_endpoint(tmp_path, data, unpacked, se
     with ChatClient(teacher, Sampling(max_tokens=16), in_flight=1) as asker:
         (answer,) = asker([[{"role": "user", "content": "What is the capital of France?"}]])
     assert "Paris" in answer.text
-    assert (answer.error, answer.tries) == ("", 1)
+    assert (answer.error, answer.attempts) == ("", 1)
     assert answer.prompt_tokens > 0
     ask_all(tmp_path, data, POSTS, teacher, KnowledgeTask(ExampleSelection(choose="none")), ExpressionTask())

@@ -15,7 +15,12 @@ from rivegs_mllm.answer.serialization import parse
 from rivegs_mllm.data.jsonl import read_split
 from rivegs_mllm.models.base_model import TINY_BASE, load_base
 from rivegs_mllm.models.generation.generator import Generator
-from rivegs_mllm.models.generation.mention_constraint import MAX_MENTION_WORDS, MentionConstraint, TokenBytes, _letters
+from rivegs_mllm.models.generation.mention_constraint import (
+    MAX_MENTION_WORDS,
+    MentionConstraint,
+    TokenBytes,
+    _byte_of_letter,
+)
 from rivegs_mllm.tiny.architecture import build_contract
 from rivegs_mllm.types import TYPES
 
@@ -78,7 +83,7 @@ def test_a_mention_has_a_longest_length():
 
 
 def test_letters_are_those_of_byte_level_tokenizers():
-    letters = _letters()
+    letters = _byte_of_letter()
     assert set(letters) == set(pre_tokenizers.ByteLevel.alphabet())
     assert sorted(letters.values()) == list(range(256))
     assert SPELLING.bytes[TOKENIZER(" ä", add_special_tokens=False).input_ids[0]][:1] == b" "

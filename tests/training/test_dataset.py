@@ -81,7 +81,7 @@ def test_a_column_predicts_the_label_of_the_next(dataset):
         assert labels[own].tolist() == dataset[index]["answer"].tolist()
         assert labels[own][-1] == end
         assert dataset.encoder.tokenizer.decode(labels[own][:-1]) == "".join(
-            piece.text for piece in dataset.pieces(dataset.draw(dataset.samples[index]))
+            piece.text for piece in dataset.pieces(dataset.augment(dataset.samples[index]))
         )
 
 
@@ -91,7 +91,7 @@ def test_weights_follow_the_segments(dataset):
     tokenizer = dataset.encoder.tokenizer
     for index, (labels, weights) in enumerate(zip(batch["labels"], batch["weights"], strict=True)):
         texts = {"knowledge": "", "entities": "", "boxes": ""}
-        for piece in dataset.pieces(dataset.draw(dataset.samples[index])):
+        for piece in dataset.pieces(dataset.augment(dataset.samples[index])):
             group = piece.segment if piece.segment in WEIGHTS else "entities"
             texts[group] += piece.text
         for group, text in texts.items():
@@ -101,7 +101,7 @@ def test_weights_follow_the_segments(dataset):
 
 def test_a_forced_prefix_has_the_tokens_it_has_in_training(dataset):
     for sample in dataset.samples:
-        pieces = dataset.pieces(dataset.draw(sample))
+        pieces = dataset.pieces(dataset.augment(sample))
         whole = dataset.encoder.answer(pieces)["answer"].tolist()
         for cut in range(len(pieces)):
             prefix = dataset.encoder.answer(pieces[:cut], end=False)["answer"].tolist()

@@ -171,7 +171,7 @@ def test_moved_boxes_are_compared_with_where_they_were_moved(make):
     recipe.augment = Augmentation(box_jitter=0.2)
     regions = [region for card in cards_of(dataset_of(recipe)) for region in card.regions]
     assert sum(region.given != region.gold for region in regions) > len(regions) / 2
-    assert all(region.right for region in regions)
+    assert all(region.is_explained for region in regions)
 
 
 def test_a_box_that_comes_back_elsewhere_is_found(make):
@@ -183,9 +183,9 @@ def test_a_box_that_comes_back_elsewhere_is_found(make):
         moved = dataclasses.replace(entity, boxes=(box,))
         return compare_boxes(sample, [entity], [moved], contract)[0]
 
-    assert regions(Box(11, 19, 60, 90))[0].right
-    assert not regions(Box(11.5, 20, 60, 90))[0].right
-    assert not regions(Box(10, 20, 60, 92))[0].right
+    assert regions(Box(11, 19, 60, 90))[0].is_explained
+    assert not regions(Box(11.5, 20, 60, 90))[0].is_explained
+    assert not regions(Box(10, 20, 60, 92))[0].is_explained
     _, faults = compare_boxes(sample, [entity], [dataclasses.replace(entity, boxes=())], contract)
     assert faults == ["'Ada': 0 boxes come back from the labels of 1"]
     assert "0 entities come back" in compare_boxes(sample, [entity], [], contract)[1][0]
@@ -198,7 +198,7 @@ def test_a_box_thinner_than_a_step_or_past_the_edge_is_no_problem(make):
         sample = Sample("a", ("Ada",), "a.jpg", (256, 640), (entity,))
         read, _ = contract.decode_boxes(contract.encode_box(box, sample.size), sample.size)
         regions, faults = compare_boxes(sample, [entity], [dataclasses.replace(entity, boxes=tuple(read))], contract)
-        assert regions[0].right
+        assert regions[0].is_explained
         assert not faults
 
 

@@ -27,7 +27,7 @@ class TokenBytes:
     """The bytes of each token, and the tokens by their bytes. Special tokens have none."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase):
-        letters = _letters()
+        letters = _byte_of_letter()
         self.bytes = {
             token: bytes(letters[letter] for letter in text)
             for text, token in tokenizer.get_vocab().items()
@@ -45,19 +45,19 @@ class MentionConstraint(LogitsProcessor):
     ``generate``.
     """
 
-    def __init__(self, spelling: TokenBytes, posts: Sequence[Sequence[str]], types: Sequence[str]):
-        self.spelling = spelling
+    def __init__(self, token_bytes: TokenBytes, posts: Sequence[Sequence[str]], types: Sequence[str]):
+        self.token_bytes = token_bytes
         self.ends = [f"{type}{mark}".encode() for type in types for mark in _MARKS]
         self.mentions = [_mentions(words) for words in posts]
         self.lines = [b""] * len(posts)
-        self.begun = False
+        self.started = False
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """The scores (rows, tokens) of the next token, what must not follow at minus infinity."""
-        if self.begun:
+        if self.started:
             for row, token in enumerate(input_ids[: len(self.lines), -1].tolist()):
-                self.lines[row] = (self.lines[row] + self.spelling.bytes.get(token, b"")).rpartition(b"\n")[2]
-        self.begun = True
+                self.lines[row] = (self.lines[row] + self.token_bytes.bytes.get(token, b"")).rpartition(b"\n")[2]
+        self.started = True
         for row, (line, mentions) in enumerate(zip(self.lines, self.mentions, strict=True)):
             if (entity := _LINE.fullmatch(line)) and (allowed := self._next(entity[1], mentions)):
                 kept = scores[row, allowed]
@@ -72,12 +72,12 @@ class MentionConstraint(LogitsProcessor):
             return []
         rests = [mention[len(written) :] for mention in mentions if mention.startswith(written)]
         rests += [end[len(own) :] for own in behind for end in self.ends if end.startswith(own)]
-        parts = {rest[: self.spelling.longest] for rest in rests}
+        parts = {rest[: self.token_bytes.longest] for rest in rests}
         texts = {part[:length] for part in parts for length in range(1, len(part) + 1)}
-        return sorted(self.spelling.tokens[text] for text in texts if text in self.spelling.tokens)
+        return sorted(self.token_bytes.tokens[text] for text in texts if text in self.token_bytes.tokens)
 
 
-def _letters() -> dict[str, int]:
+def _byte_of_letter() -> dict[str, int]:
     """By the letter that byte-level BPE writes for a byte (GPT-2): printable bytes stand for themselves."""
     plain = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAC + 1), *range(0xAE, 0xFF + 1)]
     letters = {chr(byte): byte for byte in plain}
