@@ -10,6 +10,8 @@ import base64
 import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -37,6 +39,14 @@ _ODD = {
 }
 
 
+@dataclass(frozen=True)
+class Origin:
+    """What a page was made by: the ``command``, and the recipes in full of the systems of which they are known."""
+
+    command: str = ""
+    recipes: Mapping[str, str] = field(default_factory=dict)
+
+
 def write_report(
     out: Path,
     gold: Sequence[Sample],
@@ -44,6 +54,7 @@ def write_report(
     folder: Path,
     limit: int = 60,
     image_root: Path | None = None,
+    origin: Origin = Origin(),
 ) -> list[str]:
     """Writes the page to ``out``, whole or not at all: scores with intervals, error budget, curves, and every post.
 
@@ -74,6 +85,8 @@ def write_report(
         moves=_moves([by_task[GMNER.name] for by_task in judged]) if len(systems) == 2 else {},
         posts=posts,
         problems=problems,
+        origin=origin,
+        version=version("rivegs-mllm"),
         **figures,
         data={
             "systems": list(predictions),

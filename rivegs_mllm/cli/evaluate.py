@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import shlex
 import sys
 from pathlib import Path
 
@@ -107,8 +108,9 @@ def _calibrate(args: argparse.Namespace, _: list[str]) -> None:
 
 
 def _report(args: argparse.Namespace, _: list[str]) -> None:
-    from eval.report.page import system_names, write_report
+    from eval.report.page import Origin, system_names, write_report
     from rivegs_mllm.cli.evaluate_command import gold_file
+    from rivegs_mllm.config.yaml_print import recipe_file
     from rivegs_mllm.data.jsonl import read_predictions
 
     names = system_names(args.predictions)
@@ -116,7 +118,16 @@ def _report(args: argparse.Namespace, _: list[str]) -> None:
     gold, root = _gold(args)
     with lock_file(args.out):
         systems = dict(zip(names, map(read_predictions, args.predictions), strict=True))
-        faults = write_report(args.out, gold, systems, root, args.limit, args.image_root)
+        files = {name: recipe_file(path) for name, path in zip(names, args.predictions, strict=True)}
+        origin = Origin(
+            shlex.join(["rivegs", "report", str(args.gold), *map(str, args.predictions), "--split", args.split]),
+            {
+                name: file.read_text(encoding="utf-8", errors="replace")
+                for name, file in files.items()
+                if file.is_file()
+            },
+        )
+        faults = write_report(args.out, gold, systems, root, args.limit, args.image_root, origin)
     for fault in faults:
         print(fault, file=sys.stderr)
     print(f"wrote {args.out}")

@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from rivegs_mllm.cli.data import add_audit, add_build
 from rivegs_mllm.cli.distill import add_distill
@@ -15,6 +16,7 @@ from rivegs_mllm.cli.importing import add_import
 from rivegs_mllm.cli.models import add_compare, add_predict, add_preview, add_propose, add_train
 from rivegs_mllm.cli.recipe import add_recipe
 from rivegs_mllm.cli.try_post import add_try
+from rivegs_mllm.data.foreign import cut, printable
 from rivegs_mllm.data.logs import (
     FLAGS_HELP,
     escape_on_console,
@@ -74,10 +76,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 2
 
 
+class _Parser(argparse.ArgumentParser):
+    """Its errors are as short and printable as all others, whatever value they repeat."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(cut(printable(message)))
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="rivegs", description=OVERVIEW, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = _Parser(prog="rivegs", description=OVERVIEW, formatter_class=argparse.RawDescriptionHelpFormatter)
     verbs = parser.add_subparsers(title="verbs", required=True, metavar="VERB")
     for add in (
         add_build,

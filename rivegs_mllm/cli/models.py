@@ -77,7 +77,11 @@ def add_compare(verbs) -> None:
     compare.formatter_class = argparse.RawDescriptionHelpFormatter
     compare.epilog = COMPARE_EXAMPLES
     compare.add_argument(
-        "recipes", type=Path, nargs="+", metavar="RECIPE", help="cascades, end-to-end models, and files of variants"
+        "recipes",
+        type=_recipe_path,
+        nargs="+",
+        metavar="RECIPE",
+        help="cascades, end-to-end models, and files of variants",
     )
     compare.add_argument(
         "--sweep", metavar="TYPE", help="RECIPE is one cascade: also run it with this type in each slot that has it"
@@ -87,6 +91,16 @@ def add_compare(verbs) -> None:
     compare.add_argument("--split", default="test", help="train, dev or test (default test)")
     compare.add_argument("--out", type=Path, required=True, help="the folder of table, predictions and drafts")
     add_strict(compare)
+
+
+def _recipe_path(text: str) -> Path:
+    """Sends whoever has predictions to the command that compares them."""
+    if text.endswith((".jsonl", ".json")):
+        raise argparse.ArgumentTypeError(
+            f"{text} is no recipe; predictions that are there already are compared by "
+            "`rivegs evaluate GOLD A.jsonl B.jsonl`"
+        )
+    return Path(text)
 
 
 def add_propose(verbs) -> None:
@@ -136,13 +150,18 @@ def _predict(args: argparse.Namespace, overrides: list[str]) -> int:
     _check_recipe(args.recipe, overrides)
     quiet_transformers()
     from rivegs_mllm.cascade.config import is_cascade
+    from rivegs_mllm.config.layers import read_layers
+    from rivegs_mllm.config.yaml_print import as_yaml, recipe_file
+    from rivegs_mllm.data.files import write_text
     from rivegs_mllm.data.jsonl import read_split
 
     samples = read_split(args.data, args.split)
-    check_output(args.out, [args.recipe, *args.data.glob("*.jsonl")])
+    for out in (args.out, recipe_file(args.out)):
+        check_output(out, [args.recipe, *args.data.glob("*.jsonl")])
     run = _predict_cascade if is_cascade(args.recipe) else _predict_end_to_end
     with lock_file(args.out), log_to(args.out.with_name(f"{args.out.name}.log")):
         predictions = run(args, overrides, samples)
+        write_text(recipe_file(args.out), as_yaml(read_layers(args.recipe, overrides)))
     print(f"wrote {args.out}:", "\n".join(summary(predictions)))
     return 1 if args.strict and any(map(is_hindered, predictions)) else 0
 

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from rivegs_mllm.cli.common import add_command
+from rivegs_mllm.types import UserError
 
 EXAMPLES = """\
 A recipe says what differs from the recipe that its `base:` names; here it is written out, as one file that does the
@@ -14,6 +15,7 @@ What no file says has the default of the command that reads it, and is not liste
 `rivegs preview RECIPE` does so for a single model.
 
 examples:
+  rivegs recipe                                               the recipes that come with the package
   rivegs recipe recipes/e2e/qwen2_5_vl_7b_vision.yaml
   rivegs recipe recipes/e2e/qwen2_5_vl_7b.yaml --model.quantization=nf4 --train.output_dir=runs/qlora
   rivegs recipe recipes/cascade/tiny_ablations.yaml           each of its variants
@@ -26,11 +28,22 @@ def add_recipe(verbs) -> None:
     )
     recipe.formatter_class = argparse.RawDescriptionHelpFormatter
     recipe.epilog = EXAMPLES
-    recipe.add_argument("recipe", type=Path, help="a YAML file of any kind; --section.field=value overrides")
+    recipe.add_argument(
+        "recipe",
+        type=Path,
+        nargs="?",
+        help="a YAML file of any kind, --section.field=value overrides; without it, the recipes that there are",
+    )
 
 
 def _recipe(args: argparse.Namespace, overrides: list[str]) -> None:
     from rivegs_mllm.config.layers import read_layers
+    from rivegs_mllm.config.shipped import recipe_names
     from rivegs_mllm.config.yaml_print import as_yaml
 
+    if args.recipe is None:
+        if overrides:
+            raise UserError(f"{overrides[0]} overrides no recipe; name one: rivegs recipe RECIPE {overrides[0]}")
+        print("\n".join(recipe_names()))
+        return
     print(as_yaml(read_layers(args.recipe, overrides)), end="")

@@ -21,6 +21,7 @@ from rivegs_mllm.cascade.runner import StageReport, Step, run_steps, stamps
 from rivegs_mllm.compare.systems import ComparedSystem, read_systems
 from rivegs_mllm.compare.tables import as_markdown, as_page, as_tables
 from rivegs_mllm.config.answering import Answering
+from rivegs_mllm.config.yaml_print import recipe_file
 from rivegs_mllm.data.files import check_output, write_json, write_text
 from rivegs_mllm.data.jsonl import read_split, write_records
 from rivegs_mllm.data.lock import lock_folder
@@ -61,6 +62,7 @@ def _compare(
         except UserError as error:
             raise UserError(f"{system.where}: {error}") from error
         write_records(out / f"{name}.jsonl", predictions)
+        write_text(recipe_file(out / f"{name}.jsonl"), system.text)
         errors = {"hindered": sum(map(is_hindered, predictions)), "summary": summary(predictions)}
         found[name] = {"recipe": system.where, **_figures(samples, predictions, system.recipe, costs), "errors": errors}
     result = {"data": str(folder), "split": split, "posts": len(samples), "systems": found}

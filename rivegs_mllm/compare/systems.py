@@ -11,6 +11,7 @@ from rivegs_mllm.cascade.base import SLOTS
 from rivegs_mllm.cascade.config import CascadeRecipe, as_cascade, check_needs, lacking, names_slot, type_of, types_of
 from rivegs_mllm.config.answering import Answering, answering, folder_of
 from rivegs_mllm.config.layers import Layered, read_layers
+from rivegs_mllm.config.yaml_print import as_yaml
 from rivegs_mllm.data.foreign import shown
 from rivegs_mllm.types import UserError
 
@@ -18,11 +19,12 @@ from rivegs_mllm.types import UserError
 @dataclass(frozen=True)
 class ComparedSystem:
     """A recipe and the ``files`` it was read from. ``where`` is what errors and tables call it, ``weights`` the adapter
-    of a single model."""
+    of a single model, ``text`` the recipe in full."""
 
     where: str
     recipe: CascadeRecipe | Answering
     files: tuple[Path, ...]
+    text: str
     weights: Path = Path()
 
 
@@ -40,10 +42,11 @@ def read_systems(
     for name, layered in _swept(recipes, sweep) if sweep else _named(recipes):
         if name in found:
             raise UserError(f"{found[name].where} and {layered.name} have the same name, {name}; rename one")
+        text = as_yaml(layered)
         if names_slot(layered):
-            found[name] = ComparedSystem(layered.name, as_cascade(layered), layered.files)
+            found[name] = ComparedSystem(layered.name, as_cascade(layered), layered.files, text)
         else:
-            found[name] = ComparedSystem(layered.name, answering(layered), layered.files, folder_of(layered))
+            found[name] = ComparedSystem(layered.name, answering(layered), layered.files, text, folder_of(layered))
     for name in only:
         if name not in found:
             raise UserError(f"--only {name}: no such system; there are {shown(', '.join(found))}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 
 from rich import box
@@ -81,6 +82,9 @@ def as_page(result: Mapping) -> str:
         notes=(SCORES_NOTE, COSTS_NOTE),
         heads=heads,
         rows=rows,
+        best=_best(rows),
+        recipes=[(name, system["recipe"]) for name, system in result["systems"].items()],
+        version=version("rivegs-mllm"),
         stage_heads=stage_heads,
         stage_rows=stage_rows,
         bars=_bars(result),
@@ -98,6 +102,18 @@ def one_table(result: Mapping) -> tuple[Row, list[Row]]:
             rows.append((name, subset, *tasks, *_stage_cells(stages, "SMNER" in strict[subset]), *totals))
             totals = ("",) * len(TOTALS)
     return ("system", "posts", *TASKS, *STAGE_FIGURES, *TOTALS), rows
+
+
+def _best(rows: Sequence[Row]) -> set[tuple[int, int]]:
+    """Row and column of the scores that are the highest on their posts; none where all systems have the same."""
+    best = set()
+    for subset in {row[1] for row in rows}:
+        numbers = [number for number, row in enumerate(rows) if row[1] == subset]
+        for column in range(2, 2 + len(TASKS) + len(STAGE_FIGURES)):
+            values = {number: float(rows[number][column]) for number in numbers if rows[number][column] != _NONE}
+            if len(set(values.values())) > 1:
+                best |= {(number, column) for number, value in values.items() if value == max(values.values())}
+    return best
 
 
 def _stage_cells(stages: Mapping, masked: bool) -> list[str]:

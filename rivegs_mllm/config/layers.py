@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple, Union
 
 from rivegs_mllm.config.check import resolve
+from rivegs_mllm.config.shipped import find_recipe
 from rivegs_mllm.config.yaml_text import Written, read_file, read_value
 from rivegs_mllm.types import UserError
 
@@ -76,10 +77,12 @@ class Layered:
 def read_layers(path: Path | str, overrides: Sequence[str] = ()) -> Layered:
     """A recipe over its bases, overrides such as ``--train.seed=1`` laid over it. Raises UserError naming the file.
 
+    A path below ``recipes/`` where nothing is names the recipe that is installed with the package.
+
     A base's ``train.output_dir`` is not handed down, or a run would end in the folder of another: where a recipe that
     trains names none, it is ``runs/<the file's name without its ending>``.
     """
-    path = Path(path)
+    path = find_recipe(Path(path))
     if path.name.startswith("_"):
         raise UserError(f"{path}: a base of other recipes, which name it by `base:`; run one of those")
     sections, files = _over_bases(path)

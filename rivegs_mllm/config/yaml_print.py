@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import yaml
 
@@ -16,6 +17,11 @@ _PLAIN = re.compile(r"[\w./](?:[\w./+-]|:(?=\w)| (?=\w))*", re.ASCII)
 def as_yaml(layered: Layered) -> str:
     """The recipe in all, which reads as it: bases, overrides and the default of its folder written out."""
     return "".join(f"{line}\n" for line in _section(layered.sections, ""))
+
+
+def recipe_file(predictions: Path) -> Path:
+    """Where the recipe lies that a file of predictions was made by."""
+    return predictions.with_suffix(".recipe.yaml")
 
 
 def _section(section: Section, indent: str) -> Iterator[str]:

@@ -46,10 +46,7 @@ class Pipeline:
         A text without tokens has no entities. Raises PictureError for a picture that cannot be opened or has more
         pixels than MAX_PIXELS, UserError for a text or picture of another kind.
         """
-        with as_file(image) as path:
-            if path:
-                picture_size(path)
-        (post,) = self._answered([(text, image)])
+        (post,) = self._answered([(text, image)], strict=True)
         return post
 
     def batch(self, posts: Iterable[Text | tuple[Text, Picture]], batch_size: int | None = None) -> Iterator[Post]:
@@ -65,12 +62,13 @@ class Pipeline:
         while some := list(islice(rest, size)):
             yield from self._answered([own if isinstance(own, tuple) else (own, None) for own in some])
 
-    def _answered(self, posts: Sequence[tuple[Text, Picture]]) -> list[Post]:
+    def _answered(self, posts: Sequence[tuple[Text, Picture]], strict: bool = False) -> list[Post]:
+        """``strict``: a picture that cannot be opened raises PictureError."""
         texts = [_read(text) for text, _ in posts]
         with ExitStack() as files:
             paths = [files.enter_context(as_file(image)) for _, image in posts]
             samples = [
-                _sample(number, tokens, path)
+                _sample(number, tokens, path, strict)
                 for number, ((_, tokens, _), path) in enumerate(zip(texts, paths, strict=True))
             ]
             asked = [sample for sample in samples if sample.tokens]
@@ -86,11 +84,14 @@ def _failed(sample: Sample, note: str) -> Prediction:
     return Prediction(sample.id, errors=(note,))
 
 
-def _sample(number: int, tokens: tuple[str, ...], path: str) -> Sample:
-    """``size`` is that of the picture; where there is none that can be opened, whoever opens it finds that, too."""
+def _sample(number: int, tokens: tuple[str, ...], path: str, strict: bool) -> Sample:
+    """``size`` is that of the picture. Where it cannot be opened that is raised if ``strict``; if not, whoever opens
+    it finds that, too."""
     try:
         size = picture_size(path) if path else None
     except PictureError:
+        if strict:
+            raise
         size = None
     return Sample(str(number), tokens, path, size)
 

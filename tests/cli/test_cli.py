@@ -119,7 +119,7 @@ def test_prediction_goes_on_where_it_was_killed(emblems, tmp_path):
     assert main(predict_command(emblems, whole)) == 0
     expected = read_predictions(whole)
     assert [answer.id for answer in expected] == [sample.id for sample in read_split(emblems, "test")]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["whole.jsonl"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["whole.jsonl", "whole.recipe.yaml"]
 
     partial = tmp_path / "killed.jsonl.partial"
     running = subprocess.Popen([sys.executable, "-m", "rivegs_mllm.cli.main", *predict_command(emblems, out)], cwd=ROOT)

@@ -120,13 +120,20 @@ class Page(html.parser.HTMLParser):
             self.rows[-1][-1] += data.strip()
 
 
-def test_the_page_has_the_same_table_and_needs_no_other_file(compared):
+def test_the_page_has_the_same_table_and_needs_no_other_file(compared, recipes):
     _, out = compared
     page = Page((out / "compare.html").read_text())
     assert page.links == []
     gold, seen = page.rows[1:3]
     assert gold[:3] == ["gold", "all", "100.00"]
     assert seen[:3] == ["", "seen", "100.00"]
+    text = (out / "compare.html").read_text()
+    assert "<td><b>100.00</b></td>" in text  # gold's GMNER beside that of no_boxes
+    [tagged] = [line for line in text.splitlines() if ">no_boxes<" in line and "all" in line]
+    assert "<b>" not in tagged.split("</td>")[1]  # all systems have the same MNER
+    recipe = (out / "all_visible.recipe.yaml").read_text()
+    assert f"type: always  # from {recipes[2]}" in recipe
+    assert str(recipes[2]) in text
     [seconds] = [row for row in page.rows if row[0] == "no_boxes" and row[1].startswith("gold ")]
     assert [cell.split()[0] for cell in seconds] == ["no_boxes", "gold", "gold", "gold", "-", "-"]
 

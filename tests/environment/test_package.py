@@ -74,11 +74,22 @@ def test_the_wheel_holds_what_it_needs_and_no_tests(wheel):
         "rivegs_mllm/training/preview.html.jinja",
         "eval/report/templates/page.html.jinja",
         "data_builders/emblems/build.py",
+        "rivegs_mllm/recipes/tiny/e2e.yaml",
+        "rivegs_mllm/recipes/distill/emblems_examples.jsonl",
     ):
         assert needed in names
     assert [name for name in names if name.split("/")[0] in ("tests", "benchmarks", "environment", "recipes")] == []
     jinja = {str(path.relative_to(ROOT)) for path in ROOT.glob("[er]*/**/*.jinja")}
     assert jinja <= set(names)
+
+
+def test_its_recipes_are_found_by_the_names_that_they_have_in_a_checkout(rivegs):
+    names = rivegs("recipe").stdout.split()
+    assert names == sorted(
+        str(file.relative_to(ROOT)) for file in ROOT.glob("recipes/**/*.yaml") if not file.name.startswith("_")
+    )
+    assert "base: Qwen/" in rivegs("recipe", "recipes/e2e/qwen2_5_vl_7b_vision.yaml").stdout
+    assert "no such recipe" in rivegs("recipe", "recipes/../tiny/e2e.yaml", code=2).stderr
 
 
 def test_a_dataset_is_made_checked_scored_and_shown(rivegs, tmp_path):

@@ -4,6 +4,7 @@ import json
 import re
 from dataclasses import replace
 from html import unescape
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from pycocotools import mask as coco
 from eval.analysis.errors import VERDICTS
 from eval.analysis.summary import explain
 from eval.protocols import GMNER
-from eval.report.page import system_names, write_report
+from eval.report.page import Origin, system_names, write_report
 from eval.report.plots import calibration_curve, iou_curve, waterfall
 from eval.report.posts import judge, with_picture
 from eval.report.thumbnails import outline, small_picture
@@ -334,6 +335,17 @@ def test_a_picture_of_another_folder_is_in_no_page(tmp_path, image):
     assert "data:image" not in page.split("<script type")[1]
     assert pictured(page) == []
     assert "outside the dataset's folder" in problems[0]
+
+
+def test_the_page_says_what_it_was_made_by(tmp_path):
+    gold = [post(0)]
+    recipe = "model:\n  base: <b>tiny</b>  # from own.yaml\n"
+    origin = Origin("rivegs report data 'a b.jsonl'", {"one": recipe})
+    page, _ = write(tmp_path, gold, {"one": [right(gold[0])]}, origin=origin)
+    assert "The recipe of one" in page
+    assert "&lt;b&gt;tiny" in page
+    assert "rivegs report data &#39;a b.jsonl&#39;" in page
+    assert f"rivegs {version('rivegs-mllm')}" in page
 
 
 def test_a_picture_behind_a_link_is_shown_only_where_its_folder_is_named(tmp_path):

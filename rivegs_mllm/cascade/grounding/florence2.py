@@ -103,13 +103,14 @@ class Florence2:
     def read(self, answer: str, size: tuple[int, int]) -> Found:
         """The boxes in an answer, in pixels of a picture of ``size`` = (width, height)."""
         parsed = self.processor.post_process_generation(answer, task=TASK, image_size=(FINE, FINE))[TASK]
-        boxes, notes = [], []
-        for corners in parsed["bboxes"]:
-            box = Box(*(edge * side / FINE for edge, side in zip(corners, size * 2, strict=True)))
-            if box.xmin < box.xmax and box.ymin < box.ymax:
-                boxes.append(box)
-            else:
-                notes.append(f"a box without area in the answer {answer[:200]!r}")
+        read = [
+            Box(*(edge * side / FINE for edge, side in zip(corners, size * 2, strict=True)))
+            for corners in parsed["bboxes"]
+        ]
+        boxes = [box for box in read if box.xmin < box.xmax and box.ymin < box.ymax]
+        notes = []
+        if len(boxes) < len(read):
+            notes.append(f"{len(read) - len(boxes)} boxes without area in the answer {answer[:200]!r}")
         if not parsed["bboxes"]:
             notes.append(f"the answer has no box: {answer[:200]!r}")
         return Found(tuple(boxes), tuple(notes))
