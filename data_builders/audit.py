@@ -5,13 +5,17 @@ Level "error" is what makes scores wrong or training fail; level "warning" is wh
 | kind | level | found in |
 |---|---|---|
 | bad line (no record, mention not its tokens, box without area, broken mask, id twice) | error | built |
-| missing split, empty split | error | built |
+| empty split | error | built |
+| boxes in shares, boxes in other coordinates | error (few boxes: warning) | built |
+| spans off by one, labels of another post, pictures of another post | error | built |
+| one picture in most posts | error | built |
 | missing picture, unreadable picture, size differs, too thin picture | error | built |
 | mask of another size (than a picture whose size is not on record) | error | built |
 | box outside | error | both |
 | post in two splits, picture in two splits (same id, same file) | error | both |
 | orphan tag, unmatched name, placeholder box, box without area, unreadable file | error | raw |
-| boxes in shares (all of a split's reach one pixel at most) | warning | built |
+| tiny boxes, boxes of the whole picture, one box in many posts, type like another | warning | built |
+| nearly the same text in two splits | warning | built |
 | rotated picture, same picture under other name, visible without region, rare type | warning | built |
 | text in two splits, text twice, empty post, long post | warning | both |
 | repeated id, repeated box, blank token, annotation without post, no size | warning | raw |
@@ -20,15 +24,16 @@ Level "error" is what makes scores wrong or training fail; level "warning" is wh
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from data_builders.evidence import from_the_set, loose_posts, scripts
 from data_builders.findings import DatasetReport, Finding, count_split, rare_types
 from data_builders.image_index import for_each_picture
+from data_builders.importing.duplicates import groups
 from data_builders.twitter_gmner import find_raw, read_raw, to_samples
-from rivegs_mllm.data.boxes import are_shares
 from rivegs_mllm.data.images import (
     Header,
     MissingPictureError,
@@ -41,6 +46,7 @@ from rivegs_mllm.data.images import (
 from rivegs_mllm.data.jsonl import SPLITS, RecordError, scan_samples
 from rivegs_mllm.types import NOT_IN_A_TYPE, Sample, UserError
 
+_SOME_POSTS = 5
 LONG_WORDS = 250
 LONG_TEXT = 2000
 """Letters. Longer posts than these do not fit into the prompt of the recipes as they are."""
@@ -66,8 +72,8 @@ def audit(folder: Path, raw: Path | None = None) -> DatasetReport:
     """
     if folder.suffix == ".jsonl" and folder.is_file():
         report = _audit_built(folder.parent, [folder])
-    elif any((folder / f"{split}.jsonl").is_file() for split in SPLITS):
-        report = _audit_built(folder, [folder / f"{split}.jsonl" for split in SPLITS])
+    elif paths := [path for split in SPLITS if (path := folder / f"{split}.jsonl").is_file()]:
+        report = _audit_built(folder, paths)
     elif find_raw(folder) is not None:
         report = _audit_raw(folder)
     else:
@@ -82,22 +88,25 @@ def _audit_built(folder: Path, paths: Sequence[Path]) -> DatasetReport:
     findings: list[Finding] = []
     splits: dict[str, list[_Placed]] = {}
     for path in paths:
-        if path.is_file():
-            before = len(findings)
-            group = splits[path.stem] = list(_scan(path, findings))
-            if not group and len(findings) == before:
-                findings.append(Finding("empty split", str(path), "has no sample", "error"))
-            findings += _of_split(group, str(path))
-        else:
-            findings.append(Finding("missing split", str(path), "no such file", "error"))
+        before = len(findings)
+        group = splits[path.stem] = list(_scan(path, findings))
+        if not group and len(findings) == before:
+            findings.append(Finding("empty split", str(path), "has no sample", "error"))
+        findings += _of_split(group, str(path))
     samples = {split: [placed.sample for placed in group] for split, group in splits.items()}
     findings += rare_types(samples, {path.stem: str(path) for path in paths})
     for placed in _all(splits):
         findings += _of_sample(placed.sample, placed.place)
         findings += _of_regions(placed.sample, placed.sample.size, placed.place)
-    findings += _pictures(splits, folder)
+    loose = {str(path): loose_posts(path) for path in paths}
+    inspected = _inspected((post.image for own in loose.values() for post in own), folder)
+    findings += _pictures(splits, inspected, folder)
+    sizes = {image: own.header.size for image, own in inspected.items() if isinstance(own, _Picture)}
+    findings += from_the_set(loose, sizes)
     findings += _repetitions(splits)
-    return DatasetReport({split: count_split(group) for split, group in samples.items()}, findings)
+    findings += _near_duplicates(splits)
+    counts = {split: count_split(group) for split, group in samples.items()}
+    return DatasetReport(counts, findings, {path: scripts(own) for path, own in loose.items()})
 
 
 def _audit_raw(folder: Path) -> DatasetReport:
@@ -132,9 +141,6 @@ def _all(splits: dict[str, list[_Placed]]) -> Iterator[_Placed]:
 
 
 def _of_split(group: Sequence[_Placed], path: str) -> Iterator[Finding]:
-    if are_shares(placed.sample for placed in group):
-        message = "no box is longer than a pixel: boxes are pixels of the picture, not shares of it"
-        yield Finding("boxes in shares", path, message)
     entities = [own for placed in group if placed.sample.image for own in placed.sample.entities]
     if undecided := sum(own.visible is None for own in entities):
         message = f"{undecided} of {len(entities)} entities beside pictures do not say whether they are visible"
@@ -191,19 +197,31 @@ def _inspect(path: str) -> _Picture:
     return _Picture(read_header(path), picture_digest(path))
 
 
-def _pictures(splits: dict[str, list[_Placed]], folder: Path) -> Iterator[Finding]:
+def _inspected(images: Iterable[str], folder: Path) -> dict[str, _Picture | PictureError]:
     """Every picture is opened once, however many posts have it."""
-    paths = list(dict.fromkeys(str(folder / placed.sample.image) for placed in _all(splits) if placed.sample.image))
-    if not paths:
-        return
-    inspected = dict(zip(paths, for_each_picture(_inspect, paths, os.cpu_count() or 1), strict=True))
+    names = list(dict.fromkeys(filter(None, images)))
+    paths = [str(folder / name) for name in names]
+    return dict(zip(names, for_each_picture(_inspect, paths, os.cpu_count() or 1), strict=True)) if names else {}
+
+
+def _pictures(
+    splits: dict[str, list[_Placed]], inspected: Mapping[str, _Picture | PictureError], folder: Path
+) -> Iterator[Finding]:
+    having: dict[str, list[str]] = {}
     for placed in _all(splits):
-        if placed.sample.image:
-            path = str(folder / placed.sample.image)
-            yield from _of_picture(placed, path, inspected[path])
+        if image := placed.sample.image:
+            yield from _of_picture(placed, str(folder / image), inspected[image])
+            if isinstance(inspected[image], _Picture):
+                having.setdefault(inspected[image].digest, []).append(placed.place)
+    places = max(having.values(), key=len, default=[])
+    beside = sum(map(len, having.values()))
+    if len(places) > max(_SOME_POSTS, beside / 2):
+        message = f"{len(places)} of {beside} posts have the same picture: {', '.join(places[:3])}"
+        yield Finding("one picture in most posts", str(folder), message, "error")
     same: dict[str, list[str]] = {}
-    for path, picture in inspected.items():
+    for image, picture in inspected.items():
         if isinstance(picture, _Picture):
+            path = str(folder / image)
             same.setdefault(picture.digest, []).append(path)
             if picture.header.orientation != 1:
                 message = f"EXIF orientation {picture.header.orientation}; it is read upright"
@@ -248,6 +266,17 @@ def _repetitions(splits: dict[str, list[_Placed]]) -> Iterator[Finding]:
         yield from _repeated(same, "picture in two splits", "error", "")
     for same in texts.values():
         yield from _repeated(same, "text in two splits", "warning", "text twice")
+
+
+def _near_duplicates(splits: dict[str, list[_Placed]]) -> Iterator[Finding]:
+    """Posts that say nearly what one of another split says; what says the same is found otherwise."""
+    posts = [(split, placed) for split, group in splits.items() for placed in group]
+    for group in groups([placed.sample.tokens for _, placed in posts], [None] * len(posts)):
+        (first_split, first), *others = [posts[index] for index in group]
+        for split, placed in others:
+            if split != first_split and placed.sample.tokens != first.sample.tokens:
+                message = f"{placed.sample.id}: nearly {first.sample.id} at {first.place}"
+                yield Finding("nearly the same text in two splits", placed.place, message)
 
 
 def _repeated(

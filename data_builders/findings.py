@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,13 +11,44 @@ from typing import Literal
 from rivegs_mllm.data.foreign import cut, printable
 from rivegs_mllm.types import TYPES, Sample
 
-SHOWN = 20
-"""So many findings of a kind are printed; the rest is counted."""
+SHOWN = 3
+"""So many findings of a kind are printed as examples; the rest is counted."""
 
 RARE = 1000
 """A type that comes once among so many entities is more likely a slip than a type."""
 
 _WIDEST_TYPE = 40
+_VALUES = re.compile(r"""'[^']*'|"[^"]*"|\[[^]]*\](?=:| )|\d+(?:\.\d+)?""")
+
+ADVICE = {
+    "bad line": "docs/format.md describes the lines; `rivegs import` writes them from other formats",
+    "boxes in shares": "multiply by the picture's width and height; `rivegs import` does so with --boxes xyxy-1",
+    "boxes in other coordinates": "boxes are left, top, right, bottom in pixels of the upright picture; `rivegs "
+    "import` converts them, see --boxes",
+    "box outside": "are these boxes of another size of the picture, or of the picture before it was turned?",
+    "spans off by one": "a span is [start, end], counted in tokens from 0, its end exclusive",
+    "labels of another post": "labels or texts have moved by a line: a post is missing, or there is one too many",
+    "pictures of another post": "pictures or posts have moved by one: a picture is missing, or there is one too many",
+    "one picture in most posts": "does a placeholder stand for lost pictures? Leave `image` out of these posts",
+    "same picture under other name": "keep posts with the same picture in one split",
+    "post in two splits": "take it out of one of them: scores on what was trained on mean nothing",
+    "picture in two splits": "keep posts with the same picture in one split",
+    "text in two splits": "take it out of one of them: scores on what was trained on mean nothing",
+    "nearly the same text in two splits": "keep posts that say nearly the same in one split",
+    "size differs": "`size` is [width, height] of the upright picture; leave it out to have it read from the picture",
+    "rotated picture": "boxes are those of the upright picture, as browsers show it",
+    "undecided": "say `visible` true or false, or train with segments that leave it out",
+    "odd type": "rename the type",
+    "type like another": "if it is, give all the same name",
+    "rare type": "if it is, give all the same name",
+    "long post": "shorten it, or raise max_length in the recipe",
+    "overlap": "keep one of them, or train the single model, which takes both",
+    "visible without region": "give its box, or leave `visible` out",
+    "tiny boxes": "are these in shares, in thousandths, or of a smaller picture?",
+    "boxes of the whole picture": "a box that says nothing teaches nothing: draw it, or say only `visible`",
+    "one box in many posts": "is it a placeholder? Leave boxes out that nobody has drawn",
+}
+"""What to do, by kind."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +96,11 @@ class SplitCounts:
 
 @dataclass(frozen=True, slots=True)
 class DatasetReport:
-    """What a build or an audit found, ``counts`` by split."""
+    """What a build or an audit found, ``counts`` by split, and ``scripts``, the posts of each by file."""
 
     counts: dict[str, SplitCounts]
     findings: list[Finding] = field(default_factory=list)
+    scripts: dict[str, dict[str, int]] = field(default_factory=dict)
 
     @property
     def errors(self) -> list[Finding]:
@@ -121,9 +154,10 @@ def rare_types(splits: Mapping[str, Sequence[Sample]], places: Mapping[str, str]
     ]
 
 
-def format_report(report: DatasetReport) -> str:
-    """The figures as a table, one column a split, then the findings by kind, errors first."""
-    return "\n".join([*_table(report.counts), *_findings(report.findings)])
+def format_report(report: DatasetReport, shown: int = SHOWN) -> str:
+    """The figures as a table, one column a split, then the findings by kind, errors first: how many there are, what to
+    do, and ``shown`` of them."""
+    return "\n".join([*_table(report.counts), *_scripts(report.scripts), *_findings(report.findings, shown)])
 
 
 def _table(counts: dict[str, SplitCounts]) -> list[str]:
@@ -140,14 +174,25 @@ def _table(counts: dict[str, SplitCounts]) -> list[str]:
     return [f"{name:<{wide}}" + "".join(f"{cell:>14}" for cell in cells) for name, cells in rows]
 
 
-def _findings(findings: Iterable[Finding]) -> list[str]:
-    kinds: dict[tuple[str, str], list[Finding]] = {}
+def _scripts(scripts: Mapping[str, Mapping[str, int]]) -> list[str]:
+    total = sum(map(Counter, scripts.values()), Counter())
+    if len(total) < 2:
+        return []
+    return ["posts by script: " + ", ".join(f"{name.lower()} {count}" for name, count in total.most_common())]
+
+
+def _findings(findings: Iterable[Finding], shown: int) -> list[str]:
+    """Findings of one kind together; lines that are wrong, by what is wrong with them."""
+    kinds: dict[tuple[str, str, str], list[Finding]] = {}
     for finding in sorted(findings, key=lambda finding: (finding.level, finding.kind)):
-        kinds.setdefault((finding.level, finding.kind), []).append(finding)
+        pattern = _VALUES.sub("#", finding.message) if finding.kind == "bad line" else ""
+        kinds.setdefault((finding.level, finding.kind, pattern), []).append(finding)
     lines = []
-    for (level, kind), group in kinds.items():
+    for (level, kind, _), group in kinds.items():
         lines += ["", f"{level}: {kind}: {len(group)}"]
-        lines += [f"  {finding.place}: {finding.message}" for finding in group[:SHOWN]]
-        if len(group) > SHOWN:
-            lines.append(f"  and {len(group) - SHOWN} more")
+        lines += [f"  {finding.place}: {finding.message}" for finding in group[:shown]]
+        if len(group) > shown:
+            lines.append(f"  and {len(group) - shown} more; --all shows them")
+        if kind in ADVICE:
+            lines.append(f"  -> {ADVICE[kind]}")
     return lines or ["", "no findings"]

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from rivegs_mllm.cli.common import add_command
 from rivegs_mllm.data.lock import lock_folder
+from rivegs_mllm.data.logs import quiet_transformers
+from rivegs_mllm.types import UserError
 
 
 def add_build(verbs) -> None:
@@ -52,10 +55,14 @@ def _add_published(parser: argparse.ArgumentParser) -> None:
 
 def add_audit(verbs) -> None:
     audit = add_command(
-        verbs, "audit", "check a dataset folder or published Twitter-GMNER; exit code 1 on errors", _audit
+        verbs, "audit", "check a dataset folder or published Twitter-GMNER; exit code 1 on errors", _audit, True
     )
     audit.add_argument("folder", type=Path, help="the folder, or one .jsonl file of it")
     audit.add_argument("--raw", type=Path, help="the published files it was built from, to be checked with it")
+    audit.add_argument(
+        "--recipe", type=Path, help="of a single model: also what training by it would refuse; overrides may follow"
+    )
+    audit.add_argument("--all", action="store_true", help="show every finding (default: three of a kind)")
 
 
 def _build_twitter_gmner(args: argparse.Namespace, _: list[str]) -> None:
@@ -94,10 +101,18 @@ def _build_emblems(args: argparse.Namespace, _: list[str]) -> None:
         print(f"{split}: " + ", ".join(f"{count} {what}" for what, count in figures.items()))
 
 
-def _audit(args: argparse.Namespace, _: list[str]) -> int:
+def _audit(args: argparse.Namespace, overrides: list[str]) -> int:
     from data_builders.audit import audit
-    from data_builders.findings import format_report
+    from data_builders.findings import SHOWN, Finding, format_report
 
+    if overrides and not args.recipe:
+        raise UserError(f"{overrides[0]}: overrides a recipe, and none is named by --recipe")
     report = audit(args.folder, args.raw)
-    print(format_report(report))
+    if args.recipe:
+        quiet_transformers()
+        from rivegs_mllm.training.refusals import refusals
+
+        found = refusals(args.recipe, overrides, args.folder)
+        report.findings.extend(Finding("refused by the recipe", place, message, "error") for place, message in found)
+    print(format_report(report, sys.maxsize if args.all else SHOWN))
     return report.exit_code

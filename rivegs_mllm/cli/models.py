@@ -97,8 +97,7 @@ def _recipe_path(text: str) -> Path:
     """Sends whoever has predictions to the command that compares them."""
     if text.endswith((".jsonl", ".json")):
         raise argparse.ArgumentTypeError(
-            f"{text} is no recipe; predictions that are there already are compared by "
-            "`rivegs evaluate GOLD A.jsonl B.jsonl`"
+            f"{text}: not a recipe; predictions that are there already are compared by `rivegs evaluate GOLD A B`"
         )
     return Path(text)
 

@@ -102,8 +102,11 @@ def check_sample(sample: Sample) -> str:
 
 
 def scan_samples(path: Path | str) -> Iterator[tuple[int, Sample | RecordError]]:
-    """The number of each line that is not blank, and its sample or what is wrong with it: for audits, that go on."""
-    return _scan(Path(path), sample_from_json)
+    """The number of each line that is not blank, and its sample or what is wrong with it: for audits, that go on.
+
+    A line comes once for each of its faults, of an entity the first.
+    """
+    return _scan(Path(path), sample_from_json, _sample_faults)
 
 
 def _read(path: Path, parse: Callable[[object], Record]) -> Iterator[Record]:
@@ -113,7 +116,9 @@ def _read(path: Path, parse: Callable[[object], Record]) -> Iterator[Record]:
         yield record
 
 
-def _scan(path: Path, parse: Callable[[object], Record]) -> Iterator[tuple[int, Record | RecordError]]:
+def _scan(
+    path: Path, parse: Callable[[object], Record], faults: Callable[[object], Iterable[str]] = lambda _: ()
+) -> Iterator[tuple[int, Record | RecordError]]:
     if not path.is_file():
         raise RecordError(f"{path}: no such file")
     seen: dict[str, int] = {}
@@ -123,7 +128,8 @@ def _scan(path: Path, parse: Callable[[object], Record]) -> Iterator[tuple[int, 
         except orjson.JSONDecodeError as error:
             yield number, RecordError(f"{path}:{number}: not JSON: {error}")
         except _FieldError as fault:
-            yield number, RecordError(f"{path}:{number}: {fault}")
+            for message in dict.fromkeys([str(fault), *faults(orjson.loads(line))]):
+                yield number, RecordError(f"{path}:{number}: {message}")
         else:
             if seen.setdefault(record.id, number) == number:
                 yield number, record
@@ -162,6 +168,28 @@ def sample_from_json(value: object) -> Sample:
     )
 
 
+def _sample_faults(value: object) -> Iterator[str]:
+    """What is wrong with a line: the first fault of each field, and of each entity."""
+    if type(value) is not dict:
+        return
+    for key in sorted({"id", "tokens", *value} - {"entities"}):
+        yield from _fault(sample_from_json, {"id": "-", "tokens": [], key: value.get(key)})
+    entities, tokens, size = value.get("entities"), value.get("tokens"), value.get("size")
+    readable = not any(_fault(_strings, tokens, "tokens"))
+    for index, entity in enumerate(entities if type(entities) is list else []):
+        if readable:
+            yield from _fault(_gold_entity, entity, index, tuple(tokens), size if _is_size(size) else None)
+        else:
+            yield from _fault(_entity, entity, index)
+
+
+def _fault(check: Callable[..., object], *arguments: object) -> Iterator[str]:
+    try:
+        check(*arguments)
+    except _FieldError as fault:
+        yield str(fault)
+
+
 def prediction_from_json(value: object) -> Prediction:
     """A prediction from decoded JSON."""
     if isinstance(value, dict) and "tokens" in value:
@@ -175,6 +203,12 @@ def prediction_from_json(value: object) -> Prediction:
         raw=_string(raw, "raw"),
         errors=_strings(_given(raw, "errors", []), "errors"),
     )
+
+
+def _gold_entity(value: object, index: int, tokens: tuple[str, ...], size: list[int] | None) -> Entity:
+    entity = _entity(value, index)
+    _check_gold(entity, tokens, size, f"entities[{index}]")
+    return entity
 
 
 def _check_gold(entity: Entity, tokens: tuple[str, ...], size: list[int] | None, where: str) -> None:

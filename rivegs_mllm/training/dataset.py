@@ -117,16 +117,8 @@ def check_lengths(dataset: AnswerDataset, max_length: int) -> list[int]:
     Raises UserError that lists every sample that has more than ``max_length`` in this epoch or in one that draws its
     longest knowledge: a model trained on truncated answers learns to stop early.
     """
-    encoder, contract = dataset.encoder, dataset.contract
-    lengths, longest = [], []
-    for sample, drawn in zip(dataset.samples, map(dataset.augment, dataset.samples), strict=True):
-        text = encoder.processor.apply_chat_template(
-            messages(drawn, dataset.instruction, contract.types), add_generation_prompt=True, tokenize=False
-        )
-        pieces = dataset.pieces(drawn)
-        tokens = len(encoder.tokenizer(text).input_ids) + len(encoder.answer(pieces)["answer"])
-        lengths.append(tokens + picture_tokens(sample, contract))
-        longest.append(lengths[-1] + extra_knowledge_tokens(dataset, sample, pieces))
+    measured = [_lengths(dataset, sample) for sample in dataset.samples]
+    lengths, longest = [own for own, _ in measured], [greatest for _, greatest in measured]
     long = [(sample.id, length) for sample, length in zip(dataset.samples, longest, strict=True) if length > max_length]
     if long:
         shown = "\n".join(f"  {identity}: {length} tokens" for identity, length in long[:20])
@@ -136,6 +128,23 @@ def check_lengths(dataset: AnswerDataset, max_length: int) -> list[int]:
             f"{shown}{more}\nRaise max_length, lower model.max_pixels, or take these samples out"
         )
     return lengths
+
+
+def greatest_length(dataset: AnswerDataset, sample: Sample) -> int:
+    """Tokens of a sample's prompt and answer with its longest knowledge."""
+    return _lengths(dataset, sample)[1]
+
+
+def _lengths(dataset: AnswerDataset, sample: Sample) -> tuple[int, int]:
+    """Tokens of a sample in this epoch, and in one that draws its longest knowledge."""
+    encoder, contract, drawn = dataset.encoder, dataset.contract, dataset.augment(sample)
+    text = encoder.processor.apply_chat_template(
+        messages(drawn, dataset.instruction, contract.types), add_generation_prompt=True, tokenize=False
+    )
+    pieces = dataset.pieces(drawn)
+    tokens = len(encoder.tokenizer(text).input_ids) + len(encoder.answer(pieces)["answer"])
+    tokens += picture_tokens(sample, contract)
+    return tokens, tokens + extra_knowledge_tokens(dataset, sample, pieces)
 
 
 def extra_knowledge_tokens(dataset: AnswerDataset, sample: Sample, pieces: Sequence[Piece]) -> int:

@@ -105,7 +105,7 @@ def test_an_unknown_key_of_a_recipe_is_named(emblems, tmp_path, capsys):
 
 def test_unknown_arguments_are_refused_where_nothing_can_be_overridden(emblems):
     with pytest.raises(SystemExit) as stop:
-        main(["audit", str(emblems), "--train.learning_rate=1"])
+        main(["report", str(emblems), "own.jsonl", "--train.learning_rate=1"])
     assert stop.value.code == 2
 
 

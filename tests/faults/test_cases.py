@@ -256,7 +256,6 @@ def test_a_cascade_s_run_that_is_no_json_is_told(five, capsys, content):
 @pytest.mark.parametrize(
     "command",
     [
-        "compare right.jsonl wrong.jsonl --data data --out out",
         "predict right.jsonl --data data --out out",
         "preview right.jsonl",
         "train right.jsonl",
@@ -267,6 +266,20 @@ def test_predictions_in_a_recipe_s_place_are_sent_to_evaluate(five, capsys, comm
     said = refused(capsys, *command.split())
     assert "right.jsonl: not a recipe" in said
     assert "rivegs evaluate" in said
+
+
+@pytest.mark.parametrize("rest", [[], ["--data", "data", "--out", "out"]])
+def test_predictions_that_are_to_be_compared_are_sent_to_evaluate(five, capsys, rest):
+    with pytest.raises(SystemExit) as ended:
+        main(["compare", "right.jsonl", "wrong.jsonl", *rest])
+    assert ended.value.code == 2
+    assert "right.jsonl: not a recipe; predictions" in capsys.readouterr().err
+
+
+def test_a_limit_that_is_no_number_is_told_cut_short(five, capsys):
+    with pytest.raises(SystemExit):
+        main(["report", "data", "right.jsonl", "--limit", "9" * 5000])
+    assert len(capsys.readouterr().err) < 1000
 
 
 def test_a_limit_of_any_size_is_a_limit(five, capsys):
