@@ -245,6 +245,25 @@ def by_id(gold: Iterable[Sample], predictions: Iterable[Prediction]) -> dict[str
     return answers
 
 
+def subset_names(samples: Iterable[Sample]) -> list[str]:
+    """The subsets that posts are marked as, in order of name."""
+    return sorted({sample.subset for sample in samples} - {""})
+
+
+def by_subset(
+    samples: Sequence[Sample], predictions: Sequence[Prediction]
+) -> dict[str, tuple[list[Sample], list[Prediction]]]:
+    """The samples of each subset that posts are marked as, and their predictions."""
+    subset_of = {sample.id: sample.subset for sample in samples}
+    return {
+        name: (
+            [sample for sample in samples if sample.subset == name],
+            [prediction for prediction in predictions if subset_of[prediction.id] == name],
+        )
+        for name in subset_names(samples)
+    }
+
+
 def precision_recall_f1(correct: int, predicted: int, gold: int) -> dict:
     """The three counts and the micro figures of them, fractions; 0 where there is nothing to divide by."""
     return {

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from datasets import Features, List, Value
+from evaluate import Metric, MetricInfo
 
 from eval.protocols import Criteria
 from eval.scores import evaluate
@@ -28,6 +29,34 @@ Returns:
     precision, recall, f1 (float): micro averages, from 0 to 1; 0 where there is nothing to divide by.
     correct, predicted, gold (int): the counts they are made of.
 """
+
+
+class TaskMetric(Metric):
+    """A task as a module: `evaluate` copies each file, so every task has its own, which says what differs."""
+
+    TASK: str
+    DESCRIPTION: str
+    CITATION: str
+    EXAMPLE: str
+
+    def _info(self):
+        return MetricInfo(
+            description=self.DESCRIPTION,
+            citation=self.CITATION,
+            inputs_description=INPUTS + OUTPUTS + self.EXAMPLE,
+            features=features(),
+        )
+
+    def add_batch(self, *, predictions=None, references=None):
+        """Adds posts; fields of theirs that are left out are not known."""
+        super().add_batch(predictions=complete(predictions), references=complete(references))
+
+    def add(self, *, prediction=None, reference=None):
+        """Adds a post."""
+        self.add_batch(predictions=[prediction], references=[reference])
+
+    def _compute(self, predictions, references, protocol="strict", iou=0.5):
+        return compute(self.TASK, predictions, references, protocol, iou)
 
 
 def features() -> Features:
@@ -69,10 +98,10 @@ def compute(
     """The figures of one task. Raises UserError for inputs that are wrong, with the number of the post."""
     gold = [_sample(post, index) for index, post in enumerate(references)]
     said = [Prediction(str(index), entities=_entities(post, index)) for index, post in enumerate(predictions)]
-    scores = evaluate(gold, said, Criteria([protocol], iou))[protocol]["all"]
-    if task not in scores:
+    figures = evaluate(gold, said, Criteria([protocol], iou))[protocol]["all"]
+    if task not in figures:
         raise UserError(f"{task} needs masks in the predictions and in the references")
-    return scores[task]
+    return figures[task]
 
 
 def _filled(given: Mapping, wanted: Mapping, where: str) -> dict:

@@ -13,7 +13,7 @@ import draccus
 import orjson
 
 from eval.scores import evaluate
-from eval.stage_metrics import stage_scores
+from eval.stage_metrics import by_subset, stage_scores
 from rivegs_mllm.cascade.base import WHOLE
 from rivegs_mllm.cascade.config import CascadeRecipe, run_cascade, type_of
 from rivegs_mllm.cascade.mllm import WholeMllm, load_end_to_end, trained_files
@@ -91,11 +91,8 @@ def _figures(
     recipe: CascadeRecipe | Answering,
     costs: Sequence[StageReport],
 ) -> dict:
-    subsets = {"all": samples}
-    for name in sorted({sample.subset for sample in samples} - {""}):
-        subsets[name] = [sample for sample in samples if sample.subset == name]
-    by_id = {prediction.id: prediction for prediction in predictions}
-    stages = {name: stage_scores(own, [by_id[sample.id] for sample in own]) for name, own in subsets.items()}
+    subsets = {"all": (samples, predictions), **by_subset(samples, predictions)}
+    stages = {name: stage_scores(*own) for name, own in subsets.items()}
     peaks = [cost.peak_memory for cost in costs if cost.peak_memory is not None]
     total = {
         "parameters": _parameters(recipe, costs),

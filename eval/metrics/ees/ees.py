@@ -1,22 +1,23 @@
 """EES as a Hugging Face `evaluate` module: evaluate.load("eval/metrics/ees")."""
 
-import evaluate
+from eval.metrics import common
 
-from eval.metrics.common import INPUTS, OUTPUTS, complete, compute, features
 
-_DESCRIPTION = """\
+class Ees(common.TaskMetric):
+    """EES; see `eval.metrics.common`."""
+
+    TASK = "EES"
+    DESCRIPTION = """\
 Precision, recall and F1 of entity extraction and segmentation (EES): an entity is correct when the mention
 and its mask, whatever the type agree with the gold. A gold entity without a mask is found when no mask is
 predicted for it, any other one when the predicted mask agrees with one of its own by more than the IoU
 threshold.
 """
-
-_CITATION = """\
+    CITATION = """\
 Li, J. et al. LLMs as Bridges: Reformulating Grounded Multimodal Named Entity Recognition. Findings of ACL
 2024, and its extension to masks.
 """
-
-_EXAMPLE = """
+    EXAMPLE = """
 Examples:
     >>> import evaluate
     >>> metric = evaluate.load("eval/metrics/ees")
@@ -24,26 +25,3 @@ Examples:
     >>> metric.compute(predictions=[post], references=[post])["f1"]
     1.0
 """
-
-
-class Ees(evaluate.Metric):
-    """EES; see `eval.metrics.common`."""
-
-    def _info(self):
-        return evaluate.MetricInfo(
-            description=_DESCRIPTION,
-            citation=_CITATION,
-            inputs_description=INPUTS + OUTPUTS + _EXAMPLE,
-            features=features(),
-        )
-
-    def add_batch(self, *, predictions=None, references=None):
-        """Adds posts; fields of theirs that are left out are not known."""
-        super().add_batch(predictions=complete(predictions), references=complete(references))
-
-    def add(self, *, prediction=None, reference=None):
-        """Adds a post."""
-        self.add_batch(predictions=[prediction], references=[reference])
-
-    def _compute(self, predictions, references, protocol="strict", iou=0.5):
-        return compute("EES", predictions, references, protocol, iou)

@@ -16,7 +16,7 @@ from typing import ClassVar
 
 import draccus
 
-from eval.stage_metrics import entailment_scores, precision_recall_f1
+from eval.stage_metrics import by_subset, entailment_scores, precision_recall_f1
 from rivegs_mllm.cascade.base import Stage, StageError, blind, refer
 from rivegs_mllm.cascade.referring import gold_twin
 from rivegs_mllm.config.bounds import PositiveFloat, Probability
@@ -104,10 +104,8 @@ def entailment_figures(stage: Stage, samples: Sequence[Sample]) -> dict[str, flo
         "f1": precision_recall_f1(right, said, right + missed)["f1"],
         "majority": max(right + missed, scores["total"] - right - missed) / max(1, scores["total"]),
     }
-    for subset in sorted({sample.subset for sample in samples} - {""}):
-        own = [place for place, sample in enumerate(samples) if sample.subset == subset]
-        scores = entailment_scores([samples[place] for place in own], [judged[place] for place in own])
-        figures[f"accuracy_{subset}"] = scores["accuracy"]
+    for subset, own in by_subset(samples, judged).items():
+        figures[f"accuracy_{subset}"] = entailment_scores(*own)["accuracy"]
     return figures
 
 

@@ -16,7 +16,7 @@ from typing import ClassVar
 import draccus
 from PIL import Image
 
-from eval.stage_metrics import grounding_scores
+from eval.stage_metrics import by_subset, grounding_scores
 from rivegs_mllm.cascade.base import Stage, blind, refer, without_picture
 from rivegs_mllm.cascade.referring import gold_twin, inside
 from rivegs_mllm.data.images import PictureError, open_for_model, processed
@@ -95,10 +95,8 @@ def grounding_figures(stage: Stage, samples: Sequence[Sample]) -> dict[str, floa
     grounded = stage([blind(sample) for sample in samples], drafts)
     scores = grounding_scores(samples, grounded)
     figures = {"precision": scores["precision"], "mean_iou": scores["mean_iou"]}
-    for subset in sorted({sample.subset for sample in samples} - {""}):
-        own = [place for place, sample in enumerate(samples) if sample.subset == subset]
-        scores = grounding_scores([samples[place] for place in own], [grounded[place] for place in own])
-        figures[f"precision_{subset}"] = scores["precision"]
+    for subset, own in by_subset(samples, grounded).items():
+        figures[f"precision_{subset}"] = grounding_scores(*own)["precision"]
     return figures
 
 

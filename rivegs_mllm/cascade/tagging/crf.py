@@ -19,6 +19,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from eval.scores import evaluate
+from eval.stage_metrics import subset_names
 from rivegs_mllm.cascade.base import StageError
 from rivegs_mllm.cascade.checkpoint import Card, read_card
 from rivegs_mllm.cascade.rows import OUTSIDE, bio_tags
@@ -311,7 +312,7 @@ def span_figures(
     predictions = [Prediction(sample.id, entities=own) for sample, (own, _) in zip(samples, found, strict=True)]
     scores = evaluate(samples, predictions)["strict"]
     figures = {f"span_{name}": scores["all"]["MNER"][name] for name in ("f1", "precision", "recall")}
-    for subset in sorted({sample.subset for sample in samples} - {""}):
+    for subset in subset_names(samples):
         figures[f"span_f1_{subset}"] = scores[subset]["MNER"]["f1"]
     return figures
 

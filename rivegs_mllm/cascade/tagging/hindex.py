@@ -18,6 +18,7 @@ import torch
 from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerFast
 
 from eval.scores import evaluate
+from eval.stage_metrics import subset_names
 from rivegs_mllm.cascade.base import StageError
 from rivegs_mllm.cascade.checkpoint import read_card
 from rivegs_mllm.cascade.tagging.base import Tagger
@@ -300,7 +301,7 @@ def figures(samples: Sequence[Sample], reader: Reader) -> dict[str, float]:
     said = [Prediction(one.id, entities=own) for one, (own, _) in zip(samples, reader.say(samples), strict=True)]
     scores = evaluate(samples, said)["strict"]
     found = {"span_f1": scores["all"]["MNER"]["f1"], "gmner_f1": scores["all"]["GMNER"]["f1"]}
-    for subset in sorted({sample.subset for sample in samples} - {""}):
+    for subset in subset_names(samples):
         found |= {
             f"{name}_{subset}": scores[subset][task]["f1"]
             for name, task in (("span_f1", "MNER"), ("gmner_f1", "GMNER"))
