@@ -9,8 +9,10 @@ from pathlib import Path
 from data_builders.exporting.coco import write_coco
 from data_builders.exporting.conll import write_conll
 from data_builders.exporting.fiftyone import write_fiftyone
+from data_builders.exporting.hf_datasets import write_datasets
 from data_builders.exporting.label_studio import write_label_studio
 from data_builders.exporting.riveg import write_riveg
+from data_builders.exporting.sharegpt import write_sharegpt
 from data_builders.exporting.sides import Side, Write, check_regions, side_of
 from data_builders.exporting.table import write_csv
 from rivegs_mllm.data.jsonl import SPLITS, read_predictions, read_samples, read_split
@@ -32,6 +34,8 @@ FORMATS: Mapping[str, Format] = {
     "label-studio": Format(write_label_studio),
     "csv": Format(write_csv),
     "conll": Format(write_conll, "have an entity without a span, or over another, that is left out"),
+    "sharegpt": Format(write_sharegpt, "have masks, which have no place"),
+    "datasets": Format(write_datasets),
     "fiftyone": Format(write_fiftyone, _NO_PICTURE),
     "riveg": Format(write_riveg, "have an entity with several boxes, of which a row holds the first"),
 }

@@ -21,15 +21,17 @@ from pycocotools import mask as coco
 from data_builders.formats.voc import Fault
 from rivegs_mllm.data.foreign import shown
 from rivegs_mllm.data.images import MAX_PIXELS, PictureError, open_picture
-from rivegs_mllm.types import UserError
+from rivegs_mllm.types import Box, UserError
 
 
 @dataclass(frozen=True, slots=True)
 class LabelmeRegion:
-    """``pixels``: bool, (height, width) of the picture; at least one is set."""
+    """``pixels``: bool, (height, width) of the picture; at least one is set. ``box``: of a rectangle, as it was drawn,
+    within the picture."""
 
     label: str
     pixels: np.ndarray
+    box: Box | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,7 @@ def read_regions(path: Path | str) -> LabelmeFile:
         raise UserError(
             f"{path}: imageWidth {shown(width)} and imageHeight {shown(height)} are not a picture's size in pixels"
         )
-    parts: dict[tuple, tuple[str, np.ndarray]] = {}
+    parts: dict[tuple, tuple[str, np.ndarray, Box | None]] = {}
     faults: list[Fault] = []
     for index, shape in enumerate(content["shapes"]):
         place = f"{path}: shapes[{index}]"
@@ -68,8 +70,20 @@ def read_regions(path: Path | str) -> LabelmeFile:
         group = shape.get("group_id")
         key = (index,) if group is None else (shape["label"], str(group))
         # A shape without a group is an object of its own.
-        parts[key] = shape["label"], pixels | parts[key][1] if key in parts else pixels
+        if key in parts:
+            parts[key] = shape["label"], pixels | parts[key][1], None
+        else:
+            parts[key] = shape["label"], pixels, _box(shape, (width, height)) if group is None else None
     return LabelmeFile((width, height), tuple(LabelmeRegion(*part) for part in parts.values()), tuple(faults))
+
+
+def _box(shape: dict, size: tuple[int, int]) -> Box | None:
+    """A rectangle of two corners, cut to the picture of ``size`` (width, height)."""
+    points = np.array(shape["points"], float)
+    if shape.get("shape_type") != "rectangle" or len(points) != 2:
+        return None
+    inside = np.clip(points, 0, size)
+    return Box(*inside.min(axis=0).tolist(), *inside.max(axis=0).tolist())
 
 
 def _pixels(shape: dict, size: tuple[int, int], place: str, faults: list[Fault]) -> np.ndarray | None:

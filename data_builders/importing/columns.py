@@ -85,16 +85,16 @@ def find_columns(there: Collection[str], said: Mapping[str, str], place: str) ->
         if plain in lower and lower[plain] not in taken and field not in names:
             names[field] = lower[plain]
     boxes = None
-    if "boxes" not in names and (found := next((own for own in lower if _format_in(own)), None)):
+    if "boxes" not in names and (found := next((own for own in lower if format_in(own)), None)):
         names["boxes"] = lower[found]
-        boxes = parse(_format_in(found))
+        boxes = parse(format_in(found))
     if not names.keys() & {"text", "tokens"}:
         columns = ", ".join(map(repr, there))
         raise UserError(f"{place}: which column is the text? --columns text=NAME says it; there are {columns}")
     return Columns({field: names[field] for field in NAMED if field in names}, corners, boxes, layout)
 
 
-def _format_in(name: str) -> str:
+def format_in(name: str) -> str:
     """The format that a column's own name gives, such as "xyxy" of "boxes_xyxy", "" for none."""
     head, _, tail = name.rpartition("_")
     return tail if head in NAMED["boxes"] and tail in NAMES and tail.partition("-")[0] in LAYOUTS else ""

@@ -6,12 +6,13 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from data_builders.importing.box_formats import BoxFormat, count_fitting, guess, parse, weigh
-from data_builders.importing.frames import Frame
+from data_builders.importing.box_formats import BoxFormat, Evidence, count_fitting, guess, parse, weigh
+from data_builders.importing.frames import Frame, FrameError, placing
 from data_builders.importing.pictures import Pictures
 from data_builders.importing.records import Post
 from rivegs_mllm.types import UserError
 
+_MANY = 5
 _FEW = 0.9
 """Of the boxes that must fit where the format says what they mean; below, and if they fit otherwise, it is doubted."""
 
@@ -22,6 +23,7 @@ def decide_boxes(
     declared: BoxFormat | None,
     layout: str,
     said: str,
+    frame: Frame,
     tell: Callable[[str], None],
 ) -> BoxFormat | None:
     """The format of the boxes, told in a line; None where the set has none.
@@ -29,27 +31,36 @@ def decide_boxes(
     ``declared`` is what the format of the file fixes, ``layout`` what it fixes where it leaves the unit open, ``said``
     the user's ``--boxes`` or "". Raises UserError where the evidence allows no choice, or contradicts what is declared.
     """
-    boxes, sizes = _boxes(posts, pictures)
+    known = parse(said) if said else declared
+    check_frame(posts, pictures, known, frame)  # first, since boxes of the other frame seem to be of another format
+    boxes, sizes = _boxes(posts, pictures, frame)
     if not boxes:
-        return declared or (parse(said) if said else None)
+        return known
     evidence = weigh(boxes, sizes, layout)
     if said:
-        chosen = parse(said)
-        tell(f"boxes: {chosen.in_words()}, as you say; fits {_fitting(boxes, sizes, chosen)} of {len(boxes)} boxes")
-    elif declared is None:
+        tell(f"boxes: {known.in_words()}, as you say; fits {_fitting(boxes, sizes, known)} of {len(boxes)} boxes")
+        return known
+    if declared is None:
         chosen = guess(evidence)
         tell(f"boxes: {chosen.in_words()}, guessed: {evidence.in_words(chosen)}; --boxes says otherwise")
-    else:
-        chosen = declared
-        fitting = _fitting(boxes, sizes, chosen)
-        better = [own for own, count in evidence.fits.items() if count >= len(boxes) * 0.95 and own != chosen]
-        if fitting < _FEW * len(boxes) and better:
-            raise UserError(
-                f"boxes: as {chosen.in_words()}, which the format has, {fitting} of {len(boxes)} fit their pictures; "
-                f"as {better[0].in_words()} {evidence.fits[better[0]]} do; say which by --boxes"
-            )
-        tell(f"boxes: {chosen.in_words()}, as the format has them; {fitting} of {len(boxes)} fit their pictures")
-    return chosen
+        check_frame(posts, pictures, chosen, frame)
+        return chosen
+    fitting = _fitting(boxes, sizes, declared)
+    _doubt(declared, fitting, evidence)
+    tell(f"boxes: {declared.in_words()}, as the format has them; {fitting} of {len(boxes)} fit their pictures")
+    return declared
+
+
+def _doubt(declared: BoxFormat, fitting: int, evidence: Evidence) -> None:
+    """Raises UserError where the boxes are of a format that another fits much better than the file's own."""
+    shares = declared.unit is None and all(own.unit == 1 for own in evidence.fits)
+    unlikely = evidence.total >= _MANY and fitting < _FEW * evidence.total
+    better = [own for own, count in evidence.fits.items() if count >= 0.95 * evidence.total and own != declared]
+    if better and (shares or unlikely):
+        raise UserError(
+            f"boxes: as {declared.in_words()}, which the format has, {fitting} of {evidence.total} fit their pictures; "
+            f"as {better[0].in_words()} {evidence.fits[better[0]]} do; say which by --boxes"
+        )
 
 
 def check_frame(posts: Sequence[Post], pictures: Pictures, boxes: BoxFormat | None, frame: Frame) -> None:
@@ -79,15 +90,22 @@ def check_frame(posts: Sequence[Post], pictures: Pictures, boxes: BoxFormat | No
         )
 
 
-def _boxes(posts: Sequence[Post], pictures: Pictures) -> tuple[list, list]:
+def _boxes(posts: Sequence[Post], pictures: Pictures, frame: Frame) -> tuple[list, list]:
+    """All boxes, and of each the size of the picture that it was drawn on."""
     boxes, sizes = [], []
     for post in posts:
-        picture = pictures.by_post.get(post.place)
-        for region in post.regions:
-            if region.box is not None:
-                boxes.append(region.box)
-                sizes.append(post.size or (picture.header.size if picture else None))
+        own = [region.box for region in post.regions if region.box is not None]
+        boxes += own
+        sizes += [_annotated(post, pictures, frame)] * len(own)
     return boxes, sizes
+
+
+def _annotated(post: Post, pictures: Pictures, frame: Frame) -> tuple[int, int] | None:
+    picture = pictures.by_post.get(post.place)
+    try:
+        return placing(post.size, picture.header if picture else None, frame).annotated
+    except FrameError:
+        return post.size
 
 
 def _fitting(boxes: Sequence, sizes: Sequence, chosen: BoxFormat) -> int:

@@ -118,6 +118,10 @@ def is_number(value: object) -> bool:
     return type(value) in (int, float) and math.isfinite(value) and abs(value) <= LARGEST
 
 
+def is_offset(value: object) -> bool:
+    return type(value) is int and 0 <= value <= LARGEST
+
+
 def numbers_of(value: object, count: int, place: str) -> tuple[float, ...]:
     """``count`` numbers from a list. Raises UserError."""
     if type(value) is not list or len(value) != count or not all(map(is_number, value)):

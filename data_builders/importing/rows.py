@@ -9,7 +9,8 @@ from dataclasses import replace
 
 import orjson
 
-from data_builders.importing.columns import Columns
+from data_builders.importing.box_formats import BoxFormat, parse
+from data_builders.importing.columns import Columns, format_in
 from data_builders.importing.fields import Fields, is_number, numbers_of
 from data_builders.importing.records import Mention, Post, Region, Source
 from data_builders.importing.tags import spans_of
@@ -25,9 +26,11 @@ UNDECIDED = "undecided"
 def read_rows(rows: Iterable[tuple[str, Mapping[str, object]]], columns: Columns) -> Source:
     """The posts of a table's rows, each with its place. Raises UserError."""
     posts: dict[tuple, Post] = {}
+    boxes = columns.boxes
     for place, row in rows:
         own = Row(place, row, columns)
         post = own.post()
+        boxes = boxes or own.boxes
         key = (post.split, post.id) if post.id else (post.split, post.image, post.text, post.tokens)
         before = posts.get(key)
         if before is None or "mention" not in columns.names:
@@ -37,7 +40,7 @@ def read_rows(rows: Iterable[tuple[str, Mapping[str, object]]], columns: Columns
         if (before.text, before.tokens) != (post.text, post.tokens):
             raise UserError(f"{place}: id: {shown(post.id)} has another text here than at {before.place}")
         posts[key] = _joined(before, post)
-    return Source(list(posts.values()), columns.boxes, columns.layout, [columns.in_words()])
+    return Source(list(posts.values()), boxes, columns.layout, [columns.in_words()])
 
 
 def _joined(first: Post, second: Post) -> Post:
@@ -50,13 +53,15 @@ def _joined(first: Post, second: Post) -> Post:
 
 
 class Row:
-    """A row, its values by the names of fields; what is empty, or no number, is None."""
+    """A row, its values by the names of fields; what is empty, or no number, is None. ``boxes`` is the format of the
+    boxes of entities, where their own names say it."""
 
     def __init__(self, place: str, row: Mapping[str, object], columns: Columns):
         self.place = place
         self.values = {field: _given(row.get(column)) for field, column in columns.names.items()}
         self.corners = [_given(row.get(column)) for column in columns.corners]
         self.columns = columns
+        self.boxes: BoxFormat | None = None
 
     def post(self) -> Post:
         tokens = self._list("tokens")
@@ -145,7 +150,10 @@ class Row:
             place = None
         in_tokens = own.has("span") or (self.values.get("text") is None and place is not None)
         visible, undecided = self._visible(own.raw.get("visible"))
-        boxes_key = own.first("boxes", "bboxes", "box", "bbox")
+        named = next((key for key in own.raw if format_in(key)), None)
+        boxes_key = named or own.first("boxes", "bboxes", "box", "bbox")
+        if named:
+            self.boxes = parse(format_in(named))
         boxes = _boxes(own.raw.get(boxes_key), f"{where}: {boxes_key}")
         if place is None and not own.has(text):
             regions += [Region(own.string(kind), box=box) for box in boxes]  # as of detection, which has no mentions

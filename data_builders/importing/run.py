@@ -13,7 +13,7 @@ from data_builders.findings import DatasetReport, Finding, count_split, format_r
 from data_builders.image_index import for_each_picture
 from data_builders.importing.assembly import Assembled, Tally, assemble
 from data_builders.importing.duplicates import groups
-from data_builders.importing.evidence import check_frame, decide_boxes
+from data_builders.importing.evidence import decide_boxes
 from data_builders.importing.files import read_all, with_regions
 from data_builders.importing.formats import FORMATS
 from data_builders.importing.frames import Frame
@@ -78,8 +78,7 @@ def import_dataset(request: Request, tell: Callable[[str], None] = print) -> Imp
     for note in source.notes:
         tell(note)
     pictures = _pictures(request, source.posts)
-    boxes = decide_boxes(source.posts, pictures, source.boxes, source.layout, request.boxes, tell)
-    check_frame(source.posts, pictures, boxes, request.frame)
+    boxes = decide_boxes(source.posts, pictures, source.boxes, source.layout, request.boxes, request.frame, tell)
     assembled = assemble(source.posts, pictures, boxes, request.frame)
     findings += [*pictures.findings, *assembled.findings]
     for sample, post in zip(assembled.samples, source.posts, strict=True):

@@ -9,7 +9,7 @@ import pytest
 from exporting_files import exported
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from importing_files import imported
+from importing_files import imported, picture
 
 from data_builders.formats.brush import decode_brush, encode_brush
 from rivegs_mllm.data.masks import encode
@@ -22,6 +22,9 @@ TOKENS = WORDS | st.sampled_from(
 )
 NAMES = st.lists(WORDS, min_size=1, max_size=3).map(" ".join)
 TYPES = st.sampled_from(["athlete", "Sports Event", "PER", "Ünït-1", "event (big)"])
+
+
+MASKS = (encode(np.eye(30, 40, dtype=bool)),)
 
 
 @st.composite
@@ -77,10 +80,12 @@ def samples(draw):
     return sorted(found, key=lambda one: one.id)
 
 
-def there_and_back(name: str, given_samples: list[Sample], ending: str) -> list[Sample]:
+def there_and_back(name: str, given_samples: list[Sample], ending: str, **given: str) -> list[Sample]:
     with tempfile.TemporaryDirectory() as folder:
         exported(name, Path(folder) / "out", given_samples, {})
-        return imported(name, Path(folder) / "out" / f"gold{ending}", Path(folder) / "back", without_images=True)[0]
+        return imported(
+            name, Path(folder) / "out" / f"gold{ending}", Path(folder) / "back", without_images=True, **given
+        )[0]
 
 
 def without_picture(found: list[Sample]) -> list[Sample]:
@@ -120,6 +125,37 @@ def apart_of(own):
         if entity.span[0] >= end:
             end = entity.span[1]
             yield Entity(entity.text, entity.type, entity.span)
+
+
+@settings(max_examples=60)
+@given(samples())
+def test_sharegpt_of_posts_whose_words_come_once(given_samples):
+    once = [sample for sample in given_samples if len(set("".join(sample.tokens))) == len("".join(sample.tokens))]
+    once = [replace(sample, knowledge=(), subset="", entities=tuple(map(as_told, sample.entities))) for sample in once]
+    if once:
+        assert there_and_back("sharegpt", once, ".json", boxes="xyxy") == without_picture(once)
+
+
+def as_told(entity):
+    """What an answer of ShareGPT holds of an entity."""
+    visible = True if entity.boxes else None if entity.masks else entity.visible
+    return replace(entity, masks=(), visible_score=None, visible=visible)
+
+
+def test_datasets_with_pictures(tmp_path):
+    content = picture(tmp_path / "pictures" / "x.jpg", (40, 30)).read_bytes()
+    entity = Entity("Ada L", "athlete", (0, 2), "a woman", True, 0.5, (Box(0.25, 1, 2, 30), Box(1, 1, 9, 9)), MASKS)
+    unseen = Entity("L", "big brand", (1, 2), visible=False)
+    own = Sample("p 1", ("Ada", "L"), "pictures/x.jpg", (40, 30), (entity, unseen), ("says", "more"), "part")
+    plain = Sample("p 2", ("no", "picture"), entities=(Entity("no", "x", (0, 1)),))
+    exported("datasets", tmp_path / "out", [own, plain], {}, tmp_path)
+    assert not list((tmp_path / "out").glob("*.partial"))
+    found, _ = imported("datasets", tmp_path / "out" / "dataset", tmp_path / "back")
+    assert (tmp_path / "back" / found[0].image).read_bytes() == content
+    assert without_picture(found) == without_picture([own, plain])
+    with pytest.raises(UserError, match=r"'p 1': .*no such picture"):
+        exported("datasets", tmp_path / "out", [own, plain], {}, tmp_path / "none")
+    assert (tmp_path / "out" / "dataset").is_dir()
 
 
 @given(st.integers(1, 30), st.integers(1, 30), st.data())
