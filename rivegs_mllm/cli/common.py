@@ -1,4 +1,4 @@
-"""What the verbs' parsers share."""
+"""Options that several commands share."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 
-def add_command(verbs, name: str, help: str, run: Callable, overrides: bool = False) -> argparse.ArgumentParser:
-    """A verb's parser. ``run(args, rest)`` does the verb's work and returns its exit code, None for 0.
+def add_command(commands, name: str, help: str, run: Callable, overrides: bool = False) -> argparse.ArgumentParser:
+    """A command's parser. ``run(args, rest)`` does the command's work and returns its exit code, None for 0.
 
     ``rest`` is what the parser does not know: overrides of a recipe, a mistake where ``overrides`` is not set.
     """
-    parser = verbs.add_parser(name, help=help, description=f"{help[0].upper()}{help[1:]}.")
+    parser = commands.add_parser(name, help=help, description=f"{help[0].upper()}{help[1:]}.")
     parser.set_defaults(run=run, takes_overrides=overrides)
     return parser
 
@@ -24,16 +24,16 @@ def add_gold(parser: argparse.ArgumentParser, split: str = "test") -> None:
 
 
 def add_image_root(parser: argparse.ArgumentParser) -> None:
-    """The option of pages, which may be passed on, to show pictures from outside the dataset's folder."""
+    """The option of pages, which may be shared, to show pictures from outside the dataset's folder."""
     parser.add_argument(
         "--image-root", type=Path, metavar="DIR", help="a folder outside the dataset's whose pictures may be shown too"
     )
 
 
 def add_strict(parser: argparse.ArgumentParser) -> None:
-    """The option for scripts that must not go on where a post was not answered as it is."""
+    """The option for scripts that must stop where a post could not be processed in full."""
     parser.add_argument(
         "--strict",
         action="store_true",
-        help="exit code 1 where a post was not answered, only in part, or without its picture (default: only said)",
+        help="exit code 1 where a post was not answered, was truncated, or was answered without its picture",
     )

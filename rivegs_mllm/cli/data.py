@@ -1,4 +1,4 @@
-"""The verbs that make datasets and check them."""
+"""The commands that make datasets and check them."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from rivegs_mllm.data.logs import quiet_transformers
 from rivegs_mllm.types import UserError
 
 
-def add_build(verbs) -> None:
-    build = verbs.add_parser("build", help="make a dataset folder of train.jsonl, dev.jsonl and test.jsonl")
+def add_build(commands) -> None:
+    build = commands.add_parser("build", help="make a dataset folder of train.jsonl, dev.jsonl and test.jsonl")
     sets = build.add_subparsers(title="datasets", required=True, metavar="DATASET")
     gmner = add_command(
         sets, "twitter-gmner", "Twitter-GMNER v1 or v2.0 from its published files", _build_twitter_gmner
@@ -31,15 +31,15 @@ def add_build(verbs) -> None:
     smner.add_argument("--gmner", type=Path, required=True, help="the folder that `build twitter-gmner` wrote")
     smner.add_argument("--masks", type=Path, required=True, help="folder of the published labelme files, <id>.json")
     smner.add_argument("--out", type=Path, required=True, help="the dataset folder to write")
-    emblems = add_command(sets, "emblems", "the made benchmark, which needs no download", _build_emblems)
+    emblems = add_command(sets, "emblems", "the generated benchmark, which needs no download", _build_emblems)
     emblems.add_argument("--out", type=Path, required=True, help="the dataset folder to write")
     emblems.add_argument("--seed", type=int, default=0, help="the same seed gives the same files (default 0)")
     for name, default, what in (
         ("train", 2400, "posts to train on"),
         ("dev", 200, "posts to choose by"),
         ("test", 400, "posts to test on, half of them of unseen names"),
-        ("names", 48, "names that all splits may hold"),
-        ("unseen", 24, "names that only test posts hold"),
+        ("names", 48, "names that all splits may contain"),
+        ("unseen", 24, "names in test posts only"),
     ):
         emblems.add_argument(f"--{name}", type=int, default=default, help=f"{what} (default {default})")
 
@@ -53,9 +53,9 @@ def _add_published(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--knowledge", type=Path, help="folder of RiVEG's knowledge files {train,dev,test}.txt")
 
 
-def add_audit(verbs) -> None:
+def add_audit(commands) -> None:
     audit = add_command(
-        verbs, "audit", "check a dataset folder or published Twitter-GMNER; exit code 1 on errors", _audit, True
+        commands, "audit", "check a dataset folder or published Twitter-GMNER; exit code 1 on errors", _audit, True
     )
     audit.add_argument("folder", type=Path, help="the folder, or one .jsonl file of it")
     audit.add_argument("--raw", type=Path, help="the published files it was built from, to be checked with it")

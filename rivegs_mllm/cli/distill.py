@@ -1,4 +1,4 @@
-"""The verbs that ask a language model about posts."""
+"""The commands that annotate posts by a language model."""
 
 from __future__ import annotations
 
@@ -9,27 +9,30 @@ from rivegs_mllm.cli.common import add_command
 from rivegs_mllm.data.logs import quiet_transformers
 
 
-def add_distill(verbs) -> None:
+def add_distill(commands) -> None:
     distill = add_command(
-        verbs,
+        commands,
         "distill",
-        "ask a language model about posts and keep its answers, or turn a cascade into training data; "
-        "started again it goes on. Exit code 1 where questions are left without an answer",
+        "knowledge, expressions or captions from a language model, or training data from a cascade; "
+        "resumes if interrupted. Exit code 1 where questions are left without an answer",
         _distill,
         True,
     )
     distill.add_argument("recipe", type=Path)
     distill.add_argument("--dry-run", action="store_true", help="say what would be asked and what it would cost")
-    distill.add_argument("--retry-failed", action="store_true", help="ask what failed once more, and nothing else")
+    distill.add_argument("--retry-failed", action="store_true", help="ask failed questions again, and no others")
     examples = add_command(
-        verbs, "distill-examples", "begin a set of examples for knowledge prompts", _distill_examples
+        commands,
+        "distill-examples",
+        "draft a file of few-shot examples for knowledge prompts, to be corrected by hand",
+        _distill_examples,
     )
     examples.add_argument("data", type=Path, help="a dataset folder with gold")
     examples.add_argument("--split", default="train", help="the split to draw posts from (default train)")
     examples.add_argument("--count", type=int, default=200, help="how many posts (default 200)")
     examples.add_argument("--seed", type=int, default=0, help="the same seed draws the same posts (default 0)")
     examples.add_argument("--captions", type=Path, nargs="+", default=[], help="stores or files with captions")
-    examples.add_argument("--out", type=Path, required=True, help="the file to write, for people to correct")
+    examples.add_argument("--out", type=Path, required=True, help="the file to write")
 
 
 def _distill(args: argparse.Namespace, overrides: list[str]) -> int:

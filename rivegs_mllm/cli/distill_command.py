@@ -1,4 +1,4 @@
-"""The verb ``rivegs distill``."""
+"""The command ``rivegs distill``."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ def run(path: Path, overrides: Sequence[str], only_plan: bool, retry_failed: boo
     """Runs a recipe of a teacher or of a cascade. Returns 1 where questions are left without an answer, else 0."""
     if is_rows(read_yaml(path, overrides)):
         if only_plan or retry_failed:
-            raise UserError(f"{path}: turns a cascade into rows; --dry-run and --retry-failed are for teachers")
+            raise UserError(
+                f"{path}: makes training data from a cascade; --dry-run and --retry-failed are for teachers"
+            )
         recipe = read_rows_recipe(path, overrides)
         with log_to(recipe.out / LOG):
             made = make_rows(recipe)
@@ -39,12 +41,14 @@ def run(path: Path, overrides: Sequence[str], only_plan: bool, retry_failed: boo
 
 
 def start(folder: Path, split: str, count: int, seed: int, captions: Sequence[Path], out: Path) -> None:
-    """Begins an example set from a labelled split, for people to correct. Raises UserError where ``out`` exists."""
+    """Drafts a file of examples from a labelled split, for people to correct. Raises UserError where ``out`` exists."""
     if out.exists():
-        raise UserError(f"{out} exists; what people corrected there is not overwritten: name another file")
+        raise UserError(f"{out} exists and is not overwritten, since it may hold corrections; name another file")
     with lock_file(out):
         samples = read_split(folder, split)
         examples = draft_examples(samples, folder, count, seed, captions_of(samples, captions))
         write_examples(out, examples)
     empty = sum(not entity.explanation for example in examples for entity in example.entities)
-    print(f"wrote {out}: {len(examples)} posts; {empty} explanations are still to be written, and all are to be read")
+    print(
+        f"wrote {out}: {len(examples)} posts; {empty} explanations are still to be written, and all are to be checked"
+    )

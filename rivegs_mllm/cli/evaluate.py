@@ -1,4 +1,4 @@
-"""The verbs that score predictions and show them."""
+"""The commands that score predictions and report on them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ examples:
   rivegs evaluate data/emblems predictions.jsonl
   rivegs evaluate data/emblems predictions.jsonl --explain --json scores.json
   rivegs evaluate data/emblems predictions.jsonl --protocol strict riveg e2e
-  rivegs evaluate data/emblems old.jsonl new.jsonl          which is better, and could it be chance
+  rivegs evaluate data/emblems old.jsonl new.jsonl          difference and its significance
   rivegs evaluate data/emblems 1.jsonl 2.jsonl 3.jsonl --seeds       mean and deviation
   rivegs evaluate data/emblems runs/old runs/new            two systems of several seeds, a folder each
   rivegs evaluate --format riveg gold.txt said.txt          the rows of RiVEG's own statistic
@@ -26,9 +26,9 @@ Tasks: MNER (mention, type), GMNER (and box), EEG (mention, box), SMNER and EES 
 docs/evaluation.md says what each figure means."""
 
 
-def add_evaluate(verbs) -> None:
+def add_evaluate(commands) -> None:
     evaluate = add_command(
-        verbs, "evaluate", "scores of a system; of several also which is better, and whether by chance", _evaluate
+        commands, "evaluate", "scores of a system; of several also their difference and its significance", _evaluate
     )
     evaluate.formatter_class = argparse.RawDescriptionHelpFormatter
     evaluate.epilog = EVALUATE_EXAMPLES
@@ -49,16 +49,20 @@ def add_evaluate(verbs) -> None:
         help="one or several of strict, riveg, e2e, hindex, mqspn, see docs/evaluation.md (default strict; of riveg "
         "rows riveg and strict)",
     )
-    counted.add_argument("--iou", type=float, default=0.5, metavar="X", help="what regions reach (default 0.5)")
+    counted.add_argument(
+        "--iou", type=float, default=0.5, metavar="X", help="IoU from which a region is correct (default 0.5)"
+    )
     counted.add_argument(
         "--candidates", type=Path, metavar="FILE", help="a detector's boxes, JSON lines: for hindex, and Top-N-Prec"
     )
     shown = evaluate.add_argument_group("what is shown beside the five tasks")
     shown.add_argument("--subsets", action="store_true", help="by type, entities a post, box size, repeated mentions")
-    shown.add_argument("--stages", action="store_true", help="spans, visibility, boxes and masks, each judged alone")
+    shown.add_argument(
+        "--stages", action="store_true", help="spans, visibility, boxes and masks, each evaluated in isolation"
+    )
     shown.add_argument("--sweep", action="store_true", help="F1 at IoU thresholds from 0.5 to 0.95")
     shown.add_argument(
-        "--explain", action="store_true", help="all of these, intervals, where the points are lost, and calibration"
+        "--explain", action="store_true", help="all of these, confidence intervals, error types and calibration"
     )
     shown.add_argument("--json", type=Path, metavar="FILE", help="also write all figures to this file")
     read = evaluate.add_argument_group("what is read")
@@ -71,27 +75,39 @@ def add_evaluate(verbs) -> None:
     )
 
 
-def add_calibrate(verbs) -> None:
+def add_calibrate(commands) -> None:
     calibrate = add_command(
-        verbs, "calibrate", "fit visible_score and its threshold on predictions of dev, for predict to use", _calibrate
+        commands,
+        "calibrate",
+        "calibrate visible_score and its threshold on predictions of dev; predict uses them",
+        _calibrate,
     )
     add_gold(calibrate, "dev")
     calibrate.add_argument("predictions", metavar="PREDICTIONS", type=Path, help="of that split, JSON lines")
     calibrate.add_argument(
-        "--adapter", type=Path, required=True, metavar="DIR", help="the trained folder; calibration.json is left there"
+        "--adapter",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="the trained folder; calibration.json is written there",
     )
 
 
-def add_report(verbs) -> None:
+def add_report(commands) -> None:
     report = add_command(
-        verbs, "report", "one offline page: scores, where points are lost, and every post; of two what changes", _report
+        commands,
+        "report",
+        "one offline HTML page: scores, error analysis and every post; of two systems, their differences",
+        _report,
     )
     add_gold(report)
     report.add_argument(
         "predictions", metavar="PREDICTIONS", type=Path, nargs="+", help="JSON lines, of one system or of two: A and B"
     )
     report.add_argument("--out", type=Path, default=Path("report.html"), help="the page (default report.html)")
-    report.add_argument("--limit", type=int, default=60, help="how many posts carry their picture (default 60)")
+    report.add_argument(
+        "--limit", type=int, default=60, help="how many posts are shown with their picture (default 60)"
+    )
     add_image_root(report)
 
 

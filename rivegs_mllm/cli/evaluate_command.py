@@ -1,4 +1,4 @@
-"""The verbs ``rivegs evaluate``, ``rivegs calibrate`` and ``rivegs export``."""
+"""The commands ``rivegs evaluate``, ``rivegs calibrate`` and ``rivegs export``."""
 
 from __future__ import annotations
 
@@ -90,7 +90,10 @@ def _tell_of_shares(gold: Path, said: Sequence[Path]) -> None:
     read = [(gold, read_samples(gold)), *((path, read_predictions(path)) for path in said)]
     for path, records in read:
         if are_shares(records):
-            print(f"warning: {path}: no box is longer than a pixel; boxes are pixels, not shares", file=sys.stderr)
+            print(
+                f"warning: {path}: no box is longer than a pixel; boxes are in pixels, not normalised to 1",
+                file=sys.stderr,
+            )
 
 
 def system_files(paths: Sequence[Path], seeds: bool = False) -> dict[str, list[Path]]:

@@ -1,4 +1,4 @@
-"""The verb that writes datasets and predictions for other tools."""
+"""The command that writes datasets and predictions for other tools."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ examples:
 docs/import.md says what each format holds, and how predictions are corrected and read back."""
 
 
-def add_export(verbs) -> None:
-    """The verb's parser."""
-    own = add_command(verbs, "export", "a dataset, or predictions on it, in the format of another tool", _export)
+def add_export(commands) -> None:
+    """The command's parser."""
+    own = add_command(commands, "export", "a dataset, or predictions on it, in the format of another tool", _export)
     own.formatter_class = argparse.RawDescriptionHelpFormatter
     own.epilog = "formats:\n" + "".join(f"  {name:<14}{words}\n" for name, words in WORDS.items()) + "\n" + EXAMPLES
     own.add_argument("format", metavar="FORMAT", choices=tuple(WORDS), help=f"one of {', '.join(WORDS)}")

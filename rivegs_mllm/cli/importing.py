@@ -1,4 +1,4 @@
-"""The verb that takes over annotations of other tools."""
+"""The command that takes over annotations of other tools."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ examples:
 docs/import.md describes the formats, each with an example."""
 
 
-def add_import(verbs) -> None:
-    """The verb's parser."""
-    own = add_command(verbs, "import", "annotations of another tool as a dataset, with splits", _import)
+def add_import(commands) -> None:
+    """The command's parser."""
+    own = add_command(commands, "import", "annotations of another tool as a dataset, with splits", _import)
     own.formatter_class = argparse.RawDescriptionHelpFormatter
     own.epilog = "formats:\n" + "".join(f"  {name:<14}{words}\n" for name, words in WORDS.items()) + "\n" + EXAMPLES
     own.add_argument("format", metavar="FORMAT", choices=tuple(WORDS), help=f"one of {', '.join(WORDS)}")

@@ -1,4 +1,4 @@
-"""The command ``rivegs``. Each verb imports what it needs when it is called, so that help and scores come at once."""
+"""The command ``rivegs``. Subcommands import what they need when called, so that help and scores are quick."""
 
 from __future__ import annotations
 
@@ -28,32 +28,32 @@ from rivegs_mllm.data.logs import (
 from rivegs_mllm.types import UserError
 
 OVERVIEW = f"""\
-Grounded multimodal named entity recognition: which names a post holds, of which type, and where its picture shows them.
+Grounded multimodal named entity recognition: the entities of posts, their types, and where the picture shows them.
 
-a run from data to scores:
-  rivegs build emblems --out data/emblems --seed 0       make the embedded benchmark
+from data to scores:
+  rivegs build emblems --out data/emblems --seed 0       build the generated benchmark
   rivegs import FORMAT FILE --out data/mine              or take over your own annotations, of many formats
-  rivegs audit data/emblems                              check it before spending time
-  rivegs recipe RECIPE                                   what it says with its bases, and which file says what
-  rivegs preview RECIPE --out preview.html               look at what the model will be given
-  rivegs train RECIPE                                    fine-tune on one device, or by accelerate launch on many
+  rivegs audit data/emblems                              check it before training
+  rivegs recipe RECIPE                                   a recipe with its bases, and which file sets what
+  rivegs preview RECIPE --out preview.html               what the model will be given
+  rivegs train RECIPE                                    fine-tune on one device; on several with accelerate launch
   rivegs try "TEXT" --image FILE --model RUN             the entities of one post
   rivegs predict RECIPE --data data/emblems --split test --out predictions.jsonl
-  rivegs evaluate data/emblems predictions.jsonl         score them; --explain says where the points are lost
-  rivegs evaluate data/emblems old.jsonl new.jsonl       which is better, by how much, and could it be chance
+  rivegs evaluate data/emblems predictions.jsonl         score them; --explain adds an error analysis
+  rivegs evaluate data/emblems old.jsonl new.jsonl       difference between systems, and its significance
   rivegs report data/emblems predictions.jsonl --out report.html
   rivegs export FORMAT data/emblems --out DIR            for COCO's tools, Label Studio, FiftyOne and others
   rivegs compare RECIPE RECIPE ... --data data/emblems --out runs/compare    several systems in one table
-  rivegs propose RECIPE --data data/emblems --out runs/regions               boxes of whatever pictures may show
-  rivegs distill RECIPE --dry-run                        ask a language model about posts; first: what it would cost
+  rivegs propose RECIPE --data data/emblems --out runs/regions               region proposals
+  rivegs distill RECIPE --dry-run                        annotate posts by an LLM; --dry-run: what it would cost
 
 RECIPE is a YAML file of recipes/; --section.field=value behind it overrides what it says.
-`rivegs VERB --help` tells more. {FLAGS_HELP} The file formats are described in docs/format.md."""
+`rivegs COMMAND --help` tells more. {FLAGS_HELP} The file formats are described in docs/format.md."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a verb. Returns 0, 1 where an audit found errors, 2 for a user's mistake, 130 when interrupted, 141 where
-    nobody reads the output any more."""
+    """Runs a subcommand. Returns 0, 1 where an audit found errors, 2 for a user's mistake, 130 when interrupted, 141
+    where nobody reads the output any more."""
     escape_on_console()
     parser = _parser()
     own, flags = take_flags(sys.argv[1:] if arguments is None else arguments)
@@ -71,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ImportError as error:
         tell_error(missing_extra(error), flags)
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on where it was, if the verb can", file=sys.stderr)
+        print("interrupted; started again, most commands resume", file=sys.stderr)
         return 130
     return 2
 
@@ -85,7 +85,7 @@ class _Parser(argparse.ArgumentParser):
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="rivegs", description=OVERVIEW, formatter_class=argparse.RawDescriptionHelpFormatter)
-    verbs = parser.add_subparsers(title="verbs", required=True, metavar="VERB")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for add in (
         add_build,
         add_import,
@@ -103,7 +103,7 @@ def _parser() -> argparse.ArgumentParser:
         add_export,
         add_propose,
     ):
-        add(verbs)
+        add(commands)
     return parser
 
 

@@ -1,4 +1,4 @@
-"""The verbs that train models and let them answer."""
+"""The commands that train models and predict with them."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from rivegs_mllm.data.post_errors import is_hindered, summary
 from rivegs_mllm.types import UserError
 
 COMPARE_EXAMPLES = """\
-A system is called by the name of its file, a variant by its own; its predictions are OUT/<name>.jsonl.
+A system has the name of its file, a variant its own; its predictions are OUT/<name>.jsonl.
 
 examples:
   rivegs compare recipes/tiny/e2e.yaml recipes/cascade/tiny.yaml --data runs/demo/emblems --out runs/compare
-  rivegs compare recipes/cascade/tiny.yaml --sweep gold --data ...    what each stage costs: a perfect one in its place
-  rivegs compare recipes/cascade/tiny.yaml --sweep none --data ...    without each stage that the rest can do without
+  rivegs compare recipes/cascade/tiny.yaml --sweep gold --data ...    what each stage costs: an oracle in its place
+  rivegs compare recipes/cascade/tiny.yaml --sweep none --data ...    without each stage that is not required
   rivegs compare recipes/cascade/riveg.yaml recipes/cascade/riveg_ablations.yaml --only riveg riveg_mixed --data ...
 
 A file of variants says of each what differs from a recipe; paths of bases are relative to the file:
@@ -31,9 +31,9 @@ A file of variants says of each what differs from a recipe; paths of bases are r
     no_segmenter: {base: riveg.yaml, segmenter: null}"""
 
 
-def add_preview(verbs) -> None:
+def add_preview(commands) -> None:
     preview = add_command(
-        verbs, "preview", "a page of what the model will be given, without loading it", _preview, True
+        commands, "preview", "a page of what the model will be given, without loading it", _preview, True
     )
     preview.add_argument("recipe", type=Path)
     preview.add_argument("--out", type=Path, default=Path("preview.html"), help="the page (default preview.html)")
@@ -41,37 +41,35 @@ def add_preview(verbs) -> None:
     add_image_root(preview)
 
 
-def add_train(verbs) -> None:
+def add_train(commands) -> None:
     train = add_command(
-        verbs,
+        commands,
         "train",
         "fine-tune on one device; for several start `accelerate launch ... -m rivegs_mllm.train RECIPE`",
         _train,
         True,
     )
     train.add_argument("recipe", type=Path, help="of the end-to-end model, or of a stage of the cascade")
-    train.add_argument("--seeds", type=int, nargs="+", help="train with each, and print mean and deviation")
+    train.add_argument("--seeds", type=int, nargs="+", help="train with each seed; print mean and standard deviation")
 
 
-def add_predict(verbs) -> None:
-    predict = add_command(
-        verbs, "predict", "answer posts; started again it goes on where it was cut off", _predict, True
-    )
+def add_predict(commands) -> None:
+    predict = add_command(commands, "predict", "predictions for a split; resumes if interrupted", _predict, True)
     predict.add_argument("recipe", type=Path, help="of an end-to-end model, or of a cascade")
     predict.add_argument("--data", type=Path, required=True, help="a dataset folder")
     predict.add_argument("--split", default="test", help="train, dev or test (default test)")
     predict.add_argument("--out", type=Path, required=True, help="the predictions to write, JSON lines")
     which = predict.add_mutually_exclusive_group()
     which.add_argument("--adapter", type=Path, help="trained folder or checkpoint (default: the recipe's output_dir)")
-    which.add_argument("--untuned", action="store_true", help="the base alone, before any fine-tuning")
+    which.add_argument("--untuned", action="store_true", help="the base model, without fine-tuning")
     add_strict(predict)
 
 
-def add_compare(verbs) -> None:
+def add_compare(commands) -> None:
     compare = add_command(
-        verbs,
+        commands,
         "compare",
-        "run systems on the same posts: scores, stages and costs in one table; it, too, goes on",
+        "run systems on the same posts: scores, stages and costs in one table; resumes if interrupted",
         _compare,
     )
     compare.formatter_class = argparse.RawDescriptionHelpFormatter
@@ -89,7 +87,9 @@ def add_compare(verbs) -> None:
     compare.add_argument("--only", nargs="+", default=[], metavar="NAME", help="run these systems, in this order")
     compare.add_argument("--data", type=Path, required=True, help="a dataset folder")
     compare.add_argument("--split", default="test", help="train, dev or test (default test)")
-    compare.add_argument("--out", type=Path, required=True, help="the folder of table, predictions and drafts")
+    compare.add_argument(
+        "--out", type=Path, required=True, help="the folder for the table, predictions and intermediate results"
+    )
     add_strict(compare)
 
 
@@ -102,9 +102,13 @@ def _recipe_path(text: str) -> Path:
     return Path(text)
 
 
-def add_propose(verbs) -> None:
+def add_propose(commands) -> None:
     propose = add_command(
-        verbs, "propose", "regions of all pictures, as H-Index reads them; it, too, goes on", _propose, True
+        commands,
+        "propose",
+        "region proposals for all pictures, as H-Index reads them; resumes if interrupted",
+        _propose,
+        True,
     )
     propose.add_argument("recipe", type=Path, help="of a proposer")
     propose.add_argument("--data", type=Path, required=True, help="a dataset folder")

@@ -1,4 +1,4 @@
-"""The verb that shows what a recipe says in all."""
+"""The command that prints a recipe with its bases and overrides."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from rivegs_mllm.cli.common import add_command
 from rivegs_mllm.types import UserError
 
 EXAMPLES = """\
-A recipe says what differs from the recipe that its `base:` names; here it is written out, as one file that does the
-same. The comment behind a value says where it comes from: a file, an override, or the default of a run's folder.
-What no file says has the default of the command that reads it, and is not listed. The keys are not checked here:
-`rivegs preview RECIPE` does so for a single model.
+A recipe says what differs from its `base:`; this prints one equivalent file. The comment behind a value says where it
+comes from: a file, an override, or the default of the run's folder. Defaults of the code are not listed, and keys are
+not checked: `rivegs preview RECIPE` does so for an end-to-end model.
 
 examples:
   rivegs recipe                                               the recipes that come with the package
@@ -22,9 +21,9 @@ examples:
   rivegs recipe recipes/tiny/e2e.yaml > mine.yaml             to begin a recipe of one's own without a base"""
 
 
-def add_recipe(verbs) -> None:
+def add_recipe(commands) -> None:
     recipe = add_command(
-        verbs, "recipe", "what a recipe says with its bases and overrides, and which file says what", _recipe, True
+        commands, "recipe", "a recipe with its bases and overrides, and which file sets what", _recipe, True
     )
     recipe.formatter_class = argparse.RawDescriptionHelpFormatter
     recipe.epilog = EXAMPLES

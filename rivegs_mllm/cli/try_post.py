@@ -1,4 +1,4 @@
-"""The verb ``try``: one post, answered on the console."""
+"""The command ``try``: the entities of one post, on the console."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from rivegs_mllm.types import UserError
 DEMO = Path("runs/demo/model")
 
 
-def add_try(verbs) -> None:
-    """The verb's parser."""
-    own = add_command(verbs, "try", "the entities of one post, in a table; its picture with boxes in a file", _try)
-    own.add_argument("text", metavar="TEXT", help="what the post says, in quotes")
+def add_try(commands) -> None:
+    """The command's parser."""
+    own = add_command(commands, "try", "the entities of one post, in a table, and its picture with boxes", _try)
+    own.add_argument("text", metavar="TEXT", help="the text of the post, in quotes")
     own.add_argument("--image", type=Path, metavar="FILE", help="its picture (default: it has none)")
     own.add_argument(
         "--model",
@@ -25,13 +25,13 @@ def add_try(verbs) -> None:
         help=f"a trained model's folder, a recipe of a trained one or of a cascade, or a hub id (default {DEMO})",
     )
     own.add_argument("--out", type=Path, metavar="FILE", help="the picture to write (default: IMAGE.entities.png)")
-    own.add_argument("--threshold", type=float, metavar="P", help="from which probability on an entity is visible")
-    own.add_argument("--json", action="store_true", help="print JSON in the place of the table")
+    own.add_argument("--threshold", type=float, metavar="P", help="probability from which an entity is visible")
+    own.add_argument("--json", action="store_true", help="print JSON instead of the table")
 
 
 def _try(args: argparse.Namespace, _: list[str]) -> None:
     if args.model == DEMO and not DEMO.exists():
-        raise UserError(f"{DEMO}: no such model; `make demo` makes it, or name another: --model RUN")
+        raise UserError(f"{DEMO}: no such model; `make demo` trains it, or name another: --model RUN")
     if args.out and not args.image:
         raise UserError("--out: there is no picture to write, since there is no --image")
     out = args.out or (args.image and Path(f"{args.image.stem}.entities.png"))

@@ -36,13 +36,13 @@ def gold_as_predictions(folder: Path, out: Path) -> list[Prediction]:
 
 
 @pytest.mark.parametrize(
-    "verb", [[], ["build"], ["build", "emblems"], ["build", "twitter-gmner"], ["audit"], ["preview"], ["train"],
+    "command", [[], ["build"], ["build", "emblems"], ["build", "twitter-gmner"], ["audit"], ["preview"], ["train"],
              ["recipe"], ["predict"], ["evaluate"], ["calibrate"], ["report"], ["export"], ["compare"],
              ["distill"], ["distill-examples"]]
 )  # fmt: skip
-def test_help_is_there(verb, capsys):
+def test_help_is_there(command, capsys):
     with pytest.raises(SystemExit) as stop:
-        main([*verb, "--help"])
+        main([*command, "--help"])
     assert stop.value.code == 0
     assert "usage: rivegs" in capsys.readouterr().out
 

@@ -1,4 +1,4 @@
-"""The verbs that score, calibrate and export, as the command line calls them."""
+"""The commands that score, calibrate and export, as the command line calls them."""
 
 from __future__ import annotations
 

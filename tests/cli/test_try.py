@@ -45,7 +45,7 @@ def test_no_entities_is_said(post, capsys):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["hello"], "`make demo` makes it"),
+        (["hello"], "`make demo` trains it"),
         (["hello", "--model", "nothing"], "no such folder or recipe"),
         (["hello", "--image", "none.jpg", "--model", "{model}"], "none.jpg: no such picture"),
         (["hello", "--out", "x.png"], "no --image"),

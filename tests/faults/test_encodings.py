@@ -59,7 +59,7 @@ def speaking(folder: Path) -> list[Command]:
         Command("compare", "системы", lambda out: ["compare", recipe, "--data", data, "--out", str(out)], costs),
         Command("a wrong file", "none", lambda out: ["evaluate", data, f"{data}/нет-файла.jsonl"]),
         Command("a wrong recipe", "none", lambda out: ["predict", recipe, wrong, "--data", data, "--out", "o"]),
-        Command("a wrong verb", "none", lambda out: ["глагол"]),
+        Command("a wrong command", "none", lambda out: ["глагол"]),
     ]  # fmt: skip
 
 
@@ -83,7 +83,7 @@ def test_a_console_of_any_encoding_ends_no_command(trials, writing, foreign, enc
 
 @group
 def test_the_help_of_every_verb_fits_every_console(trials, writing):
-    verbs = (
+    commands = (
         "build",
         "audit",
         "preview",
@@ -98,11 +98,11 @@ def test_the_help_of_every_verb_fits_every_console(trials, writing):
     )
 
     def attempt(case):
-        verb, encoding = case
-        (ended,) = writing.nursery.run(Run([verb, "--help"], encoding=encoding))
+        command, encoding = case
+        (ended,) = writing.nursery.run(Run([command, "--help"], encoding=encoding))
         assert ended.code == 0, ended
 
-    trials.each("a console: help", [(verb, encoding) for verb in verbs for encoding in ENCODINGS[:3]], attempt)
+    trials.each("a console: help", [(command, encoding) for command in commands for encoding in ENCODINGS[:3]], attempt)
 
 
 def test_files_are_read_as_people_save_them(trials, foreign, tmp_path):

@@ -59,7 +59,7 @@ class Command:
         return there
 
 
-DONE = ("is there already", "what people corrected there is not overwritten")
+DONE = ("is there already", "exists and is not overwritten")
 """What a command that is done ``once`` says of its result."""
 
 TEMPORARY = ("*/log.txt", "*.log", "*.partial", "*.partial.run", "*.lock", "*/journal-*")
