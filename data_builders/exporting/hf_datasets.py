@@ -35,9 +35,10 @@ def write_datasets(out: Path, gold: Sequence[Side], systems: Sequence[Side]) -> 
             for side in [*gold, *systems]
         }
         datasets.DatasetDict(splits).save_to_disk(str(partial))
-    except OSError:
-        raise
     except Exception as error:  # Arrow's and Pillow's many
+        shutil.rmtree(partial, ignore_errors=True)
+        if isinstance(error, (OSError, UserError)):
+            raise
         raise UserError(f"{out}: `datasets` cannot write it: {one_line(error)}") from error
     shutil.rmtree(out / FOLDER, ignore_errors=True)
     partial.rename(out / FOLDER)

@@ -14,6 +14,7 @@ from data_builders.importing.readers.cvat import read_cvat
 from data_builders.importing.readers.fiftyone import read_fiftyone
 from data_builders.importing.readers.gliner import read_gliner
 from data_builders.importing.readers.hf_datasets import read_datasets
+from data_builders.importing.readers.json_rows import read_json_rows
 from data_builders.importing.readers.label_studio import read_label_studio
 from data_builders.importing.readers.labelme import read_labelme
 from data_builders.importing.readers.sharegpt import read_sharegpt
@@ -38,6 +39,7 @@ FORMATS = {
     "label-studio": Format(read_label_studio, (".json",)),
     "csv": Format(read_table, (".csv", ".tsv")),
     "parquet": Format(read_table, (".parquet",)),
+    "json": Format(read_json_rows, (".json", ".jsonl")),
     "conll": Format(read_conll, (".conll", ".txt", ".bio", ".tsv", ".iob", ".iob2")),
     "spacy": Format(read_char_spans, (".json", ".jsonl")),
     "doccano": Format(read_char_spans, (".json", ".jsonl")),

@@ -12,9 +12,11 @@ from typing import TypeGuard, TypeVar
 
 import orjson
 
+from rivegs_mllm.data.field_errors import FieldError
 from rivegs_mllm.data.files import complete_file, drop_cut_line
 from rivegs_mllm.data.foreign import numbered_lines, shown
 from rivegs_mllm.data.masks import mask_area
+from rivegs_mllm.data.raw_text import tokenized
 from rivegs_mllm.types import Box, Entity, Mask, Prediction, Sample, UserError
 
 RECORD_VERSION = 1
@@ -27,10 +29,6 @@ Record = TypeVar("Record", Sample, Prediction)
 
 class RecordError(UserError):
     """A line that is not a valid record. The message names the file, the line, the field and the fault."""
-
-
-class _FieldError(Exception):
-    """A field and what is wrong with it, before file and line are known."""
 
 
 def read_samples(path: Path | str) -> list[Sample]:
@@ -96,7 +94,7 @@ def check_sample(sample: Sample) -> str:
     """What a reader of the sample's line would refuse, "" where it would take it."""
     try:
         sample_from_json(orjson.loads(to_line(sample)))
-    except _FieldError as fault:
+    except FieldError as fault:
         return str(fault)
     return ""
 
@@ -127,7 +125,7 @@ def _scan(
             record = parse(orjson.loads(line))
         except orjson.JSONDecodeError as error:
             yield number, RecordError(f"{path}:{number}: not JSON: {error}")
-        except _FieldError as fault:
+        except FieldError as fault:
             for message in dict.fromkeys([str(fault), *faults(orjson.loads(line))]):
                 yield number, RecordError(f"{path}:{number}: {message}")
         else:
@@ -144,16 +142,18 @@ _ENTITY_KEYS = frozenset(("text", "type", "span", "expression", "visible", "visi
 
 
 def sample_from_json(value: object) -> Sample:
-    """A sample from decoded JSON."""
+    """A sample from decoded JSON, whose tokens are given, or found in a text."""
+    if type(value) is dict and value.get("text") is not None and value.get("tokens") is None:
+        value = tokenized(value)
     raw = _mapping(value, "line", _SAMPLE_KEYS)
     identity = _identity(raw)
     tokens = _strings(raw.get("tokens"), "tokens")
     for index, token in enumerate(tokens):
         if not token or token != "".join(token.split()):
-            raise _FieldError(f"tokens[{index}]: {shown(token)} is empty or holds white space")
+            raise FieldError(f"tokens[{index}]: {shown(token)} is empty or holds white space")
     size = raw.get("size")
     if size is not None and not _is_size(size):
-        raise _FieldError(f"size: {shown(size)} is not [width, height] in pixels")
+        raise FieldError(f"size: {shown(size)} is not [width, height] in pixels")
     entities = _entities(raw)
     for index, entity in enumerate(entities):
         _check_gold(entity, tokens, size, f"entities[{index}]")
@@ -186,13 +186,13 @@ def _sample_faults(value: object) -> Iterator[str]:
 def _fault(check: Callable[..., object], *arguments: object) -> Iterator[str]:
     try:
         check(*arguments)
-    except _FieldError as fault:
+    except FieldError as fault:
         yield str(fault)
 
 
 def prediction_from_json(value: object) -> Prediction:
     """A prediction from decoded JSON."""
-    if isinstance(value, dict) and "tokens" in value:
+    if isinstance(value, dict) and ("tokens" in value or "text" in value):
         sample = sample_from_json(value)
         return Prediction(sample.id, next(iter(sample.knowledge), ""), sample.entities)
     raw = _mapping(value, "line", _PREDICTION_KEYS)
@@ -213,33 +213,33 @@ def _gold_entity(value: object, index: int, tokens: tuple[str, ...], size: list[
 
 def _check_gold(entity: Entity, tokens: tuple[str, ...], size: list[int] | None, where: str) -> None:
     if entity.span is None:
-        raise _FieldError(f"{where}.span: a gold entity needs its token offsets [start, end]")
+        raise FieldError(f"{where}.span: a gold entity needs its token offsets [start, end]")
     start, end = entity.span
     if end > len(tokens):
-        raise _FieldError(f"{where}.span: [{start}, {end}] reaches past the {len(tokens)} tokens")
+        raise FieldError(f"{where}.span: [{start}, {end}] reaches past the {len(tokens)} tokens")
     if " ".join(tokens[start:end]) != entity.text:
-        raise _FieldError(
+        raise FieldError(
             f"{where}.text: {shown(entity.text)} is not the tokens of its span, {shown(' '.join(tokens[start:end]))}"
         )
     if entity.boxes and entity.visible is False:
-        raise _FieldError(f"{where}.visible: false, but the entity has boxes")
+        raise FieldError(f"{where}.visible: false, but the entity has boxes")
     for index, box in enumerate(entity.boxes):
         if box.xmax <= box.xmin or box.ymax <= box.ymin:
-            raise _FieldError(f"{where}.boxes[{index}]: has no area")
+            raise FieldError(f"{where}.boxes[{index}]: has no area")
     for index, mask in enumerate(entity.masks):
         height, width = mask.size
         if size is not None and [width, height] != size:
-            raise _FieldError(
+            raise FieldError(
                 f"{where}.masks[{index}].size: a mask of {width} x {height} on a picture of {size[0]} x {size[1]}"
             )
         if mask_area(mask, f"{where}.masks[{index}]") == 0:
-            raise _FieldError(f"{where}.masks[{index}]: covers no pixel")
+            raise FieldError(f"{where}.masks[{index}]: covers no pixel")
 
 
 def _entities(raw: dict[str, object]) -> tuple[Entity, ...]:
     values = _given(raw, "entities", [])
     if type(values) is not list:
-        raise _FieldError("entities: not a list")
+        raise FieldError("entities: not a list")
     return tuple([_entity(value, index) for index, value in enumerate(values)])
 
 
@@ -248,18 +248,18 @@ def _entity(value: object, index: int) -> Entity:
     raw = _mapping(value, where, _ENTITY_KEYS)
     text, kind = raw.get("text"), raw.get("type")
     if type(text) is not str or not text:
-        raise _FieldError(f"{where}.text: {shown(text)} is not a non-empty string")
+        raise FieldError(f"{where}.text: {shown(text)} is not a non-empty string")
     if type(kind) is not str or not kind:
-        raise _FieldError(f"{where}.type: {shown(kind)} is not a non-empty string")
+        raise FieldError(f"{where}.type: {shown(kind)} is not a non-empty string")
     span = raw.get("span")
     if span is not None and not (_is_ints(span, 2) and 0 <= span[0] < span[1]):
-        raise _FieldError(f"{where}.span: {shown(span)} is not [start, end] with 0 <= start < end")
+        raise FieldError(f"{where}.span: {shown(span)} is not [start, end] with 0 <= start < end")
     visible = raw.get("visible")
     if visible is not None and type(visible) is not bool:
-        raise _FieldError(f"{where}.visible: {shown(visible)} is not true, false or null")
+        raise FieldError(f"{where}.visible: {shown(visible)} is not true, false or null")
     score = raw.get("visible_score")
     if score is not None and not (_is_number(score) and 0 <= score <= 1):
-        raise _FieldError(f"{where}.visible_score: {shown(score)} is not a probability")
+        raise FieldError(f"{where}.visible_score: {shown(score)} is not a probability")
     return Entity(
         text=text,
         type=kind,
@@ -274,50 +274,50 @@ def _entity(value: object, index: int) -> Entity:
 
 def _boxes(values: object, where: str) -> tuple[Box, ...]:
     if type(values) is not list:
-        raise _FieldError(f"{where}.boxes: not a list")
+        raise FieldError(f"{where}.boxes: not a list")
     for index, value in enumerate(values):
         if type(value) is not list or len(value) != 4 or not all(map(_is_number, value)):
-            raise _FieldError(f"{where}.boxes[{index}]: {shown(value)} is not [xmin, ymin, xmax, ymax] in pixels")
+            raise FieldError(f"{where}.boxes[{index}]: {shown(value)} is not [xmin, ymin, xmax, ymax] in pixels")
     return tuple([Box(*value) for value in values])
 
 
 def _masks(values: object, where: str) -> tuple[Mask, ...]:
     if type(values) is not list:
-        raise _FieldError(f"{where}.masks: not a list")
+        raise FieldError(f"{where}.masks: not a list")
     masks = []
     for index, value in enumerate(values):
         raw = _mapping(value, f"{where}.masks[{index}]", frozenset(("size", "counts")))
         size, counts = raw.get("size"), raw.get("counts")
         if not _is_size(size):
-            raise _FieldError(f"{where}.masks[{index}].size: {shown(size)} is not [height, width] in pixels")
+            raise FieldError(f"{where}.masks[{index}].size: {shown(size)} is not [height, width] in pixels")
         if type(counts) is not str:
-            raise _FieldError(
+            raise FieldError(
                 f"{where}.masks[{index}].counts: {shown(counts)} is not COCO's compressed run-length code, a string"
             )
         mask = Mask((size[0], size[1]), counts)
         try:
             mask_area(mask, f"{where}.masks[{index}]")
         except UserError as error:
-            raise _FieldError(str(error)) from None
+            raise FieldError(str(error)) from None
         masks.append(mask)
     return tuple(masks)
 
 
 def _mapping(value: object, where: str, known: frozenset[str]) -> dict[str, object]:
     if type(value) is not dict:
-        raise _FieldError(f"{where}: not a JSON object")
+        raise FieldError(f"{where}: not a JSON object")
     if _given(value, "version", RECORD_VERSION) != RECORD_VERSION:
-        raise _FieldError(f"version: {shown(value['version'])}; this release reads version {RECORD_VERSION}")
+        raise FieldError(f"version: {shown(value['version'])}; this release reads version {RECORD_VERSION}")
     unknown = value.keys() - known
     if unknown:
-        raise _FieldError(f"{where}: unknown field {shown(sorted(unknown)[0])}; known are {', '.join(sorted(known))}")
+        raise FieldError(f"{where}: unknown field {shown(sorted(unknown)[0])}; known are {', '.join(sorted(known))}")
     return value
 
 
 def _identity(raw: dict[str, object]) -> str:
     identity = raw.get("id")
     if type(identity) is not str or not identity:
-        raise _FieldError(f"id: {shown(identity)} is not a non-empty string")
+        raise FieldError(f"id: {shown(identity)} is not a non-empty string")
     return identity
 
 
@@ -330,16 +330,16 @@ def _given(raw: dict[str, object], key: str, default: object) -> object:
 def _string(raw: dict[str, object], key: str, where: str = "") -> str:
     value = _given(raw, key, "")
     if type(value) is not str:
-        raise _FieldError(f"{where}{key}: {shown(value)} is not a string")
+        raise FieldError(f"{where}{key}: {shown(value)} is not a string")
     return value
 
 
 def _strings(values: object, where: str) -> tuple[str, ...]:
     if type(values) is not list:
-        raise _FieldError(f"{where}: not a list")
+        raise FieldError(f"{where}: not a list")
     for index, value in enumerate(values):
         if type(value) is not str:
-            raise _FieldError(f"{where}[{index}]: {shown(value)} is not a string")
+            raise FieldError(f"{where}[{index}]: {shown(value)} is not a string")
     return tuple(values)
 
 

@@ -35,6 +35,7 @@ NAMES = [
     "report",
     "evaluate",
     "export",
+    "import",
     "propose",
     "calibrate",
     "predict",

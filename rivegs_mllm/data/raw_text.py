@@ -1,0 +1,44 @@
+"""Lines of samples that give a text in the place of tokens, and characters in the place of token spans."""
+
+from __future__ import annotations
+
+from rivegs_mllm.data.alignment import align
+from rivegs_mllm.data.field_errors import FieldError
+from rivegs_mllm.data.foreign import shown
+
+
+def tokenized(raw: dict) -> dict:
+    """The same line with tokens and spans.
+
+    ``text`` becomes ``tokens``, and of each entity ``start`` and ``end``, characters of the text, end-exclusive, become
+    ``span``. An entity that begins or ends within a token splits it. An entity's own ``text`` may be left out.
+    """
+    text, entities = raw["text"], raw.get("entities") or []
+    if type(text) is not str:
+        raise FieldError(f"text: {shown(text)} is not a string")
+    if type(entities) is not list or not all(type(entity) is dict for entity in entities):
+        raise FieldError("entities: not a list of objects")
+    places = [_place(entity, text, f"entities[{index}]") for index, entity in enumerate(entities)]
+    aligned = align(text, places)
+    found = []
+    for index, (entity, span) in enumerate(zip(entities, aligned.spans, strict=True)):
+        if span is None:
+            raise FieldError(f"entities[{index}]: {list(places[index])} holds no word of the text")
+        kept = {key: value for key, value in entity.items() if key not in ("start", "end")}
+        found.append({**kept, "text": " ".join(aligned.tokens[slice(*span)]), "span": list(span)})
+    kept = {key: value for key, value in raw.items() if key not in ("text", "tokens", "entities")}
+    return {**kept, "tokens": list(aligned.tokens), "entities": found}
+
+
+def _place(entity: dict, text: str, where: str) -> tuple[int, int]:
+    place = entity.get("start"), entity.get("end")
+    if not (all(type(edge) is int for edge in place) and 0 <= place[0] < place[1] <= len(text)):
+        raise FieldError(
+            f"{where}: start and end {shown(list(place))} are not characters of the text, which has {len(text)}"
+        )
+    if entity.get("span") is not None:
+        raise FieldError(f"{where}.span: has no meaning where the line gives a text; leave it out")
+    said, reads = entity.get("text"), text[slice(*place)]
+    if said is not None and (type(said) is not str or said.split() != reads.split()):
+        raise FieldError(f"{where}.text: {shown(said)} is not what stands at {list(place)}, {shown(reads)}")
+    return place

@@ -1,0 +1,134 @@
+"""The examples of docs/import.md are imported, and predictions are corrected and read back as it says."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from importing_files import imported, json_file, picture
+
+from data_builders.importing.names import WORDS
+from rivegs_mllm.cli.main import main
+from rivegs_mllm.data.jsonl import read_samples, read_split, write_records
+from rivegs_mllm.types import Box, Entity, Prediction, UserError
+
+PAGE = (Path(__file__).parent.parent.parent / "docs" / "import.md").read_text(encoding="utf-8")
+SECTIONS = {
+    name: body
+    for heading, body in re.findall(r"^### (.+)\n((?:(?!^##).*\n)+)", PAGE, re.MULTILINE)
+    for name in re.findall(r"`(\S+)`", heading)
+}
+REGIONS = ("labelme", "cvat", "fiftyone")
+
+
+def test_every_format_has_its_section():
+    assert set(SECTIONS) == set(WORDS)
+
+
+def example(name: str, folder: Path) -> list[Path]:
+    """The files of a format's example."""
+    files = []
+    for file, content in re.findall(r"^```\w+ (\S+)\n(.*?)^```", SECTIONS[name], re.MULTILINE | re.DOTALL):
+        files.append(folder / file)
+        files[-1].write_text(content, encoding="utf-8")
+    return files
+
+
+@pytest.mark.parametrize("name", [name for name in WORDS if name not in ("parquet", "datasets", *REGIONS[::2])])
+def test_examples(tmp_path, name):
+    pictures = picture(tmp_path / "pictures" / "p1.jpg", (80, 60)).parent
+    (tmp_path / "raw").mkdir()
+    files = example(name, tmp_path / "raw")
+    given = {"images": [pictures], "boxes": "xyxy" if name in ("csv", "sharegpt") else ""}
+    if name == "cvat":
+        given["regions"] = files[0]
+        name, files = "conll", example("conll", tmp_path / "raw")
+    samples, done = imported(name, tmp_path / "raw" if name == "brat" else files[0], tmp_path / "out", **given)
+    (sample,) = samples
+    assert [(own.text, own.type, own.span) for own in sample.entities] == [
+        ("Ada Lovelace", "athlete", (0, 2)),
+        ("Nike", "brand", (3, 4)),
+    ]
+    assert sample.image.endswith("p1.jpg")
+    if "regions" in given or any(own.boxes for own in sample.entities):
+        assert sample.entities[0].boxes == (Box(10, 3, 50, 33),)
+        assert [own.visible for own in sample.entities] == [True, False]
+    else:
+        assert name in ("conll", "spacy", "doccano", "brat", "gliner")
+    assert done.report.findings == []
+
+
+def corrected(path: Path) -> None:
+    """What a person does in Label Studio: accepts the predictions, and changes some of them."""
+    tasks = json.loads(path.read_text())
+    for number, task in enumerate(tasks):
+        results = task["predictions"][0]["result"]
+        if number == 0:  # a wrong type, a box that was too small
+            results[0]["value"]["labels"] = ["brand"]
+            next(own for own in results if own["type"] == "rectanglelabels")["value"].update(
+                x=0, y=0, width=50, height=50
+            )
+        if number == 1:  # a mention that is none
+            results = []
+        task["annotations"] = [{"id": number, "was_cancelled": False, "result": results}]
+    path.write_text(json.dumps(tasks))
+
+
+def test_predictions_are_corrected_and_read_back(tmp_path, capsys):
+    picture(tmp_path / "pictures" / "p1.jpg", (80, 60))
+    picture(tmp_path / "pictures" / "p2.jpg", (80, 60))
+    tasks = [{"id": n, "data": {"text": f"Ada 😀 number {n}", "image": f"/data/upload/p{n}.jpg"}} for n in (1, 2)]
+    posts, pictures = json_file(tmp_path / "unlabelled.json", tasks), ["--images", str(tmp_path / "pictures")]
+    data, said, out = tmp_path / "data", tmp_path / "mine.jsonl", tmp_path / "to-correct"
+    assert main(["import", "label-studio", str(posts), *pictures, "--out", str(data), "--split", "0/0/100"]) == 0
+    entity = Entity("Ada", "athlete", (0, 1), visible=True, visible_score=0.75, boxes=(Box(10, 5, 20, 30),))
+    write_records(said, [Prediction(own.id, entities=(entity,)) for own in read_split(data, "test")])
+    assert main(["export", "label-studio", str(data), str(said), "--out", str(out)]) == 0
+    task = json.loads((out / "test.json").read_text())[0]
+    assert task["annotations"] == []
+    assert task["predictions"][0]["score"] == 0.75
+    assert '<Label value="athlete"/>' in (out / "labels.xml").read_text()
+    corrected(out / "test.json")
+    again = tmp_path / "again"
+    assert main(["import", "label-studio", str(out / "test.json"), *pictures, "--out", str(again)]) == 0
+    first, second = read_samples(again / "test.jsonl")
+    assert (first.id, first.tokens, first.image) == ("1", ("Ada", "😀", "number", "1"), "../pictures/p1.jpg")
+    assert (first.entities[0].type, first.entities[0].boxes) == ("brand", (Box(0, 0, 40, 30),))
+    assert second.entities == ()
+    assert "as the files have them" in capsys.readouterr().out
+    shutil.rmtree(again)
+
+
+def test_mistakes_of_the_command_line(tmp_path, capsys):
+    path = tmp_path / "a.csv"
+    path.write_text("text\nAda\n")
+    for arguments, message in (
+        (["csv", str(path), "--columns", "text"], "not of the form FIELD=NAME"),
+        (["csv", str(path), "--columns", "words=text"], "'words' is none of id, text"),
+        (["csv", str(path), "--columns", "text=tweet"], "no column 'tweet'; it has 'text'"),
+        (["csv", str(path), "--split", "80"], "--split"),
+        (["csv", str(path), "--boxes", "abcd"], "--boxes"),
+        (["csv", str(tmp_path / "none.csv")], "no such file"),
+        (["csv", str(path), "--images", str(tmp_path / "none")], "not a folder of pictures"),
+        (["csv", str(path), "--types", str(path)], "not JSON"),
+        (["csv", str(path), "--regions", str(path)], "not JSON"),
+    ):
+        assert main(["import", *arguments, "--out", str(tmp_path / "out")]) == 2
+        assert message in capsys.readouterr().err
+        assert not (tmp_path / "out" / "train.jsonl").exists()
+    (tmp_path / "train.jsonl").write_text('{"id": "1", "text": "Ada"}\n')
+    assert main(["import", "json", str(tmp_path / "train.jsonl"), "--out", str(tmp_path)]) == 2
+    assert "choose another --out" in capsys.readouterr().err
+
+
+def test_types_are_described_and_checked(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("text,mention,type\nAda,Ada,athlete\n")
+    types = json_file(tmp_path / "types.json", {"brand": "", "athlete": "a sports person"})
+    _, done = imported("csv", path, tmp_path / "out", types=types)
+    written = json.loads((tmp_path / "out" / "dataset.json").read_text())
+    assert written["types"] == [{"name": "brand"}, {"name": "athlete", "description": "a sports person"}]
+    assert done.report.findings == []
+    with pytest.raises(UserError, match="1 x unknown type"):
+        imported("csv", path, tmp_path / "out", types=json_file(tmp_path / "types.json", ["brand"]))
