@@ -37,11 +37,11 @@ def in_resized_pixels(box: Box, size: tuple[int, int]) -> Box:
     """The box of a picture of ``size`` (width, height), in whole pixels of the resized picture."""
     width, height = resized(size)
     across, down = width / size[0], height / size[1]
-    edges = ((box.xmin, across), (box.ymin, down), (box.xmax, across), (box.ymax, down))
-    return Box(*(round(min(max(edge * scale, -_FAR), _FAR)) for edge, scale in edges))
+    candidate_pairs = ((box.xmin, across), (box.ymin, down), (box.xmax, across), (box.ymax, down))
+    return Box(*(round(min(max(edge * scale, -_FAR), _FAR)) for edge, scale in candidate_pairs))
 
 
-def located(tokens: Sequence[str], entities: Sequence[Entity]) -> list[Entity]:
+def locate_mentions(tokens: Sequence[str], entities: Sequence[Entity]) -> list[Entity]:
     """The entities, those without a span at the first place where their words stand and no other entity does.
 
     Where every such place is taken it is the first one, where there is none the span stays None.

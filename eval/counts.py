@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from eval.protocols import EEG, EES, GMNER, SMNER, Judged, Post, Protocol, Task, boxes_of
+from eval.protocols import EEG, EES, GMNER, SMNER, Post, Protocol, Task, TaskMatches, boxes_of
 from eval.stage_metrics import precision_recall_f1
 from rivegs_mllm.types import TYPES, Entity, Sample, UserError
 
@@ -39,11 +39,11 @@ class CountAccumulator:
         self.subsets = {("all",)}
         self.counts: Counter[tuple[tuple[str, ...], Count]] = Counter()
 
-    def add(self, post: Post, judged: Sequence[Judged], strata: Strata) -> None:
-        """Counts a post in, as this protocol has judged it."""
+    def add(self, post: Post, matches: Sequence[TaskMatches], strata: Strata) -> None:
+        """Counts a post in; ``matches`` are this protocol's, by task."""
         names = post_names(post.sample)
         self.subsets.add(names)
-        self.counts.update([(names, count) for count in counts_of(self.protocol, judged, strata, self.iou)])
+        self.counts.update([(names, count) for count in counts_of(self.protocol, matches, strata, self.iou)])
 
     def scores(self) -> dict:
         """``{subset: {task: {"correct", "predicted", "gold", "precision", "recall", "f1"}}}``."""
@@ -71,7 +71,7 @@ def per_post(
         names = post_names(post.sample)
         for name in names:
             cells.setdefault(name, [])  # a post without entities is in its subsets too
-        for stratum, task, figure in counts_of(protocol, protocol.judge(post, tasks), Strata(post), iou):
+        for stratum, task, figure in counts_of(protocol, protocol.evaluate_post(post, tasks), Strata(post), iou):
             cell = (index * len(tasks) + task) * 3 + figure
             for name in (*names, *stratum):
                 cells[name].append(cell)
@@ -81,7 +81,7 @@ def per_post(
     return arrays
 
 
-def counts_of(protocol: Protocol, judged: Sequence[Judged], strata: Strata, iou: float) -> list[Count]:
+def counts_of(protocol: Protocol, matches: Sequence[TaskMatches], strata: Strata, iou: float) -> list[Count]:
     """The counts of one post.
 
     A correct prediction is in its gold entity's stratum, any other and the gold are in their own, so that the strata
@@ -89,9 +89,9 @@ def counts_of(protocol: Protocol, judged: Sequence[Judged], strata: Strata, iou:
     """
     counts: list[Count] = []
     gold, predicted = strata.gold, strata.predicted
-    for task, entered in enumerate(judged):
+    for task, entered in enumerate(matches):
         if protocol.enter is not None:
-            gold, predicted = list(map(strata.of, entered.golds)), list(map(strata.of, entered.said))
+            gold, predicted = list(map(strata.of, entered.gold_entities)), list(map(strata.of, entered.predicted))
         partner = {place: index for index, place in protocol.pairs(entered, iou)}
         counts += [(stratum, task, GOLD) for stratum in gold]
         for place, stratum in enumerate(predicted):
@@ -139,7 +139,7 @@ class Strata:
         texts = [entity.text for entity in post.sample.entities]
         self._repeated = {text for text in texts if texts.count(text) > 1} if len(set(texts)) < len(texts) else ()
         self.gold = list(map(self.of, post.sample.entities))
-        self.predicted = list(map(self.of, post.said))
+        self.predicted = list(map(self.of, post.predicted))
 
     def of(self, entity: Entity) -> Stratum:
         """An entity's stratum."""

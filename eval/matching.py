@@ -41,27 +41,27 @@ def best_mask_iou(mask: Mask, others: Sequence[Mask]) -> float:
     return float(coco.iou([_coco(mask)], [_coco(other) for other in others], [0] * len(others)).max())
 
 
-def maximum_matching(edges: Sequence[Pair]) -> list[Pair]:
-    """As many of ``edges`` as can be taken without taking an index twice on either side."""
-    taken = first_come(edges)
-    golds = {gold for gold, _ in edges}
-    predicted = {index for _, index in edges}
+def maximum_matching(allowed_pairs: Sequence[Pair]) -> list[Pair]:
+    """As many of ``allowed_pairs`` as can be taken without taking an index twice on either side."""
+    taken = greedy_matching(allowed_pairs)
+    golds = {gold for gold, _ in allowed_pairs}
+    predicted = {index for _, index in allowed_pairs}
     if len(taken) == min(len(golds), len(predicted)):
         return taken
     from scipy.optimize import linear_sum_assignment  # a fifth of a second that few files need
 
     allowed = np.zeros((max(golds) + 1, max(predicted) + 1))
-    allowed[tuple(zip(*edges, strict=True))] = 1
+    allowed[tuple(zip(*allowed_pairs, strict=True))] = 1
     rows, columns = linear_sum_assignment(allowed, maximize=True)
     return [(int(row), int(column)) for row, column in zip(rows, columns, strict=True) if allowed[row, column]]
 
 
-def first_come(edges: Iterable[Pair]) -> list[Pair]:
-    """Each of ``edges`` in its order, unless one of its indices has been taken before on its side."""
+def greedy_matching(allowed_pairs: Iterable[Pair]) -> list[Pair]:
+    """Each of ``allowed_pairs`` in its order, unless one of its indices has been taken before on its side."""
     taken: list[Pair] = []
     golds: set[int] = set()
     predicted: set[int] = set()
-    for gold, index in edges:
+    for gold, index in allowed_pairs:
         if gold not in golds and index not in predicted:
             golds.add(gold)
             predicted.add(index)

@@ -1,7 +1,7 @@
 """The five tasks, and the protocols by which the literature decides what is correct.
 
-A protocol says which entities of a post enter, when two mentions are the same, how well regions agree and which of
-the agreeing pairs count. docs/evaluation.md says in words what is written here.
+A protocol defines which entities of a post enter, when two mentions are the same, how well regions agree and which of
+the agreeing pairs count. docs/evaluation.md describes each in words.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from eval.coordinates import in_resized_pixels, located
-from eval.matching import Pair, best_box_iou, best_mask_iou, first_come, maximum_matching
+from eval.coordinates import in_resized_pixels, locate_mentions
+from eval.matching import Pair, best_box_iou, best_mask_iou, greedy_matching, maximum_matching
 from rivegs_mllm.types import Box, Entity, Mask, Sample, UserError
 
 
@@ -35,17 +35,17 @@ class Task:
 
 
 def boxes_of(entity: Entity) -> tuple[Box, ...]:
-    """The boxes that count: none of an entity that is said not to be in the picture."""
+    """The boxes that count: none of an entity that is marked as not visible."""
     return () if entity.visible is False else entity.boxes
 
 
 def masks_of(entity: Entity) -> tuple[Mask, ...]:
-    """The masks that count: none of an entity that is said not to be in the picture."""
+    """The masks that count: none of an entity that is marked as not visible."""
     return () if entity.visible is False else entity.masks
 
 
-def said_visible(entity: Entity) -> bool:
-    """What is said of visibility: the decision where there is one, else whether there is a box."""
+def is_visible(entity: Entity) -> bool:
+    """The visibility decision where there is one, else whether there is a box."""
     return bool(entity.boxes) if entity.visible is None else entity.visible
 
 
@@ -68,20 +68,20 @@ NO_REGION = math.inf
 
 @dataclass(frozen=True, slots=True)
 class Post:
-    """A gold post and the entities said of it. ``candidates`` are a detector's boxes, None where there are none."""
+    """A gold post and the entities predicted for it. ``candidates`` are a detector's boxes, None where there are none."""
 
     sample: Sample
-    said: tuple[Entity, ...] = ()
+    predicted: tuple[Entity, ...] = ()
     candidates: tuple[Box, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
-    """What enters for a task, and the pairs (gold, said) that agree but for the region, with their regions' IoU."""
+class TaskMatches:
+    """What enters for a task, and the pairs (gold, predicted) that agree but for the region, with their regions' IoU."""
 
-    golds: Sequence[Entity]
-    said: Sequence[Entity]
-    edges: list[tuple[int, int, float]]
+    gold_entities: Sequence[Entity]
+    predicted: Sequence[Entity]
+    candidate_pairs: list[tuple[int, int, float]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +89,9 @@ class Protocol:
     """A way to decide what is correct.
 
     ``enter`` gives the gold and the predicted entities that count for a task, None stands for all of them as they are.
-    ``same_mention(gold, said, typed)`` compares mentions; types are compared beside it. ``given(kind, said)`` are the
-    regions of a prediction, and ``agreement(post, kind, wanted, given)`` is their IoU with those of a gold entity where
-    both have some; ``reaches(iou, threshold)`` says whether it is enough. ``match`` chooses one-to-one pairs among the
+    ``same_mention(gold, predicted, typed)`` compares mentions; types are compared beside it. ``given(kind, predicted)``
+    are the regions of a prediction, and ``agreement(post, kind, wanted, given)`` is their IoU with those of a gold
+    entity where both have some; ``reaches(iou, threshold)`` says whether it is enough. ``match`` chooses one-to-one pairs among the
     agreeing ones, which come in the order of the predictions, then of the gold.
     """
 
@@ -103,39 +103,43 @@ class Protocol:
     reaches: Callable[[float, float], bool]
     match: Callable[[Sequence[Pair]], list[Pair]]
 
-    def judge(self, post: Post, tasks: Sequence[Task]) -> list[Judged]:
-        """Who of the post agrees with whom in each task, before a threshold is set."""
+    def evaluate_post(self, post: Post, tasks: Sequence[Task]) -> list[TaskMatches]:
+        """The pairs of the post that agree in each task, before a threshold is applied."""
         if self.enter is not None:
-            return [self._judge(post, *self.enter(post, task), (task,))[0] for task in tasks]
-        return self._judge(post, post.sample.entities, post.said, tasks)
+            return [self._matches(post, *self.enter(post, task), (task,))[0] for task in tasks]
+        return self._matches(post, post.sample.entities, post.predicted, tasks)
 
-    def pairs(self, judged: Judged, iou: float = 0.5) -> list[Pair]:
+    def pairs(self, matches: TaskMatches, iou: float = 0.5) -> list[Pair]:
         """The correct predictions, each with the gold entity it is correct for, as places in what entered."""
-        agreeing = [(gold, place) for gold, place, reached in judged.edges if self.reaches(reached, iou)]
+        agreeing = [(gold, place) for gold, place, reached in matches.candidate_pairs if self.reaches(reached, iou)]
         return self.match(agreeing) if len(agreeing) > 1 else agreeing
 
-    def correct(self, golds: Sequence[Entity], said: Sequence[Entity], task: Task, iou: float = 0.5) -> list[Pair]:
+    def correct(
+        self, gold_entities: Sequence[Entity], predicted: Sequence[Entity], task: Task, iou: float = 0.5
+    ) -> list[Pair]:
         """The correct pairs of a post of which nothing but the entities is known."""
-        return self.pairs(self.judge(Post(Sample("", (), entities=tuple(golds)), tuple(said)), (task,))[0], iou)
+        return self.pairs(
+            self.evaluate_post(Post(Sample("", (), entities=tuple(gold_entities)), tuple(predicted)), (task,))[0], iou
+        )
 
-    def _judge(
-        self, post: Post, golds: Sequence[Entity], said: Sequence[Entity], tasks: Sequence[Task]
-    ) -> list[Judged]:
-        judged = [Judged(golds, said, []) for _ in tasks]
-        for place, entity in enumerate(said):
-            for index, gold in enumerate(golds):
+    def _matches(
+        self, post: Post, gold_entities: Sequence[Entity], predicted: Sequence[Entity], tasks: Sequence[Task]
+    ) -> list[TaskMatches]:
+        matches = [TaskMatches(gold_entities, predicted, []) for _ in tasks]
+        for place, entity in enumerate(predicted):
+            for index, gold in enumerate(gold_entities):
                 if not self.same_mention(gold, entity, False):
                     continue
                 typed = gold.type == entity.type and self.same_mention(gold, entity, True)
                 ious: dict[RegionKind | None, float] = {}
-                for task, result in zip(tasks, judged, strict=True):
+                for task, result in zip(tasks, matches, strict=True):
                     if typed or not task.typed:
                         kind = task.region
                         if kind not in ious:
                             ious[kind] = self._iou(post, kind, gold, entity)
                         if ious[kind]:
-                            result.edges.append((index, place, ious[kind]))
-        return judged
+                            result.candidate_pairs.append((index, place, ious[kind]))
+        return matches
 
     def _iou(self, post: Post, kind: RegionKind | None, gold: Entity, entity: Entity) -> float:
         """The regions' IoU, 0 where one side alone has a region."""
@@ -147,21 +151,21 @@ class Protocol:
         return 0.0 if wanted or given else NO_REGION
 
 
-def regions_of(kind: RegionKind, said: Entity) -> tuple[Any, ...]:
+def regions_of(kind: RegionKind, predicted: Entity) -> tuple[Any, ...]:
     """The regions that a prediction has."""
-    return kind.of(said)
+    return kind.of(predicted)
 
 
-def same_span_or_text(gold: Entity, said: Entity, typed: bool = True) -> bool:
+def same_span_or_text(gold: Entity, predicted: Entity, typed: bool = True) -> bool:
     """Equal token spans where both sides have one, else equal strings."""
-    if gold.span is not None and said.span is not None:
-        return gold.span == said.span
-    return gold.text == said.text
+    if gold.span is not None and predicted.span is not None:
+        return gold.span == predicted.span
+    return gold.text == predicted.text
 
 
-def same_text(gold: Entity, said: Entity, typed: bool) -> bool:
+def same_text(gold: Entity, predicted: Entity, typed: bool) -> bool:
     """Equal strings, wherever they stand."""
-    return gold.text == said.text
+    return gold.text == predicted.text
 
 
 def first_with_any(post: Post, kind: RegionKind, wanted: tuple[Any, ...], given: tuple[Any, ...]) -> float:
@@ -172,17 +176,17 @@ def first_with_any(post: Post, kind: RegionKind, wanted: tuple[Any, ...], given:
 STRICT = Protocol("strict", None, same_span_or_text, regions_of, first_with_any, operator.gt, maximum_matching)
 
 
-def _rows_regions(kind: RegionKind, said: Entity) -> tuple[Any, ...]:
-    """As in RiVEG's rows: what is said visible has a box always, without any it is [0, 0, 0, 0]."""
-    return kind.of(said) or ((Box(0, 0, 0, 0),) if kind is BOX and said.visible else ())
+def _rows_regions(kind: RegionKind, predicted: Entity) -> tuple[Any, ...]:
+    """As in RiVEG's rows: what is predicted visible always has a box, [0, 0, 0, 0] where none was predicted."""
+    return kind.of(predicted) or ((Box(0, 0, 0, 0),) if kind is BOX and predicted.visible else ())
 
 
-def _same_key(gold: Entity, said: Entity, typed: bool) -> bool:
+def _same_key(gold: Entity, predicted: Entity, typed: bool) -> bool:
     """Equal keys ``mention(TYPE)``; without the type all behind the first bracket is cut off, the mention's own too."""
-    return gold.text == said.text if typed else gold.text.split("(")[0] == said.text.split("(")[0]
+    return gold.text == predicted.text if typed else gold.text.split("(")[0] == predicted.text.split("(")[0]
 
 
-RIVEG = Protocol("riveg", None, _same_key, _rows_regions, first_with_any, operator.ge, first_come)
+RIVEG = Protocol("riveg", None, _same_key, _rows_regions, first_with_any, operator.ge, greedy_matching)
 
 
 def _any_with_any_resized(post: Post, kind: RegionKind, wanted: tuple[Any, ...], given: tuple[Any, ...]) -> float:
@@ -196,16 +200,16 @@ E2E = Protocol("e2e", None, same_text, regions_of, _any_with_any_resized, operat
 
 
 def _last_of_each_position(post: Post, task: Task) -> tuple[Sequence[Entity], Sequence[Entity]]:
-    """One entity a position, the last one said of it. A prediction whose words do not stand in the post is dropped."""
+    """One entity a position, the last prediction for it. A prediction whose words are not in the post is dropped."""
     tokens = post.sample.tokens
-    said = located(tokens, post.said)
+    predicted = locate_mentions(tokens, post.predicted)
     if tokens:
-        said = [entity for entity in said if entity.span is not None and entity.span[1] <= len(tokens)]
-    return _unique(located(tokens, post.sample.entities), _position), _unique(said, _position)
+        predicted = [entity for entity in predicted if entity.span is not None and entity.span[1] <= len(tokens)]
+    return _unique(locate_mentions(tokens, post.sample.entities), _position), _unique(predicted, _position)
 
 
-def _same_position(gold: Entity, said: Entity, typed: bool) -> bool:
-    return _position(gold) == _position(said)
+def _same_position(gold: Entity, predicted: Entity, typed: bool) -> bool:
+    return _position(gold) == _position(predicted)
 
 
 def _best_candidate_with_any(post: Post, kind: RegionKind, wanted: tuple[Any, ...], given: tuple[Any, ...]) -> float:
@@ -218,7 +222,7 @@ def _best_candidate_with_any(post: Post, kind: RegionKind, wanted: tuple[Any, ..
 
 
 HINDEX = Protocol(
-    "hindex", _last_of_each_position, _same_position, regions_of, _best_candidate_with_any, operator.gt, first_come
+    "hindex", _last_of_each_position, _same_position, regions_of, _best_candidate_with_any, operator.gt, greedy_matching
 )
 
 
@@ -231,11 +235,11 @@ def _set_of_triples(post: Post, task: Task) -> tuple[Sequence[Entity], Sequence[
     def key(entity: Entity) -> Hashable:
         return _position(entity), task.typed and entity.type, task.region and task.region.of(entity)
 
-    both = (located(post.sample.tokens, entities) for entities in (post.sample.entities, post.said))
-    golds, said = (
+    both = (locate_mentions(post.sample.tokens, entities) for entities in (post.sample.entities, post.predicted))
+    gold_entities, predicted = (
         _unique((one for entity in side for one in _one_per_region(entity, task.region)), key) for side in both
     )
-    return golds, said
+    return gold_entities, predicted
 
 
 MQSPN = Protocol("mqspn", _set_of_triples, _same_position, regions_of, first_with_any, operator.ge, maximum_matching)

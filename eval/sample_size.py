@@ -1,4 +1,4 @@
-"""From how many posts on a figure says something."""
+"""How many posts a figure needs."""
 
 from __future__ import annotations
 

@@ -21,12 +21,12 @@ from eval.protocols import (
     STRICT,
     TASKS,
     Criteria,
-    Judged,
     Post,
     Task,
+    TaskMatches,
     protocol_named,
 )
-from eval.stage_metrics import Decisions, Found, Regions, align, by_id, found_by, precision_recall_f1
+from eval.stage_metrics import DecisionCounts, GoldMatch, RegionCounts, align, by_id, gold_matches, precision_recall_f1
 from rivegs_mllm.data.jsonl import stream_predictions, stream_samples
 from rivegs_mllm.data.masks import check_mask
 from rivegs_mllm.types import TYPES, Box, Prediction, Sample, UserError
@@ -82,10 +82,15 @@ def iou_sweep(
     for protocol in map(protocol_named, criteria.protocols):
         result[protocol.name] = {}
         for task in tasks:
-            judged = [protocol.judge(post, (task,))[0] for post in posts]
-            said, golds = sum(len(one.said) for one in judged), sum(len(one.golds) for one in judged)
+            matches = [protocol.evaluate_post(post, (task,))[0] for post in posts]
+            predicted, gold_entities = (
+                sum(len(one.predicted) for one in matches),
+                sum(len(one.gold_entities) for one in matches),
+            )
             result[protocol.name][task.name] = {
-                f"{iou:.2f}": precision_recall_f1(sum(len(protocol.pairs(one, iou)) for one in judged), said, golds)
+                f"{iou:.2f}": precision_recall_f1(
+                    sum(len(protocol.pairs(one, iou)) for one in matches), predicted, gold_entities
+                )
                 for iou in thresholds
             }
     return result
@@ -96,7 +101,7 @@ def join(
     predictions: Sequence[Prediction],
     candidates: Mapping[str, Sequence[Box]] | None = None,
 ) -> list[Post]:
-    """Every gold post with what was said of it. Raises UserError for ids that do not fit and for broken regions."""
+    """Every gold post with what was predicted for it. Raises UserError for ids that do not fit and for broken regions."""
     answers = by_id(gold, predictions)
     posts = [_post(sample, answers.get(sample.id), candidates) for sample in gold]
     for post in posts:
@@ -123,7 +128,7 @@ def check_regions(post: Post) -> tuple[bool, bool]:
         for box in entity.boxes:
             _check_finite(box, f"{where}, gold entity {entity.text!r}")
     flat = outside = False
-    for entity in post.said:
+    for entity in post.predicted:
         for box in entity.boxes:
             _check_finite(box, f"{where}, predicted entity {entity.text!r}")
             flat |= box.xmax <= box.xmin or box.ymax <= box.ymin
@@ -154,10 +159,10 @@ class Scorer:
         self.posts += 1
         self._note(post, prediction)
         strata = Strata(post)
-        *strictly, spans = STRICT.judge(post, (*self.tasks, SPAN))
+        *strictly, spans = STRICT.evaluate_post(post, (*self.tasks, SPAN))
         for counts in self.counts:
-            judged = strictly if counts.protocol is STRICT else counts.protocol.judge(post, self.tasks)
-            counts.add(post, judged, strata)
+            matches = strictly if counts.protocol is STRICT else counts.protocol.evaluate_post(post, self.tasks)
+            counts.add(post, matches, strata)
         self.stages.add(post, strictly[self.tasks.index(MNER)], spans, strata)
 
     def result(self) -> dict:
@@ -188,7 +193,7 @@ class Scorer:
         for entity in post.sample.entities:
             self.types.add(entity.type)
             self.masked[0] |= bool(entity.masks)
-        for entity in post.said:
+        for entity in post.predicted:
             self.masked[1] |= bool(entity.masks)
             if entity.type not in self.types:
                 self.strange.setdefault(entity.type, []).append(post.sample.id)
@@ -201,17 +206,17 @@ class StagesBySubset:
         self.cells: dict[tuple[str, ...], _Stages] = {("all",): _Stages()}
         self.spans: dict[tuple[str, ...], list[int]] = {("all",): [0, 0, 0]}
 
-    def add(self, post: Post, named: Judged, spans: Judged, strata: Strata) -> None:
-        """Counts a post in. ``named`` are its entities as judged by mention and type, ``spans`` by mention."""
+    def add(self, post: Post, named: TaskMatches, spans: TaskMatches, strata: Strata) -> None:
+        """Counts a post in. ``named`` are its matches by mention and type, ``spans`` by mention."""
         names = post_names(post.sample)
         counts = self.spans.setdefault(names, [0, 0, 0])
-        for place, count in enumerate((len(STRICT.pairs(spans)), len(post.said), len(post.sample.entities))):
+        for place, count in enumerate((len(STRICT.pairs(spans)), len(post.predicted), len(post.sample.entities))):
             counts[place] += count
-        pairs = [(gold, place) for gold, place, _ in named.edges]
-        golds, said = {gold for gold, _ in pairs}, {place for _, place in pairs}
-        if not len(golds) == len(said) == len(pairs):
-            pairs = align(post.sample.entities, post.said)
-        for pair, stratum in zip(found_by(post.sample, post.said, pairs), strata.gold, strict=True):
+        pairs = [(gold, place) for gold, place, _ in named.candidate_pairs]
+        gold_entities, predicted = {gold for gold, _ in pairs}, {place for _, place in pairs}
+        if not len(gold_entities) == len(predicted) == len(pairs):
+            pairs = align(post.sample.entities, post.predicted)
+        for pair, stratum in zip(gold_matches(post.sample, post.predicted, pairs), strata.gold, strict=True):
             key = (*names, *stratum)
             if key not in self.cells:
                 self.cells[key] = _Stages()
@@ -236,9 +241,9 @@ class StagesBySubset:
 
 class _Stages:
     def __init__(self) -> None:
-        self.entailment, self.grounding, self.segmentation = Decisions(), Regions(BOX), Regions(MASK)
+        self.entailment, self.grounding, self.segmentation = DecisionCounts(), RegionCounts(BOX), RegionCounts(MASK)
 
-    def add(self, pair: Found) -> None:
+    def add(self, pair: GoldMatch) -> None:
         self.entailment.add(pair)
         if pair.gold.boxes:
             self.grounding.add(pair)
@@ -300,7 +305,7 @@ def _check_finite(box: Box, where: str) -> None:
 
 def _check_masks(post: Post, where: str) -> None:
     size = (post.sample.size[1], post.sample.size[0]) if post.sample.size else None
-    for entities, whose in ((post.sample.entities, "gold"), (post.said, "predicted")):
+    for entities, whose in ((post.sample.entities, "gold"), (post.predicted, "predicted")):
         for entity in entities:
             for mask in entity.masks:
                 size = size or mask.size

@@ -1,7 +1,7 @@
-"""Each step judged by itself: spans, visibility, boxes, masks, and what a proposer of boxes finds.
+"""Each stage evaluated by itself: spans, visibility, boxes, masks, and what a proposer of boxes finds.
 
 Every function takes gold samples and predictions in any order, joined by id. The steps behind the spans look at the
-entities whose mention and type are right (`align`); how many gold entities that leaves out is always said.
+entities whose mention and type are right (`align`); how many gold entities that leaves out is always given.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from eval.matching import Pair, best_box_iou, maximum_matching
-from eval.protocols import BOX, GMNER, MASK, MNER, STRICT, RegionKind, Task, said_visible, same_span_or_text
+from eval.protocols import BOX, GMNER, MASK, MNER, STRICT, RegionKind, Task, is_visible, same_span_or_text
 from rivegs_mllm.types import Box, Entity, Prediction, Sample, UserError
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class GoldMatch:
     """A gold entity of ``sample`` and the predicted one with its mention and type, None where there is none."""
 
     sample: Sample
     gold: Entity
-    said: Entity | None
+    predicted: Entity | None
 
 
 def stage_scores(samples: Sequence[Sample], predictions: Sequence[Prediction], iou: float = 0.5) -> dict:
@@ -33,19 +33,19 @@ def stage_scores(samples: Sequence[Sample], predictions: Sequence[Prediction], i
     masked = any(pair.gold.masks for pair in found)
     return {
         "span": span_scores(samples, predictions),
-        "entailment": figures_of(Decisions(), found),
-        "grounding": figures_of(Regions(BOX, iou), found),
-        "segmentation": figures_of(Regions(MASK, iou), found) if masked else None,
+        "entailment": figures_of(DecisionCounts(), found),
+        "grounding": figures_of(RegionCounts(BOX, iou), found),
+        "segmentation": figures_of(RegionCounts(MASK, iou), found) if masked else None,
     }
 
 
 def entailment_scores(samples: Sequence[Sample], predictions: Sequence[Prediction]) -> dict:
     """How often visibility is decided as in the gold: ``{"accuracy", "correct", "total", "confusion", "unmatched"}``.
 
-    ``confusion`` is ``{gold: {said: count}}`` over "visible" and "invisible". A prediction without a decision says
+    ``confusion`` is ``{gold: {predicted: count}}`` over "visible" and "invisible". A prediction without a decision says
     visible when it has a box. Gold without a decision or a box is left out.
     """
-    return figures_of(Decisions(), find(samples, predictions))
+    return figures_of(DecisionCounts(), find(samples, predictions))
 
 
 def grounding_scores(samples: Sequence[Sample], predictions: Sequence[Prediction], iou: float = 0.5) -> dict:
@@ -55,12 +55,12 @@ def grounding_scores(samples: Sequence[Sample], predictions: Sequence[Prediction
     an IoU of 0. Counts: ``correct``, ``total``, ``said_invisible`` (left out: there was nothing to ground) and
     ``unmatched`` (left out: the mention or its type was not found).
     """
-    return figures_of(Regions(BOX, iou), find(samples, predictions))
+    return figures_of(RegionCounts(BOX, iou), find(samples, predictions))
 
 
 def segmentation_scores(samples: Sequence[Sample], predictions: Sequence[Prediction], iou: float = 0.5) -> dict:
     """As `grounding_scores`, with masks and their pixel IoU: ``mean_iou`` is the mIoU. Masks must have been checked."""
-    return figures_of(Regions(MASK, iou), find(samples, predictions))
+    return figures_of(RegionCounts(MASK, iou), find(samples, predictions))
 
 
 def span_scores(samples: Sequence[Sample], predictions: Sequence[Prediction]) -> dict:
@@ -68,15 +68,15 @@ def span_scores(samples: Sequence[Sample], predictions: Sequence[Prediction]) ->
     answers = by_id(samples, predictions)
     correct = predicted = gold = 0
     for sample in samples:
-        said = answers[sample.id].entities if sample.id in answers else ()
-        edges = [
+        answered = answers[sample.id].entities if sample.id in answers else ()
+        candidate_pairs = [
             (index, place)
-            for place, entity in enumerate(said)
+            for place, entity in enumerate(answered)
             for index, wanted in enumerate(sample.entities)
             if same_span_or_text(wanted, entity)
         ]
-        correct += len(maximum_matching(edges)) if edges else 0
-        predicted += len(said)
+        correct += len(maximum_matching(candidate_pairs)) if candidate_pairs else 0
+        predicted += len(answered)
         gold += len(sample.entities)
     return precision_recall_f1(correct, predicted, gold)
 
@@ -105,7 +105,7 @@ def proposal_scores(
     return {"total": len(ranks), "top": top}
 
 
-def find(samples: Sequence[Sample], predictions: Sequence[Prediction]) -> list[Found]:
+def find(samples: Sequence[Sample], predictions: Sequence[Prediction]) -> list[GoldMatch]:
     """Every gold entity, in order, with the predicted one of the same mention and type."""
     answers = by_id(samples, predictions)
     return [
@@ -115,50 +115,52 @@ def find(samples: Sequence[Sample], predictions: Sequence[Prediction]) -> list[F
     ]
 
 
-def find_in_post(sample: Sample, said: Sequence[Entity]) -> list[Found]:
+def find_in_post(sample: Sample, predicted: Sequence[Entity]) -> list[GoldMatch]:
     """`find` for one post."""
-    return found_by(sample, said, align(sample.entities, said) if sample.entities and said else ())
+    return gold_matches(sample, predicted, align(sample.entities, predicted) if sample.entities and predicted else ())
 
 
-def found_by(sample: Sample, said: Sequence[Entity], pairs: Iterable[Pair]) -> list[Found]:
+def gold_matches(sample: Sample, predicted: Sequence[Entity], pairs: Iterable[Pair]) -> list[GoldMatch]:
     """Every gold entity with the predicted one that ``pairs`` gives it."""
     partner = dict(pairs)
     return [
-        Found(sample, gold, said[partner[index]] if index in partner else None)
+        GoldMatch(sample, gold, predicted[partner[index]] if index in partner else None)
         for index, gold in enumerate(sample.entities)
     ]
 
 
-def align(golds: Sequence[Entity], predicted: Sequence[Entity], tasks: Sequence[Task] = (GMNER, MNER)) -> list[Pair]:
+def align(
+    gold_entities: Sequence[Entity], predicted: Sequence[Entity], tasks: Sequence[Task] = (GMNER, MNER)
+) -> list[Pair]:
     """One-to-one pairs of gold and predicted entities of a post: those that are correct (strict) in the first task,
     then of what is left over those that are correct in the next."""
     pairs: list[Pair] = []
-    left, open_ = list(range(len(golds))), list(range(len(predicted)))
+    left, open_ = list(range(len(gold_entities))), list(range(len(predicted)))
     for task in tasks:
-        found = STRICT.correct([golds[i] for i in left], [predicted[j] for j in open_], task)
+        found = STRICT.correct([gold_entities[i] for i in left], [predicted[j] for j in open_], task)
         pairs += [(left[i], open_[j]) for i, j in found]
         left = [i for i in left if all(i != gold for gold, _ in pairs)]
         open_ = [j for j in open_ if all(j != place for _, place in pairs)]
     return pairs
 
 
-class Decisions:
+class DecisionCounts:
     """Adds up visibility decisions. Gold without a decision or a box, where nothing can be compared, is left out."""
 
     def __init__(self) -> None:
         self.counts: Counter[tuple[bool, bool]] = Counter()
         self.unmatched = 0
 
-    def add(self, pair: Found) -> None:
+    def add(self, pair: GoldMatch) -> None:
         """Counts an entity in."""
         if pair.gold.visible is None and not pair.gold.boxes:
             return
-        if pair.said is None:
+        if pair.predicted is None:
             self.unmatched += 1
         else:
-            self.counts[said_visible(pair.gold), said_visible(pair.said)] += 1
+            self.counts[is_visible(pair.gold), is_visible(pair.predicted)] += 1
 
-    def merge(self, other: Decisions) -> None:
+    def merge(self, other: DecisionCounts) -> None:
         """Adds what another one has added up."""
         self.counts += other.counts
         self.unmatched += other.unmatched
@@ -176,7 +178,7 @@ class Decisions:
         }
 
 
-class Regions:
+class RegionCounts:
     """Adds up how well the regions of a kind are found."""
 
     def __init__(self, kind: RegionKind, iou: float = 0.5):
@@ -185,23 +187,23 @@ class Regions:
         self.correct = self.total = self.said_invisible = self.unmatched = 0
         self.reached = 0.0
 
-    def add(self, pair: Found) -> None:
+    def add(self, pair: GoldMatch) -> None:
         """Counts an entity in, where its gold has a region."""
         wanted = self.kind.of(pair.gold)
         if not wanted:
             return
-        if pair.said is None:
+        if pair.predicted is None:
             self.unmatched += 1
-        elif pair.said.visible is False:
+        elif pair.predicted.visible is False:
             self.said_invisible += 1
         else:
-            given = self.kind.of(pair.said)
+            given = self.kind.of(pair.predicted)
             value = self.kind.best_iou(given[0], wanted) if given else 0.0
             self.total += 1
             self.reached += value
             self.correct += value > self.iou
 
-    def merge(self, other: Regions) -> None:
+    def merge(self, other: RegionCounts) -> None:
         """Adds what another one has added up."""
         self.correct += other.correct
         self.total += other.total
@@ -221,7 +223,7 @@ class Regions:
         }
 
 
-def figures_of(tally: Decisions | Regions, found: Iterable[Found]) -> dict:
+def figures_of(tally: DecisionCounts | RegionCounts, found: Iterable[GoldMatch]) -> dict:
     """The figures once all of ``found`` have been counted in."""
     for pair in found:
         tally.add(pair)

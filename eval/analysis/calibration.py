@@ -1,6 +1,6 @@
-"""How far ``visible_score`` can be believed, and the temperature and threshold that make the best of it.
+"""Calibration of ``visible_score``: reliability, and the temperature and threshold that fit it best.
 
-All is measured over the entities whose mention and type are right and whose gold says whether they are visible.
+All is measured over the entities whose mention and type are right and whose visibility the gold gives.
 Reliability and expected calibration error as in Guo et al., 2017, section 2; temperature scaling as in section 4.2.
 """
 
@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from eval.protocols import GMNER, STRICT, boxes_of, said_visible
+from eval.protocols import GMNER, STRICT, boxes_of, is_visible
 from eval.scores import join
-from eval.stage_metrics import Found, align, find, share
+from eval.stage_metrics import GoldMatch, align, find, share
 from rivegs_mllm.data.files import write_json
 from rivegs_mllm.data.foreign import read_object
 from rivegs_mllm.types import Entity, Prediction, Sample, UserError
@@ -27,7 +27,7 @@ _EDGE = 1e-6
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """What makes a raw score a probability, and from which probability on an entity is said to be visible."""
+    """Turns a raw score into a probability, and gives the probability from which on an entity is taken as visible."""
 
     temperature: float = 1.0
     threshold: float = 0.5
@@ -55,9 +55,6 @@ class Calibration:
         return replace(entity, visible=visible, visible_score=self.probability(entity.visible_score))
 
 
-UNCALIBRATED = Calibration()
-
-
 def calibrate(
     samples: Sequence[Sample], predictions: Sequence[Prediction], iou: float = 0.5
 ) -> tuple[Calibration, dict]:
@@ -71,7 +68,7 @@ def calibrate(
     scores, visible = scores_of(samples, predictions)
     if len(set(visible.tolist())) < 2:
         raise UserError(
-            f"calibration: needs visible and invisible entities that are named rightly and have a visible_score, "
+            f"calibration: needs visible and invisible entities that are named correctly and have a visible_score, "
             f"but found {int(visible.sum())} visible of {len(visible)}; is the split large enough, and does it say "
             "what is visible?"
         )
@@ -91,7 +88,7 @@ def calibrate(
 
 
 def reliability(samples: Sequence[Sample], predictions: Sequence[Prediction], bins: int = 10) -> dict:
-    """The reliability curve of ``visible_score`` and how far it is off.
+    """The reliability curve of ``visible_score`` and its calibration error.
 
     ``{"bins": [{"low", "high", "count", "score", "visible"}], "ece", "brier", "total", "without_score"}``: per bin of
     equal width the mean score and the share that is visible, both 0 where it is empty; ``ece`` is their difference
@@ -119,17 +116,17 @@ def reliability(samples: Sequence[Sample], predictions: Sequence[Prediction], bi
         "brier": share(float(((scores - visible) ** 2).sum()), total),
         "total": total,
         "without_score": sum(
-            _is_judged(pair) and pair.said.visible_score is None for pair in find(samples, predictions)
+            _is_judged(pair) and pair.predicted.visible_score is None for pair in find(samples, predictions)
         ),
     }
 
 
 def scores_of(samples: Sequence[Sample], predictions: Sequence[Prediction]) -> tuple[np.ndarray, np.ndarray]:
-    """The scores of entities named rightly and, as 0 and 1, whether the gold has them visible."""
+    """The scores of entities named correctly and, as 0 and 1, whether the gold has them visible."""
     pairs = [
-        (pair.said.visible_score, said_visible(pair.gold))
+        (pair.predicted.visible_score, is_visible(pair.gold))
         for pair in find(samples, predictions)
-        if _is_judged(pair) and pair.said.visible_score is not None
+        if _is_judged(pair) and pair.predicted.visible_score is not None
     ]
     scores, visible = zip(*pairs, strict=True) if pairs else ((), ())
     return np.array(scores, float), np.array(visible, float)
@@ -156,18 +153,18 @@ def best_threshold(samples: Sequence[Sample], predictions: Sequence[Prediction],
     """
     rows = []
     for post in join(samples, predictions):
-        golds = post.sample.entities
-        for index, place in align(golds, post.said) if golds and post.said else ():
-            entity = post.said[place]
+        gold_entities = post.sample.entities
+        for index, place in align(gold_entities, post.predicted) if gold_entities and post.predicted else ():
+            entity = post.predicted[place]
             if entity.visible_score is not None:
                 shown = replace(entity, visible=True if entity.boxes else entity.visible)
-                seen = bool(STRICT.correct((golds[index],), (shown,), GMNER, iou))
-                rows.append((entity.visible_score, seen - (not boxes_of(golds[index]))))
+                seen = bool(STRICT.correct((gold_entities[index],), (shown,), GMNER, iou))
+                rows.append((entity.visible_score, seen - (not boxes_of(gold_entities[index]))))
     if not rows:
         return 0.5
     scores, gains = np.array(sorted(rows), float).T
     values, starts = np.unique(scores, return_index=True)
-    won = np.append(np.add.reduceat(gains, starts)[::-1].cumsum()[::-1], 0)  # by saying visible from this value on
+    won = np.append(np.add.reduceat(gains, starts)[::-1].cumsum()[::-1], 0)  # where visible from this value on
     thresholds = np.concatenate(([0.0], (values[:-1] + values[1:]) / 2, [1.0]))
     thresholds[np.searchsorted(values, 0.5)] = 0.5  # between the same neighbours
     best = thresholds[won == won.max()]
@@ -182,7 +179,7 @@ def check_free(folder: Path) -> Path:
         raise UserError(f"{folder}: no such folder; name the trained adapter's")
     if path.exists():
         raise UserError(
-            f"{path} is there already, and predictions made with it are calibrated; to fit anew delete it and predict "
+            f"{path} is there already, and predictions made with it are calibrated; to fit it again delete it and predict "
             "dev again"
         )
     return path
@@ -210,7 +207,7 @@ def read_calibration(folder: Path) -> Calibration | None:
             raise
         raise UserError(f"{path}: no calibration ({error!r:.200}); fit it again with `rivegs calibrate`") from None
     if not (math.isfinite(temperature) and temperature > 0 and 0 <= threshold <= 1):
-        raise UserError(f"{path}: temperature {temperature} and threshold {threshold} make no sense; fit them anew")
+        raise UserError(f"{path}: temperature {temperature} and threshold {threshold} make no sense; fit them again")
     return Calibration(temperature, threshold)
 
 
@@ -220,8 +217,8 @@ def _number(value: object) -> float:
     return float(value)
 
 
-def _is_judged(pair: Found) -> bool:
-    return pair.said is not None and (pair.gold.visible is not None or bool(pair.gold.boxes))
+def _is_judged(pair: GoldMatch) -> bool:
+    return pair.predicted is not None and (pair.gold.visible is not None or bool(pair.gold.boxes))
 
 
 def _scored(prediction: Prediction, calibration: Calibration) -> Prediction:
@@ -243,5 +240,5 @@ def _ece(samples: Sequence[Sample], predictions: Sequence[Prediction], calibrati
 
 def _gmner_f1(samples: Sequence[Sample], predictions: Sequence[Prediction], iou: float) -> float:
     posts = join(samples, predictions)
-    correct = sum(len(STRICT.correct(post.sample.entities, post.said, GMNER, iou)) for post in posts)
-    return share(2 * correct, sum(len(post.said) + len(post.sample.entities) for post in posts))
+    correct = sum(len(STRICT.correct(post.sample.entities, post.predicted, GMNER, iou)) for post in posts)
+    return share(2 * correct, sum(len(post.predicted) + len(post.sample.entities) for post in posts))

@@ -10,8 +10,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from eval.coordinates import located
-from eval.matching import Pair, best_box_iou, first_come
+from eval.coordinates import locate_mentions
+from eval.matching import Pair, best_box_iou, greedy_matching
 from eval.protocols import (
     EEG,
     EES,
@@ -22,8 +22,8 @@ from eval.protocols import (
     STRICT,
     Task,
     boxes_of,
+    is_visible,
     masks_of,
-    said_visible,
     same_span_or_text,
 )
 from eval.stage_metrics import by_id, precision_recall_f1, share
@@ -73,9 +73,9 @@ class Requirement:
         """The task without types."""
         return EES if self.masked else EEG
 
-    def correct(self, golds: Sequence[Entity], said: Sequence[Entity]) -> list[Pair]:
+    def correct(self, gold_entities: Sequence[Entity], predicted: Sequence[Entity]) -> list[Pair]:
         """The pairs of a post's entities that agree."""
-        return STRICT.correct(golds, said, self.task, self.iou)
+        return STRICT.correct(gold_entities, predicted, self.task, self.iou)
 
 
 GROUNDED = Requirement()
@@ -95,25 +95,27 @@ class PostVerdicts:
 
     id: str
     gold: tuple[Verdict, ...]
-    said: tuple[Verdict, ...]
+    predicted: tuple[Verdict, ...]
 
 
 def verdicts_of(sample: Sample, prediction: Prediction | None, required: Requirement = GROUNDED) -> PostVerdicts:
     """One verdict for every entity of a post."""
-    said = prediction.entities if prediction else ()
-    golds = sample.entities
-    gold_verdicts: list[Verdict | None] = [None] * len(golds)
-    said_verdicts: list[Verdict | None] = [None] * len(said)
+    predicted = prediction.entities if prediction else ()
+    gold_entities = sample.entities
+    gold_verdicts: list[Verdict | None] = [None] * len(gold_entities)
+    said_verdicts: list[Verdict | None] = [None] * len(predicted)
 
     def settle(pairs: Sequence[Pair], name: str | None = None) -> None:
         for gold, place in pairs:
-            found = name or _cause(golds, gold, said[place], required)
+            found = name or _cause(gold_entities, gold, predicted[place], required)
             gold_verdicts[gold], said_verdicts[place] = Verdict(found, place), Verdict(found, gold)
 
     def open_pairs(of: Task) -> list[Pair]:
         left = [index for index, verdict in enumerate(gold_verdicts) if verdict is None]
         free = [place for place, verdict in enumerate(said_verdicts) if verdict is None]
-        found = STRICT.correct([golds[index] for index in left], [said[place] for place in free], of, required.iou)
+        found = STRICT.correct(
+            [gold_entities[index] for index in left], [predicted[place] for place in free], of, required.iou
+        )
         return [(left[index], free[place]) for index, place in found]
 
     settle(open_pairs(required.task), CORRECT)
@@ -122,11 +124,11 @@ def verdicts_of(sample: Sample, prediction: Prediction | None, required: Require
     settle(open_pairs(required.untyped), "type_wrong")
     settle(open_pairs(SPAN), "type_wrong")
     if None in gold_verdicts and None in said_verdicts:
-        for pair, name in _overlapping(sample, said, gold_verdicts, said_verdicts):
+        for pair, name in _overlapping(sample, predicted, gold_verdicts, said_verdicts):
             settle([pair], name)
     for place, verdict in enumerate(said_verdicts):
         if verdict is None:
-            said_verdicts[place] = _alone(place, golds, said)
+            said_verdicts[place] = _alone(place, gold_entities, predicted)
     lost = "unreadable" if prediction and prediction.errors else "missed"
     return PostVerdicts(
         sample.id, tuple(verdict or Verdict(lost) for verdict in gold_verdicts), tuple(filter(None, said_verdicts))
@@ -143,21 +145,21 @@ def error_budget(
     ``mended`` is the F1 with what the verdict blames, and nothing else, set right; ``replaced`` as `replaced_stages`.
     """
     answers = by_id(samples, predictions)
-    said: Counter[str] = Counter()
+    predicted: Counter[str] = Counter()
     gold: Counter[str] = Counter()
     won: Counter[str] = Counter()
     more: Counter[str] = Counter()
     for sample in samples:
         prediction = answers.get(sample.id)
         verdicts = verdicts_of(sample, prediction, required)
-        said.update(verdict.name for verdict in verdicts.said)
+        predicted.update(verdict.name for verdict in verdicts.predicted)
         gold.update(verdict.name for verdict in verdicts.gold)
         before = prediction.entities if prediction else ()
-        for name in {verdict.name for verdict in (*verdicts.gold, *verdicts.said)} - {CORRECT}:
+        for name in {verdict.name for verdict in (*verdicts.gold, *verdicts.predicted)} - {CORRECT}:
             after = mend(sample, before, verdicts, name, required)
             won[name] += len(required.correct(sample.entities, after)) - gold_correct(verdicts)
             more[name] += len(after) - len(before)
-    correct, n_said, n_gold = gold[CORRECT], said.total(), gold.total()
+    correct, n_said, n_gold = gold[CORRECT], predicted.total(), gold.total()
     now = precision_recall_f1(correct, n_said, n_gold)["f1"]
     mended = {
         name: precision_recall_f1(correct + won[name], n_said + more[name], n_gold)["f1"]
@@ -168,7 +170,7 @@ def error_budget(
         "task": required.task.name,
         "iou": required.iou,
         "f1": now,
-        "predicted": {name: said[name] for name in VERDICTS if name not in _GOLD_ALONE},
+        "predicted": {name: predicted[name] for name in VERDICTS if name not in _GOLD_ALONE},
         "gold": {name: gold[name] for name in VERDICTS if name not in _SAID_ALONE},
         "mended": {name: {"f1": f1, "gain": f1 - now} for name, f1 in mended.items()},
         "replaced": replaced_stages(samples, answers, required),
@@ -181,14 +183,14 @@ def gold_correct(verdicts: PostVerdicts) -> int:
 
 
 def mend(
-    sample: Sample, said: Sequence[Entity], verdicts: PostVerdicts, name: str, required: Requirement = GROUNDED
+    sample: Sample, predicted: Sequence[Entity], verdicts: PostVerdicts, name: str, required: Requirement = GROUNDED
 ) -> tuple[Entity, ...]:
     """The predicted entities with what the verdict ``name`` blames set right, and nothing else."""
     if name in _GOLD_ALONE:
         lost = [gold for gold, verdict in zip(sample.entities, verdicts.gold, strict=True) if verdict.name == name]
-        return (*said, *lost)
+        return (*predicted, *lost)
     mended = []
-    for entity, verdict in zip(said, verdicts.said, strict=True):
+    for entity, verdict in zip(predicted, verdicts.predicted, strict=True):
         if verdict.name != name:
             mended.append(entity)
         elif verdict.partner is not None:
@@ -208,13 +210,13 @@ def replaced_stages(
     kind = required.task.region
     named = found = found_right = decided = grounded = grounded_right = unseen = absent = n_said = n_gold = 0
     for sample in samples:
-        said = answers[sample.id].entities if sample.id in answers else ()
-        n_said += len(said)
+        predicted = answers[sample.id].entities if sample.id in answers else ()
+        n_said += len(predicted)
         n_gold += len(sample.entities)
-        found += len(STRICT.correct(sample.entities, said, SPAN))
-        found_right += len(STRICT.correct(sample.entities, said, required.untyped, required.iou))
-        for index, place in _named(sample.entities, said, required):
-            gold, entity = sample.entities[index], said[place]
+        found += len(STRICT.correct(sample.entities, predicted, SPAN))
+        found_right += len(STRICT.correct(sample.entities, predicted, required.untyped, required.iou))
+        for index, place in _named(sample.entities, predicted, required):
+            gold, entity = sample.entities[index], predicted[place]
             wanted, given = kind.of(gold), kind.of(replace(entity, visible=None))
             named += 1
             decided += bool(wanted) == bool(kind.of(entity))
@@ -231,19 +233,21 @@ def replaced_stages(
     }
 
 
-def _named(golds: Sequence[Entity], said: Sequence[Entity], required: Requirement) -> list[Pair]:
+def _named(gold_entities: Sequence[Entity], predicted: Sequence[Entity], required: Requirement) -> list[Pair]:
     """Pairs of the same mention and type, those that are right in the task first."""
-    return first_come([*required.correct(golds, said), *STRICT.correct(golds, said, MNER)])
+    return greedy_matching(
+        [*required.correct(gold_entities, predicted), *STRICT.correct(gold_entities, predicted, MNER)]
+    )
 
 
-def _cause(golds: Sequence[Entity], index: int, said: Entity, required: Requirement) -> str:
+def _cause(gold_entities: Sequence[Entity], index: int, predicted: Entity, required: Requirement) -> str:
     """Why a pair of the same mention and type is not right."""
-    gold = golds[index]
-    wanted, given = boxes_of(gold), boxes_of(said)
+    gold = gold_entities[index]
+    wanted, given = boxes_of(gold), boxes_of(predicted)
     if wanted and given:
         reached = best_box_iou(given[0], wanted)
         if reached <= required.iou:
-            others = [box for place, other in enumerate(golds) if place != index for box in boxes_of(other)]
+            others = [box for place, other in enumerate(gold_entities) if place != index for box in boxes_of(other)]
             if best_box_iou(given[0], others) > required.iou:
                 return "box_on_another"
             return "box_off" if reached >= TOUCHES else "box_on_nothing"
@@ -251,40 +255,43 @@ def _cause(golds: Sequence[Entity], index: int, said: Entity, required: Requirem
         return "said_invisible" if wanted else "boxed_invisible"
     if not required.masked:
         return CORRECT
-    if wanted or (masks_of(gold) and masks_of(said)):
+    if wanted or (masks_of(gold) and masks_of(predicted)):
         return "mask_wrong"
     return "said_invisible" if masks_of(gold) else "boxed_invisible"
 
 
 def _overlapping(
     sample: Sample,
-    said: Sequence[Entity],
+    predicted: Sequence[Entity],
     gold_verdicts: Sequence[Verdict | None],
     said_verdicts: Sequence[Verdict | None],
 ) -> list[tuple[Pair, str]]:
     """Open entities whose spans overlap, those with the most common tokens first, and how the said one is wrong."""
-    golds, said = located(sample.tokens, sample.entities), located(sample.tokens, said)
+    gold_entities, predicted = (
+        locate_mentions(sample.tokens, sample.entities),
+        locate_mentions(sample.tokens, predicted),
+    )
     shared = []
-    for place, entity in enumerate(said):
-        for index, gold in enumerate(golds):
+    for place, entity in enumerate(predicted):
+        for index, gold in enumerate(gold_entities):
             if gold_verdicts[index] or said_verdicts[place] or not (gold.span and entity.span):
                 continue
             common = min(gold.span[1], entity.span[1]) - max(gold.span[0], entity.span[0])
             if common > 0:
                 shared.append((-common, (index, place)))
-    taken = first_come(pair for _, pair in sorted(shared))
-    return [((index, place), _span_fault(golds[index].span, said[place].span)) for index, place in taken]
+    taken = greedy_matching(pair for _, pair in sorted(shared))
+    return [((index, place), _span_fault(gold_entities[index].span, predicted[place].span)) for index, place in taken]
 
 
-def _span_fault(gold: tuple[int, int], said: tuple[int, int]) -> str:
-    if said[0] <= gold[0] and gold[1] <= said[1]:
+def _span_fault(gold: tuple[int, int], predicted: tuple[int, int]) -> str:
+    if predicted[0] <= gold[0] and gold[1] <= predicted[1]:
         return "span_longer"
-    return "span_shorter" if gold[0] <= said[0] and said[1] <= gold[1] else "span_overlapping"
+    return "span_shorter" if gold[0] <= predicted[0] and predicted[1] <= gold[1] else "span_overlapping"
 
 
-def _alone(place: int, golds: Sequence[Entity], said: Sequence[Entity]) -> Verdict:
+def _alone(place: int, gold_entities: Sequence[Entity], predicted: Sequence[Entity]) -> Verdict:
     """The verdict of a prediction that no gold entity is left for."""
-    again = any(same_span_or_text(other, said[place]) for other in (*golds, *said[:place]))
+    again = any(same_span_or_text(other, predicted[place]) for other in (*gold_entities, *predicted[:place]))
     return Verdict("duplicate" if again else "invented")
 
 
@@ -298,4 +305,4 @@ def _mended(entity: Entity, gold: Entity, name: str, required: Requirement) -> E
     masks = gold.masks if required.masked else entity.masks
     if name == "mask_wrong":
         return replace(entity, masks=masks)
-    return replace(entity, visible=said_visible(gold), boxes=gold.boxes, masks=masks)
+    return replace(entity, visible=is_visible(gold), boxes=gold.boxes, masks=masks)

@@ -1,7 +1,7 @@
-"""Whether a difference is real: a paired bootstrap over posts, on the counts of each post.
+"""Statistical significance: a paired bootstrap over posts, on the counts of each post.
 
 Posts are drawn with replacement, the same draws for every system (Berg-Kirkpatrick et al., 2012), and precision, recall
-and F1 are computed anew from the summed counts. Several seeds of one system are drawn beside the posts.
+and F1 are computed again from the summed counts. Several seeds of one system are drawn beside the posts.
 """
 
 from __future__ import annotations
@@ -110,8 +110,8 @@ def _comparison(sides: Sequence[np.ndarray], tasks: Sequence[Task], resampling: 
         posts = sum(side[..., j, :].sum((0, 2)) for side in sides) > 0
         alike = figures["low"] == figures["high"] and figures["difference"] != 0
         figures |= _bounds(figures["low"], figures["high"], alike or (posts.sum() < FEWEST and figures["p"] < 1))
-        said = verdict(figures["difference"], figures["p"])
-        rows[task.name] = {"a": _side(runs[0][:, j]), "b": _side(runs[1][:, j]), **figures, "verdict": said}
+        predicted = verdict(figures["difference"], figures["p"])
+        rows[task.name] = {"a": _side(runs[0][:, j]), "b": _side(runs[1][:, j]), **figures, "verdict": predicted}
     return rows
 
 

@@ -1,4 +1,4 @@
-"""Everything that `rivegs evaluate` says of one system, and of two against each other."""
+"""All figures of `rivegs evaluate`: of one system, and of systems against each other."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rivegs_mllm.types import Prediction, Sample, UserError
 
 
 def explain(gold: Sequence[Sample], predictions: Sequence[Prediction], criteria: Criteria = DEFAULT) -> dict:
-    """`eval.scores.evaluate`, and under keys of their own where the points are lost and what is chance.
+    """`eval.scores.evaluate`, and under keys of their own the error analysis and the statistics.
 
     "intervals" ``{protocol: {subset: {task: {"f1", "low", "high"}}}}``, "error_budget" ``{"GMNER": budget}`` and with
     masks "SMNER", "iou_sweep" ``{protocol: {task: {threshold: row}}}``, "calibration" the reliability curve, None when
@@ -45,7 +45,7 @@ def evaluate_systems(
     "iou_sweep" beside them; and where it has several runs "seeds", ``{protocol: {task: {"f1": mean, "deviation",
     "runs"}}}``. Where there are other systems, "system",
     the first one's name, "against", the same of each other one by its name, and "comparison", by its name what
-    `eval.analysis.significance.compare` says of it against the first. Raises UserError for a system without a run.
+    `eval.analysis.significance.compare` gives of it against the first. Raises UserError for a system without a run.
     """
     score = explain if explained else evaluate
     results = {}

@@ -97,8 +97,8 @@ def compute(
 ) -> dict[str, float]:
     """The figures of one task. Raises UserError for inputs that are wrong, with the number of the post."""
     gold = [_sample(post, index) for index, post in enumerate(references)]
-    said = [Prediction(str(index), entities=_entities(post, index)) for index, post in enumerate(predictions)]
-    figures = evaluate(gold, said, Criteria([protocol], iou))[protocol]["all"]
+    predicted = [Prediction(str(index), entities=_entities(post, index)) for index, post in enumerate(predictions)]
+    figures = evaluate(gold, predicted, Criteria([protocol], iou))[protocol]["all"]
     if task not in figures:
         raise UserError(f"{task} needs masks in the predictions and in the references")
     return figures[task]

@@ -70,9 +70,11 @@ def write_report(
         raise UserError(f"report: --limit {limit} posts with pictures; it must be 0 or more")
     limit = min(limit, len(gold))
     systems = list(predictions.values())
-    results = [explain(gold, said) for said in systems]
-    answers = {name: {answer.id: answer for answer in said} for name, said in predictions.items()}
-    tasks = [task for task in min((tasks_of(gold, said) for said in systems), key=len) if task in (GMNER, SMNER)]
+    results = [explain(gold, predicted) for predicted in systems]
+    answers = {name: {answer.id: answer for answer in predicted} for name, predicted in predictions.items()}
+    tasks = [
+        task for task in min((tasks_of(gold, predicted) for predicted in systems), key=len) if task in (GMNER, SMNER)
+    ]
     figures = _figures(results, list(predictions), tasks)
     judged = [judge(sample, answers, tasks) for sample in gold]
     pictured = with_picture(gold, judged, [_costs(result, GMNER) for result in results], limit)
@@ -193,7 +195,7 @@ def _render(**values: object) -> str:
 
 
 def _entities(post: dict) -> list[dict]:
-    return [*post["gold"], *(entity for said in post["said"] for entity in said["entities"])]
+    return [*post["gold"], *(entity for predicted in post["said"] for entity in predicted["entities"])]
 
 
 def _hash(text: str) -> str:
@@ -207,7 +209,11 @@ def _costs(result: Mapping, task: Task) -> dict[str, float]:
 
 def _types(gold: Sequence[Sample], systems: Sequence[Sequence[Prediction]]) -> list[str]:
     """The types that are met, those of Twitter-GMNER first."""
-    met = {entity.type for post in (*gold, *(one for said in systems for one in said)) for entity in post.entities}
+    met = {
+        entity.type
+        for post in (*gold, *(one for predicted in systems for one in predicted))
+        for entity in post.entities
+    }
     return [name for name in TYPES if name in met] + sorted(met - set(TYPES))
 
 

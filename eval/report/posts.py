@@ -11,8 +11,8 @@ from itertools import islice, zip_longest
 from pathlib import Path
 
 from eval.analysis.errors import CORRECT, VERDICTS, PostVerdicts, Requirement, Verdict, verdicts_of
-from eval.coordinates import located
-from eval.protocols import Task, boxes_of, masks_of, said_visible
+from eval.coordinates import locate_mentions
+from eval.protocols import Task, boxes_of, is_visible, masks_of
 from eval.report.thumbnails import Picture, outline, small_picture
 from rivegs_mllm.data.images import PictureError, is_outside
 from rivegs_mllm.types import Entity, Prediction, Sample
@@ -27,14 +27,14 @@ Judged = dict[str, list[PostVerdicts]]
 def judge(sample: Sample, answers: Answers, tasks: Sequence[Task]) -> Judged:
     """The verdicts of every system on a post."""
     return {
-        task.name: [verdicts_of(sample, said.get(sample.id), Requirement(task)) for said in answers.values()]
+        task.name: [verdicts_of(sample, predicted.get(sample.id), Requirement(task)) for predicted in answers.values()]
         for task in tasks
     }
 
 
 def worst(verdicts: PostVerdicts, cost: Mapping[str, float]) -> str:
     """The verdict of a post that costs most, `CORRECT` where all is right or there is nothing."""
-    found = {verdict.name for verdict in (*verdicts.gold, *verdicts.said)} - {CORRECT}
+    found = {verdict.name for verdict in (*verdicts.gold, *verdicts.predicted)} - {CORRECT}
     order = list(VERDICTS)
     return min(found, key=lambda name: (-cost[name], order.index(name)), default=CORRECT)
 
@@ -51,7 +51,7 @@ def with_picture(
     for sample, by_task in zip(gold, judged, strict=True):
         if sample.image:
             first = next(iter(by_task.values()))
-            empty = not any(one.gold or one.said for one in first)
+            empty = not any(one.gold or one.predicted for one in first)
             groups[("",) if empty else tuple(map(worst, first, costs))].append(sample.id)
     rank = sorted(groups, key=lambda names: (-sum(map(_cost, costs, names)), names))
     turns = zip_longest(*([names] * len(groups[names]) for names in rank))
@@ -77,9 +77,9 @@ def post_as_json(sample: Sample, answers: Answers, judged: Judged, picture: Pict
         "problem": problem,
         "knowledge": sample.knowledge,
         "gold": [_entity(entity, drawn) for entity in sample.entities],
-        "said": [_answer(sample, said.get(sample.id), drawn) for said in answers.values()],
+        "said": [_answer(sample, predicted.get(sample.id), drawn) for predicted in answers.values()],
         "verdicts": {
-            task: [{"gold": _pairs(verdicts.gold), "said": _pairs(verdicts.said)} for verdicts in systems]
+            task: [{"gold": _pairs(verdicts.gold), "said": _pairs(verdicts.predicted)} for verdicts in systems]
             for task, systems in judged.items()
         },
     }
@@ -103,14 +103,14 @@ def picture_of(sample: Sample, folder: Path, image_root: Path | None = None) -> 
     return picture, f"post {sample.id}: the picture has {shown} pixels, the record says {noted}"
 
 
-def _answer(sample: Sample, said: Prediction | None, drawn: bool) -> dict:
-    entities = located(sample.tokens, said.entities) if said else []
+def _answer(sample: Sample, predicted: Prediction | None, drawn: bool) -> dict:
+    entities = locate_mentions(sample.tokens, predicted.entities) if predicted else []
     return {
-        "missing": said is None,
+        "missing": predicted is None,
         "entities": [_entity(entity, drawn) for entity in entities],
-        "knowledge": said.knowledge if said else "",
-        "raw": said.raw if said else "",
-        "errors": said.errors if said else (),
+        "knowledge": predicted.knowledge if predicted else "",
+        "raw": predicted.raw if predicted else "",
+        "errors": predicted.errors if predicted else (),
     }
 
 
@@ -120,7 +120,7 @@ def _entity(entity: Entity, drawn: bool) -> dict:
         "type": entity.type,
         "span": entity.span,
         "expression": entity.expression,
-        "visible": said_visible(entity),
+        "visible": is_visible(entity),
         "score": entity.visible_score,
         "boxes": [
             [_short(value) for value in (box.xmin, box.ymin, max(box.xmax - box.xmin, 0), max(box.ymax - box.ymin, 0))]

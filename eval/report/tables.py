@@ -168,7 +168,7 @@ def _stages(stages: dict) -> Table:
 
 def _confusion(stages: dict) -> RenderableType:
     confusion, span = stages["entailment"]["confusion"], stages["span"]
-    table = _table("Visibility, of entities named rightly", ["gold"], [f"said {said}" for said in confusion])
+    table = _table("Visibility, of entities named rightly", ["gold"], [f"said {predicted}" for predicted in confusion])
     for gold, row in confusion.items():
         table.add_row(gold, *map(str, row.values()))
     figures = f"P {_percent(span['precision'])}, R {_percent(span['recall'])}, F1 {_percent(span['f1'])}"
