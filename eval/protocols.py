@@ -68,7 +68,7 @@ NO_REGION = math.inf
 
 @dataclass(frozen=True, slots=True)
 class Post:
-    """A gold post and the entities predicted for it. ``candidates`` are a detector's boxes, None where there are none."""
+    """A gold post and what is predicted for it. ``candidates`` are a detector's boxes, None where there are none."""
 
     sample: Sample
     predicted: tuple[Entity, ...] = ()
@@ -77,7 +77,7 @@ class Post:
 
 @dataclass(frozen=True, slots=True)
 class TaskMatches:
-    """What enters for a task, and the pairs (gold, predicted) that agree but for the region, with their regions' IoU."""
+    """What enters for a task, and the pairs (gold, predicted) that agree but for the region, with the regions' IoU."""
 
     gold_entities: Sequence[Entity]
     predicted: Sequence[Entity]
@@ -91,8 +91,8 @@ class Protocol:
     ``enter`` gives the gold and the predicted entities that count for a task, None stands for all of them as they are.
     ``same_mention(gold, predicted, typed)`` compares mentions; types are compared beside it. ``given(kind, predicted)``
     are the regions of a prediction, and ``agreement(post, kind, wanted, given)`` is their IoU with those of a gold
-    entity where both have some; ``reaches(iou, threshold)`` says whether it is enough. ``match`` chooses one-to-one pairs among the
-    agreeing ones, which come in the order of the predictions, then of the gold.
+    entity where both have some; ``reaches(iou, threshold)`` tells whether it is enough. ``match`` chooses one-to-one
+    pairs among the agreeing ones, which come in the order of the predictions, then of the gold.
     """
 
     name: str

@@ -101,7 +101,7 @@ def join(
     predictions: Sequence[Prediction],
     candidates: Mapping[str, Sequence[Box]] | None = None,
 ) -> list[Post]:
-    """Every gold post with what was predicted for it. Raises UserError for ids that do not fit and for broken regions."""
+    """Every gold post with its prediction. Raises UserError for ids that do not fit and for broken regions."""
     answers = by_id(gold, predictions)
     posts = [_post(sample, answers.get(sample.id), candidates) for sample in gold]
     for post in posts:

@@ -179,8 +179,8 @@ def check_free(folder: Path) -> Path:
         raise UserError(f"{folder}: no such folder; name the trained adapter's")
     if path.exists():
         raise UserError(
-            f"{path} is there already, and predictions made with it are calibrated; to fit it again delete it and predict "
-            "dev again"
+            f"{path} is there already, and predictions made with it are calibrated; to fit it again delete it and "
+            "predict dev again"
         )
     return path
 

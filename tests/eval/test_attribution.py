@@ -37,7 +37,7 @@ def rectangle(width: int, height: int) -> Mask:
 def names(golds, answers, task=GMNER, errors=()) -> tuple[list[str], list[str]]:
     sample = Sample("1", TOKENS, entities=tuple(golds))
     found = verdicts_of(sample, Prediction("1", entities=tuple(answers), errors=tuple(errors)), Requirement(task))
-    return [verdict.name for verdict in found.gold], [verdict.name for verdict in found.said]
+    return [verdict.name for verdict in found.gold], [verdict.name for verdict in found.predicted]
 
 
 @pytest.mark.parametrize(
@@ -199,7 +199,7 @@ def test_all_verdicts_mended_give_the_gold(made):
     sample, prediction = made
     for _ in range(8):  # an entity may be wrong in several ways, of which each round mends the first
         verdicts = verdicts_of(sample, prediction)
-        wrong = {verdict.name for verdict in (*verdicts.gold, *verdicts.said)} - {CORRECT}
+        wrong = {verdict.name for verdict in (*verdicts.gold, *verdicts.predicted)} - {CORRECT}
         if not wrong:
             break
         prediction = replace(prediction, entities=mend(sample, prediction.entities, verdicts, sorted(wrong)[0]))
