@@ -101,7 +101,7 @@ def run(steps: Sequence[Step], folder: Path, console: Console) -> list[float]:
         started = time.monotonic()
         code = _run(step.commands, folder)
         if code:
-            console.print(f"step {number} ended with exit code {code}; the same command goes on from there")
+            console.print(f"step {number} ended with exit code {code}; the same command resumes there")
             sys.exit(code)
         times.append(time.monotonic() - started)
     return times

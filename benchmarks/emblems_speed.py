@@ -13,7 +13,7 @@ from data_builders.emblems.encyclopedia import make_encyclopedia
 
 
 def main(posts: int) -> None:
-    """Prints the rates of planning, of drawing, and of the whole build with its files; in processor time."""
+    """Prints the rates of planning, of drawing, and of the complete build with its files; in processor time."""
     entries = make_encyclopedia(Random(0), 48, 24)
     start = time.process_time()
     planned = list(plan_posts(0, "train", posts, entries))

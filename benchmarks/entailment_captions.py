@@ -1,4 +1,4 @@
-"""Whether the picture shows an entity, told from its caption: MiniLM on mPLUG-Owl's captions of Twitter-GMNER.
+"""Whether the picture shows an entity, by its caption: MiniLM on mPLUG-Owl's captions of Twitter-GMNER.
 
     RIVEGS_DATA=... python benchmarks/entailment_captions.py --out runs/entailment_captions --seeds 0
 
@@ -81,7 +81,7 @@ def _floor(data: Path, said: Mapping[str, bool]) -> dict:
 
 
 def as_table(results: Mapping[str, dict]) -> Table:
-    """Accuracy, and F1 of what is visible, in percent: the mean over the seeds and its deviation."""
+    """Accuracy, and F1 of what is visible, in percent: the mean over the seeds and its standard deviation."""
     table = Table(title="Entailment without looking: accuracy, and F1 of the visible", title_justify="left")
     table.add_column("read")
     for split in ("dev", "test"):

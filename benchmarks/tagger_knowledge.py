@@ -71,7 +71,7 @@ def _train(settings: Sequence[str], further: Sequence[str]) -> Path:
 
 
 def as_table(results: dict) -> Table:
-    """Span F1 in percent, a mean over the seeds and its deviation."""
+    """Span F1 in percent, the mean over the seeds and its standard deviation."""
     table = Table(title="MiniLM + CRF on Twitter-GMNER v2.0, span F1", title_justify="left")
     for heading in ("read", "dev", "test"):
         table.add_column(heading, justify="left" if heading == "read" else "right")

@@ -51,7 +51,7 @@ LONG_WORDS = 250
 LONG_TEXT = 2000
 """Letters. Longer posts than these do not fit into the prompt of the recipes as they are."""
 
-# A builder mends these and goes on; who publishes or trusts the data should not.
+# A builder corrects these and continues; whoever publishes the data should not.
 _RAW_ERRORS = frozenset(("orphan tag", "unmatched name", "placeholder box", "box without area", "box outside"))
 
 

@@ -56,7 +56,7 @@ def build_twitter_gmner(
     without_images: bool = False,
     knowledge: Path | None = None,
 ) -> DatasetReport:
-    """Writes ``out/{train,dev,test}.jsonl`` and ``out/findings.txt``; returns figures and what was mended.
+    """Writes ``out/{train,dev,test}.jsonl`` and ``out/findings.txt``; returns figures and what was corrected.
 
     ``raw`` is the published folder or its parent, ``images`` the folders with the pictures, ``knowledge`` a folder
     of RiVEG's knowledge files. ``without_images`` takes the sizes from the XML; a post without XML then has none.

@@ -85,7 +85,7 @@ def train(recipe: Recipe) -> Path:
         main = PartialState().is_main_process
         if (out / FILE_NAME).exists():
             if main:
-                print(f"{out} holds this run already, whole; for another choose another train.output_dir")
+                print(f"{out} holds this run already, complete; for another run choose another train.output_dir")
             return out
         set_seed(recipe.train.seed)
         trainer = make_trainer(recipe, posts)

@@ -37,7 +37,7 @@ ORIENTATION_TAG = 0x0112
 
 _PICTURE = re.compile(rf"(?:{'|'.join(SPLITS)})-[0-9]{{5,}}\.jpg")
 MARKER = "emblems.txt"
-MARKER_TEXT = "An Emblems build of RiVEGS-MLLM. It is whole when test.jsonl is there; building anew replaces it.\n"
+MARKER_TEXT = "An Emblems build of RiVEGS-MLLM. It is complete when test.jsonl is there; building again replaces it.\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,7 +238,7 @@ def _gather(posts: Iterable[tuple[Sample, bool]]) -> tuple[list[Sample], dict[st
 
 
 def _clear(out: Path) -> None:
-    """Makes ``out`` an empty build; removes an earlier one's files, its splits first, so that none looks whole."""
+    """Makes ``out`` an empty build; removes an earlier one's files, its splits first, so that none looks complete."""
     if out.exists() and not out.is_dir():
         raise UserError(f"{out}: is a file; give a folder to build into")
     if out.is_dir() and any(path.name != LOCK for path in out.iterdir()) and not (out / MARKER).is_file():

@@ -85,7 +85,7 @@ Spot = tuple[Image.Image, np.ndarray, int, int]
 
 
 def _spots(rng: Random, size: tuple[int, int], looks: list[Look], overlapping: bool) -> list[Spot] | None:
-    """Each emblem's sprite, mask and corner, or None when the last ones found no room: sizes are drawn anew then."""
+    """Each emblem's sprite, mask and corner, or None when the last ones found no room: other sizes are drawn then."""
     spots: list[Spot] = []
     owner = np.zeros((size[1], size[0]), np.uint8)
     for number, look in enumerate(looks, 1):

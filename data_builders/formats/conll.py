@@ -32,7 +32,7 @@ KNOWLEDGE_MARK = "<EOS>"
 
 @dataclass(frozen=True, slots=True)
 class Repair:
-    """What was mended where: ``kind`` is "orphan tag", "blank token" or "further columns", ``line`` counts from 1."""
+    """What was corrected: ``kind`` is "orphan tag", "blank token" or "further columns", ``line`` counts from 1."""
 
     line: int
     kind: str

@@ -52,7 +52,7 @@ def read_annotation(path: Path | str) -> Annotation:
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     except etree.XMLSyntaxError as error:
-        raise UserError(f"{path}: not well-formed XML ({error.msg}); mend it or delete it") from None
+        raise UserError(f"{path}: not well-formed XML ({error.msg}); correct it or delete it") from None
     if root.getroottree().docinfo.internalDTD is not None:
         raise UserError(f"{path}: has a document type, which no VOC file needs; delete its <!DOCTYPE ...>")
     width, height = _numbers(path, root.find("size"), ("width", "height"), "0")

@@ -17,14 +17,14 @@ from rivegs_mllm.data.templates import page_template
 
 TASKS = ("MNER", "GMNER", "EEG", "SMNER", "EES")
 STAGE_FIGURES = ("grounded", "span F1", "visibility", "Prec@0.5", "box mIoU", "mask mIoU")
-TOTALS = ("parameters", "s a post", "peak memory")
+TOTALS = ("parameters", "s/post", "peak memory")
 SCORES_NOTE = (
-    "F1 and stages in percent, protocol strict. Grounded: the share of the visible entities that are named, found to "
-    "be visible and boxed rightly. Visibility, Prec@0.5 and mIoU are of the entities whose mention and type are right: "
-    "each stage is judged alone."
+    "F1 and stages in percent, protocol strict. Grounded: the share of visible entities whose mention, type, "
+    "visibility and box are correct. Visibility, Prec@0.5 and mIoU are of entities with the correct mention and "
+    "type: each stage is evaluated in isolation."
 )
 COSTS_NOTE = (
-    "Seconds a post, without loading. Parameters of models that several stages share count once. "
+    "Seconds per post, without loading. Parameters of models that several stages share count once. "
     "Peak memory is that of the GPU, or of the process where there is none."
 )
 _NONE = "-"
@@ -50,7 +50,7 @@ def as_markdown(result: Mapping) -> str:
     stage_heads, stage_rows = stage_table(result)
     return (
         f"# {_title(result)}\n\n{SCORES_NOTE} {COSTS_NOTE}\n\n{_markdown(heads, rows)}\n"
-        f"Seconds a post by stage, behind its type:\n\n{_markdown(stage_heads, stage_rows)}"
+        f"Seconds per post of each stage, after its type:\n\n{_markdown(stage_heads, stage_rows)}"
     )
 
 
@@ -130,7 +130,7 @@ def _stage_cells(stages: Mapping, masked: bool) -> list[str]:
 
 
 def grounded(stages: Mapping) -> float:
-    """The share of the visible entities that are named, found to be visible and boxed rightly, 0 where there are none;
+    """The share of visible entities whose mention, type, visibility and box are correct, 0 where there are none;
     ``stages`` is what `eval.stage_metrics.stage_scores` gives."""
     return stages["grounding"]["correct"] / max(1, _visible(stages))
 
@@ -147,7 +147,7 @@ def _totals(total: Mapping) -> Row:
 
 
 def stage_table(result: Mapping, kinds: bool = True) -> tuple[Row, list[Row]]:
-    """Heads, and a row a system: of each slot its stage's type, with ``kinds``, and seconds a post. Slots that nobody
+    """Heads, and a row a system: of each slot its stage's type, with ``kinds``, and seconds per post. Slots that nobody
     fills are left out."""
     systems = {name: {cost["slot"]: cost for cost in system["costs"]} for name, system in result["systems"].items()}
     slots = [slot for slot in (WHOLE, *SLOTS) if any(slot in costs for costs in systems.values())]

@@ -32,7 +32,7 @@ MOST_BYTES = 2**30
 """Of a picture's file: three times what MAX_PIXELS take without any compression."""
 
 GLANCE = 2048
-"""The longest side of a picture that is only looked at as a whole, many at a time: models shrink it further."""
+"""The longest side of a picture for models that need no detail: models shrink it further."""
 
 _LONGEST_SHOWN = 300
 _BLOCK = 1 << 20

@@ -1,4 +1,4 @@
-"""The record as JSON lines: reading with validation that names file, line and field, writing whole files only.
+"""The record as JSON lines: reading with validation that names file, line and field, writing complete files only.
 
 docs/format.md describes both formats for those who write them from another system.
 """
@@ -132,7 +132,7 @@ def _scan(
             if seen.setdefault(record.id, number) == number:
                 yield number, record
             else:
-                message = f"id: {shown(record.id)} came already on line {seen[record.id]}"
+                message = f"id: {shown(record.id)} is already on line {seen[record.id]}"
                 yield number, RecordError(f"{path}:{number}: {message}")
 
 

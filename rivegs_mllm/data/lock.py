@@ -1,4 +1,4 @@
-"""One run at a time writes to a file or folder; a second is refused and told which process is the first.
+"""One run at a time writes to a file or folder; a second is refused, with the first one's process id.
 
 The lock is a file, ``<name>.lock`` beside a file and ``.lock`` in a folder, locked by the kernel and holding the
 owner's process id, host and start time. The kernel lets go when the owner dies, however it dies, so what a dead process
@@ -192,7 +192,7 @@ def _refusal(target: Path, owner: Owner | None, lock: Path | None = None) -> str
     if lock is None or owner.host == socket.gethostname():
         return f"{target}: is being written by {who}; wait for it, or choose another output"
     return (
-        f"{target}: was begun by {who}, which cannot be checked from here; "
+        f"{target}: was started by {who}, which cannot be checked from here; "
         f"if it no longer runs there delete {lock}, else wait for it or choose another output"
     )
 
@@ -216,7 +216,7 @@ def _ticks(pid: int) -> str:
 
 
 def _read(descriptor: int) -> Owner | None:
-    """What the lock file says, None where that is nothing yet or was cut off while it was written."""
+    """What the lock file says, None where it is empty or incomplete."""
     try:
         return Owner(**json.loads(os.pread(descriptor, 1 << 16, 0)))
     except (ValueError, TypeError):

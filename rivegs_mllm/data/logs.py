@@ -1,4 +1,4 @@
-"""Who is told what: a person what they want to know, on the console; a log file all that libraries say beside that."""
+"""Console and log: the console has what a user wants to know, the log file also what libraries say."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ def mask_area(mask: Mask, where: str) -> int:
     if runs is None or (runs < 0).any() or runs.sum() != height * width:
         raise UserError(
             f"{where}: counts {mask.counts[:40]!r} are no COCO run-length code of {height} x {width} pixels; "
-            "write them anew by pycocotools.mask.encode, as text and not as the repr of bytes"
+            "encode them again with pycocotools.mask.encode, as text and not as the repr of bytes"
         )
     return int(runs[1::2].sum())
 

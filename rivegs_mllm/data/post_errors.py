@@ -1,4 +1,4 @@
-"""What goes wrong with one post is its own: kept in the post's ``errors``, while the run goes on with the others."""
+"""Errors of single posts: kept in the post's ``errors``, while the run continues with the others."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def kinds_of(prediction: Prediction) -> set[str]:
 
 
 def is_hindered(prediction: Prediction) -> bool:
-    """Whether a post could not be answered as it is: at all, in full length, or with its picture."""
+    """Whether a post was not processed in full: not answered, truncated, or without its picture."""
     return bool(kinds_of(prediction) - {OTHER})
 
 

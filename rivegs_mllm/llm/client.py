@@ -46,7 +46,7 @@ class TeacherError(UserError):
 class Answer:
     """What came of a question: ``text``, or ``error``, which says why there is none.
 
-    ``finish_reason`` is "stop", "length" where the answer was cut off, or what else the teacher says. Tokens are None
+    ``finish_reason`` is "stop", "length" where the answer was truncated, or another reason. Tokens are None
     where the teacher does not count them. ``latency`` is the seconds of the last attempt, ``attempts`` how many there
     were. ``model`` is who answered, in the teacher's own words. ``retryable`` says whether the same question may be
     answered another time, not before ``retry_after`` seconds are over.
@@ -150,7 +150,7 @@ class OpenAIChat(Chat):
 @Chat.register_subclass("hf")
 @dataclass
 class HFChat(Chat):
-    """A model in this process, through transformers: a language model or one that sees.
+    """A model in this process, through transformers: a language model or a multimodal one.
 
     ``model`` is a folder, a hub id, or ``package:NAME/FOLDER``, a folder inside an installed package.
     """

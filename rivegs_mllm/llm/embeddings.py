@@ -30,7 +30,7 @@ class FeatureExtractor(draccus.ChoiceRegistry):
 
     @abstractmethod
     def make(self, contents: Sequence[TextImagePair]) -> np.ndarray:
-        """(contents, d), each row of length 1, or 0 where there is nothing to see. Raises UserError."""
+        """(contents, d), each row of length 1, or 0 where there is no content. Raises UserError."""
 
 
 @FeatureExtractor.register_subclass("text")

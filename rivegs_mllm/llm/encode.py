@@ -48,7 +48,7 @@ def encode_texts(settings: TextFeatures, texts: Sequence[str]) -> np.ndarray:
 
 @torch.inference_mode()
 def encode_pictures(settings: ImageFeatures, pictures: Sequence[Path | None]) -> np.ndarray:
-    """(pictures, d) of length 1, zeros where there is no picture or one that cannot be opened, which is told."""
+    """(pictures, d) of length 1, zeros where there is no picture or one that cannot be opened, which is reported."""
     model, processor = _load(AutoModel, settings), _load(AutoImageProcessor, settings)
     try:
         encode = model.get_image_features

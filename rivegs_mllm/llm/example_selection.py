@@ -1,4 +1,4 @@
-"""Which annotated posts stand in a post's prompt: the most similar ones (MSEA), or some drawn at random."""
+"""Which few-shot examples a prompt has: the most similar ones (MSEA), or a random sample."""
 
 from __future__ import annotations
 

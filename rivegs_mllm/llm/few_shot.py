@@ -55,7 +55,7 @@ class FewShotExample:
 
     @property
     def answer(self) -> str:
-        """The annotation as the answer that a teacher shall imitate: a line of names, then the explanations."""
+        """The annotation as the answer that the teacher is to imitate: a line of names, then the explanations."""
         names = "; ".join(f"{entity.text} ({type_word(entity.type)})" for entity in self.entities)
         said = [part for entity in self.entities for part in (entity.explanation, _shown(entity)) if part]
         rest = " ".join([*said, self.relation]).strip()
@@ -80,7 +80,7 @@ def read_examples(path: Path) -> list[FewShotExample]:
         except ExampleError as fault:
             raise ExampleError(f"{path}:{number}: {fault}") from None
         if example.id in examples:
-            raise ExampleError(f"{path}:{number}: id: {shown(example.id)} came already")
+            raise ExampleError(f"{path}:{number}: id: {shown(example.id)} is there already")
         examples[example.id] = example
     if not examples:
         raise ExampleError(f"{path}: holds no example")

@@ -151,7 +151,7 @@ class OpenAITeacher:
         if status in (404, 405) or error.code == "model_not_found":
             raise TeacherError(f"{where}; check teacher.base_url (it mostly ends in /v1) and teacher.model")
         if status == 402 or error.code == "insufficient_quota":
-            raise TeacherError(f"{where}; the account has no credit left; the same command goes on when it has")
+            raise TeacherError(f"{where}; the account has no credit left; the same command resumes when it has")
         retryable = status in _RETRYABLE or status >= 500
         return self._failed(start, f"status {status}: {said}", retryable, _retry_after(error.response.headers))
 
@@ -207,7 +207,7 @@ def _key(chat: OpenAIChat) -> str:
         return ""
     key = os.environ.get(chat.key_env, "").strip()
     if not all("!" <= letter <= "~" for letter in key):
-        raise UserError(f"teacher.key_env: {chat.key_env} holds letters that no key has; export it anew")
+        raise UserError(f"teacher.key_env: {chat.key_env} holds characters that no key has; export it again")
     if not key:
         raise UserError(
             f"teacher.key_env: the environment has no {chat.key_env}; export it, or set key_env to null for an "

@@ -62,7 +62,7 @@ def _adapter_config(system: System, recipe: Recipe) -> LoraConfig:
     if new:
         tied = system.model.config.get_text_config().tie_word_embeddings
         lora.trainable_token_indices = {"embed_tokens": new} if tied else {"embed_tokens": new, "lm_head": new}
-    # A sharded weight is whole only within its own module, and a weight of 4 bits is none to multiply with.
+    # A sharded weight is gathered only within its own module, and 4-bit weights cannot be added to.
     sharded = is_deepspeed_zero3_enabled()
     if recipe.train.device.type == "cpu" and not sharded and recipe.model.quantization is None:
         use_fused_layers(lora)
@@ -70,24 +70,24 @@ def _adapter_config(system: System, recipe: Recipe) -> LoraConfig:
 
 
 def save_beside_weights(system: System, folder: Path) -> None:
-    """All that an adapter folder holds beside the weights; the contract last, so that a folder with one is whole.
+    """All that an adapter folder holds beside the weights; the contract last, so that a folder that has it is complete.
 
-    Raises UserError where the training went astray and a weight is no number.
+    Raises UserError where the training diverged and a weight is not finite.
     """
     for name, value in system.model.named_parameters():
         if value.requires_grad and not torch.isfinite(value).all():
-            raise UserError(f"{folder}: {name} is no longer finite, so there is no model; lower train.learning_rate")
+            raise UserError(f"{folder}: {name} is not finite: the training diverged; lower train.learning_rate")
     system.processor.save_pretrained(folder)
     write_text(folder / "instruction.txt", system.instruction)
     system.contract.save(folder)
 
 
 def load_adapter(folder: Path, recipe: Answering | Recipe) -> System:
-    """A trained system. Raises UserError where the folder is not whole, or not of this recipe's base and contract."""
+    """A trained system. Raises UserError where the folder is incomplete, or of another base or contract."""
     contract = Contract.load(folder)
     for name in ("adapter_config.json", SAFETENSORS_WEIGHTS_NAME, "instruction.txt"):
         if not (folder / name).is_file():
-            raise UserError(f"{folder}: has no {name}, so it is not a whole adapter; copy or train it again")
+            raise UserError(f"{folder}: has no {name}, so the adapter is incomplete; copy or train it again")
     trained_on = check_adapter_config(folder)
     instruction = _instruction(folder / "instruction.txt")
     with loading(f"{folder}: its processor"):
@@ -115,7 +115,7 @@ def is_adapter(folder: Path) -> bool:
 def load_merged(folder: Path, recipe: Answering) -> System:
     """A model that an adapter was merged into, with all that an adapter's folder holds beside it.
 
-    Raises UserError where the folder is not whole.
+    Raises UserError where the folder is incomplete.
     """
     contract = Contract.load(folder)
     instruction = _instruction(folder / "instruction.txt")

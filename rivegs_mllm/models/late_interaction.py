@@ -123,7 +123,7 @@ class LateInteractionScorer(nn.Module):
     """Scores every cell of a picture by how alike it is to the words of a text, as the base embeds both.
 
     What is learned is how much each word of a text counts, and a linear change of the cells: nothing of single words,
-    so that names learned by heart do not stand in the way of expressions that were never read before. ``words`` is
+    so that memorised names do not get in the way of unseen expressions. ``words`` is
     that of ``VisionEncoder``; ``width`` and ``layers`` are those of the encoder that weighs.
     """
 

@@ -1,4 +1,4 @@
-"""What comes from a post is text: none of it is read as a token that means something to a model."""
+"""Text of posts is tokenised as text: none of it becomes a special token."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from transformers import PreTrainedTokenizerBase
 
 
 def escape_special_tokens(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
-    """The text with a blank in whatever the tokenizer would read as one of its added tokens, lest a post end its turn
-    or point at a box."""
+    """The text with a blank in whatever the tokenizer would read as one of its added tokens, so that a post cannot end
+    its turn or name a box."""
     for token in tokenizer.get_added_vocab():
         if len(token) > 1 and token in text:
             text = text.replace(token, f"{token[0]} {token[1:]}")
@@ -15,7 +15,7 @@ def escape_special_tokens(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def ignore_special_tokens(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
-    """The tokenizer, which from here on reads the names of its special tokens in a text as text."""
+    """The tokenizer, which from here on tokenises the names of its special tokens as text."""
     tokenizer.split_special_tokens = True
     return tokenizer
 

@@ -1,4 +1,4 @@
-"""Pretrained models of the stages, found on the hub or on disk, whole or not at all."""
+"""Pretrained models of the stages, from the hub or from disk; a missing weight is an error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The most memory that is in use at a time: the GPU's where there is one, else the process's."""
+"""Peak memory: the GPU's where there is one, else the process's."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _CLEAR, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 
 
 def reset_peak() -> None:
-    """Forgets the peak so far. Where the system cannot do that, peaks are those of the whole run."""
+    """Resets the peak. Where the system cannot do that, peaks are those of the run so far."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     elif _CLEAR.exists():
@@ -18,7 +18,7 @@ def reset_peak() -> None:
 
 
 def peak_bytes() -> int | None:
-    """Allocated on the GPU, or resident in memory, libraries included; None where the system does not tell."""
+    """Allocated on the GPU, or resident in memory, libraries included; None where the system does not say."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     if not _STATUS.exists():

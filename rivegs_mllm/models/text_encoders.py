@@ -55,7 +55,9 @@ def load_tokenizer(source: str | Path, revision: str | None = None) -> PreTraine
     """A fast tokenizer that takes text split into words. Raises UserError where there is none."""
     tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, add_prefix_space=True)  # BPE splits need it
     if not tokenizer.is_fast:
-        raise UserError(f"encoder {source}: its tokenizer is not a fast one, which tell words apart; choose another")
+        raise UserError(
+            f"encoder {source}: its tokenizer is not a fast one, which alignment with words needs; choose another"
+        )
     return ignore_special_tokens(tokenizer)
 
 

@@ -45,7 +45,7 @@ class StoreError(UserError):
 
 def not_written(folder: Path, error: Exception) -> StoreError:
     """What to say where the disk is full, or its like."""
-    return StoreError(f"{folder}: cannot be written: {error}; the same command goes on when it can")
+    return StoreError(f"{folder}: cannot be written: {error}; the same command resumes when it can")
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +99,7 @@ class Store:
         where another run writes to it."""
         self.folder = folder
         self.rows_a_shard = self._seal_at = rows_a_shard
-        _parquet()  # lest the answers are there and cannot be kept
+        _parquet()  # before any answer is paid for that could not be stored
         self._lock = ExitStack()
         self._lock.enter_context(lock_folder(folder))
         self.notes: list[str] = []
@@ -161,7 +161,7 @@ class Store:
         return self.folder / f"journal-{self._number:06}.jsonl"
 
     def _recover(self) -> None:
-        """Lists shards that were renamed and not listed yet, and goes on with the journal of the next number."""
+        """Lists shards that were renamed and not listed yet, and continues the journal of the next number."""
         shards = _shards(self.folder)
         _write_manifest(self.folder)
         self._number = 1 + max((_number(path) for path in shards), default=-1)
@@ -173,14 +173,14 @@ class Store:
         self._open_journal()
 
     def _set_aside(self) -> None:
-        """Moves the lines of the journal that are no rows out of the way, and tells of one that was cut off."""
+        """Moves invalid lines of the journal to a file of their own, and reports an incomplete last one."""
         path = self._journal_path
         if not path.is_file():
             return
         *lines, rest = path.read_bytes().split(b"\n")
         faults = {number: fault for number, line in enumerate(lines) if (fault := _fault(line))}
         if rest:
-            self.notes.append(f"{path}: its last line was cut off and is taken back; its question is asked again")
+            self.notes.append(f"{path}: its last line was incomplete and is dropped; its question is asked again")
         if faults:
             with (self.folder / DAMAGED).open("ab") as file:
                 file.writelines(lines[number] + b"\n" for number in faults)
@@ -197,7 +197,7 @@ class Store:
         data = self._journal_path.read_bytes()
         self._size = data.rfind(b"\n") + 1
         if self._size < len(data):
-            os.ftruncate(self._journal, self._size)  # a line that was cut off
+            os.ftruncate(self._journal, self._size)  # an incomplete line
 
     def _close_journal(self) -> None:
         if self._journal is not None:
@@ -229,7 +229,7 @@ def read_rows(folder: Path) -> Iterator[StoredAnswer]:
     """Every row in the order in which it was written, also of a store that a run is writing to. Raises StoreError."""
     _check_manifest(folder)
     journals = {_number(path): _read_journal(path) for path in folder.glob("journal-*.jsonl")}
-    shards = _shards(folder)  # after the journals, lest one becomes a shard unseen
+    shards = _shards(folder)  # after the journals: one may become a shard meanwhile
     if not (journals or shards or (folder / MANIFEST).is_file()):
         raise StoreError(f"{folder}: holds no store (no {MANIFEST}); make one with `rivegs distill`")
     for path in shards:
@@ -280,7 +280,7 @@ def _row(values: dict) -> StoredAnswer:
 
 
 def _read_journal(journal: Path) -> list[StoredAnswer]:
-    """A journal's rows, none where it is gone. A last line without its line feed was cut off or is being written."""
+    """A journal's rows, none where it is gone. A last line without its line feed is incomplete or being written."""
     try:
         lines = journal.read_bytes().split(b"\n")
     except FileNotFoundError:
@@ -291,7 +291,7 @@ def _read_journal(journal: Path) -> list[StoredAnswer]:
             rows.append(_journal_row(line))
         except (ValueError, AttributeError, TypeError) as error:
             raise StoreError(
-                f"{journal}:{number}: no row of a store ({_line(error)}); `rivegs distill` sets it aside and goes on"
+                f"{journal}:{number}: not a row of a store ({_line(error)}); `rivegs distill` moves it aside"
             ) from None
     return rows
 
@@ -343,7 +343,7 @@ def _check_manifest(folder: Path) -> None:
         if not all(type(size) is int for size in shards.values()):
             raise ValueError("shards: bytes is no whole number")
     except (ValueError, KeyError, TypeError) as error:
-        raise StoreError(f"{path}: damaged ({_line(error)}); delete it, and it is made anew from the shards") from None
+        raise StoreError(f"{path}: damaged ({_line(error)}); delete it, and it is rebuilt from the shards") from None
     if version != STORE_VERSION:
         raise StoreError(f"{path}: version {version!r}; this release reads version {STORE_VERSION}")
     for name, size in shards.items():

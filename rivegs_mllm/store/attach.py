@@ -39,7 +39,7 @@ class MergedSamples:
 
 
 def read_posts(folder: Path, split: str, distilled: Distilled | None) -> list[Sample]:
-    """A split with what the stores hold about it; how much they lack is told.
+    """A split with what the stores hold about it; what they lack is reported.
 
     Raises RecordError and StoreError, and UserError where a store has nothing for any of the posts.
     """
@@ -56,7 +56,7 @@ def read_posts(folder: Path, split: str, distilled: Distilled | None) -> list[Sa
             continue
         attached = attach(samples, store, distilled.clean, distilled.teachers)
         if len(attached.without) == _wanted(what, samples) > 0:
-            raise UserError(f"{store}: holds no {what} that can be used about any post of {folder}, split {split}")
+            raise UserError(f"{store}: has no usable {what} for any post of {folder}, split {split}")
         samples = attached.samples
         if PartialState().is_main_process:
             print(f"{split}: {attached.told(what, store)}")

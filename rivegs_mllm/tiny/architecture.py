@@ -136,7 +136,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_VLForConditionalG
 
 @torch.no_grad()
 def smooth_location_embeddings(embedding: torch.Tensor, ids: list[int]) -> None:
-    """Makes the rows of neighbouring locations start alike, so that a box that is almost right is learned from too.
+    """Makes the rows of neighbouring locations start alike, so that a box that is almost correct gives a gradient, too.
 
     Each column becomes a draw of a Gaussian process along the bins; ``embedding`` is (tokens, width).
     """

@@ -1,7 +1,7 @@
-"""A head of the tiny base learns to look at what the text speaks of, and the layers before it to say what that is.
+"""Attention supervision of the tiny base: a head attends to what the text refers to, the layers before encode it.
 
-A few million parameters that are trained by the next word alone do not find out by themselves how to gather the words
-of an expression and to compare them with every cell of a picture. Here both halves of it are supervised.
+With next-token prediction alone, a few million parameters do not learn to gather the words of an expression and to
+compare them with every cell of a picture. Here both are supervised.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from rivegs_mllm.training.dataset import IGNORED
 
 CELLS = MAX_PIXELS // (PATCH * MERGE) ** 2
 SUPERVISED_LAYER = 4
-COPY_HEAD = 0, 0  # the head that looks at what is copied: its queries, and its keys and values
+COPY_HEAD = 0, 0  # the head that attends to what is copied: query head, key and value head
 SHARPNESS = 32.0  # of the likeness of what the pointing layer is given and the words that it is to look for
 
 
 class AttentionSupervision:
-    """Has one head of the model look at what a token speaks of, so that the head need not find that out by itself.
+    """Supervises what one head of the model attends to for each token of the answer.
 
-    Its attention is supervised (arXiv 1609.04186, there for translation): on the cells of the look that is spoken of,
+    Its attention is supervised (arXiv 1609.04186, there for translation): on the cells of the look that is referred to,
     or on the token before the picture where there is none. The layers behind it then have the cell's content at hand.
     So is what its layer is given: near the words of an expression that has been read, as the cells are near the words
     that describe them, so that all the head has to do is to compare the two.

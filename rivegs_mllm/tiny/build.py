@@ -1,7 +1,7 @@
 """Makes the tiny base: ``python -m rivegs_mllm.tiny.build recipes/tiny/base.yaml``.
 
-Two stages, each a resumable ``transformers.Trainer`` run: the vision tower learns to see (see.py), then the language
-model learns to read, to describe and to find (read.py). Started again, it goes on from its last checkpoint.
+Two stages, each a ``transformers.Trainer`` run: vision pre-training (vision_pretraining.py), then language pre-training
+(language_pretraining.py). Started again, it resumes from its last checkpoint.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def make(recipe: BaseRecipe) -> None:
 
     Path(recipe.read.output_dir).mkdir(parents=True, exist_ok=True)
     if checkpoint := get_last_checkpoint(recipe.read.output_dir):
-        # Trainer does not take up weights that save_pretrained has renamed.
+        # Trainer does not load weights that save_pretrained has renamed.
         model = Qwen2_5_VLForConditionalGeneration.from_pretrained(checkpoint, dtype=torch.float32)
     model.model.visual.requires_grad_(False)
     encoder = SampleEncoder(processor, read.LOSS_WEIGHTS)

@@ -13,7 +13,7 @@ import torch
 from transformers import PreTrainedModel
 
 FAST, SLOW = 8, 12
-"""Rotary frequencies below FAST tell neighbours apart; those from SLOW on hardly turn within a post."""
+"""Rotary frequencies below FAST distinguish neighbours; those from SLOW on hardly turn within a post."""
 NEIGHBOUR = 6.0  # of the bias that makes a head look one token back: others score below it by four and more
 MATCH = 2.2  # of the projections whose product is the match of two tokens
 COPY = 8.0  # by how much a copied token outweighs the current one

@@ -1,7 +1,7 @@
-"""The tiny base learns to read: to repeat text, to describe scenes with boxes, and to find what an expression says.
+"""Language pre-training of the tiny base: copying text, describing scenes with boxes, and grounding expressions.
 
-It is never shown a name of a benchmark nor the task: no entity types, no knowledge, no mention in its answers. The
-lines it writes are those of an answer (answer.py), so that fine-tuning has only the task and the names left to teach.
+It is given neither names of a benchmark nor the task: no entity types, no knowledge, no mention in its answers. The
+lines it writes are those of an answer (serialization.py), so that fine-tuning need teach only the task and the names.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class CopiedSpan:
 
 @dataclass(frozen=True)
 class PretrainingExample:
-    """What is asked, the scene, the beginning of the answer that is given, and the rest, which is to be learned.
+    """What is asked, the scene, the prefix of the answer that is given, and the rest, which is the target.
 
     ``about`` is the look that each piece of both speaks of, None where it is of none or not known yet; ``copied`` what
     the answer takes from the question.
@@ -270,7 +270,7 @@ class PretrainingDataset(IterableDataset):
         return self.encoder.prompt(messages_of(example), None if example.scene is None else example.scene.image)
 
     def regions(self, example: PretrainingExample, prompt: Tensors, tokens: int) -> torch.Tensor:
-        """(tokens, 1 + CELLS), bool: the cells that each token of the answer speaks of, row by row behind the first.
+        """(tokens, 1 + CELLS), bool: the cells that each token of the answer refers to, row by row behind the first.
 
         The first column is set instead for a token about a look that is not there. A token about nothing has none, and
         of a piece that is given only the last has any: by then all that it says has been read.
@@ -322,7 +322,7 @@ class PretrainingDataset(IterableDataset):
         return [end for _, end in encoded.offset_mapping]
 
     def _pieces(self, example: PretrainingExample) -> Iterator[tuple[Piece, Look | None, slice]]:
-        """Each piece, the look it speaks of, and the tokens that do; of one that is given its last."""
+        """Each piece, the look it refers to, and its tokens; of one that is given its last."""
         start = 0
         for number, (piece, look) in enumerate(zip((*example.given, *example.answer), example.about, strict=True)):
             end = start + len(self.encoder.answer((piece,), end=False)["answer"])
@@ -337,7 +337,7 @@ def messages_of(example: PretrainingExample) -> list[dict]:
 
 
 class LanguageTrainer(Trainer):
-    """transformers' Trainer with the lessons' losses. Logs how often tokens were predicted rightly, by kind."""
+    """transformers' Trainer with the losses of the examples. Logs the accuracy of the tokens, by kind."""
 
     def __init__(self, model: PreTrainedModel, args: TrainingArguments, lessons: PretrainingDataset):
         self.kinds = token_groups(lessons.encoder.tokenizer)

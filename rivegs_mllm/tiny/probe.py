@@ -1,4 +1,4 @@
-"""How well the tiny base sees and reads: ``python -m rivegs_mllm.tiny.probe [FOLDER]``, on scenes it never saw.
+"""How well the tiny base describes and grounds: ``python -m rivegs_mllm.tiny.probe [FOLDER]``, on unseen scenes.
 
 Prints, for described scenes, the share of emblems that some line names rightly, and that it also boxes with an IoU over
 0.5; for expressions to find, how often the decision is right, and how often the box of one that is there; for texts,
@@ -71,7 +71,7 @@ def measure(folder: Path, count: int = PROBED_SAMPLES) -> dict[str, float]:
 def generate(
     model: torch.nn.Module, encoder: SampleEncoder, rows: Sequence[tuple[Tensors, Sequence[Piece]]]
 ) -> list[str]:
-    """How the model goes on behind prompts and the pieces of the answers that are given."""
+    """The model's continuation of prompts and of given prefixes of the answers."""
     tokenizer = encoder.tokenizer
     begun = [batch([{**prompt, **encoder.answer(given, end=False)}], tokenizer.pad_token_id) for prompt, given in rows]
     inputs = batch([{**row, **encoder.answer((), end=False)} for row in begun], tokenizer.pad_token_id)

@@ -12,7 +12,7 @@ from data_builders.emblems.scene import Scene, compose
 from rivegs_mllm.types import TYPES
 
 SINGLE = 0.4
-"""The share of scenes with one emblem: there is nothing to choose in them, so reading a picture is learned first."""
+"""The share of scenes with one emblem: there is nothing to choose in them, so they are learned first."""
 
 
 def random_scene(rng: random.Random) -> Scene:

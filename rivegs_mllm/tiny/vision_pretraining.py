@@ -1,4 +1,4 @@
-"""The tiny base learns to see: every cell of the picture names the emblem that covers it, part by part, and its box.
+"""Vision pre-training of the tiny base: every cell predicts the emblem that covers it, part by part, and its box.
 
 A vision tower trained from scratch through a language model's loss alone gets one gradient a word. Here each
 28-pixel cell of each picture is supervised, with heads that are thrown away afterwards. What stays is a tower
@@ -114,7 +114,7 @@ class VisionPretrainingModel(nn.Module):
     """The vision tower with heads that read every cell: type, parts, words, box and the cell's own place.
 
     ``embedding`` (tokens, width) is the language model's. Of a cell's token and of it only the dimensions count that
-    the embedding fills: the others belong to what heads write there (induction.py).
+    the embedding fills: the others belong to what heads write there (induction_init.py).
     """
 
     def __init__(self, visual: nn.Module, embedding: torch.Tensor):

@@ -94,7 +94,7 @@ def estimate(config: PreTrainedConfig, recipe: Recipe, gpus: int = 1, zero: int 
 
 
 def base_bytes(model: PreTrainedModel, quantized: bool, zero: int) -> float:
-    """Bytes of a whole base's weights. Quantised are all linear layers but the one that makes the logits."""
+    """Bytes of the base's weights. Quantised are all linear layers but the one that makes the logits."""
     if not quantized:
         return sum(p.numel() * p.element_size() for p in model.parameters())
     head = model.get_output_embeddings()

@@ -16,7 +16,9 @@ def muon(model: torch.nn.Module, arguments: TrainingArguments) -> tuple[type[tor
     same. Raises UserError where something is trained that is not a whole matrix of an adapter.
     """
     if arguments.deepspeed is not None or arguments.deepspeed_plugin is not None:
-        raise UserError("muon: DeepSpeed splits matrices between processes, which Muon needs whole; set it to false")
+        raise UserError(
+            "muon: DeepSpeed splits matrices between processes, which Muon needs undivided; set it to false"
+        )
     for name, value in model.named_parameters():
         if value.requires_grad and (value.ndim != 2 or ".lora_" not in name):
             raise UserError(f"muon: is for the matrices of LoRA, and {name} is trained too; set it to false")

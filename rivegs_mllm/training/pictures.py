@@ -1,4 +1,4 @@
-"""The pictures of samples, looked at before any step is made: each is there, whole, and of the size on record."""
+"""The pictures of samples, checked before the first step: each is there, intact, and of the recorded size."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ class BoxRoundTrip:
 
 @dataclass(frozen=True, slots=True)
 class ModelImage:
-    """The picture as the model sees it: ``image``, ``size`` of the original and ``resized`` of the contract.
+    """The picture as the model receives it: ``image``, ``size`` of the original and ``resized`` of the contract.
 
     ``stretch`` is by what a box that was read is multiplied, (across, down), to lie where the model would see it.
     """
@@ -114,7 +114,7 @@ class PreviewSample:
 
 
 def write_preview(recipe: Recipe, out: Path, count: int = 6, image_root: Path | None = None) -> list[str]:
-    """Writes the page on ``count`` samples of the recipe's training split to ``out``, whole or not at all.
+    """Writes the page on ``count`` samples of the recipe's training split to ``out``, completely or not at all.
 
     Returns the problems found, which stand on top of the page too: samples that are longer than ``max_length``,
     boxes that come back further off than the contract's rounding, answers that cannot be read back, pictures that the

@@ -1,4 +1,4 @@
-"""What a training run tells on the console: a line each time that it logs."""
+"""What a training run prints on the console: a line each time that it logs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _log = logging.getLogger(__name__)
 
 
 def show_progress(trainer: Trainer) -> None:
-    """Lets a trainer tell lines of a `TrainingProgress` in place of the library's bar and dictionaries."""
+    """Makes a trainer print the lines of a `TrainingProgress` in place of the library's bar and dictionaries."""
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
     trainer.add_callback(TrainingProgress(Console()))
@@ -29,7 +29,7 @@ def show_progress(trainer: Trainer) -> None:
 class TrainingProgress(TrainerCallback):
     """Step, loss, learning rate, posts and tokens a second, peak memory and the time left; scores where there are any.
 
-    What is logged goes whole to the log file. Only the main process tells.
+    What is logged goes whole to the log file. Only the main process prints.
     """
 
     def __init__(self, console: Console):

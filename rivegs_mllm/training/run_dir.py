@@ -53,7 +53,7 @@ _WHEN_EVALUATED = ("eval_strategy", "eval_steps", "eval_delay")
 
 
 def settings_of(arguments: TrainingArguments, sections: Mapping[str, object]) -> dict[str, object]:
-    """What must not change between the start of a run and its end, by key: "train.weight_decay", "lora.r".
+    """The settings that must not change during a run, by key: "train.weight_decay", "lora.r".
 
     ``sections`` are those of the recipe beside ``train``, dicts or single values. How many samples a step has is one
     value, so that another number of processes can go on with the same batches.
@@ -117,7 +117,7 @@ def model_fingerprint(path: Path | str) -> str | None:
 
 
 def resume_point(out: Path, settings: Mapping[str, object], finished: Path, arguments: TrainingArguments) -> str | None:
-    """The last complete checkpoint of this run, None at its start. Checkpoints that were cut off are removed.
+    """The last complete checkpoint of this run, None at its start. Incomplete checkpoints are removed.
 
     ``finished`` is the file whose presence says that the run ended. Raises UserError where there is anything trained,
     a checkpoint or the end, with other settings; a start that made no checkpoint binds nobody.
@@ -127,7 +127,7 @@ def resume_point(out: Path, settings: Mapping[str, object], finished: Path, argu
         if _is_complete(folder):
             complete.append(folder)
         else:
-            print(f"{folder} was cut off while it was written and is removed")
+            print(f"{folder} is incomplete and is removed")
             shutil.rmtree(folder)
     if complete or finished.exists():
         _check_same(out, settings, arguments)
@@ -135,7 +135,7 @@ def resume_point(out: Path, settings: Mapping[str, object], finished: Path, argu
 
 
 def record_start(out: Path, settings: Mapping[str, object]) -> None:
-    """Notes what the run is started with: to be called by the main process when everything has been checked."""
+    """Records what the run is started with: to be called by the main process when everything has been checked."""
     write_json(
         out / RUN_FILE, {"version": RUN_VERSION, "processes": PartialState().num_processes, "settings": settings}
     )
@@ -150,14 +150,13 @@ def _check_same(out: Path, settings: Mapping[str, object], arguments: TrainingAr
         before = {}
     processes, then = before.get("processes"), before.get("settings")
     if before.get("version") != RUN_VERSION or type(then) is not dict or type(processes) is not int:
-        raise UserError(f"{out} holds a run, but {path.name} does not say with what it was started; {hint}")
+        raise UserError(f"{out} holds a run, but {path.name} does not say what it was started with; {hint}")
     changed = sorted(key for key in settings.keys() | then.keys() if settings.get(key) != then.get(key))
     if changed:
         shown = "; ".join(_change(key, then.get(key), settings.get(key), arguments) for key in changed[:_MAX_LISTED])
         more = f"; and {len(changed) - _MAX_LISTED} more" if len(changed) > _MAX_LISTED else ""
         raise UserError(
-            f"{out} holds a run that was started otherwise: {shown}{more}. Resume it with what it was started with, or "
-            + hint
+            f"{out} holds a run that was started with other settings: {shown}{more}. Resume it with those, or " + hint
         )
     now = PartialState().num_processes
     if processes != now and PartialState().distributed_type.value == "DEEPSPEED":
@@ -178,7 +177,7 @@ def _change(key: str, then: object, now: object, arguments: TrainingArguments) -
 
 def _is_complete(checkpoint: Path) -> bool:
     """Whether a checkpoint has the trainer's state, which is written last, and before older ones are deleted; and
-    whether its other files can be opened, which a full disk or a copy may have cut off since."""
+    whether its other files can be opened, which a full disk or a copy may have truncated since."""
     try:
         read_object(checkpoint / TRAINER_STATE_NAME, "")
         for path in checkpoint.rglob("*.safetensors"):
@@ -232,14 +231,14 @@ def on_main(action: Callable[[], Result]) -> Result:
 
 @contextmanager
 def resource_errors_explained(out: Path) -> Iterator[None]:
-    """Turns a full disk or a full memory, which each library says in its own way, into a UserError.
+    """Turns a full disk or memory, which each library reports in its own way, into a UserError.
 
     A UserError of a data loader's worker, such as of a picture that is gone, comes without its stack trace.
     """
     try:
         yield
     except UserError as error:
-        raise UserError(f"{out}: {_own_words(error)}; mend it and start the same command again") from error
+        raise UserError(f"{out}: {_own_words(error)}; correct it and start the same command again") from error
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise UserError(
             f"{out}: out of memory ({_first_line(error)}); lower train.per_device_train_batch_size and raise "

@@ -25,7 +25,7 @@ class EpochAware(Protocol):
 
 
 class LengthGroupedSampler(Sampler):
-    """Indices in an order drawn anew each epoch, in which ``batch_size`` neighbours are of about equal length.
+    """Indices in an order shuffled each epoch, in which ``batch_size`` neighbours are of about equal length.
 
     The longest row is in the first batch, so that memory runs out at once or never; the others come in any order.
     Sorted, as they are drawn, they would take a model from long answers to short ones again and again, and leave it

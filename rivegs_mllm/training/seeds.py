@@ -1,4 +1,4 @@
-"""One recipe with several seeds: each run in a folder of its own, and the mean and deviation of what they reach."""
+"""One recipe with several seeds: a folder each, and the mean and standard deviation of their figures."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Figures = Mapping[str, Mapping[str, float]]
 
 
 def train_seeds(train: Callable[[Sequence[str]], Path], out: Path, seeds: Sequence[int]) -> dict:
-    """Trains with each seed into ``out/seed-N`` and writes ``out/seeds.json``; started again, goes on where it was.
+    """Trains with each seed into ``out/seed-N`` and writes ``out/seeds.json``; started again, it resumes.
 
     ``train`` is given overrides of the recipe and returns the run's folder. The result is
     ``{"seeds": {seed: figures}, "mean": figures, "deviation": figures}``, figures by split and name; the deviation is

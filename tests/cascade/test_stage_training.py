@@ -111,7 +111,7 @@ def test_a_finished_run_is_not_run_again(finished, emblems, capsys):
     ],
 )
 def test_another_recipe_in_the_same_folder_is_refused(finished, emblems, override, named):
-    with pytest.raises(UserError, match=rf"holds a run that was started otherwise: {named}"):
+    with pytest.raises(UserError, match=rf"holds a run that was started with other settings: {named}"):
         train_stage(make_recipe(finished, emblems, *BEST, override))
 
 

@@ -36,7 +36,7 @@ TABLES = [
     r"(\w+)? +(subset|system|task|span|MNER|GMNER|EEG|SMNER|EES|answer).*",
     r" ?(all|seen|unseen|subset|system|  seen|  unseen|e2e|tiny)? +[\w. –-]+",
     r"(only \d+ posts: figures|than 30|\d+ systems on|\d+ of \d+ posts whose answer|test-0).*",
-    r"(F1 and stages|entities that|Prec@0.5 and|stage is|Seconds a post|count once|none\.).*",
+    r"(F1 and stages|entities|Prec@0.5 and|is evaluated|Seconds per post|share count|is none\.).*",
     r"",
 ]
 

@@ -123,7 +123,7 @@ def test_mistakes_in_files_are_named(tmp_path):
     with pytest.raises(UserError, match="'9' is not in the gold"):
         evaluate_files(gold, answers)
     answers.write_text('{"id": "0"}\n{"id": "1"}\n{"id": "0"}\n')
-    with pytest.raises(UserError, match=r"answers\.jsonl:3.*came already on line 1"):
+    with pytest.raises(UserError, match=r"answers\.jsonl:3.*is already on line 1"):
         evaluate_files(gold, answers)
     answers.write_text('{"id": "0", "entities": [{"text": "a", "type": "PER", "boxes": [[0, 0, NaN, 1]]}]}\n')
     with pytest.raises(UserError, match=r"answers\.jsonl:1"):

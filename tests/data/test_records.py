@@ -213,7 +213,7 @@ def test_a_line_that_is_no_object_is_named(tmp_path, line):
 
 def test_an_id_twice_names_both_lines(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"id": "x"}\n{"id": "y"}\n{"id": "x"}\n')
-    with pytest.raises(RecordError, match=r"a\.jsonl:3: id: 'x' came already on line 1"):
+    with pytest.raises(RecordError, match=r"a\.jsonl:3: id: 'x' is already on line 1"):
         read_predictions(tmp_path / "a.jsonl")
 
 

@@ -82,7 +82,7 @@ def test_run_ends_and_is_not_taken_up_with_other_texts(tmp_path, base, emblems, 
     settings = ("--train.max_steps=2", "--max_length=768", f"--distilled.knowledge={store}")
     out = train(make_recipe(tmp_path, base, emblems, *settings))
     assert (out / "adapter_model.safetensors").is_file()
-    with pytest.raises(UserError, match=r"started otherwise: data\.train was"):
+    with pytest.raises(UserError, match=r"started with other settings: data\.train was"):
         train(make_recipe(tmp_path, base, emblems, *settings, "--distilled.clean=false"))
 
 
@@ -94,7 +94,7 @@ def test_preview_shows_the_texts_of_the_store(tmp_path, base, emblems, store):
 
 
 def test_store_of_other_posts_is_refused(tmp_path, base, emblems, store):
-    with pytest.raises(UserError, match="holds no knowledge that can be used"):
+    with pytest.raises(UserError, match="has no usable knowledge"):
         make_trainer(make_recipe(tmp_path, base, emblems, f"--distilled.knowledge={store}", "--data.train=dev"))
     with pytest.raises(UserError, match="name a store"):
         make_trainer(make_recipe(tmp_path, base, emblems, "--distilled.clean=true"))

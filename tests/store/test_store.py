@@ -164,7 +164,7 @@ def test_what_was_damaged_or_taken_away_is_named(tmp_path):
     (tmp_path / "manifest.json").unlink()
     Store(tmp_path).close()
     (tmp_path / "journal-000001.jsonl").write_text('{"sample": 1}\n')
-    with pytest.raises(StoreError, match=r"journal-000001\.jsonl:1.*`rivegs distill` sets it aside"):
+    with pytest.raises(StoreError, match=r"journal-000001\.jsonl:1.*`rivegs distill` moves it aside"):
         list(read_rows(tmp_path))
 
 

@@ -75,7 +75,7 @@ def test_other_settings_are_refused_with_both_values(tmp_path, base, data, finis
     assert main([str(recipe), *STEPS, override]) == 2
     printed = capsys.readouterr()
     assert "trained" not in printed.out
-    with pytest.raises(UserError, match=f"run holds a run that was started otherwise: .*{said}"):
+    with pytest.raises(UserError, match=f"run holds a run that was started with other settings: .*{said}"):
         train(make_recipe(tmp_path, base, data, *STEPS, override))
     assert before.items() <= trained_files(tmp_path).items()
 
@@ -84,7 +84,7 @@ def test_other_settings_are_refused_with_both_values(tmp_path, base, data, finis
 @pytest.mark.parametrize("override", ["--train.gradient_accumulation_steps=2", "--train.weight_decay=0.1"])
 def test_other_settings_of_a_stage_are_refused(tmp_path, data, finished_stage, override, stopped):
     copied(finished_stage, tmp_path, stopped)
-    with pytest.raises(UserError, match="run holds a run that was started otherwise: train"):
+    with pytest.raises(UserError, match="run holds a run that was started with other settings: train"):
         train_stage(make_stage(tmp_path, data, *STEPS, override))
 
 
@@ -109,7 +109,7 @@ def fields(post) -> dict:
 @pytest.mark.parametrize("kind", ["doubled", "halved", "picture"])
 def test_other_data_is_refused(tmp_path, base, data, finished, finished_stage, kind, stopped):
     other = changed(data, tmp_path / "other", kind)
-    said = r"started otherwise: data.train was '12 samples, digest \w+' and is '\d+ samples"
+    said = r"started with other settings: data.train was '12 samples, digest \w+' and is '\d+ samples"
     copied(finished, tmp_path, stopped)
     with pytest.raises(UserError, match=said):
         train(make_recipe(tmp_path, base, other, *STEPS))
@@ -125,7 +125,7 @@ def test_another_base_of_the_same_name_is_refused(tmp_path, base, data, finished
         file.seek(-8, 2)
         file.write(b"\1" * 8)
     (run / FILE_NAME).touch()
-    with pytest.raises(UserError, match=r"started otherwise: model\.content was"):
+    with pytest.raises(UserError, match=r"started with other settings: model\.content was"):
         train(make_recipe(tmp_path, own, data, "--train.max_steps=1"))
 
 

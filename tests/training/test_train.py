@@ -138,7 +138,7 @@ def test_a_finished_run_is_not_run_again(finished, learned, capsys):
     ],
 )
 def test_another_recipe_in_the_same_folder_is_refused(finished, learned, override, named):
-    with pytest.raises(UserError, match=rf"holds a run that was started otherwise: {named}"):
+    with pytest.raises(UserError, match=rf"holds a run that was started with other settings: {named}"):
         train(make_recipe(finished, learned / "base", learned / "data", *BEST, override))
 
 
@@ -241,7 +241,7 @@ def test_a_picture_that_vanishes_while_training_is_named_in_one_line(tmp_path, b
         return list(samples)
 
     monkeypatch.setattr("rivegs_mllm.train.check_pictures", check)
-    with pytest.raises(UserError, match=rf"{gone}: no such picture; mend it and start") as caught:
+    with pytest.raises(UserError, match=rf"{gone}: no such picture; correct it and start") as caught:
         train(make_recipe(tmp_path, base, broken, f"--train.dataloader_num_workers={workers}"))
     assert "\n" not in str(caught.value)
 

@@ -1,4 +1,4 @@
-"""Answers from a model, in left-padded batches: whole ones, or the continuation of a given beginning."""
+"""Answers from a model, in left-padded batches: complete ones, or the continuation of a given prefix."""
 
 from __future__ import annotations
 

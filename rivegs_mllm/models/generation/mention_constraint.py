@@ -1,6 +1,6 @@
-"""Generation that can name nothing but what the post says: mentions are runs of its words, types those of the contract.
+"""Constrained decoding of mentions: runs of words of the post, followed by a type of the contract.
 
-A mention that is not in the post is never right, and small models misspell names that they have not learned.
+A mention that is not in the post is never correct, and small models misspell unseen names.
 """
 
 from __future__ import annotations
