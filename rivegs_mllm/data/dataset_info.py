@@ -50,13 +50,17 @@ def read_info(folder: Path) -> DatasetInfo | None:
             raise UserError(f"{path}: types[{number}]: {shown(one)} is not an object of name and description")
         types[name] = text
     posts, entities = (_counts(path, key, raw.get(key)) for key in ("posts", "entities"))
-    made = [raw.get(key, "") for key in ("format", "boxes")]
-    if not all(type(one) is str for one in made):
-        raise UserError(f"{path}: format and boxes are strings")
-    return DatasetInfo(types, posts, entities, *made)
+    return DatasetInfo(types, posts, entities, _string(path, "format", raw), _string(path, "boxes", raw))
 
 
-def _list(path: Path, value: object) -> list:
+def _string(path: Path, key: str, raw: dict[str, object]) -> str:
+    value = raw.get(key, "")
+    if type(value) is not str:
+        raise UserError(f"{path}: {key}: {shown(value)} is not a string")
+    return value
+
+
+def _list(path: Path, value: object) -> list[object]:
     if type(value) is not list:
         raise UserError(f"{path}: types: {shown(value)} is not a list")
     return value

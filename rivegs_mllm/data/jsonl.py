@@ -16,7 +16,7 @@ from rivegs_mllm.data.field_errors import FieldError
 from rivegs_mllm.data.files import complete_file, drop_cut_line
 from rivegs_mllm.data.foreign import numbered_lines, shown
 from rivegs_mllm.data.masks import mask_area
-from rivegs_mllm.data.raw_text import tokenized
+from rivegs_mllm.data.raw_text import is_raw_text, tokenized
 from rivegs_mllm.types import Box, Entity, Mask, Prediction, Sample, UserError
 
 RECORD_VERSION = 1
@@ -143,7 +143,7 @@ _ENTITY_KEYS = frozenset(("text", "type", "span", "expression", "visible", "visi
 
 def sample_from_json(value: object) -> Sample:
     """A sample from decoded JSON, whose tokens are given, or found in a text."""
-    if type(value) is dict and value.get("text") is not None and value.get("tokens") is None:
+    if type(value) is dict and is_raw_text(value):
         value = tokenized(value)
     raw = _mapping(value, "line", _SAMPLE_KEYS)
     identity = _identity(raw)
@@ -172,6 +172,12 @@ def _sample_faults(value: object) -> Iterator[str]:
     """What is wrong with a line: the first fault of each field, and of each entity."""
     if type(value) is not dict:
         return
+    if is_raw_text(value):
+        of_text = list(_fault(tokenized, value))
+        if of_text:
+            yield from of_text
+            return
+        value = tokenized(value)
     for key in sorted({"id", "tokens", *value} - {"entities"}):
         yield from _fault(sample_from_json, {"id": "-", "tokens": [], key: value.get(key)})
     entities, tokens, size = value.get("entities"), value.get("tokens"), value.get("size")

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from rivegs_mllm.data.alignment import align
 from rivegs_mllm.data.field_errors import FieldError
 from rivegs_mllm.data.foreign import shown
 
 
-def tokenized(raw: dict) -> dict:
+def is_raw_text(raw: dict[str, Any]) -> bool:
+    """Whether a line gives a text and no tokens."""
+    return raw.get("text") is not None and raw.get("tokens") is None
+
+
+def tokenized(raw: dict[str, Any]) -> dict[str, Any]:
     """The same line with tokens and spans.
 
     ``text`` becomes ``tokens``, and of each entity ``start`` and ``end``, characters of the text, end-exclusive, become
@@ -30,15 +37,15 @@ def tokenized(raw: dict) -> dict:
     return {**kept, "tokens": list(aligned.tokens), "entities": found}
 
 
-def _place(entity: dict, text: str, where: str) -> tuple[int, int]:
-    place = entity.get("start"), entity.get("end")
-    if not (all(type(edge) is int for edge in place) and 0 <= place[0] < place[1] <= len(text)):
+def _place(entity: dict[str, Any], text: str, where: str) -> tuple[int, int]:
+    start, end = entity.get("start"), entity.get("end")
+    if type(start) is not int or type(end) is not int or not 0 <= start < end <= len(text):
         raise FieldError(
-            f"{where}: start and end {shown(list(place))} are not characters of the text, which has {len(text)}"
+            f"{where}: start and end {shown([start, end])} are not characters of the text, which has {len(text)}"
         )
     if entity.get("span") is not None:
         raise FieldError(f"{where}.span: has no meaning where the line gives a text; leave it out")
-    said, reads = entity.get("text"), text[slice(*place)]
+    said, reads = entity.get("text"), text[start:end]
     if said is not None and (type(said) is not str or said.split() != reads.split()):
-        raise FieldError(f"{where}.text: {shown(said)} is not what stands at {list(place)}, {shown(reads)}")
-    return place
+        raise FieldError(f"{where}.text: {shown(said)} is not what stands at {[start, end]}, {shown(reads)}")
+    return start, end

@@ -263,6 +263,7 @@ def test_a_scan_goes_on_behind_a_wrong_line(tmp_path):
 
 def test_the_examples_of_the_format_page_are_read():
     page = (Path(__file__).parents[2] / "docs" / "format.md").read_text(encoding="utf-8")
-    sample, prediction = (orjson.loads(block) for block in re.findall(r"```json\n(.*?)```", page, re.DOTALL))
+    sample, raw, prediction = (orjson.loads(block) for block in re.findall(r"```json\n(.*?)```", page, re.DOTALL))
     assert [entity.text for entity in sample_from_json(sample).entities] == ["Edwin Chanas", "Rome"]
+    assert sample_from_json(raw).tokens == ("Edwin", "Chanas", ",", "in", "#", "Rome", "Today")
     assert prediction_from_json(prediction).id == sample["id"]

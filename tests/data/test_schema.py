@@ -10,7 +10,7 @@ from jsonschema import Draft202012Validator
 from test_import_export_same import samples
 
 from rivegs_mllm.data.field_errors import FieldError
-from rivegs_mllm.data.jsonl import prediction_from_json, read_samples, sample_from_json, to_line
+from rivegs_mllm.data.jsonl import prediction_from_json, read_samples, sample_from_json, scan_samples, to_line
 from rivegs_mllm.types import Prediction
 
 DOCS = Path(__file__).parent.parent.parent / "docs"
@@ -92,6 +92,18 @@ def test_lines_that_are_refused(line):
 def test_offsets_that_do_not_fit(entity, message):
     with pytest.raises(FieldError, match=message):
         sample_from_json({**TEXT, "entities": [{"type": "x", **entity}]})
+
+
+def test_all_faults_of_a_line_with_a_text(tmp_path):
+    def faults(line):
+        (tmp_path / "a.jsonl").write_bytes(orjson.dumps(line))
+        return [str(found).partition(":1: ")[2] for _, found in scan_samples(tmp_path / "a.jsonl")]
+
+    assert faults({**TEXT, "entities": [{"type": "x", "start": 0, "end": 30}]}) == [
+        "entities[0]: start and end [0, 30] are not characters of the text, which has 18"
+    ]
+    twice = faults({**TEXT, "size": [0, 1], "entities": [{"type": "", "start": 0, "end": 3}]})
+    assert sorted(fault.partition(":")[0] for fault in twice) == ["entities[0].type", "size"]
 
 
 def test_a_line_with_a_text_is_a_sample_and_a_prediction(tmp_path):
