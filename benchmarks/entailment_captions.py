@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from data_builders.twitter_gmner import build_twitter_gmner
 from eval.stage_metrics import precision_recall_f1
-from rivegs_mllm.cascade.rows import entailment_view
+from rivegs_mllm.cascade.rows import entailment_rows
 from rivegs_mllm.data.files import write_json
 from rivegs_mllm.data.jsonl import SPLITS, read_split, write_records
 from rivegs_mllm.train import start
@@ -60,7 +60,7 @@ def _train(settings: Sequence[str], further: Sequence[str]) -> Path:
 
 def floors(data: Path) -> dict:
     """Saying each time what is more frequent in train, of all entities and of those of the type."""
-    seen = [(row.entity.type, row.visible) for row in entailment_view(read_split(data, "train"))]
+    seen = [(row.entity.type, row.visible) for row in entailment_rows(read_split(data, "train"))]
     every, by_type = Counter(visible for _, visible in seen), Counter(seen)
     usual = {kind: by_type[kind, True] > by_type[kind, False] for kind, _ in seen}
     return {
@@ -72,7 +72,7 @@ def floors(data: Path) -> dict:
 def _floor(data: Path, said: Mapping[str, bool]) -> dict:
     figures = {}
     for split in ("dev", "test"):
-        rows = entailment_view(read_split(data, split))
+        rows = entailment_rows(read_split(data, split))
         both = [(said[row.entity.type], row.visible) for row in rows]
         right, named = both.count((True, True)), sum(yes for yes, _ in both)
         f1 = precision_recall_f1(right, named, sum(visible for _, visible in both))["f1"]

@@ -21,8 +21,8 @@ from torch import nn
 from rivegs_mllm.models.device import best_device, count_parameters
 from rivegs_mllm.published.hindex.model import HIndex
 from rivegs_mllm.published.hindex.sizes import Sizes as HIndexSizes
-from rivegs_mllm.published.hindex.writing import write as write_indices
-from rivegs_mllm.published.seqtr.decoding import write as write_coordinates
+from rivegs_mllm.published.hindex.writing import generate as write_indices
+from rivegs_mllm.published.seqtr.decoding import generate as write_coordinates
 from rivegs_mllm.published.seqtr.model import SeqTR
 from rivegs_mllm.published.seqtr.sizes import BOX, MASK
 from rivegs_mllm.published.seqtr.sizes import Sizes as SeqTRSizes
@@ -42,12 +42,12 @@ def seqtr(task: str, small: bool) -> tuple[nn.Module, Tensors, Callable[[nn.Modu
         "pictures": torch.rand(1, 3, 640, 640) * 255,
         "words": torch.randint(3, 10_000, (1, 15)),
         "shapes": torch.tensor([[640, 640]]),
-        "targets": torch.randint(0, 1000, (1, model.sizes.places)),
+        "targets": torch.randint(0, 1000, (1, model.sizes.regions)),
     }
     return (
         model,
         inputs,
-        lambda own, given: write_coordinates(own, own.see(given["pictures"], given["words"], given["shapes"])),
+        lambda own, given: write_coordinates(own, own.encode(given["pictures"], given["words"], given["shapes"])),
     )
 
 
@@ -56,16 +56,16 @@ class WithResNet(nn.Module):
 
     def __init__(self, sizes: UMTSizes) -> None:
         super().__init__()
-        self.umt, self.eyes = UMT(sizes), ResNet()
+        self.umt, self.vision_encoder = UMT(sizes), ResNet()
 
     def forward(self, picture: torch.Tensor, **inputs: torch.Tensor) -> dict[str, torch.Tensor]:
         """The loss."""
-        return self.umt(places=self.eyes(picture), **inputs)
+        return self.umt(regions=self.vision_encoder(picture), **inputs)
 
     def tag(self, given: Tensors) -> list[list[int]]:
         """The labels of a post's pieces."""
         inputs = {name: given[name] for name in ("input_ids", "token_type_ids", "mask")}
-        return self.umt.decode(self.umt.look(**inputs, places=self.eyes(given["picture"])), given["mask"])
+        return self.umt.decode(self.umt.encode(**inputs, regions=self.vision_encoder(given["picture"])), given["mask"])
 
 
 def umt(small: bool) -> tuple[nn.Module, Tensors, Callable[[nn.Module, Tensors], object]]:
@@ -86,7 +86,7 @@ def hindex(small: bool) -> tuple[nn.Module, Tensors, Callable[[nn.Module, Tensor
     return (
         HIndex(HIndexSizes(layers=1) if small else HIndexSizes(), 50_265),
         given,
-        lambda own, one: write_indices(own, own.see(one["ids"], one["features"])),
+        lambda own, one: write_indices(own, own.encode(one["ids"], one["features"])),
     )
 
 

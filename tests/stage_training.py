@@ -12,7 +12,7 @@ stage:
   type: crf
   encoder: tiny
   max_length: 128
-  head_rate: 5.0e-3
+  head_learning_rate: 5.0e-3
 train:
   output_dir: {out}
   use_cpu: true

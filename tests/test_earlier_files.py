@@ -66,8 +66,12 @@ def test_finished_runs_are_known(earlier, name, capsys):
 def test_stage_in_a_cascade(earlier):
     recipe = read_cascade(earlier / "recipes" / "cascade.yaml")
     samples = read_split(earlier / "data", "dev")
-    drafts = read_predictions(earlier / "predictions.jsonl")
-    assert [draft.id for draft in recipe.tagger.load(earlier / "data")(samples, drafts)] == ["one", "two", "three"]
+    partials = read_predictions(earlier / "predictions.jsonl")
+    assert [partial.id for partial in recipe.tagger.load(earlier / "data")(samples, partials)] == [
+        "one",
+        "two",
+        "three",
+    ]
 
 
 def test_store_that_was_cut_off(earlier):

@@ -1,13 +1,15 @@
 """The contract of the cascade: its slots, what a stage may do, and the checks that hold it to that.
 
-A stage is called as ``stage(samples, drafts)`` with two lists of equal length and order and gives the drafts back,
-its own fields filled. Samples come without their gold, but for the stages that exist to stand in for a perfect one.
+A stage is called as ``stage(samples, partials)`` with two lists of equal length and order: posts, and what the slots
+before have filled of each, its partial prediction. It gives these back with its own fields filled. Samples come without
+their gold, but for oracle stages.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import ClassVar, Protocol, runtime_checkable
 
@@ -16,7 +18,7 @@ from rivegs_mllm.types import Entity, Prediction, Sample, UserError
 SLOTS = ("knowledge", "tagger", "expander", "entailment", "grounder", "segmenter")
 """The slots in the order in which they are run."""
 
-WHOLE = "answer"
+ALL_SLOTS = "answer"
 """In place of a slot: a system that fills all fields at once."""
 
 Stage = Callable[[Sequence[Sample], Sequence[Prediction]], list[Prediction]]
@@ -35,7 +37,7 @@ class StageRecipe(Protocol):
 class SharedModel(Protocol):
     """Settings of a stage that can stand in several slots, which then share one loaded model."""
 
-    def needs_in(self, slot: str) -> Sequence[str]:
+    def requires_in(self, slot: str) -> Sequence[str]:
         """The further slots, all of them before ``slot``, that must not be null."""
 
     def model_key(self) -> Hashable:
@@ -49,23 +51,23 @@ class SharedModel(Protocol):
 
 
 @runtime_checkable
-class Needy(Protocol):
-    """Settings of a stage that needs more slots filled than NEEDS says, such as expressions in what it is asked."""
+class RequiresSlots(Protocol):
+    """Settings of a stage that requires more slots than REQUIRED_SLOTS, such as expressions for its queries."""
 
-    def needs(self) -> Sequence[str]:
+    def requires(self) -> Sequence[str]:
         """The further slots, all of them before its own, that must not be null."""
 
 
 @runtime_checkable
-class Independent(Protocol):
-    """Settings of a stage that needs other slots filled than NEEDS says, such as a segmenter that needs no box."""
+class RequiresOnly(Protocol):
+    """Settings of a stage that requires other slots than REQUIRED_SLOTS, such as a segmenter that needs no box."""
 
-    def instead(self) -> Sequence[str]:
-        """The slots that it needs in the place of those."""
+    def requires_only(self) -> Sequence[str]:
+        """The slots that it requires instead of those."""
 
 
 @runtime_checkable
-class Dependent(Protocol):
+class DependsOnFiles(Protocol):
     """Settings of a stage whose answers depend on files that no path among its settings names."""
 
     def files(self) -> Sequence[Path]:
@@ -73,17 +75,28 @@ class Dependent(Protocol):
 
 
 @runtime_checkable
-class Sized(Protocol):
+class CountsParameters(Protocol):
     """A loaded stage that can tell how many parameters its model has."""
 
-    parameters: int
+    num_parameters: int
 
 
 class StageError(UserError):
-    """A stage that broke the contract, or was given what it cannot work on: names stage, sample and cure."""
+    """A stage that broke the contract, or was given what it cannot work on: names the stage and the sample, and says
+    what to do."""
 
 
-NEEDS = {
+@contextmanager
+def named_errors(stage: str) -> Iterator[None]:
+    """Within it, a UserError becomes a StageError that begins with ``stage``, its slot and type."""
+    try:
+        yield
+    except UserError as error:
+        said = str(error)
+        raise StageError(said if said.startswith(stage) else f"{stage}: {said}") from None
+
+
+REQUIRED_SLOTS = {
     "knowledge": (),
     "tagger": (),
     "expander": ("tagger",),
@@ -101,14 +114,19 @@ _OWN_ENTITY_FIELDS = {
 }
 
 
-def blind(sample: Sample) -> Sample:
+def pass_through(samples: Sequence[Sample], partials: Sequence[Prediction]) -> list[Prediction]:
+    """The stage that changes nothing."""
+    return list(partials)
+
+
+def without_labels(sample: Sample) -> Sample:
     """The sample without its gold."""
     return dataclasses.replace(sample, entities=())
 
 
-def without_picture(draft: Prediction, where: str, error: UserError) -> Prediction:
-    """The draft with a note that a stage could not see its picture."""
-    return dataclasses.replace(draft, errors=(*draft.errors, f"{where}: no picture: {error}"))
+def without_picture(partial: Prediction, where: str, error: UserError) -> Prediction:
+    """The partial prediction with a note that a stage could not see its picture."""
+    return dataclasses.replace(partial, errors=(*partial.errors, f"{where}: no picture: {error}"))
 
 
 def check_stage(
@@ -120,19 +138,19 @@ def check_stage(
     """
     where = f"{slot} ({name})"
     if len(after) != len(samples):
-        given = {draft.id for draft in after}
+        given = {partial.id for partial in after}
         without = next((f", none for {sample.id!r}" for sample in samples if sample.id not in given), "")
         raise StageError(
-            f"{where}: gave {len(after)} drafts for {len(samples)} posts{without}; a stage must give one a post, "
+            f"{where}: gave {len(after)} predictions for {len(samples)} posts{without}; a stage must give one a post, "
             "also where it finds nothing"
         )
     for sample, old, new in zip(samples, before, after, strict=True):
         if new.id != sample.id:
             raise StageError(
-                f"{where}: gave a draft of post {new.id!r} in the place of post {sample.id!r}; "
+                f"{where}: gave the prediction of post {new.id!r} in place of post {sample.id!r}; "
                 "a stage must keep the order of the posts"
             )
-        if slot == WHOLE:
+        if slot == ALL_SLOTS:
             continue
         if slot != "knowledge" and new.knowledge != old.knowledge:
             raise StageError(f"{where}: changed the knowledge of post {sample.id!r}, which is not its own field")
@@ -155,7 +173,7 @@ def _rest(slot: str, entity: Entity) -> tuple:
     return tuple(getattr(entity, name) for name in names if name not in _OWN_ENTITY_FIELDS[slot])
 
 
-def refer(entity: Entity, parts: Sequence[str]) -> str:
+def referring_expression(entity: Entity, parts: Sequence[str]) -> str:
     """The referring expression ``mention (type) - expression`` (RiVEG), of the parts named: the paper's Table X.
 
     ``parts`` is any of "mention", "type" and "expression"; an empty expression leaves out its dash.

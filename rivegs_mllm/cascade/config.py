@@ -1,6 +1,6 @@
 """The cascade: its recipe, and its run over all posts.
 
-Samples are shown to a stage without their gold, but for the stages that stand in for a perfect one.
+Stages get the samples without their gold, but for oracle stages.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from pathlib import Path
 import draccus
 
 from rivegs_mllm.cascade.base import (
-    NEEDS,
+    REQUIRED_SLOTS,
     SLOTS,
-    Dependent,
-    Independent,
-    Needy,
+    DependsOnFiles,
+    RequiresOnly,
+    RequiresSlots,
     SharedModel,
     Stage,
     StageError,
@@ -27,7 +27,7 @@ from rivegs_mllm.cascade.entailment.base import Entailment
 from rivegs_mllm.cascade.grounding.base import Grounder
 from rivegs_mllm.cascade.knowledge.base import Knowledge
 from rivegs_mllm.cascade.knowledge.expansion import Expander
-from rivegs_mllm.cascade.runner import Models, StageReport, Step, run_steps, stamps
+from rivegs_mllm.cascade.runner import LoadedModels, StageReport, Step, file_fingerprints, run_steps
 from rivegs_mllm.cascade.segmentation.base import Segmenter
 from rivegs_mllm.cascade.tagging.base import Tagger
 from rivegs_mllm.config.bounds import BatchSize, check_bounds
@@ -50,8 +50,8 @@ _CURES = {
 class CascadeRecipe:
     """One stage a slot, null to skip the slot. ``types`` is what a tagger may name.
 
-    ``batch_size`` is how many posts a stage is given before its drafts are written to disk; a stage with a model has a
-    batch size of its own.
+    ``batch_size`` is how many posts a stage is given before its partial predictions are written to disk; a stage with
+    a model has a batch size of its own.
     """
 
     knowledge: Knowledge | None = None
@@ -101,37 +101,37 @@ def as_cascade(layered: Layered) -> CascadeRecipe:
     return recipe
 
 
-def check_needs(recipe: CascadeRecipe) -> None:
+def check_requirements(recipe: CascadeRecipe) -> None:
     """Raises StageError for a stage that needs a field which no stage before it fills."""
-    if said := lacking(recipe):
+    if said := missing_requirement(recipe):
         raise StageError(said)
 
 
-def lacking(recipe: CascadeRecipe) -> str:
+def missing_requirement(recipe: CascadeRecipe) -> str:
     """What a stage needs that no stage before it fills, and what to do; "" where none lacks anything.
 
     Raises UserError where a stage's trained files, which say what it needs, cannot be read.
     """
     stages = recipe.stages()
     for slot, choice in stages.items():
-        for need in _needed(slot, choice):
+        for need in _requirements(slot, choice):
             if need not in stages:
                 return (
-                    f"{slot} ({type_of(choice)}): needs what the slot '{need}' fills, but that is null; "
+                    f"{slot} ({type_name_of(choice)}): needs what the slot '{need}' fills, but that is null; "
                     f"give it a stage ({_CURES[need]}), or choose another type for {slot}"
                 )
     return ""
 
 
-def _needed(slot: str, choice: StageRecipe | SharedModel) -> tuple[str, ...]:
+def _requirements(slot: str, choice: StageRecipe | SharedModel) -> tuple[str, ...]:
     """The slots that must be filled for a stage."""
-    own = choice.instead() if isinstance(choice, Independent) else NEEDS[slot]
+    own = choice.requires_only() if isinstance(choice, RequiresOnly) else REQUIRED_SLOTS[slot]
     if isinstance(choice, SharedModel):
-        return (*own, *choice.needs_in(slot))
-    return (*own, *(choice.needs() if isinstance(choice, Needy) else ()))
+        return (*own, *choice.requires_in(slot))
+    return (*own, *(choice.requires() if isinstance(choice, RequiresSlots) else ()))
 
 
-def types_of(slot: str) -> list[str]:
+def type_names_of(slot: str) -> list[str]:
     """The types that a slot can have."""
     kind = {
         "knowledge": Knowledge,
@@ -144,7 +144,7 @@ def types_of(slot: str) -> list[str]:
     return sorted(kind.get_known_choices())
 
 
-def type_of(choice: StageRecipe | SharedModel) -> str:
+def type_name_of(choice: StageRecipe | SharedModel) -> str:
     """The ``type:`` that a stage is chosen by."""
     return choice.get_choice_name(type(choice))
 
@@ -155,13 +155,13 @@ def run_cascade(
     """The predictions for all samples, in order, and what each stage cost, also saved as ``out/stages.json``.
 
     ``folder`` is what pictures are relative to, ``out`` the work folder. Raises StageError where a slot needs a field
-    that nobody fills, before anything is run, and where a stage breaks the contract; UserError where ``out`` holds
+    that no slot fills, before anything is run, and where a stage breaks the contract; UserError where ``out`` holds
     another run.
     """
-    check_needs(recipe)
+    check_requirements(recipe)
     settings = draccus.encode(recipe)
     del settings["batch_size"]
-    settings["files"] = stamps(_files(recipe))
+    settings["files"] = file_fingerprints(_files(recipe))
     return run_steps(steps_of(recipe, folder), samples, out, recipe.batch_size, settings, recipe.types)
 
 
@@ -173,10 +173,10 @@ def steps_of(recipe: CascadeRecipe, folder: Path) -> list[Step]:
 def _step(slot: str, choice: StageRecipe | SharedModel, folder: Path) -> Step:
     """A stage to be loaded: StageError in one line for files that cannot be loaded, whatever they are."""
     files = ", ".join(map(str, _paths(choice)))
-    name = f"{slot} ({type_of(choice)}){': ' * bool(files)}{files}"
+    name = f"{slot} ({type_name_of(choice)}){': ' * bool(files)}{files}"
     key = choice.model_key() if isinstance(choice, SharedModel) else None
 
-    def load(models: Models) -> Stage:
+    def load(models: LoadedModels) -> Stage:
         with loading(name, StageError):
             if key is None:
                 return choice.load(folder)
@@ -184,7 +184,7 @@ def _step(slot: str, choice: StageRecipe | SharedModel, folder: Path) -> Step:
                 models[key] = choice.load_model(folder)
             return choice.stage_in(slot, models[key])
 
-    return Step(slot, type_of(choice), load, choice.SEES_GOLD, key)
+    return Step(slot, type_name_of(choice), load, choice.SEES_GOLD, key)
 
 
 def predict_cascade(
@@ -200,7 +200,7 @@ def _files(recipe: CascadeRecipe) -> Iterator[Path]:
     """The files and folders that the stages' answers depend on."""
     for choice in recipe.stages().values():
         yield from _paths(choice)
-        if isinstance(choice, Dependent):
+        if isinstance(choice, DependsOnFiles):
             yield from choice.files()
 
 

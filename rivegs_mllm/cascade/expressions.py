@@ -17,24 +17,24 @@ Row = EntailmentRow | GroundingRow
 
 
 @dataclass
-class Wordings:
+class ExpressionVariants:
     """``store`` is a store of ``rivegs distill``, null for the expressions that the data itself has.
 
-    ``how``: of the texts that several teachers wrote of an entity, "draw" one an epoch, "copies" of the row for each,
-    or always the "first" by the teachers' names, which is also what dev and test are judged by.
+    ``strategy``: of the texts that several teachers wrote of an entity, "draw" one an epoch, "copies" of the row for
+    each, or always the "first" by the teachers' names, with which dev and test are evaluated too.
     """
 
     store: Path | None = None
-    how: str = "draw"
+    strategy: str = "draw"
 
     def __post_init__(self) -> None:
-        if self.how not in VARIANT_STRATEGIES:
-            raise UserError(f"stage.expressions.how: {self.how!r} is none of {', '.join(VARIANT_STRATEGIES)}")
+        if self.strategy not in VARIANT_STRATEGIES:
+            raise UserError(f"stage.expressions.strategy: {self.strategy!r} is none of {', '.join(VARIANT_STRATEGIES)}")
 
     def check(self, parts: Sequence[str]) -> None:
         """Raises UserError where there is a store, but ``parts`` of the referring expression leave expressions out."""
         if self.store is not None and "expression" not in parts:
-            raise UserError("stage.expressions.store: `refer` has no expression; add it there, or name no store")
+            raise UserError("stage.expressions.store: `query_fields` has no expression; add it there, or name no store")
 
     def variants(self, rows: Sequence[Row], parts: Sequence[str] = ()) -> list[list[Entity]]:
         """Each row's entity under each of its expressions, at least once.
@@ -44,16 +44,16 @@ class Wordings:
         variants = [[row.entity] for row in rows]
         if self.store is not None:
             answers = read_store(self.store, "expression", clean=True)
-            for place, row in enumerate(rows):
+            for index, row in enumerate(rows):
                 if found := answers.get((row.id, row.entity.text)):
-                    variants[place] = [dataclasses.replace(row.entity, expression=own.text) for own in found]
+                    variants[index] = [dataclasses.replace(row.entity, expression=own.text) for own in found]
         if "expression" not in parts:
             return variants
         without = sum(not own[0].expression for own in variants)
         if without == len(rows):
             raise UserError(
                 f"none of {len(rows)} entities to learn from has an expression{self._where()}; name a store of "
-                "`rivegs distill` in stage.expressions.store, or set stage.refer to [mention, type]"
+                "`rivegs distill` in stage.expressions.store, or set stage.query_fields to [mention, type]"
             )
         if without:
             print(f"{without} of {len(rows)} entities to learn from have no expression{self._where()}")

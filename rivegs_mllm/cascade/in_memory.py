@@ -6,22 +6,22 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rivegs_mllm.cascade.base import StageError
-from rivegs_mllm.cascade.config import CascadeRecipe, check_needs, steps_of
-from rivegs_mllm.cascade.runner import Models, apply_stage
+from rivegs_mllm.cascade.config import CascadeRecipe, check_requirements, steps_of
+from rivegs_mllm.cascade.runner import LoadedModels, apply_stage
 from rivegs_mllm.types import Prediction, Sample
 
 
 class LoadedCascade:
     """Called on samples it gives their predictions, in order.
 
-    Raises StageError where a slot needs a field that nobody fills, and for a stage that stands in for a perfect one.
+    Raises StageError where a slot needs a field that no slot fills, and for an oracle stage.
     """
 
     def __init__(self, recipe: CascadeRecipe, folder: Path):
-        check_needs(recipe)
+        check_requirements(recipe)
         self.types = recipe.types
         self.stages = []
-        models: Models = {}  # held by the stages
+        models: LoadedModels = {}  # held by the stages
         for step in steps_of(recipe, folder):
             if step.sees_gold:
                 raise StageError(
@@ -30,7 +30,7 @@ class LoadedCascade:
             self.stages.append((step, step.load(models)))
 
     def __call__(self, samples: Sequence[Sample]) -> list[Prediction]:
-        drafts = [Prediction(sample.id) for sample in samples]
+        partials = [Prediction(sample.id) for sample in samples]
         for step, stage in self.stages:
-            drafts = apply_stage(step, stage, samples, drafts, self.types)
-        return drafts
+            partials = apply_stage(step, stage, samples, partials, self.types)
+        return partials

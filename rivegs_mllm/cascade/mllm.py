@@ -1,9 +1,9 @@
 """The fine-tuned end-to-end model as a stage, in every slot whose field it writes, or in all at once.
 
 What the slots before have filled is forced into its answer, as the segments before its own; it writes its own segment
-and stops. A cascade of this stage alone says what `rivegs predict` says with the end-to-end recipe. Where `rivegs
-calibrate` has left its file with the adapter, visibility is decided by it; unlike `predict`, which has written the
-boxes by then, the cascade also grounds what only the calibration makes visible. Where the answer cannot be read (no
+and stops. A cascade of this stage alone gives the predictions of `rivegs predict` with the end-to-end recipe. Where
+`rivegs calibrate` has left its file with the adapter, visibility is decided by it; unlike `predict`, which has written
+the boxes by then, the cascade also grounds what only the calibration makes visible. Where the answer cannot be read (no
 yes or no, a mention that is not in the post), ``errors`` says so.
 """
 
@@ -30,6 +30,7 @@ from rivegs_mllm.config.layers import read_layers
 from rivegs_mllm.data.batching import batches
 from rivegs_mllm.models.adapter import load_adapter
 from rivegs_mllm.models.base_model import prepare_for_inference
+from rivegs_mllm.models.device import count_parameters
 from rivegs_mllm.models.generation.generator import Generator
 from rivegs_mllm.types import Entity, Prediction, Sample, UserError
 
@@ -44,7 +45,7 @@ SEGMENT_OF = {
 
 
 @dataclass(frozen=True)
-class EndToEnd:
+class EndToEndModel:
     """The loaded model, how many posts it answers at a time, and the calibration that was stored with the adapter."""
 
     generator: Generator
@@ -52,17 +53,17 @@ class EndToEnd:
     calibration: Calibration | None
 
     @property
-    def parameters(self) -> int:
+    def num_parameters(self) -> int:
         """How many base and adapter have."""
-        return sum(parameter.numel() for parameter in self.generator.system.model.parameters())
+        return count_parameters(self.generator.system.model)
 
 
-def load_end_to_end(settings: Answering, weights: Path, folder: Path) -> EndToEnd:
+def load_end_to_end(settings: Answering, weights: Path, folder: Path) -> EndToEndModel:
     """``weights`` is the adapter, ``folder`` what pictures are relative to. Raises UserError where it does not load."""
     calibration = read_calibration(weights)
     system = prepare_for_inference(load_adapter(weights, settings))
     generator = Generator(system, folder, settings.predict.max_new_tokens, settings.max_length)
-    return EndToEnd(generator, settings.predict.batch_size, calibration)
+    return EndToEndModel(generator, settings.predict.batch_size, calibration)
 
 
 @dataclass
@@ -76,7 +77,7 @@ class Mllm(Knowledge, Tagger, Expander, Entailment, Grounder):
     adapter: Path | None = None
     SEES_GOLD: ClassVar[bool] = False
 
-    def needs_in(self, slot: str) -> Sequence[str]:
+    def requires_in(self, slot: str) -> Sequence[str]:
         """The slots of the segments before the slot's own in the model's answers: they are forced, so must be filled.
 
         Raises StageError where the model does not write the slot's segment.
@@ -92,11 +93,11 @@ class Mllm(Knowledge, Tagger, Expander, Entailment, Grounder):
         """Settings and adapter."""
         return repr(read_answering(self.recipe)), self._weights().resolve()
 
-    def load_model(self, folder: Path) -> EndToEnd:
+    def load_model(self, folder: Path) -> EndToEndModel:
         """See ``load_end_to_end``."""
         return load_end_to_end(read_answering(self.recipe), self._weights(), folder)
 
-    def stage_in(self, slot: str, model: EndToEnd) -> Stage:
+    def stage_in(self, slot: str, model: EndToEndModel) -> Stage:
         """The stage. Raises StageError where the model does not write the slot's segment."""
         return MllmStage(model, slot)
 
@@ -116,74 +117,75 @@ def trained_files(weights: Path) -> tuple[Path, ...]:
 class MllmStage:
     """A loaded end-to-end model in one slot."""
 
-    def __init__(self, model: EndToEnd, slot: str):
+    def __init__(self, model: EndToEndModel, slot: str):
         before = _before(model.generator.system.contract.segments, slot)
         self.model = model
         self.slot = slot
         self.segment = SEGMENT_OF[slot]
-        self.prefix = before[-1] if before else None
-        self.parameters = model.parameters
+        self.prefix_segment = before[-1] if before else None
+        self.num_parameters = model.num_parameters
 
-    def __call__(self, samples: Sequence[Sample], drafts: Sequence[Prediction]) -> list[Prediction]:
-        filled = list(drafts)
-        open_ = [place for place, draft in enumerate(drafts) if self._has_work(samples[place], draft)]
-        for some in batches(open_, self.model.batch_size):
-            answers = self._answers([samples[place] for place in some], [drafts[place] for place in some])
-            for place, answer in zip(some, answers, strict=True):
-                filled[place] = self._filled(drafts[place], answer)
+    def __call__(self, samples: Sequence[Sample], partials: Sequence[Prediction]) -> list[Prediction]:
+        filled = list(partials)
+        open_ = [index for index, partial in enumerate(partials) if self._has_work(samples[index], partial)]
+        for batch in batches(open_, self.model.batch_size):
+            answers = self._answers([samples[index] for index in batch], [partials[index] for index in batch])
+            for index, answer in zip(batch, answers, strict=True):
+                filled[index] = self._filled(partials[index], answer)
         return filled
 
-    def _answers(self, samples: Sequence[Sample], drafts: Sequence[Prediction]) -> list[Prediction]:
+    def _answers(self, samples: Sequence[Sample], partials: Sequence[Prediction]) -> list[Prediction]:
         generator = self.model.generator
-        if self.prefix is None:
+        if self.prefix_segment is None:
             return generator.answer(samples, last=self.segment)
-        given = [self._as_forced(draft) for draft in drafts]
+        given = [self._as_prefix(partial) for partial in partials]
         try:
-            return generator.continue_answers(samples, given, self.prefix, only=self.segment)
+            return generator.continue_answers(samples, given, self.prefix_segment, only=self.segment)
         except UserError as error:
             raise StageError(
-                f"{self.slot} (mllm): {error}; the model can go on only from what its own answers can say: "
+                f"{self.slot} (mllm): {error}; the model can only continue what it could have written itself:  "
                 "let the stages before use its types and fields, or train it on theirs"
             ) from None
 
-    def _has_work(self, sample: Sample, draft: Prediction) -> bool:
+    def _has_work(self, sample: Sample, partial: Prediction) -> bool:
         if self.slot in ("knowledge", "tagger"):
             return True
         if self.slot == "grounder":
-            return bool(sample.image) and any(entity.visible for entity in draft.entities)
-        return bool(draft.entities)
+            return bool(sample.image) and any(entity.visible for entity in partial.entities)
+        return bool(partial.entities)
 
-    def _as_forced(self, draft: Prediction) -> Prediction:
-        """The draft as an answer can say it: an entity that nobody could decide on gets no box."""
-        if self.slot != "grounder" or all(entity.visible is not None for entity in draft.entities):
-            return draft
-        entities = tuple(dataclasses.replace(entity, visible=bool(entity.visible)) for entity in draft.entities)
-        return dataclasses.replace(draft, entities=entities)
+    def _as_prefix(self, partial: Prediction) -> Prediction:
+        """The partial prediction as an answer can express it: an entity whose visibility is unknown gets no box."""
+        if self.slot != "grounder" or all(entity.visible is not None for entity in partial.entities):
+            return partial
+        entities = tuple(dataclasses.replace(entity, visible=bool(entity.visible)) for entity in partial.entities)
+        return dataclasses.replace(partial, entities=entities)
 
-    def _filled(self, draft: Prediction, answer: Prediction) -> Prediction:
-        """The draft with the slot's own field as answered."""
+    def _filled(self, partial: Prediction, answer: Prediction) -> Prediction:
+        """The partial prediction with the slot's own field as answered."""
         own = {
             "knowledge": lambda: {"knowledge": answer.knowledge},
             "tagger": lambda: {"entities": answer.entities},
-            "expander": lambda: {"entities": self._entities(draft, answer, "expression")},
-            "entailment": lambda: {"entities": self._decided(draft, answer)},
-            "grounder": lambda: {"entities": self._entities(draft, answer, "boxes")},
+            "expander": lambda: {"entities": self._entities(partial, answer, "expression")},
+            "entailment": lambda: {"entities": self._decided(partial, answer)},
+            "grounder": lambda: {"entities": self._entities(partial, answer, "boxes")},
         }
-        errors = draft.errors + tuple(error for error in answer.errors if error not in draft.errors)
-        return dataclasses.replace(draft, raw=answer.raw, errors=errors, **own[self.slot]())
+        errors = partial.errors + tuple(error for error in answer.errors if error not in partial.errors)
+        return dataclasses.replace(partial, raw=answer.raw, errors=errors, **own[self.slot]())
 
-    def _entities(self, draft: Prediction, answer: Prediction, *fields: str) -> tuple[Entity, ...]:
-        """The draft's entities in its order, with the answer's fields; an answer has them in the order of the text."""
-        entities = list(draft.entities)
-        places = sorted(range(len(entities)), key=lambda place: text_order(entities[place]))
-        for place, answered in zip(places, answer.entities, strict=True):
+    def _entities(self, partial: Prediction, answer: Prediction, *fields: str) -> tuple[Entity, ...]:
+        """The partial prediction's entities in its order, with the answer's fields; an answer has them in the order
+        of the text."""
+        entities = list(partial.entities)
+        indices = sorted(range(len(entities)), key=lambda index: text_order(entities[index]))
+        for index, answered in zip(indices, answer.entities, strict=True):
             values = {field: getattr(answered, field) for field in fields}
-            entities[place] = dataclasses.replace(entities[place], **values)
+            entities[index] = dataclasses.replace(entities[index], **values)
         return tuple(entities)
 
-    def _decided(self, draft: Prediction, answer: Prediction) -> tuple[Entity, ...]:
-        """The draft's entities with the answer's decisions, by the calibration where there is one."""
-        entities = self._entities(draft, answer, "visible", "visible_score")
+    def _decided(self, partial: Prediction, answer: Prediction) -> tuple[Entity, ...]:
+        """The partial prediction's entities with the answer's decisions, by the calibration where there is one."""
+        entities = self._entities(partial, answer, "visible", "visible_score")
         calibration = self.model.calibration
         if calibration is None:
             return entities
@@ -196,16 +198,16 @@ class MllmStage:
         )
 
 
-class WholeMllm:
+class EndToEndStage:
     """A loaded end-to-end model that fills all fields at once, as `rivegs predict` asks it."""
 
-    def __init__(self, model: EndToEnd):
+    def __init__(self, model: EndToEndModel):
         self.model = model
-        self.parameters = model.parameters
+        self.num_parameters = model.num_parameters
 
-    def __call__(self, samples: Sequence[Sample], drafts: Sequence[Prediction]) -> list[Prediction]:
+    def __call__(self, samples: Sequence[Sample], partials: Sequence[Prediction]) -> list[Prediction]:
         generator, calibration = self.model.generator, self.model.calibration
-        answers = [answer for some in batches(samples, self.model.batch_size) for answer in generator.answer(some)]
+        answers = [answer for batch in batches(samples, self.model.batch_size) for answer in generator.answer(batch)]
         return answers if calibration is None else [calibration.apply(answer) for answer in answers]
 
 

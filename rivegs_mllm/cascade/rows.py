@@ -1,7 +1,7 @@
-"""Views of the record: the rows on which each stage of the cascade is trained and scored alone.
+"""The rows on which the stages of the cascade are trained and evaluated, one an entity, and the tags of a post.
 
-Rows stand in the order of the samples and of the entities in them. Of Twitter-GMNER v2.0 the
-entailment view has 11779/2450/2543 rows and the grounding view 4733/991/1046, as RiVEG's stages were trained on.
+Rows stand in the order of the samples and of the entities in them. Twitter-GMNER v2.0 has 11779/2450/2543 rows for
+entailment and 4733/991/1046 for grounding, the numbers that RiVEG's stages were trained on.
 """
 
 from __future__ import annotations
@@ -12,16 +12,6 @@ from dataclasses import dataclass
 from rivegs_mllm.types import Box, Entity, Sample, UserError
 
 OUTSIDE = "O"
-
-
-@dataclass(frozen=True, slots=True)
-class TaggingRow:
-    """A post and the BIO tag of each of its tokens. ``knowledge``: texts about it, one a teacher."""
-
-    id: str
-    tokens: tuple[str, ...]
-    tags: tuple[str, ...]
-    knowledge: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +46,7 @@ class GroundingRow:
     target: Box
 
 
-def tagging_view(samples: Iterable[Sample]) -> list[TaggingRow]:
-    """One row a post, posts without entities among them. Raises UserError as ``bio_tags`` does."""
-    return [TaggingRow(sample.id, sample.tokens, bio_tags(sample), sample.knowledge) for sample in samples]
-
-
-def entailment_view(samples: Iterable[Sample]) -> list[EntailmentRow]:
+def entailment_rows(samples: Iterable[Sample]) -> list[EntailmentRow]:
     """One row an entity. Raises UserError where it is not known whether an entity is visible."""
     rows = []
     for sample in samples:
@@ -71,8 +56,8 @@ def entailment_view(samples: Iterable[Sample]) -> list[EntailmentRow]:
     return rows
 
 
-def grounding_view(samples: Iterable[Sample]) -> list[GroundingRow]:
-    """One row a visible entity. Raises UserError as ``entailment_view`` does, and where a visible one has no box."""
+def grounding_rows(samples: Iterable[Sample]) -> list[GroundingRow]:
+    """One row a visible entity. Raises UserError as ``entailment_rows`` does, and where a visible one has no box."""
     rows = []
     for sample in samples:
         for index, entity in enumerate(sample.entities):
@@ -83,12 +68,12 @@ def grounding_view(samples: Iterable[Sample]) -> list[GroundingRow]:
                     f"post {sample.id!r}: entity {entity.text!r} is visible but has no box for a grounder to find; "
                     "give it one, or mark it invisible"
                 )
-            target = largest(entity.boxes)
+            target = largest_box(entity.boxes)
             rows.append(GroundingRow(sample.id, index, sample.tokens, sample.image, sample.size, entity, target))
     return rows
 
 
-def largest(boxes: Iterable[Box]) -> Box:
+def largest_box(boxes: Iterable[Box]) -> Box:
     """The box of greatest area, the first of equals."""
     return max(boxes, key=lambda box: (box.xmax - box.xmin) * (box.ymax - box.ymin))
 

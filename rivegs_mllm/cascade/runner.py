@@ -1,7 +1,7 @@
-"""Stages run one after the other over all posts, with the drafts on disk and what each stage cost.
+"""Stages run one after the other over all posts, with the partial predictions on disk and what each stage cost.
 
-A work folder holds ``1-tagger.jsonl`` and so on, the drafts after each stage, and is gone on with when the run was cut
-off; ``run.json``, what the run was started with; and ``stages.json``, what each stage cost.
+A work folder holds ``1-tagger.jsonl`` and so on, the partial predictions after each stage, and is resumed when the run
+was interrupted; ``run.json``, what the run was started with; and ``stages.json``, what each stage cost.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from pathlib import Path
 
 from rich.progress import Progress
 
-from rivegs_mllm.cascade.base import Sized, Stage, StageError, blind, check_stage
+from rivegs_mllm.cascade.base import CountsParameters, Stage, StageError, check_stage, without_labels
+from rivegs_mllm.config.former_names import current
 from rivegs_mllm.data.batching import batches
 from rivegs_mllm.data.files import write_json
 from rivegs_mllm.data.foreign import read_object
@@ -27,7 +28,7 @@ from rivegs_mllm.data.progress import progress
 from rivegs_mllm.models.profiling import peak_bytes, reset_peak
 from rivegs_mllm.types import Prediction, Sample, UserError
 
-Models = dict[Hashable, object]
+LoadedModels = dict[Hashable, object]
 """The loaded models that stages share, by their key."""
 
 
@@ -41,7 +42,7 @@ class Step:
 
     slot: str
     kind: str
-    load: Callable[[Models], Stage]
+    load: Callable[[LoadedModels], Stage]
     sees_gold: bool = False
     model: Hashable | None = None
 
@@ -74,85 +75,86 @@ def run_steps(
     name. Raises StageError where a stage breaks the contract, UserError where ``out`` holds another run.
     """
     _claim(out, {**settings, "posts": _digest(samples)})
-    drafts = [Prediction(sample.id) for sample in samples]
-    models: Models = {}
+    partials = [Prediction(sample.id) for sample in samples]
+    models: LoadedModels = {}
     with progress() as bars:
         for number, step in enumerate(steps, 1):
             path = out / f"{number}-{step.slot}.jsonl"
             if path.exists():
-                drafts = _finished(path, samples)
+                partials = _finished(path, samples)
                 continue
             reset_peak()
-            drafts = _fill(step, step.load(models), samples, drafts, path, batch_size, types, bars)
+            partials = _fill(step, step.load(models), samples, partials, path, batch_size, types, bars)
             later = {other.model for other in steps[number:]}
             models = {key: model for key, model in models.items() if key in later}
     reports = _reports(steps, out)
     write_json(out / "stages.json", [dataclasses.asdict(report) for report in reports])
-    return drafts, reports
+    return partials, reports
 
 
 def _fill(
     step: Step,
     stage: Stage,
     samples: Sequence[Sample],
-    drafts: Sequence[Prediction],
+    partials: Sequence[Prediction],
     path: Path,
     batch_size: int,
     types: Sequence[str],
     bars: Progress,
 ) -> list[Prediction]:
-    """The drafts with the step's field filled, written to ``path`` when all are."""
-    partial = path.with_name(f"{path.name}.partial")
-    done = load_partial(partial, samples, f"delete {path.parent}")
+    """The partial predictions with the step's field filled, written to ``path`` when all are."""
+    unfinished = path.with_name(f"{path.name}.partial")
+    done = load_partial(unfinished, samples, f"delete {path.parent}")
     task = bars.add_task(f"{step.slot} ({step.kind})", total=len(samples), completed=len(done))
-    with partial.open("ab") as file:
-        for some in batches(samples[len(done) :], batch_size):
+    with unfinished.open("ab") as file:
+        for batch in batches(samples[len(done) :], batch_size):
             start = time.perf_counter()
-            after = apply_stage(step, stage, some, drafts[len(done) : len(done) + len(some)], types)
+            after = apply_stage(step, stage, batch, partials[len(done) : len(done) + len(batch)], types)
             seconds = time.perf_counter() - start
             done += after
             check_some_answered(done, len(samples))
-            file.writelines(to_line(draft) for draft in after)
+            file.writelines(to_line(partial) for partial in after)
             file.flush()
-            _note(path.parent, step, stage, len(some), seconds)
-            bars.advance(task, len(some))
-    partial.replace(path)
+            _note(path.parent, step, stage, len(batch), seconds)
+            bars.advance(task, len(batch))
+    unfinished.replace(path)
     return done
 
 
 def apply_stage(
-    step: Step, stage: Stage, samples: Sequence[Sample], drafts: Sequence[Prediction], types: Sequence[str]
+    step: Step, stage: Stage, samples: Sequence[Sample], partials: Sequence[Prediction], types: Sequence[str]
 ) -> list[Prediction]:
-    """The drafts with the step's field filled by its loaded stage; what fails at one post alone is that post's error.
+    """The partial predictions with the step's field filled by its loaded stage; what fails at one post alone is that
+    post's error.
 
     Raises StageError where the stage breaks the contract.
     """
-    shown = samples if step.sees_gold else [blind(sample) for sample in samples]
+    shown = samples if step.sees_gold else [without_labels(sample) for sample in samples]
     after = each_by_itself(
-        lambda pairs: stage([sample for sample, _ in pairs], [draft for _, draft in pairs]),
-        list(zip(shown, drafts, strict=True)),
+        lambda pairs: stage([sample for sample, _ in pairs], [partial for _, partial in pairs]),
+        list(zip(shown, partials, strict=True)),
         lambda pair, note: with_error(pair[1], f"{step.slot} ({step.kind}): {note}"),
     )
-    check_stage(step.slot, step.kind, samples, drafts, after)
+    check_stage(step.slot, step.kind, samples, partials, after)
     if step.slot == "tagger":
         _check_types(step, after, types)
     return after
 
 
 def _finished(path: Path, samples: Sequence[Sample]) -> list[Prediction]:
-    drafts = read_predictions(path)
-    if [draft.id for draft in drafts] != [sample.id for sample in samples]:
+    partials = read_predictions(path)
+    if [partial.id for partial in partials] != [sample.id for sample in samples]:
         raise UserError(f"{path} does not hold these posts in this order; delete {path.parent}")
-    return drafts
+    return partials
 
 
-def _check_types(step: Step, drafts: Sequence[Prediction], types: Sequence[str]) -> None:
-    """A tagger of another type set is an error; a single answer that it says itself is unreadable is none."""
-    for draft in drafts:
-        unknown = next((entity for entity in draft.entities if entity.type not in types), None)
-        if unknown is not None and not draft.errors:
+def _check_types(step: Step, partials: Sequence[Prediction], types: Sequence[str]) -> None:
+    """A tagger with other entity types is an error, unless the post's own ``errors`` say that its answer is invalid."""
+    for partial in partials:
+        unknown = next((entity for entity in partial.entities if entity.type not in types), None)
+        if unknown is not None and not partial.errors:
             raise StageError(
-                f"{step.slot} ({step.kind}): gave {unknown.text!r} of post {draft.id!r} the type {unknown.type!r}, "
+                f"{step.slot} ({step.kind}): gave {unknown.text!r} of post {partial.id!r} the type {unknown.type!r}, "
                 f"which is none of {', '.join(types)}; take a tagger of these types, or set the recipe's `types`"
             )
 
@@ -162,7 +164,7 @@ _COSTS = "costs.jsonl"
 
 def _note(out: Path, step: Step, stage: Stage, posts: int, seconds: float) -> None:
     """Appends what a batch cost."""
-    parameters = stage.parameters if isinstance(stage, Sized) else None
+    parameters = stage.num_parameters if isinstance(stage, CountsParameters) else None
     line = dataclasses.asdict(StageReport(step.slot, step.kind, posts, seconds, parameters, peak_bytes()))
     with (out / _COSTS).open("a", encoding="utf-8") as file:
         file.write(f"{json.dumps(line)}\n")
@@ -184,7 +186,7 @@ def _reports(steps: Sequence[Step], out: Path) -> list[StageReport]:
 
 
 def _cost(line: str) -> StageReport | None:
-    """A line of the costs, None where it was damaged: what was spent is told, and no run ends for it."""
+    """A line of the costs, None where it was damaged: a report of costs is no reason to end a run."""
     try:
         cost = StageReport(**json.loads(line))
     except (ValueError, TypeError, RecursionError):
@@ -200,11 +202,12 @@ def _claim(out: Path, settings: Mapping[str, object]) -> None:
     settings = json.loads(json.dumps(settings, default=str, sort_keys=True))
     path = out / "run.json"
     if path.exists():
-        before = read_object(path, f"delete {out} to start anew")
+        before = current(read_object(path, f"delete {out} to start again"))
         changed = sorted(key for key in settings.keys() | before.keys() if settings.get(key) != before.get(key))
         if changed:
             raise UserError(
-                f"{out} holds drafts of another run ({', '.join(changed)} differ); choose another folder, or delete it"
+                f"{out} holds partial predictions of another run ({', '.join(changed)} differ); "
+                "choose another folder, or delete it"
             )
         _cut_off_lines(out / _COSTS)
         return
@@ -213,7 +216,7 @@ def _claim(out: Path, settings: Mapping[str, object]) -> None:
 
 
 def _cut_off_lines(path: Path) -> None:
-    """Takes back a last line that was cut off while it was written."""
+    """Removes a last line that was only partly written."""
     if path.exists():
         with path.open("r+b") as file:
             file.truncate(file.read().rfind(b"\n") + 1)
@@ -226,8 +229,8 @@ def _digest(samples: Sequence[Sample]) -> str:
     return digest.hexdigest()
 
 
-def stamps(paths: Iterable[Path]) -> dict[str, list]:
-    """Size and time of change of the files at or below each path, by path: what tells a changed file."""
+def file_fingerprints(paths: Iterable[Path]) -> dict[str, list]:
+    """Size and modification time of the files at or below each path, by path, to detect a changed file."""
     found = {}
     for path in paths:
         if path.exists():

@@ -1,7 +1,7 @@
 """Recipe to trained stage: tagger, entailment classifier or grounder, each through the same trainer.
 
-A stage that can be trained says in ``prepare`` what is trained on which rows and how it is judged; resuming, the best
-checkpoint by ``train.metric_for_best_model``, and the whole folder at the end are common to all.
+A stage that can be trained says in ``prepare`` what is trained on which rows and how it is evaluated; resuming, the
+best checkpoint by ``train.metric_for_best_model``, and the complete folder at the end are common to all.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from transformers import Trainer, TrainingArguments, set_seed
 from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.trainer import TRAINING_ARGS_NAME
 
-from rivegs_mllm.cascade.checkpoint import FILE_NAME, Card, write_card
+from rivegs_mllm.cascade.checkpoint import METADATA_FILE, StageMetadata, write_metadata
 from rivegs_mllm.config.bounds import check_bounds
 from rivegs_mllm.config.distilled import Distilled
 from rivegs_mllm.config.schema import DataRecipe, TrainSettings, check_train
@@ -49,7 +49,7 @@ from rivegs_mllm.types import TYPES, Sample, UserError
 class StageData:
     """What a stage is trained with. ``folder`` is what the pictures are relative to; ``types`` the type set.
 
-    ``dev`` is empty where the recipe never evaluates. ``seed`` is for what is drawn anew each epoch.
+    ``dev`` is empty where the recipe never evaluates. ``seed`` is for what is sampled again each epoch.
     """
 
     train: Sequence[Sample]
@@ -69,9 +69,9 @@ class Trainable:
     """A stage in training.
 
     ``model(**batch)`` gives a dict (or a transformers output) with ``loss``, a mean over what the batch holds.
-    A model with tied weights must be a transformers or PEFT model, which save these rightly.
-    ``train`` has rows and ``set_epoch``; ``rivegs_mllm.training.sampling.Variants`` is one. ``lengths`` has a length
-    for each row, so that batches are of like length. ``collate`` makes a batch of rows: tensors by argument of
+    A model with tied weights must be a transformers or PEFT model, which save these correctly.
+    ``train`` has rows and ``set_epoch``; ``rivegs_mllm.training.sampling.MultiVariantDataset`` is one. ``lengths`` has
+    a length for each row, so that batches are of like length. ``collate`` makes a batch of rows: tensors by argument of
     ``model``. ``evaluate`` gives the stage's figures on labelled posts, such as ``{"span_f1": 0.8}``, which the recipe
     names as ``eval_span_f1``; the model is in evaluation mode and no gradients are kept. ``save`` writes a folder that
     the stage of a cascade loads; its card is written behind it.
@@ -127,11 +127,11 @@ def train_stage(recipe: StageTraining) -> Path:
     with run_lock(out), log_to(out / LOG):
         data, test = _read_data(recipe)
         settings = _settings(recipe, data, test)
-        checkpoint = on_main(lambda: resume_point(out, settings, out / FILE_NAME, recipe.train))
+        checkpoint = on_main(lambda: resume_point(out, settings, out / METADATA_FILE, recipe.train))
         main = PartialState().is_main_process
-        if (out / FILE_NAME).exists():
+        if (out / METADATA_FILE).exists():
             if main:
-                print(f"{out} holds this stage already, whole; for another choose another train.output_dir")
+                print(f"{out} holds this stage already, complete; for another choose another train.output_dir")
             return out
         set_seed(recipe.train.seed)
         trainable = recipe.stage.prepare(data)
@@ -144,7 +144,7 @@ def train_stage(recipe: StageTraining) -> Path:
             write_metrics(trainer, out, test)
             if recipe.train.should_save:
                 trainable.save(out)
-                write_card(out, _card(recipe))
+                write_metadata(out, _card(recipe))
         trainer.accelerator.wait_for_everyone()
         if main:
             print(f"trained: {out}, {made}")
@@ -188,10 +188,10 @@ def _settings(recipe: StageTraining, data: StageData, test: Sequence[Sample]) ->
     return settings_of(recipe.train, {"data": parts, "types": list(card.types), "stage": stage})
 
 
-def _card(recipe: StageTraining) -> Card:
+def _card(recipe: StageTraining) -> StageMetadata:
     settings = draccus.encode(recipe.stage)
     kind = TrainableStage.get_choice_name(type(recipe.stage))
-    return Card(kind, tuple(recipe.types), {key: value for key, value in settings.items() if key != "type"})
+    return StageMetadata(kind, tuple(recipe.types), {key: value for key, value in settings.items() if key != "type"})
 
 
 class StageTrainer(Trainer):
@@ -255,7 +255,7 @@ class StageTrainer(Trainer):
         return self.lr_scheduler
 
     def save_model(self, output_dir=None, _internal_call=False):
-        """A checkpoint to go on from. The arguments are left out: they are a pickle."""
+        """A checkpoint to resume from. The arguments are left out: they are a pickle."""
         super().save_model(output_dir, _internal_call)
         if self.args.should_save:
             (Path(output_dir or self.args.output_dir) / TRAINING_ARGS_NAME).unlink(missing_ok=True)

@@ -14,10 +14,10 @@ import orjson
 
 from eval.scores import evaluate
 from eval.stage_metrics import by_subset, stage_scores
-from rivegs_mllm.cascade.base import WHOLE
-from rivegs_mllm.cascade.config import CascadeRecipe, run_cascade, type_of
-from rivegs_mllm.cascade.mllm import WholeMllm, load_end_to_end, trained_files
-from rivegs_mllm.cascade.runner import StageReport, Step, run_steps, stamps
+from rivegs_mllm.cascade.base import ALL_SLOTS
+from rivegs_mllm.cascade.config import CascadeRecipe, run_cascade, type_name_of
+from rivegs_mllm.cascade.mllm import EndToEndStage, load_end_to_end, trained_files
+from rivegs_mllm.cascade.runner import StageReport, Step, file_fingerprints, run_steps
 from rivegs_mllm.compare.systems import ComparedSystem, read_systems
 from rivegs_mllm.compare.tables import as_markdown, as_page, as_tables
 from rivegs_mllm.config.answering import Answering
@@ -79,9 +79,9 @@ def _run(
     if isinstance(recipe, CascadeRecipe):
         return run_cascade(recipe, samples, folder, out)
     weights = system.weights
-    step = Step(WHOLE, "mllm", lambda _: WholeMllm(load_end_to_end(recipe, weights, folder)))
+    step = Step(ALL_SLOTS, "mllm", lambda _: EndToEndStage(load_end_to_end(recipe, weights, folder)))
     parts = {name: dataclasses.asdict(getattr(recipe, name)) for name in ("model", "answer", "predict")}
-    settings = {**parts, "files": stamps([*system.files, *trained_files(weights)])}
+    settings = {**parts, "files": file_fingerprints([*system.files, *trained_files(weights)])}
     return run_steps([step], samples, out, recipe.predict.batch_size, settings, ())
 
 
@@ -115,5 +115,5 @@ def _parameters(recipe: CascadeRecipe | Answering, costs: Sequence[StageReport])
     models = {}
     for cost in costs:
         choice = choices[cost.slot]
-        models[type_of(choice), orjson.dumps(draccus.encode(choice), default=str)] = cost.parameters or 0
+        models[type_name_of(choice), orjson.dumps(draccus.encode(choice), default=str)] = cost.parameters or 0
     return sum(models.values())

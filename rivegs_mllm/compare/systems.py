@@ -8,7 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rivegs_mllm.cascade.base import SLOTS
-from rivegs_mllm.cascade.config import CascadeRecipe, as_cascade, check_needs, lacking, names_slot, type_of, types_of
+from rivegs_mllm.cascade.config import (
+    CascadeRecipe,
+    as_cascade,
+    check_requirements,
+    missing_requirement,
+    names_slot,
+    type_name_of,
+    type_names_of,
+)
 from rivegs_mllm.config.answering import Answering, answering, folder_of
 from rivegs_mllm.config.layers import Layered, read_layers
 from rivegs_mllm.config.yaml_print import as_yaml
@@ -65,7 +73,7 @@ def _named(recipes: Sequence[Path]) -> Iterator[tuple[str, Layered]]:
 def _check(system: ComparedSystem) -> None:
     if isinstance(system.recipe, CascadeRecipe):
         try:
-            check_needs(system.recipe)
+            check_requirements(system.recipe)
         except UserError as error:
             raise UserError(f"{system.where}: {error}") from None
 
@@ -81,7 +89,7 @@ def _swept(recipes: Sequence[Path], kind: str) -> Iterator[tuple[str, Layered]]:
     yield layered.path.stem, layered
     replaced = [(slot, own) for slot in SLOTS if (own := _replaced(layered, recipe, slot, kind))]
     if not replaced:
-        known = [own for slot in SLOTS for own in types_of(slot)]
+        known = [own for slot in SLOTS for own in type_names_of(slot)]
         shared = sorted(own for own in set(known) if known.count(own) > 1)
         raise UserError(f"--sweep {kind}: replaces no stage of {layered.name}; several slots have {', '.join(shared)}")
     for slot, own in replaced:
@@ -91,8 +99,8 @@ def _swept(recipes: Sequence[Path], kind: str) -> Iterator[tuple[str, Layered]]:
 def _replaced(layered: Layered, recipe: CascadeRecipe, slot: str, kind: str) -> Layered | None:
     """The cascade with another type in a slot, None where that would be no other system or none that can run."""
     own = recipe.stages().get(slot)
-    known = kind in types_of(slot)
-    if (own is None and kind == "none") or (own is not None and type_of(own) == kind):
+    known = kind in type_names_of(slot)
+    if (own is None and kind == "none") or (own is not None and type_name_of(own) == kind):
         return None
     if not known and kind != "none":
         return None
@@ -103,4 +111,4 @@ def _replaced(layered: Layered, recipe: CascadeRecipe, slot: str, kind: str) -> 
         recipe = as_cascade(replaced)
     except UserError as error:
         raise UserError(f"{error}; a type that needs settings is tried in a file of variants, not by --sweep") from None
-    return None if lacking(recipe) else replaced
+    return None if missing_requirement(recipe) else replaced

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from eval.sample_size import few
-from rivegs_mllm.cascade.base import SLOTS, WHOLE
+from rivegs_mllm.cascade.base import ALL_SLOTS, SLOTS
 from rivegs_mllm.data.templates import page_template
 
 TASKS = ("MNER", "GMNER", "EEG", "SMNER", "EES")
@@ -150,7 +150,7 @@ def stage_table(result: Mapping, kinds: bool = True) -> tuple[Row, list[Row]]:
     """Heads, and a row a system: of each slot its stage's type, with ``kinds``, and seconds per post. Slots that nobody
     fills are left out."""
     systems = {name: {cost["slot"]: cost for cost in system["costs"]} for name, system in result["systems"].items()}
-    slots = [slot for slot in (WHOLE, *SLOTS) if any(slot in costs for costs in systems.values())]
+    slots = [slot for slot in (ALL_SLOTS, *SLOTS) if any(slot in costs for costs in systems.values())]
     rows = [(name, *(_cost(costs.get(slot), kinds) for slot in slots)) for name, costs in systems.items()]
     return ("system", *slots), rows
 

@@ -7,14 +7,17 @@ sections key by key, lists and values in place of the base's. ``null`` takes awa
 
 from __future__ import annotations
 
+import functools
 import os
 import re
+import sys
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Union
 
 from rivegs_mllm.config.check import resolve
+from rivegs_mllm.config.former_names import current, current_key, current_type
 from rivegs_mllm.config.shipped import find_recipe
 from rivegs_mllm.config.yaml_text import Written, read_file, read_value
 from rivegs_mllm.types import UserError
@@ -141,7 +144,15 @@ def _load(path: Path, named_by: str) -> dict[str, object]:
         raise UserError(f"{where}: not a recipe: it has no keys")
     if named_by and "variants" in content:
         raise UserError(f"{where}: holds variants, and a base is one recipe; name the base of one of them")
-    return content
+    try:
+        return current(content, functools.partial(_warn, str(path)))
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+
+
+@functools.cache  # once a name and file
+def _warn(where: str, old: str, new: str) -> None:
+    print(f"warning: {where}: {old} is now called {new}; the next version will not know {old}", file=sys.stderr)
 
 
 def _with_variants(path: Path, sections: Section, files: Sequence[Path]) -> tuple[Section, tuple[Path, ...]]:
@@ -212,12 +223,13 @@ def _lay_over(sections: Section, override: str) -> None:
     key, equals, value = override.removeprefix("--").partition("=")
     if not (override.startswith("--") and equals and key):
         raise UserError(f"{override[:_LONGEST]}: an override is written --key=value")
-    *above, last = key.split(".")
+    warn = functools.partial(_warn, f"--{key}"[:_LONGEST])
+    *above, last = (current_key(name, warn) for name in key.split("."))
     for name in above:
         below = _opened(sections.get(name))
         sections[name] = below
         sections = below
-    read = read_value(value)
+    read = current_type(read_value(value), warn) if last == "type" else current(read_value(value), warn)
     if last == "type" and word(sections, "type") != word({"type": read}, "type"):
         sections.clear()  # another type does not know the settings of this one
     sections[last] = Said(read, OVERRIDE)

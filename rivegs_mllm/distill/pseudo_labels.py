@@ -12,7 +12,7 @@ from pathlib import Path
 import draccus
 import orjson
 
-from rivegs_mllm.cascade.base import SLOTS, blind
+from rivegs_mllm.cascade.base import SLOTS, without_labels
 from rivegs_mllm.config.bounds import Probability
 from rivegs_mllm.config.yaml_loader import parse_recipe
 from rivegs_mllm.data.files import check_output, write_bytes, write_text
@@ -90,7 +90,7 @@ def _make_rows(recipe: RowsRecipe) -> dict[str, Counter[str]]:
     provenance: list[bytes] = []
     left_out: list[str] = []
     for split in recipe.data.splits:
-        samples = [blind(sample) for sample in read_split(recipe.data.folder, split)[: recipe.data.posts]]
+        samples = [without_labels(sample) for sample in read_split(recipe.data.folder, split)[: recipe.data.posts]]
         predictions = _predicted(recipe, samples, split)
         rows, reasons = select_rows(samples, predictions, recipe.min_confidence, recipe.boxes)
         counts[split] = Counter(rows=len(rows), posts=len(samples))
@@ -128,7 +128,7 @@ def _sources(recipe: RowsRecipe) -> dict[str, dict]:
     if recipe.predictions is not None:
         digest = hashlib.sha256(recipe.predictions.read_bytes()).hexdigest() if recipe.predictions.is_file() else ""
         return {name: {"source": str(recipe.predictions), "sha256": digest} for name in FIELDS.values()}
-    from rivegs_mllm.cascade.config import read_cascade, type_of  # here, since it imports torch
+    from rivegs_mllm.cascade.config import read_cascade, type_name_of  # here, since it imports torch
 
     sources = {}
     for slot, choice in read_cascade(recipe.cascade).stages().items():
@@ -136,7 +136,7 @@ def _sources(recipe: RowsRecipe) -> dict[str, dict]:
             raise UserError(
                 f"{recipe.cascade}: {slot} is gold, which unlabelled posts do not have; choose another type"
             )
-        kind = f"{slot}: {type_of(choice)}"
+        kind = f"{slot}: {type_name_of(choice)}"
         sources[FIELDS[slot]] = {"source": kind, "recipe": str(recipe.cascade), "settings": draccus.encode(choice)}
     return sources
 

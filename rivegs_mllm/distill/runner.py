@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import orjson
 
-from rivegs_mllm.cascade.base import blind
+from rivegs_mllm.cascade.base import without_labels
 from rivegs_mllm.data.jsonl import read_split
 from rivegs_mllm.data.progress import ProgressReporter
 from rivegs_mllm.distill.config import DistillRecipe
@@ -118,7 +118,7 @@ def prepare(recipe: DistillRecipe) -> Questions:
             samples[sample.id] = sample
     posts = list(samples.values())
     if not (isinstance(recipe.task, ExpressionTask) and recipe.task.mentions == "gold"):
-        posts = [blind(sample) for sample in posts]
+        posts = [without_labels(sample) for sample in posts]
     return recipe.task.prepare(posts, recipe.data.folder, recipe.store)
 
 

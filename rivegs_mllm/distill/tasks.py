@@ -14,7 +14,7 @@ from pathlib import Path
 import draccus
 
 from rivegs_mllm.answer.prompt import CAPTION_QUESTION, caption_messages, expansion_messages, knowledge_messages
-from rivegs_mllm.cascade.base import blind
+from rivegs_mllm.cascade.base import without_labels
 from rivegs_mllm.data.jsonl import read_predictions
 from rivegs_mllm.llm.answer_checks import check_caption, check_expression, check_knowledge
 from rivegs_mllm.llm.client import Answer, Messages
@@ -61,7 +61,7 @@ class KnowledgeTask(Task):
 
     def prepare(self, samples: Sequence[Sample], folder: Path, store: Path) -> Questions:
         """One question a post."""
-        samples = [blind(sample) for sample in samples]
+        samples = [without_labels(sample) for sample in samples]
         chosen = self.examples.select(samples, folder, store)
         captions = captions_of(samples, self.captions)
 
@@ -91,7 +91,7 @@ class ExpressionTask(Task):
     def prepare(self, samples: Sequence[Sample], folder: Path, store: Path) -> Questions:
         """One question a mention of a post."""
         mentions = self._mentions(samples)
-        samples = [blind(sample) for sample in samples]
+        samples = [without_labels(sample) for sample in samples]
         backgrounds = captions_of(samples, self.captions)
         for path in self.knowledge:
             for (sample, _), rows in read_store(path, "knowledge", clean=True).items():
@@ -127,7 +127,7 @@ class CaptionTask(Task):
 
     def prepare(self, samples: Sequence[Sample], folder: Path, store: Path) -> Questions:
         """One question a post that has a picture."""
-        samples = [blind(sample) for sample in samples]
+        samples = [without_labels(sample) for sample in samples]
         mentions = [("",) if sample.image else () for sample in samples]
 
         def messages(index: int, mention: str) -> Messages:

@@ -116,7 +116,7 @@ def encode_by_umt(settings: UmtFeatures, contents: Sequence[TextImagePair]) -> n
     """(contents, d): the states of a trained UMT tagger that ``settings`` names, of length 1."""
     from rivegs_mllm.cascade.tagging.umt import UmtTagger
 
-    reader = UmtTagger(settings.checkpoint, types=settings.types, batch_size=settings.batch_size).reader(Path())
+    reader = UmtTagger(settings.checkpoint, types=settings.types, batch_size=settings.batch_size).predictor(Path())
     samples = [Sample(own.id, tuple(own.text.split()), image=str(own.picture or "")) for own in contents]
     made = [dataclasses.asdict(own)[settings.states] for own in reader.features(samples)]
     return normalize_rows(torch.cat(made).float().cpu().numpy())

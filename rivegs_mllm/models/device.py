@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
 
@@ -14,6 +15,11 @@ def best_device() -> str:
     import torch  # here, so that what starts other processes need not load it
 
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where the model's weights are."""
+    return next(model.parameters()).device
 
 
 def good_dtype(wanted: str, device: str) -> str:

@@ -1,8 +1,8 @@
-"""A text matched against the cells of a picture: late interaction (arXiv 2004.12832) over a frozen vision tower.
+"""A text matched against the patches of a picture: late interaction (arXiv 2004.12832) over a frozen vision tower.
 
 The tower is that of any Qwen-VL base and is never trained, so each picture goes through it once; what is trained is
-what each word of a text weighs, and a linear change of the cells. The grounder reads the best cell, the entailment
-classifier how well the best cell fits.
+what each word of a text weighs, and a linear change of the patches. The grounder reads the best patch, the entailment
+classifier how well the best patch fits.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from rivegs_mllm.types import UserError
 AutoModel.register(Qwen2VLVisionConfig, Qwen2VisionTransformerPretrainedModel, exist_ok=True)  # transformers lacks it
 
 MASKED_SCORE = -1e4
-"""The score of a cell that is padding: none after a softmax, and still a finite number."""
+"""The score of a patch that is padding: none after a softmax, and still a finite number."""
 
 
 class VisionEncoder:
-    """A frozen vision tower and its processor: pictures to cell tokens, texts to token ids.
+    """A frozen vision tower and its processor: pictures to patch tokens, texts to token ids.
 
     ``words`` (vocabulary, d) is the direction of each token's embedding in the base's language model, which reads
-    cell tokens, d wide too, in the same place.
+    patch tokens, d wide too, in the same place.
     """
 
     WORDS = "words.safetensors"
@@ -74,12 +74,12 @@ class VisionEncoder:
 
     @property
     def width(self) -> int:
-        """The width of a cell token."""
+        """The width of a patch token."""
         return self.words.shape[1]
 
     @torch.inference_mode()
-    def look(self, images: Sequence[Image.Image]) -> list[PatchFeatures]:
-        """The cells of each picture."""
+    def encode_images(self, images: Sequence[Image.Image]) -> list[PatchFeatures]:
+        """The patch features of each picture."""
         pixels = self.processor.image_processor(list(images), return_tensors="pt").to(self.tower.device)
         grids = pixels["image_grid_thw"]
         tokens = self.tower(pixels["pixel_values"], grid_thw=grids).pooler_output
@@ -88,7 +88,7 @@ class VisionEncoder:
         parts = tokens.float().cpu().split([rows * columns for rows, columns in shapes])
         return [PatchFeatures(part.clone(), *shape) for part, shape in zip(parts, shapes, strict=True)]
 
-    def read(self, texts: Sequence[str]) -> list[torch.Tensor]:
+    def tokenize(self, texts: Sequence[str]) -> list[torch.Tensor]:
         """The token ids of each text, (tokens,)."""
         tokenizer = self.processor.tokenizer
         plain = [escape_special_tokens(text, tokenizer) for text in texts]
@@ -104,25 +104,27 @@ class PatchFeatures:
     columns: int
 
     def centres(self) -> torch.Tensor:
-        """(rows * columns, 2): x and y of each cell's centre in [0, 1] of the picture."""
+        """(rows * columns, 2): x and y of each patch's centre in [0, 1] of the picture."""
         y, x = torch.meshgrid(torch.arange(self.rows), torch.arange(self.columns), indexing="ij")
         return torch.stack([(x.flatten() + 0.5) / self.columns, (y.flatten() + 0.5) / self.rows], 1)
 
 
-def pad_pairs(cells: Sequence[PatchFeatures], texts: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
+def pad_pairs(patches: Sequence[PatchFeatures], texts: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
     """Pairs of a picture and a text, padded: the arguments of ``LateInteractionScorer.forward`` by name."""
     return {
-        "cells": pad_sequence([own.tokens for own in cells], batch_first=True),
-        "cell_mask": pad_sequence([torch.ones(len(own.tokens), dtype=torch.bool) for own in cells], batch_first=True),
+        "patches": pad_sequence([own.tokens for own in patches], batch_first=True),
+        "patch_mask": pad_sequence(
+            [torch.ones(len(own.tokens), dtype=torch.bool) for own in patches], batch_first=True
+        ),
         "words": pad_sequence(list(texts), batch_first=True),
         "word_mask": pad_sequence([torch.ones(len(ids), dtype=torch.bool) for ids in texts], batch_first=True),
     }
 
 
 class LateInteractionScorer(nn.Module):
-    """Scores every cell of a picture by how alike it is to the words of a text, as the base embeds both.
+    """Scores every patch of a picture by how alike it is to the words of a text, as the base embeds both.
 
-    What is learned is how much each word of a text counts, and a linear change of the cells: nothing of single words,
+    What is learned is how much each word of a text counts, and a linear change of the patches: nothing of single words,
     so that memorised names do not get in the way of unseen expressions. ``words`` is
     that of ``VisionEncoder``; ``width`` and ``layers`` are those of the encoder that weighs.
     """
@@ -143,27 +145,27 @@ class LateInteractionScorer(nn.Module):
         self.norm = nn.LayerNorm(seen)
         self.key = nn.Linear(seen, seen)
         self.sharpness = nn.Parameter(torch.tensor(15.0))
-        for start in (self.weight, self.key):  # all words count alike, and cells are taken as they are
+        for start in (self.weight, self.key):  # all words count alike, and patches are taken as they are
             nn.init.zeros_(start.weight)
             nn.init.zeros_(start.bias)
 
     def forward(
-        self, cells: torch.Tensor, cell_mask: torch.Tensor, words: torch.Tensor, word_mask: torch.Tensor
+        self, patches: torch.Tensor, patch_mask: torch.Tensor, words: torch.Tensor, word_mask: torch.Tensor
     ) -> torch.Tensor:
-        """``cells`` (B, C, seen), ``words`` (B, T) token ids, masks true where not padding; scores (B, C)."""
-        fits = torch.einsum("bd,bcd->bc", self.query(words, word_mask), self.keys(cells))
-        return fits.masked_fill(~cell_mask, MASKED_SCORE)
+        """``patches`` (B, C, seen), ``words`` (B, T) token ids, masks true where not padding; scores (B, C)."""
+        fits = torch.einsum("bd,bcd->bc", self.query(words, word_mask), self.keys(patches))
+        return fits.masked_fill(~patch_mask, MASKED_SCORE)
 
     def all_pairs(
-        self, cells: torch.Tensor, cell_mask: torch.Tensor, words: torch.Tensor, word_mask: torch.Tensor
+        self, patches: torch.Tensor, patch_mask: torch.Tensor, words: torch.Tensor, word_mask: torch.Tensor
     ) -> torch.Tensor:
         """Every text against every picture, as in contrastive training: scores (texts, pictures, C)."""
-        fits = torch.einsum("td,pcd->tpc", self.query(words, word_mask), self.keys(cells))
-        return fits.masked_fill(~cell_mask, MASKED_SCORE)
+        fits = torch.einsum("td,pcd->tpc", self.query(words, word_mask), self.keys(patches))
+        return fits.masked_fill(~patch_mask, MASKED_SCORE)
 
-    def keys(self, cells: torch.Tensor) -> torch.Tensor:
+    def keys(self, patches: torch.Tensor) -> torch.Tensor:
         """What queries are compared with, (B, C, seen)."""
-        return F.normalize(cells, dim=-1) + self.key(self.norm(cells))
+        return F.normalize(patches, dim=-1) + self.key(self.norm(patches))
 
     def query(self, words: torch.Tensor, word_mask: torch.Tensor) -> torch.Tensor:
         """What a text looks for, (B, seen): the mean of its words, weighed by attention."""

@@ -1,4 +1,4 @@
-"""What a system says about a post, to be read, shown and saved."""
+"""A post with a system's prediction, to be read, shown and saved."""
 
 from __future__ import annotations
 

@@ -59,8 +59,8 @@ class Pipeline:
         if type(size) is not int or size < 1:
             raise UserError(f"batch_size: {size!r} is not a whole number of at least 1")
         rest = iter(posts)
-        while some := list(islice(rest, size)):
-            yield from self._answered([own if isinstance(own, tuple) else (own, None) for own in some])
+        while batch := list(islice(rest, size)):
+            yield from self._answered([own if isinstance(own, tuple) else (own, None) for own in batch])
 
     def _answered(self, posts: Sequence[tuple[Text, Picture]], strict: bool = False) -> list[Post]:
         """``strict``: a picture that cannot be opened raises PictureError."""
@@ -106,8 +106,8 @@ def _read(text: Text) -> tuple[str, tuple[str, ...], tuple[int, ...]]:
     for token in text:
         if not isinstance(token, str) or not token or token != "".join(token.split()):
             raise UserError(f"{token!r:.80} is no token: a string without white space, of at least one character")
-    starts, place = [], 0
+    starts, offset = [], 0
     for token in text:
-        starts.append(place)
-        place += len(token) + 1
+        starts.append(offset)
+        offset += len(token) + 1
     return " ".join(text), tuple(text), tuple(starts)

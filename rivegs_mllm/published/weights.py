@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from rivegs_mllm.config.check import build
@@ -49,9 +49,14 @@ def _from_folder(folder: Path) -> dict[str, torch.Tensor]:
     return weights
 
 
+def save_weights(model: nn.Module, path: Path) -> None:
+    """Writes all weights of a model as safetensors, which takes only those that lie in one piece."""
+    save_file({name: value.contiguous() for name, value in model.state_dict().items()}, path)
+
+
 def read_sizes(kind: type[Sizes], path: Path) -> Sizes:
     """The dataclass of a model's sizes in a JSON file. Raises UserError that names file and key."""
-    cure = "write the folder anew, or copy it whole"
+    cure = "write the folder again, or copy all of it"
     try:
         return build(kind, read_object(path, cure))
     except UserError as error:
@@ -64,7 +69,7 @@ def tensors(content: Mapping[str, object]) -> dict[str, torch.Tensor]:
     return {name: value for name, value in content.items() if isinstance(value, torch.Tensor)}
 
 
-def fill(model: nn.Module, weights: Mapping[str, torch.Tensor], path: Path) -> None:
+def load_checked(model: nn.Module, weights: Mapping[str, torch.Tensor], path: Path) -> None:
     """Loads ``weights`` into the model. Raises UserError, which names ``path`` and the first names, where any is
     missing, unknown, or of another shape."""
     wanted = model.state_dict()
@@ -74,15 +79,18 @@ def fill(model: nn.Module, weights: Mapping[str, torch.Tensor], path: Path) -> N
     faults = [
         *_listed("lacks", [name for name in wanted if name not in weights]),
         *_listed("has the unknown", [name for name in weights if name not in wanted]),
-        *_listed("is of another size:", [_sizes(name, *two) for name, two in shapes.items() if two[0] != two[1]]),
+        *_listed(
+            "is of another size:",
+            [
+                f"{name} is {list(found)} where {list(wanted)} is wanted"
+                for name, (wanted, found) in shapes.items()
+                if wanted != found
+            ],
+        ),
     ]
     if faults:
         raise UserError(f"{path}: {'; '.join(faults)}; choose the size that the checkpoint is of")
     model.load_state_dict(dict(weights))
-
-
-def _sizes(name: str, wanted: tuple[int, ...], found: tuple[int, ...]) -> str:
-    return f"{name} is {list(found)} where {list(wanted)} is wanted"
 
 
 def _listed(what: str, names: list[str]) -> list[str]:

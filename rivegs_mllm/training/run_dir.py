@@ -20,6 +20,7 @@ from transformers import Trainer, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from rivegs_mllm.config.former_names import current
 from rivegs_mllm.data.files import is_disk_full, write_json
 from rivegs_mllm.data.foreign import read_object
 from rivegs_mllm.data.images import file_stamp
@@ -148,7 +149,7 @@ def _check_same(out: Path, settings: Mapping[str, object], arguments: TrainingAr
         before = read_object(path, hint)
     except UserError:
         before = {}
-    processes, then = before.get("processes"), before.get("settings")
+    processes, then = before.get("processes"), current(before.get("settings"))
     if before.get("version") != RUN_VERSION or type(then) is not dict or type(processes) is not int:
         raise UserError(f"{out} holds a run, but {path.name} does not say what it was started with; {hint}")
     changed = sorted(key for key in settings.keys() | then.keys() if settings.get(key) != then.get(key))

@@ -57,12 +57,12 @@ def samples() -> list[Sample]:
 
 
 def each_entity(change):
-    """A stage that makes a draft's entity of the post's number."""
+    """A stage that makes a partial prediction's entity of the post's number."""
 
-    def stage(samples, drafts) -> list[Prediction]:
+    def stage(samples, partials) -> list[Prediction]:
         return [
-            dataclasses.replace(draft, entities=(change(int(sample.id), *draft.entities),))
-            for sample, draft in zip(samples, drafts, strict=True)
+            dataclasses.replace(partial, entities=(change(int(sample.id), *partial.entities),))
+            for sample, partial in zip(samples, partials, strict=True)
         ]
 
     return stage

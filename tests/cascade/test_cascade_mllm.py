@@ -11,11 +11,11 @@ from cascade_suite import Cases, StageSuite, assert_same, drafted
 from eval.analysis.calibration import Calibration, write_calibration
 from rivegs_mllm.cascade import mllm
 from rivegs_mllm.cascade.base import SLOTS, Stage, StageError
-from rivegs_mllm.cascade.config import CascadeRecipe, check_needs, read_cascade, run_cascade, steps_of
+from rivegs_mllm.cascade.config import CascadeRecipe, check_requirements, read_cascade, run_cascade, steps_of
 from rivegs_mllm.cascade.grounding.base import GoldGrounder
 from rivegs_mllm.cascade.knowledge.base import NoKnowledge
 from rivegs_mllm.cascade.knowledge.expansion import NoExpander
-from rivegs_mllm.cascade.mllm import Mllm, WholeMllm, load_end_to_end
+from rivegs_mllm.cascade.mllm import EndToEndStage, Mllm, load_end_to_end
 from rivegs_mllm.cascade.runner import Step, run_steps
 from rivegs_mllm.config.schema import read_recipe
 from rivegs_mllm.predict import predict
@@ -111,7 +111,7 @@ def test_the_model_is_released_after_the_last_slot_that_shares_it(trained, loads
     def watched(slot: str) -> Step:
         def load(models):
             alive.append((slot, [model() is not None for model in loads]))
-            return lambda samples, drafts: list(drafts)
+            return lambda samples, partials: list(partials)
 
         return Step(slot, "watched", load)
 
@@ -125,7 +125,7 @@ def test_the_model_is_released_after_the_last_slot_that_shares_it(trained, loads
 
 def test_a_recipe_that_is_not_there_is_named(tmp_path):
     with pytest.raises(UserError, match=r"none\.yaml"):
-        check_needs(CascadeRecipe(Mllm(tmp_path / "none.yaml")))
+        check_requirements(CascadeRecipe(Mllm(tmp_path / "none.yaml")))
 
 
 @pytest.mark.parametrize(
@@ -148,11 +148,11 @@ def test_a_stage_writes_no_more_than_its_own_segment(trained, end_to_end, monkey
 
 
 def test_it_goes_on_from_what_others_filled_in(trained, tmp_path):
-    """Mentions that it would not have named itself get its expressions, in the order of the draft."""
+    """Mentions that it would not have named itself get its expressions, in the order of the partial prediction."""
     sample = trained.samples[0]
     mentions = tuple(Entity(token, "PER", (place, place + 1)) for place, token in enumerate(sample.tokens[:3]))
-    draft = Prediction(sample.id, "", mentions[::-1], raw="something else", errors=("before",))
-    [answer] = stage_in("expander", trained)([sample], [draft])
+    partial = Prediction(sample.id, "", mentions[::-1], raw="something else", errors=("before",))
+    [answer] = stage_in("expander", trained)([sample], [partial])
     assert [entity.text for entity in answer.entities] == [entity.text for entity in mentions[::-1]]
     assert answer.errors[0] == "before"
     lines = [line for line in answer.raw.splitlines() if line.startswith("entity")]
@@ -181,26 +181,26 @@ def test_an_entity_that_nobody_could_decide_on_gets_no_box(trained):
 
 def test_what_its_answers_cannot_say_is_an_error_that_names_the_post(trained):
     sample = trained.samples[0]
-    draft = Prediction(sample.id, entities=(Entity(sample.tokens[0], "MISC", (0, 1)),))
+    partial = Prediction(sample.id, entities=(Entity(sample.tokens[0], "MISC", (0, 1)),))
     with pytest.raises(StageError, match=rf"expander \(mllm\): post '{sample.id}'.*'MISC' is not one of"):
-        stage_in("expander", trained)([sample], [draft])
+        stage_in("expander", trained)([sample], [partial])
 
 
 def test_a_slot_that_it_does_not_write_is_an_error(trained, tmp_path):
     short = tmp_path / "short.yaml"
     short.write_text(trained.recipe.read_text().replace("  bins: 64", "  bins: 64\n  segments: [entities, boxes]"))
     with pytest.raises(StageError, match=r"expander \(mllm\): the model's answers have no segment 'expressions'"):
-        Mllm(short).needs_in("expander")
+        Mllm(short).requires_in("expander")
     with pytest.raises(StageError, match="writes no segmenter field"):
-        Mllm(short).needs_in("segmenter")
-    assert Mllm(short).needs_in("tagger") == ()
-    assert Mllm(trained.recipe).needs_in("grounder") == ("knowledge", "tagger", "expander", "entailment")
+        Mllm(short).requires_in("segmenter")
+    assert Mllm(short).requires_in("tagger") == ()
+    assert Mllm(trained.recipe).requires_in("grounder") == ("knowledge", "tagger", "expander", "entailment")
 
 
 def test_the_segments_before_its_own_must_be_filled(trained):
     with pytest.raises(StageError, match=r"tagger \(mllm\): needs what the slot 'knowledge' fills.*`type: none`"):
-        check_needs(CascadeRecipe(tagger=Mllm(trained.recipe)))
-    check_needs(CascadeRecipe(NoKnowledge(), Mllm(trained.recipe), NoExpander()))
+        check_requirements(CascadeRecipe(tagger=Mllm(trained.recipe)))
+    check_requirements(CascadeRecipe(NoKnowledge(), Mllm(trained.recipe), NoExpander()))
 
 
 def test_without_expressions_it_still_decides(trained, alone, tmp_path):
@@ -227,18 +227,20 @@ def test_the_calibration_of_the_run_decides(trained, end_to_end, tmp_path):
     scores = sorted(entity.visible_score for answer in end_to_end for entity in answer.entities)
     every = Calibration(2.0, threshold=0.0)
     write_calibration(adapter, every, {})
-    drafts = [
+    partials = [
         dataclasses.replace(
             answer, entities=tuple(dataclasses.replace(e, visible=None, visible_score=None) for e in answer.entities)
         )
         for answer in end_to_end
     ]
-    decided = stage_in("entailment", trained, adapter)(trained.samples, drafts)
+    decided = stage_in("entailment", trained, adapter)(trained.samples, partials)
     said = [entity for answer in decided for entity in answer.entities]
     assert all(entity.visible for entity in said)
     calibrated = [every.probability(score) for score in scores]
     assert sorted(entity.visible_score for entity in said) == pytest.approx(calibrated, rel=1e-3)
-    whole = WholeMllm(load_end_to_end(read_recipe(trained.recipe), adapter, trained.data))(trained.samples, drafts)
+    whole = EndToEndStage(load_end_to_end(read_recipe(trained.recipe), adapter, trained.data))(
+        trained.samples, partials
+    )
     assert_same(whole, [every.apply(answer) for answer in end_to_end])
     (adapter / "calibration.json").write_text("{")
     with pytest.raises(UserError, match=r"calibration\.json"):

@@ -5,7 +5,7 @@ import difflib
 import pytest
 from recipe_files import ROOT
 
-from rivegs_mllm.cascade.base import NEEDS, SLOTS, Independent
+from rivegs_mllm.cascade.base import REQUIRED_SLOTS, SLOTS, RequiresOnly
 from rivegs_mllm.cascade.config import as_cascade, is_cascade
 from rivegs_mllm.compare.run import compare
 from rivegs_mllm.compare.systems import read_systems
@@ -47,7 +47,7 @@ def changed(name: str, base: str) -> set[str]:
 def test_every_stage_has_what_it_needs(name):
     stages = as_cascade(SYSTEMS[name]).stages()
     for slot, choice in stages.items():
-        own = choice.instead() if isinstance(choice, Independent) else NEEDS[slot]
+        own = choice.requires_only() if isinstance(choice, RequiresOnly) else REQUIRED_SLOTS[slot]
         assert set(own) <= stages.keys()
 
 
@@ -76,8 +76,8 @@ def test_a_variant_says_in_its_name_what_it_changes():
 
 @pytest.mark.parametrize("name", WHOLE)
 def test_gold_is_swept_over_every_slot_that_can_be_perfect(name, monkeypatch):
-    monkeypatch.setattr("rivegs_mllm.compare.systems.lacking", lambda recipe: "")  # reads what is trained
-    monkeypatch.setattr("rivegs_mllm.compare.systems.check_needs", lambda recipe: None)
+    monkeypatch.setattr("rivegs_mllm.compare.systems.missing_requirement", lambda recipe: "")  # reads what is trained
+    monkeypatch.setattr("rivegs_mllm.compare.systems.check_requirements", lambda recipe: None)
     found = read_systems([FOLDER / f"{name}.yaml"], "gold")
     assert list(found) == [name, *(f"{name}_gold_{slot}" for slot in SLOTS[1:])]
 

@@ -1,4 +1,4 @@
-"""The cascade's runner: recipes read, needs checked, drafts on disk, gone on with, held to the contract."""
+"""The cascade's runner: recipes, required slots, partial predictions on disk, resuming, and the contract."""
 
 import dataclasses
 import json
@@ -8,7 +8,7 @@ import pytest
 from rivegs_mllm.cascade.base import StageError
 from rivegs_mllm.cascade.config import (
     CascadeRecipe,
-    check_needs,
+    check_requirements,
     is_cascade,
     predict_cascade,
     read_cascade,
@@ -52,11 +52,11 @@ def run(steps, samples, out, batch_size=4, **settings):
     return run_steps(steps, samples, out, batch_size, settings, TYPES)
 
 
-def name_first_word(samples, drafts):
+def name_first_word(samples, partials):
     """A tagger that takes every post's first word for a person."""
     return [
-        dataclasses.replace(draft, entities=(Entity(sample.tokens[0], "PER", (0, 1)),))
-        for sample, draft in zip(samples, drafts, strict=True)
+        dataclasses.replace(partial, entities=(Entity(sample.tokens[0], "PER", (0, 1)),))
+        for sample, partial in zip(samples, partials, strict=True)
     ]
 
 
@@ -70,12 +70,12 @@ class StopsAfter:
     def __init__(self, stage, batches):
         self.stage, self.batches, self.seen = stage, batches, []
 
-    def __call__(self, samples, drafts):
+    def __call__(self, samples, partials):
         if not self.batches:
             raise KilledError
         self.batches -= 1
         self.seen += [sample.id for sample in samples]
-        return self.stage(samples, drafts)
+        return self.stage(samples, partials)
 
 
 def test_a_recipe_is_read_slot_by_slot(recipe_file):
@@ -130,7 +130,7 @@ def test_a_field_that_nobody_fills_is_an_error_before_anything_is_run(recipe, sa
     with pytest.raises(StageError, match=said):
         run_cascade(recipe, samples, emblems, tmp_path / "work")
     assert not (tmp_path / "work").exists()
-    check_needs(CascadeRecipe(tagger=GoldTagger(), expander=GoldExpander()))
+    check_requirements(CascadeRecipe(tagger=GoldTagger(), expander=GoldExpander()))
 
 
 def test_drafts_of_every_stage_are_on_disk(samples, emblems, tmp_path):
@@ -138,9 +138,9 @@ def test_drafts_of_every_stage_are_on_disk(samples, emblems, tmp_path):
     predictions, reports = run_cascade(recipe, samples, emblems, tmp_path)
     assert read_predictions(tmp_path / "3-expander.jsonl") == predictions
     tagged = read_predictions(tmp_path / "2-tagger.jsonl")
-    for sample, draft, prediction in zip(samples, tagged, predictions, strict=True):
-        assert draft.knowledge == sample.knowledge[0]
-        assert [(e.text, e.type, e.span, e.expression) for e in draft.entities] == [
+    for sample, partial, prediction in zip(samples, tagged, predictions, strict=True):
+        assert partial.knowledge == sample.knowledge[0]
+        assert [(e.text, e.type, e.span, e.expression) for e in partial.entities] == [
             (e.text, e.type, e.span, "") for e in sample.entities
         ]
         assert [e.expression for e in prediction.entities] == [e.expression for e in sample.entities]
@@ -164,11 +164,11 @@ def test_predictions_lie_beside_the_drafts(samples, emblems, tmp_path):
 def fails_on(*ids):
     """A tagger that breaks on these posts."""
 
-    def stage(samples, drafts):
+    def stage(samples, partials):
         for sample in samples:
             if sample.id in ids:
                 raise RuntimeError(f"too much\nfor {sample.id}")
-        return name_first_word(samples, drafts)
+        return name_first_word(samples, partials)
 
     return stage
 
@@ -178,10 +178,10 @@ def test_a_post_that_breaks_a_stage_keeps_its_draft_and_says_so(samples, tmp_pat
     first = step(ReplayKnowledge().load(tmp_path), "knowledge", True)
     predictions, reports = run([first, step(fails_on(broken))], samples, tmp_path)
     whole, _ = run([first, step(name_first_word)], samples, tmp_path / "whole")
-    draft = read_predictions(tmp_path / "1-knowledge.jsonl")[1]
+    partial = read_predictions(tmp_path / "1-knowledge.jsonl")[1]
     error = f"tagger (test): not answered: too much for {broken}"
-    assert predictions[1] == dataclasses.replace(draft, errors=(*draft.errors, error))
-    assert draft.knowledge
+    assert predictions[1] == dataclasses.replace(partial, errors=(*partial.errors, error))
+    assert partial.knowledge
     assert predictions[:1] + predictions[2:] == whole[:1] + whole[2:]
     assert reports[-1].posts == len(samples)
 
@@ -201,8 +201,8 @@ def test_a_run_that_was_killed_goes_on_where_it_was(samples, tmp_path):
     first = StopsAfter(name_first_word, 1)
     with pytest.raises(KilledError):
         run([step(first), step(gold, "expander")], samples, out, batch_size=2)
-    partial = out / "1-tagger.jsonl.partial"
-    with partial.open("ab") as file:
+    unfinished = out / "1-tagger.jsonl.partial"
+    with unfinished.open("ab") as file:
         file.write(b'{"version":1,"id":"half')
     with (out / "costs.jsonl").open("a") as file:
         file.write('{"slot": "tag')
@@ -228,7 +228,7 @@ def test_a_work_folder_of_another_run_is_refused(samples, emblems, tmp_path):
 def test_a_file_that_a_stage_reads_may_not_change_under_its_drafts(samples, emblems, tmp_path):
     source, out = tmp_path / "names.jsonl", tmp_path / "work"
     source.write_bytes((emblems / "encyclopedia.jsonl").read_bytes())
-    recipe = CascadeRecipe(ReplayKnowledge(source, otherwise=""))
+    recipe = CascadeRecipe(ReplayKnowledge(source, fallback=""))
     run_cascade(recipe, samples, emblems, out)
     run_cascade(dataclasses.replace(recipe, batch_size=3), samples, emblems, out)
     source.write_text('{"name": "Nobody", "knowledge": ["Nobody is nobody."]}\n')
@@ -237,35 +237,37 @@ def test_a_file_that_a_stage_reads_may_not_change_under_its_drafts(samples, embl
 
 
 def test_gold_is_shown_to_no_other_stage(samples, tmp_path):
-    def snoop(given, drafts):
+    def snoop(given, partials):
         return [
-            dataclasses.replace(draft, knowledge=f"{len(sample.entities)} entities")
-            for sample, draft in zip(given, drafts, strict=True)
+            dataclasses.replace(partial, knowledge=f"{len(sample.entities)} entities")
+            for sample, partial in zip(given, partials, strict=True)
         ]
 
     blind, _ = run([step(snoop, "knowledge")], samples, tmp_path / "blind")
-    assert {draft.knowledge for draft in blind} == {"0 entities"}
+    assert {partial.knowledge for partial in blind} == {"0 entities"}
     seeing, _ = run([step(snoop, "knowledge", sees_gold=True)], samples, tmp_path / "seeing")
-    assert [draft.knowledge for draft in seeing] == [f"{len(sample.entities)} entities" for sample in samples]
+    assert [partial.knowledge for partial in seeing] == [f"{len(sample.entities)} entities" for sample in samples]
 
 
 @pytest.mark.parametrize(
     ("breaks", "said"),
     [
         (
-            lambda samples, drafts: drafts[1:],
-            r"tagger \(test\): gave 3 drafts for 4 posts, none for 'test-00000'; a stage must give one a post",
+            lambda samples, partials: partials[1:],
+            r"tagger \(test\): gave 3 predictions for 4 posts, none for 'test-00000'; a stage must give one a post",
         ),
         (
-            lambda samples, drafts: drafts[::-1],
-            r"tagger \(test\): gave a draft of post 'test-00003' in the place of post 'test-00000'; .* keep the order",
+            lambda samples, partials: partials[::-1],
+            r"tagger \(test\): gave the prediction of post 'test-00003' in place of post 'test-00000'; .* the order",
         ),
         (
-            lambda samples, drafts: [dataclasses.replace(draft, knowledge="x") for draft in drafts],
+            lambda samples, partials: [dataclasses.replace(partial, knowledge="x") for partial in partials],
             "changed the knowledge of post 'test-00000'",
         ),
         (
-            lambda samples, drafts: [dataclasses.replace(draft, entities=(Entity("a", "MISC"),)) for draft in drafts],
+            lambda samples, partials: [
+                dataclasses.replace(partial, entities=(Entity("a", "MISC"),)) for partial in partials
+            ],
             r"tagger \(test\): gave 'a' of post 'test-00000' the type 'MISC', which is none of PER",
         ),
     ],
@@ -278,11 +280,11 @@ def test_a_stage_that_breaks_the_contract_is_named(breaks, said, samples, tmp_pa
 
 def test_what_a_stage_costs_is_told(samples, tmp_path):
     class Large:
-        parameters = 17
+        num_parameters = 17
 
-        def __call__(self, samples, drafts):
+        def __call__(self, samples, partials):
             self.held = bytearray(150_000_000)
-            return name_first_word(samples, drafts)
+            return name_first_word(samples, partials)
 
     _, (small, large) = run([step(name_first_word), step(Large(), "expander", kind="large")], samples, tmp_path)
     assert (small.parameters, large.parameters) == (None, 17)

@@ -14,7 +14,7 @@ pytest.importorskip("torchcrf")
 
 from rivegs_mllm.cascade.base import StageError
 from rivegs_mllm.cascade.rows import bio_tags
-from rivegs_mllm.cascade.tagging.crf import CrfTagger, CrfTraining, WordTagger, collate, entities, labels
+from rivegs_mllm.cascade.tagging.crf import CrfTagger, CrfTraining, WordTagger, bio_labels, collate, entities
 from rivegs_mllm.cascade.tagging.windows import WordEncoder
 from rivegs_mllm.cascade.training import StageData, train_stage
 from rivegs_mllm.data.jsonl import read_split
@@ -31,8 +31,8 @@ def tokenizer():
     return tiny_tokenizer([" ".join(POST), " ".join(POST).upper(), KNOWLEDGE, "a b c d e f g h"])
 
 
-def encoder(tokenizer, max_length: int, empty_words: str = "error") -> WordEncoder:
-    return WordEncoder(tokenizer, max_length, empty_words, "tagger (crf)")
+def encoder(tokenizer, max_length: int, on_empty_token: str = "error") -> WordEncoder:
+    return WordEncoder(tokenizer, max_length, on_empty_token, "tagger (crf)")
 
 
 # A trained one, as a stage of a cascade
@@ -53,7 +53,7 @@ class TestCrfStage(StageSuite):
         return CrfTagger(trained, batch_size=2)
 
     def test_it_needs_knowledge(self, choice):
-        assert tuple(choice.needs()) == ("knowledge",)
+        assert tuple(choice.requires()) == ("knowledge",)
 
     def test_it_tags_what_it_was_trained_on(self, stage, emblems):
         samples = read_split(emblems, "train")
@@ -66,7 +66,7 @@ class TestCrfStage(StageSuite):
     def test_it_reads_the_knowledge_of_the_draft(self, stage, emblems):
         post = read_split(emblems, "dev")[0]
         [without] = stage([post], [Prediction(post.id)])
-        assert without.errors == ("tagger (crf): was trained with knowledge, but the draft has none",)
+        assert without.errors == ("tagger (crf): was trained with knowledge, but none is given",)
         [cut] = stage([post], [Prediction(post.id, knowledge="a " * 500)])
         assert "tokens of the knowledge did not fit" in cut.errors[0]
 
@@ -87,7 +87,7 @@ class TestCrfStage(StageSuite):
     [
         ({"types": ["PER", "LOC", "ORG", "MISC"]}, "trained on the types PER, LOC, ORG, OTHER, .* asks for .* MISC"),
         ({"kind": "classifier"}, "holds a stage of type 'classifier'"),
-        ({"version": 99}, "is of format 99, this release reads 1"),
+        ({"version": 99}, "has format version 99, this release reads 1"),
     ],
 )
 def test_another_card_is_refused(trained, tmp_path, change, message):
@@ -171,7 +171,7 @@ def test_a_word_longer_than_the_encoder_is_cut_and_named(tokenizer):
 
 def test_a_word_that_leaves_nothing(tokenizer):
     post = ("Ann", "\u200b", "plays")
-    with pytest.raises(StageError, match=r"^tagger \(crf\): sample 7: .* word 1, '\\u200b'; set `empty_words"):
+    with pytest.raises(StageError, match=r"^tagger \(crf\): sample 7: .* word 1, '\\u200b'; set `on_empty_token"):
         encoder(tokenizer, 64).windows("7", post, "")
     [window], _ = encoder(tokenizer, 64, "unknown").windows("7", post, "")
     assert len(window.first) == 3
@@ -240,7 +240,7 @@ def test_no_entity_begins_in_its_middle(tokenizer):
     tagger = WordTagger(net, TYPES, 0.0)
     generator = torch.Generator().manual_seed(1)
     scores = torch.randn(50, 12, 9, generator=generator) * 5
-    names = labels(TYPES)
+    names = bio_labels(TYPES)
     for states in tagger.crf.decode(scores, torch.ones(50, 12, dtype=torch.bool)):
         tags = tuple(names[state] for state in states)
         assert bio_tags(Sample("1", tuple("abcdefghijkl"), entities=tuple(entities("abcdefghijkl", tags)))) == tags
@@ -282,7 +282,7 @@ def test_copies_and_draws(emblems):
     samples = read_split(emblems, "train")
     texts = sum(len(sample.knowledge) for sample in samples)
     assert len(CrfTraining("tiny", knowledge="copies").prepare(data(samples)).train) == texts > len(samples)
-    drawn = CrfTraining("tiny", knowledge="draw", renamings=2).prepare(data(samples))
+    drawn = CrfTraining("tiny", knowledge="draw", renamed_variants=2).prepare(data(samples))
     assert len(drawn.train) == len(drawn.lengths) == len(samples)
     seen = set()
     for epoch in range(20):

@@ -8,10 +8,10 @@ from cascade_suite import StageSuite
 from rivegs_mllm.cascade.base import StageError
 from rivegs_mllm.cascade.entailment.base import (
     AlwaysEntailment,
-    Decision,
+    DecisionRule,
     GoldEntailment,
-    entailment_figures,
-    referred,
+    entailment_metrics,
+    query_texts,
 )
 from rivegs_mllm.types import Box, Entity, Prediction, Sample, UserError
 
@@ -76,29 +76,29 @@ def test_gold_that_does_not_say():
     [(0.0, 1.0, 0.5), (2.0, 1.0, 0.880797), (2.0, 2.0, 0.731059), (-1000.0, 1.0, 0.0), (1000.0, 1.0, 1.0)],
 )
 def test_probability_of_a_logit(logit, temperature, score):
-    decided = Decision(0.5, temperature).decided(Entity("a", "PER"), logit)
+    decided = DecisionRule(0.5, temperature).decided(Entity("a", "PER"), logit)
     assert decided.visible_score == pytest.approx(score, abs=1e-6)
     assert decided.visible is (score >= 0.5)
 
 
 def test_threshold():
     entity = Entity("a", "PER")
-    assert Decision(threshold=0.8).decided(entity, 1.0).visible is False  # 0.73
-    assert Decision(threshold=0.2).decided(entity, -1.0).visible is True  # 0.27
+    assert DecisionRule(threshold=0.8).decided(entity, 1.0).visible is False  # 0.73
+    assert DecisionRule(threshold=0.2).decided(entity, -1.0).visible is True  # 0.27
 
 
 @pytest.mark.parametrize(("setting", "value"), [("threshold", 1.5), ("temperature", 0.0)])
 def test_decision_that_cannot_be(setting, value):
     with pytest.raises(UserError, match=f"decision.{setting}"):
-        Decision(**{setting: value})
+        DecisionRule(**{setting: value})
 
 
 def test_an_entity_without_the_parts_asked_for():
     entities = [Entity("Nokia", "ORG", expression="a blue logo"), Entity("Rome", "LOC")]
-    texts, notes = referred(entities, ["expression"])
+    texts, notes = query_texts(entities, ["expression"])
     assert texts == ["a blue logo", "Rome"]
-    assert notes == ["'Rome' has no expression: its mention was judged"]
-    assert referred(entities, ["mention", "type", "expression"]) == (["Nokia (ORG) - a blue logo", "Rome (LOC)"], [])
+    assert notes == ["'Rome' has no expression: scored by its mention"]
+    assert query_texts(entities, ["mention", "type", "expression"]) == (["Nokia (ORG) - a blue logo", "Rome (LOC)"], [])
 
 
 def test_figures_worked_out_by_hand():
@@ -108,11 +108,11 @@ def test_figures_worked_out_by_hand():
     )
     sample = Sample("s", tuple("abcd"), "s.jpg", (9, 9), entities, subset="seen")
 
-    def stage(samples, drafts):
+    def stage(samples, partials):
         assert not samples[0].entities
-        assert all(entity.visible is None for entity in drafts[0].entities)
-        said = [dataclasses.replace(entity, visible=entity.text != "d") for entity in drafts[0].entities]
-        return [dataclasses.replace(drafts[0], entities=tuple(said))]
+        assert all(entity.visible is None for entity in partials[0].entities)
+        said = [dataclasses.replace(entity, visible=entity.text != "d") for entity in partials[0].entities]
+        return [dataclasses.replace(partials[0], entities=tuple(said))]
 
-    figures = entailment_figures(stage, [sample])
+    figures = entailment_metrics(stage, [sample])
     assert figures == {"accuracy": 0.25, "f1": pytest.approx(2 / 5), "majority": 0.5, "accuracy_seen": 0.25}

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from transformers import BertConfig, BertModel
 
 from rivegs_mllm.cascade.base import StageError
-from rivegs_mllm.cascade.entailment.base import entailment_figures
-from rivegs_mllm.cascade.entailment.caption import CaptionEntailment, CaptionReader, CaptionTraining, CrossEncoder
+from rivegs_mllm.cascade.entailment.base import entailment_metrics
+from rivegs_mllm.cascade.entailment.caption import CaptionEntailment, CaptionScorer, CaptionTraining, CrossEncoder
 from rivegs_mllm.cascade.entailment.classifier import ClassifierEntailment
 from rivegs_mllm.cascade.training import StageData
 from rivegs_mllm.data.jsonl import read_split
@@ -78,17 +78,17 @@ def test_it_learns_what_the_caption_says(tmp_path):
     accuracy = json.loads((trained / "metrics.json").read_text())["dev"]["accuracy"]
     assert accuracy > 0.9
     stage = CaptionEntailment(trained, [captions])
-    assert entailment_figures(stage.load(colours), samples)["accuracy"] == accuracy
-    unnamed = CaptionEntailment(trained, [captions], refer=["mention", "type"])
-    assert entailment_figures(unnamed.load(colours), samples)["accuracy"] <= 0.6
+    assert entailment_metrics(stage.load(colours), samples)["accuracy"] == accuracy
+    drop_mentions = CaptionEntailment(trained, [captions], query_fields=["mention", "type"])
+    assert entailment_metrics(drop_mentions.load(colours), samples)["accuracy"] <= 0.6
     other = write_captions(tmp_path / "other.txt", dict.fromkeys(said, "the wall is red today"))
-    assert entailment_figures(CaptionEntailment(trained, [other]).load(colours), samples)["accuracy"] <= 0.8
-    assert entailment_figures(CaptionEntailment(trained, [captions, other]).load(colours), samples)["accuracy"] > 0.9
+    assert entailment_metrics(CaptionEntailment(trained, [other]).load(colours), samples)["accuracy"] <= 0.8
+    assert entailment_metrics(CaptionEntailment(trained, [captions, other]).load(colours), samples)["accuracy"] > 0.9
 
 
 def test_needs_the_expressions_that_it_is_given(trained, captions):
-    assert CaptionEntailment(trained, [captions]).needs() == ("expander",)
-    assert CaptionEntailment(trained, [captions], refer=["mention"]).needs() == ()
+    assert CaptionEntailment(trained, [captions]).requires() == ("expander",)
+    assert CaptionEntailment(trained, [captions], query_fields=["mention"]).requires() == ()
 
 
 @pytest.fixture(scope="module")
@@ -96,11 +96,11 @@ def tokenizer():
     return tiny_tokenizer(["a red car and a blue boat on the quiet lake"] * 20)
 
 
-def reader(tokenizer, length: int) -> CaptionReader:
+def reader(tokenizer, length: int) -> CaptionScorer:
     config = BertConfig(
         vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, num_attention_heads=1, intermediate_size=16
     )
-    return CaptionReader(CrossEncoder(BertModel(config), 0.0), tokenizer, length)
+    return CaptionScorer(CrossEncoder(BertModel(config), 0.0), tokenizer, length)
 
 
 TEXTS = st.text(st.sampled_from("abc é\n\t🙏-"), max_size=60)
@@ -137,8 +137,8 @@ def test_the_caption_is_cut_first_and_behind_a_word(tokenizer):
 def test_a_caption_that_is_cut_is_said_in_the_draft(trained, captions, emblems):
     stage = CaptionEntailment(trained, [captions]).load(emblems)
     sample = Sample("dev-00000", ("Ann",))
-    draft = Prediction(sample.id, entities=(Entity("Ann", "PER", expression="word " * 300),))
-    (answer,) = stage([sample], [draft])
+    partial = Prediction(sample.id, entities=(Entity("Ann", "PER", expression="word " * 300),))
+    (answer,) = stage([sample], [partial])
     assert len(answer.errors) == 1
     assert "longer than 128 tokens" in answer.errors[0]
 
@@ -204,10 +204,10 @@ def test_a_folder_that_is_damaged(trained, captions, emblems, tmp_path):
 
 
 def test_parts_that_do_not_exist(trained, captions):
-    with pytest.raises(UserError, match="refer"):
-        CaptionEntailment(trained, [captions], refer=["name"])
-    with pytest.raises(UserError, match="refer"):
-        CaptionTraining("tiny", [captions], refer=[])
+    with pytest.raises(UserError, match="query_fields"):
+        CaptionEntailment(trained, [captions], query_fields=["name"])
+    with pytest.raises(UserError, match="query_fields"):
+        CaptionTraining("tiny", [captions], query_fields=[])
 
 
 def test_a_post_without_entities_needs_no_caption(trained, captions, emblems):

@@ -19,7 +19,7 @@ class TestNoExpander(StageSuite):
         return NoExpander()
 
     def test_it_does_something(self, cases, answers):
-        assert answers == cases.drafts
+        assert answers == cases.partials
 
 
 class TestGoldExpander(StageSuite):
@@ -35,28 +35,28 @@ class TestReplayExpander(StageSuite):
 
     @pytest.fixture(scope="class")
     def choice(self, emblems):
-        return ReplayExpander(emblems / "encyclopedia.jsonl", otherwise=None)
+        return ReplayExpander(emblems / "encyclopedia.jsonl", fallback=None)
 
 
 def test_the_encyclopedia_says_of_every_emblem_what_its_builder_says(emblems):
     samples = read_split(emblems, "train") + read_split(emblems, "test")
-    drafts = [drafted("expander", sample) for sample in samples]
-    filled = ReplayExpander(emblems / "encyclopedia.jsonl").load(emblems)(samples, drafts)
-    for sample, draft in zip(samples, filled, strict=True):
-        assert [e.expression for e in draft.entities] == [e.expression for e in sample.entities]
-        assert draft.errors == ()
+    partials = [drafted("expander", sample) for sample in samples]
+    filled = ReplayExpander(emblems / "encyclopedia.jsonl").load(emblems)(samples, partials)
+    for sample, partial in zip(samples, filled, strict=True):
+        assert [e.expression for e in partial.entities] == [e.expression for e in sample.entities]
+        assert partial.errors == ()
 
 
 def test_a_mention_that_is_not_there_is_listed_or_an_error(emblems):
-    settings = ReplayExpander(emblems / "encyclopedia.jsonl", otherwise="something")
-    draft = Prediction("1", entities=(Entity("Nobody", "PER", (0, 1)),), errors=("before",))
+    settings = ReplayExpander(emblems / "encyclopedia.jsonl", fallback="something")
+    partial = Prediction("1", entities=(Entity("Nobody", "PER", (0, 1)),), errors=("before",))
     sample = Sample("1", ("Nobody",))
-    [filled] = settings.load(emblems)([sample], [draft])
+    [filled] = settings.load(emblems)([sample], [partial])
     assert filled.entities[0].expression == "something"
     assert filled.errors[0] == "before"
     assert "'Nobody' is not in" in filled.errors[1]
-    with pytest.raises(StageError, match=r"expander \(replay\): 'Nobody' of post '1' is not in .*set `otherwise`"):
-        dataclasses.replace(settings, otherwise=None).load(emblems)([sample], [draft])
+    with pytest.raises(StageError, match=r"expander \(replay\): 'Nobody' of post '1' is not in .*set `fallback`"):
+        dataclasses.replace(settings, fallback=None).load(emblems)([sample], [partial])
 
 
 def test_gold_expressions_go_by_the_mention(emblems):

@@ -19,9 +19,9 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 
 from eval.stage_metrics import grounding_scores
 from rivegs_mllm.cascade.base import StageError
-from rivegs_mllm.cascade.grounding.base import Found, GoldGrounder, GroundingStage
-from rivegs_mllm.cascade.grounding.late_interaction import CellsGrounder, CellsTraining, cells_inside, collate
-from rivegs_mllm.cascade.referring import gold_twin, inside
+from rivegs_mllm.cascade.grounding.base import GoldGrounder, GroundingStage, Localization
+from rivegs_mllm.cascade.grounding.late_interaction import PatchGrounder, PatchGrounderTraining, collate, patches_inside
+from rivegs_mllm.cascade.referring import clip_boxes, matching_gold
 from rivegs_mllm.cascade.training import StageData, StageTraining, train_stage
 from rivegs_mllm.config.yaml_loader import parse_recipe
 from rivegs_mllm.data.jsonl import read_split
@@ -74,9 +74,9 @@ def check_resume(folder: Path, data: Path, kind: str, settings: str, *more: str)
 
 
 @pytest.fixture(scope="module")
-def cells(tmp_path_factory, emblems, base) -> Path:
+def patches(tmp_path_factory, emblems, base) -> Path:
     """A grounder over an untrained tower."""
-    return train(tmp_path_factory.mktemp("cells"), emblems, "cells", f"base: {base}", 3)
+    return train(tmp_path_factory.mktemp("patches"), emblems, "patches", f"base: {base}", 3)
 
 
 class TestGold(StageSuite):
@@ -92,28 +92,28 @@ class TestGold(StageSuite):
         assert scores["total"] > 2
 
     def test_what_is_not_gold_gets_no_box(self, stage, cases):
-        draft = dataclasses.replace(cases.drafts[0], entities=(Entity("Nobody", "PER", (0, 99), visible=True),))
-        assert stage(cases.samples[:1], [draft]) == [draft]
+        partial = dataclasses.replace(cases.partials[0], entities=(Entity("Nobody", "PER", (0, 99), visible=True),))
+        assert stage(cases.samples[:1], [partial]) == [partial]
 
 
 class TestCells(StageSuite):
     slot = "grounder"
 
     @pytest.fixture(scope="class")
-    def choice(self, cells):
-        return CellsGrounder(cells)
+    def choice(self, patches):
+        return PatchGrounder(patches)
 
-    def test_needs_the_expressions_it_was_trained_with(self, cells):
-        assert CellsGrounder(cells).needs() == ("expander",)
-        assert CellsGrounder(cells, refer=["mention", "type"]).needs() == ()
+    def test_needs_the_expressions_it_was_trained_with(self, patches):
+        assert PatchGrounder(patches).requires() == ("expander",)
+        assert PatchGrounder(patches, query_fields=["mention", "type"]).requires() == ()
 
 
 def sample(name: str = "a.png", size=(40, 20), **known) -> Sample:
     return Sample("post", ("Ann", "sees", "Bob"), name, size, **known)
 
 
-def stage_of(locate, folder: Path, refer=("mention", "type", "expression")) -> GroundingStage:
-    return GroundingStage("under test", locate, refer, folder, 0)
+def stage_of(locate, folder: Path, query_fields=("mention", "type", "expression")) -> GroundingStage:
+    return GroundingStage("under test", locate, query_fields, folder, 0)
 
 
 ENTITIES = (
@@ -132,19 +132,19 @@ def test_one_look_at_the_picture_for_all_that_may_be_visible(tmp_path):
 
     def locate(image, texts):
         looks.append((image.size, list(texts)))
-        return [Found((Box(0, 0, 40, 20),)) for _ in texts]
+        return [Localization((Box(0, 0, 40, 20),)) for _ in texts]
 
-    draft = Prediction("post", entities=ENTITIES)
-    (answer,) = stage_of(locate, tmp_path)([sample()], [draft])
+    partial = Prediction("post", entities=ENTITIES)
+    (answer,) = stage_of(locate, tmp_path)([sample()], [partial])
     assert looks == [((40, 20), ["Ann (PER) - a woman", "Bob (PER)"])]
     assert [len(entity.boxes) for entity in answer.entities] == [1, 0, 1]
-    stage_of(locate, tmp_path, ["expression"])([sample()], [draft])
+    stage_of(locate, tmp_path, ["expression"])([sample()], [partial])
     assert looks[1][1] == ["a woman", "Bob"], "without an expression the mention is looked for"
 
 
 def test_what_is_missing_is_said(tmp_path):
     Image.new("RGB", (40, 20)).save(tmp_path / "a.png")
-    stage = stage_of(lambda image, texts: [Found((), ("cut",)) for _ in texts], tmp_path, ["expression"])
+    stage = stage_of(lambda image, texts: [Localization((), ("cut",)) for _ in texts], tmp_path, ["expression"])
     (answer,) = stage([sample()], [Prediction("post", entities=ENTITIES, errors=("before",))])
     assert answer.errors[0] == "before"
     assert [error for error in answer.errors if "no box" in error and error.startswith("grounder (under test)")]
@@ -158,7 +158,7 @@ def test_what_is_missing_is_said(tmp_path):
 @pytest.mark.parametrize("box", [Box(0, 0, 41.5, 20), Box(-2, 0, 5, 5), Box(5, 5, 5, 9), Box(100, 5, 120, 9)])
 def test_a_box_outside_the_picture_is_an_error(tmp_path, box):
     Image.new("RGB", (40, 20)).save(tmp_path / "a.png")
-    stage = stage_of(lambda image, texts: [Found((box,)) for _ in texts], tmp_path)
+    stage = stage_of(lambda image, texts: [Localization((box,)) for _ in texts], tmp_path)
     with pytest.raises(StageError, match=r"grounder \(under test\).*'post'.*40 x 20.*scale") as error:
         stage([sample()], [Prediction("post", entities=ENTITIES)])
     assert str(list(dataclasses.astuple(box))) in str(error.value)
@@ -166,40 +166,40 @@ def test_a_box_outside_the_picture_is_an_error(tmp_path, box):
 
 @given(st.tuples(*[st.floats(-1, 1)] * 4))
 def test_rounding_is_moved_back(off):
-    (box,) = inside([Box(off[0], off[1], 40 + off[2], 20 + off[3])], (40, 20), "grounder", "post")
+    (box,) = clip_boxes([Box(off[0], off[1], 40 + off[2], 20 + off[3])], (40, 20), "grounder", "post")
     assert 0 <= box.xmin < box.xmax <= 40
     assert 0 <= box.ymin < box.ymax <= 20
 
 
 def test_gold_twin_goes_by_the_span_where_both_have_one():
     post = sample(entities=(Entity("Bob", "PER", (0, 1)), Entity("Bob", "PER", (2, 3), "right")))
-    assert gold_twin(post, Entity("Bob", "ORG", (2, 3))).expression == "right"
-    assert gold_twin(post, Entity("Bob", "PER")) == post.entities[0]
-    assert gold_twin(post, Entity("Eve", "PER")) is None
+    assert matching_gold(post, Entity("Bob", "ORG", (2, 3))).expression == "right"
+    assert matching_gold(post, Entity("Bob", "PER")) == post.entities[0]
+    assert matching_gold(post, Entity("Eve", "PER")) is None
 
 
-@pytest.mark.parametrize("refer", [[], ["name"], ["mention", "typ"]])
-def test_parts_that_are_none(refer):
-    with pytest.raises(UserError, match=r"refer.*mention, type, expression"):
-        CellsTraining("tiny", refer=refer)
+@pytest.mark.parametrize("query_fields", [[], ["name"], ["mention", "typ"]])
+def test_parts_that_are_none(query_fields):
+    with pytest.raises(UserError, match=r"query_fields.*mention, type, expression"):
+        PatchGrounderTraining("tiny", query_fields=query_fields)
 
 
-def test_a_folder_that_is_no_grounder(tmp_path, cells):
-    with pytest.raises(StageError, match=r"grounder \(cells\).*rivegs train"):
-        CellsGrounder(tmp_path).load(tmp_path)
-    with pytest.raises(StageError, match=r"grounder \(cells\).*trained on the types PER"):
-        CellsGrounder(cells, types=["PER"]).load(tmp_path)
-    shutil.copytree(cells, tmp_path / "torn")
+def test_a_folder_that_is_no_grounder(tmp_path, patches):
+    with pytest.raises(StageError, match=r"grounder \(patches\).*rivegs train"):
+        PatchGrounder(tmp_path).load(tmp_path)
+    with pytest.raises(StageError, match=r"grounder \(patches\).*trained on the types PER"):
+        PatchGrounder(patches, types=["PER"]).load(tmp_path)
+    shutil.copytree(patches, tmp_path / "torn")
     for name in ("model.safetensors", "eyes/words.safetensors", "eyes/config.json"):
         (tmp_path / "torn" / name).unlink()
-        with pytest.raises(StageError, match=r"grounder \(cells\).*train the stage again"):
-            CellsGrounder(tmp_path / "torn").load(tmp_path)
+        with pytest.raises(StageError, match=r"grounder \(patches\).*train the stage again"):
+            PatchGrounder(tmp_path / "torn").load(tmp_path)
 
 
 def test_nothing_visible_to_learn_from(emblems):
     blank = Sample("post", ("a",), entities=(Entity("a", "PER", (0, 1), visible=False),))
     with pytest.raises(UserError, match="no entity is visible in a picture"):
-        CellsTraining("tiny").prepare(StageData([blank], [], emblems, TYPES, 0))
+        PatchGrounderTraining("tiny").prepare(StageData([blank], [], emblems, TYPES, 0))
 
 
 # The small grounder
@@ -225,23 +225,23 @@ def save_relative(base: Path, family: str, folder: Path) -> Path:
     return folder
 
 
-def test_which_cells_are_in_a_box():
-    cells = PatchFeatures(torch.zeros(6, 4), rows=2, columns=3)
-    assert cells_inside(cells, torch.tensor([0.0, 0.0, 0.5, 1.0])).tolist() == [True, False, False] * 2
-    assert cells_inside(cells, torch.tensor([0.4, 0.0, 1.0, 0.5])).tolist() == [False, True, True] + [False] * 3
-    tiny = cells_inside(cells, torch.tensor([0.9, 0.9, 0.95, 0.95]))
+def test_which_patches_are_in_a_box():
+    patches = PatchFeatures(torch.zeros(6, 4), rows=2, columns=3)
+    assert patches_inside(patches, torch.tensor([0.0, 0.0, 0.5, 1.0])).tolist() == [True, False, False] * 2
+    assert patches_inside(patches, torch.tensor([0.4, 0.0, 1.0, 0.5])).tolist() == [False, True, True] + [False] * 3
+    tiny = patches_inside(patches, torch.tensor([0.9, 0.9, 0.95, 0.95]))
     assert tiny.tolist() == [False] * 5 + [True], "a box between the centres has the nearest cell"
 
 
 def test_pictures_do_not_depend_on_their_neighbours(base):
-    eyes = VisionEncoder.of_base(str(base))
+    vision_encoder = VisionEncoder.of_base(str(base))
     images = [Image.effect_noise(size, 90).convert("RGB") for size in ((120, 90), (90, 200), (60, 60))]
-    together = eyes.look(images)
-    for image, cells in zip(images, together, strict=True):
-        (alone,) = eyes.look([image])
-        assert (alone.rows, alone.columns) == (cells.rows, cells.columns)
-        assert cells.rows * cells.columns == len(cells.tokens)
-        torch.testing.assert_close(alone.tokens, cells.tokens, rtol=1e-3, atol=1e-3)
+    together = vision_encoder.encode_images(images)
+    for image, patches in zip(images, together, strict=True):
+        (alone,) = vision_encoder.encode_images([image])
+        assert (alone.rows, alone.columns) == (patches.rows, patches.columns)
+        assert patches.rows * patches.columns == len(patches.tokens)
+        torch.testing.assert_close(alone.tokens, patches.tokens, rtol=1e-3, atol=1e-3)
 
 
 @pytest.fixture
@@ -253,14 +253,14 @@ def model() -> LateInteractionScorer:
 def test_padding_counts_for_nothing(model):
     for value in model.parameters():
         value.data += 0.1 * torch.randn_like(value)
-    cells = [PatchFeatures(torch.randn(count, 8), 1, count) for count in (4, 7)]
+    patches = [PatchFeatures(torch.randn(count, 8), 1, count) for count in (4, 7)]
     texts = [torch.tensor([3, 4]), torch.tensor([5, 6, 7, 8, 9])]
-    both = model(**pad_pairs(cells, texts))
+    both = model(**pad_pairs(patches, texts))
     for place in range(2):
-        alone = model(**pad_pairs(cells[place : place + 1], texts[place : place + 1]))[0]
+        alone = model(**pad_pairs(patches[place : place + 1], texts[place : place + 1]))[0]
         torch.testing.assert_close(both[place, : len(alone)], alone)
         assert (both[place, len(alone) :] < -1000).all()
-    pairs = model.all_pairs(**pad_pairs(cells, texts))
+    pairs = model.all_pairs(**pad_pairs(patches, texts))
     torch.testing.assert_close(pairs.diagonal(dim1=0, dim2=1).T, both)
 
 
@@ -273,24 +273,24 @@ def test_a_text_that_is_too_long(model):
 def test_untrained_it_finds_the_cell_that_tells_of_the_words():
     """Patches that are sums of words: the one of both words before those of one, whatever its length."""
     words = F.normalize(torch.randn(50, 64), dim=1)
-    cells = torch.stack([words[3] + words[9], 7 * (words[3] + words[4]), words[4], 9 * words[7]])
-    scores = LateInteractionScorer(words).eval()(**pad_pairs([PatchFeatures(cells, 2, 2)], [torch.tensor([3, 4])]))
+    patches = torch.stack([words[3] + words[9], 7 * (words[3] + words[4]), words[4], 9 * words[7]])
+    scores = LateInteractionScorer(words).eval()(**pad_pairs([PatchFeatures(patches, 2, 2)], [torch.tensor([3, 4])]))
     assert scores[0].argsort(descending=True).tolist()[0] == 1
     assert scores[0].argmin() == 3
 
 
 @pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
 def test_eyes_of_every_family_saved_and_loaded(tmp_path, base, family):
-    eyes = VisionEncoder.of_base(str(save_relative(base, family, tmp_path / "base")))
+    vision_encoder = VisionEncoder.of_base(str(save_relative(base, family, tmp_path / "base")))
     (tmp_path / "eyes").mkdir()
-    eyes.save(tmp_path / "eyes")
+    vision_encoder.save(tmp_path / "eyes")
     again = VisionEncoder.load(tmp_path / "eyes")
     image = Image.effect_noise((120, 90), 90).convert("RGB")
-    (ours,), (theirs,) = eyes.look([image]), again.look([image])
-    assert ours.tokens.shape == (ours.rows * ours.columns, eyes.width)
+    (ours,), (theirs,) = vision_encoder.encode_images([image]), again.encode_images([image])
+    assert ours.tokens.shape == (ours.rows * ours.columns, vision_encoder.width)
     torch.testing.assert_close(ours.tokens, theirs.tokens)
-    assert torch.equal(eyes.words, again.words)
-    assert eyes.words.shape[0] >= len(eyes.processor.tokenizer)
+    assert torch.equal(vision_encoder.words, again.words)
+    assert vision_encoder.words.shape[0] >= len(vision_encoder.processor.tokenizer)
     (tmp_path / "eyes" / "words.safetensors").unlink()
     with pytest.raises(UserError, match=r"eyes: no vision tower that was saved whole"):
         VisionEncoder.load(tmp_path / "eyes")
@@ -298,28 +298,30 @@ def test_eyes_of_every_family_saved_and_loaded(tmp_path, base, family):
 
 def test_pictures_that_show_the_same_are_no_rivals(emblems, base):
     samples = read_split(emblems, "train")
-    trainable = CellsTraining(str(base)).prepare(StageData(samples, [], emblems, TYPES, 0))
+    trainable = PatchGrounderTraining(str(base)).prepare(StageData(samples, [], emblems, TYPES, 0))
     rows = [variants[0] for variants in trainable.train.variants]
-    rivals = collate(rows)["rivals"]
+    negative_mask = collate(rows)["negative_mask"]
     views = [(post, entity) for post in samples for entity in post.entities if entity.visible]
     assert len(views) == len(rows)
-    assert rivals.any()
+    assert negative_mask.any()
     for one, (_, entity) in enumerate(views):
         for other, (post, _) in enumerate(views):
             told = {own.text.lower() for own in post.entities} | {own.expression for own in post.entities}
-            assert rivals[one, other] == (not {entity.text.lower(), entity.expression} & told)
+            assert negative_mask[one, other] == (not {entity.text.lower(), entity.expression} & told)
 
 
 def test_every_other_time_the_mention_is_left_out(emblems, base):
     samples = read_split(emblems, "train")
-    prepared = CellsTraining(str(base)).prepare(StageData(samples, [], emblems, TYPES, 0)).train
+    prepared = PatchGrounderTraining(str(base)).prepare(StageData(samples, [], emblems, TYPES, 0)).train
     assert {len(variants) for variants in prepared.variants} == {2}
-    named = CellsTraining(str(base), unnamed=False).prepare(StageData(samples, [], emblems, TYPES, 0)).train
+    named = (
+        PatchGrounderTraining(str(base), drop_mentions=False).prepare(StageData(samples, [], emblems, TYPES, 0)).train
+    )
     assert {len(variants) for variants in named.variants} == {1}
 
 
 def test_cut_off_it_ends_as_if_never_cut_off(tmp_path, emblems, base):
-    check_resume(tmp_path, emblems, "cells", f"base: {base}")
+    check_resume(tmp_path, emblems, "patches", f"base: {base}")
 
 
 def test_it_learns_what_the_text_speaks_of(tmp_path):
@@ -342,7 +344,7 @@ def test_it_learns_what_the_text_speaks_of(tmp_path):
         posts.append(Sample(str(number), ("x0", "x1"), f"images/{number}.png", (112, 56), tuple(entities)))
     write_records(tmp_path / "train.jsonl", posts[:48])
     write_records(tmp_path / "dev.jsonl", posts[48:])
-    run = train(tmp_path / "run", tmp_path, "cells", "base: tiny\n  refer: [expression]", 200)
-    stage = CellsGrounder(run).load(tmp_path)
-    drafts = [drafted("grounder", post) for post in posts[48:]]
-    assert grounding_scores(posts[48:], stage(posts[48:], drafts))["precision"] > 0.9
+    run = train(tmp_path / "run", tmp_path, "patches", "base: tiny\n  query_fields: [expression]", 200)
+    stage = PatchGrounder(run).load(tmp_path)
+    partials = [drafted("grounder", post) for post in posts[48:]]
+    assert grounding_scores(posts[48:], stage(posts[48:], partials))["precision"] > 0.9

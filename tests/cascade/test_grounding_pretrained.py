@@ -16,7 +16,7 @@ from tiny_grounders import save_florence2, save_grounding_dino, save_owlv2
 from rivegs_mllm.answer.contract import Contract
 from rivegs_mllm.cascade.grounding.detector import ZeroShotGrounder, ZeroShotTraining, load_detector
 from rivegs_mllm.cascade.grounding.florence2 import Florence2Grounder
-from rivegs_mllm.cascade.grounding.vlm import VlmGrounder, read
+from rivegs_mllm.cascade.grounding.vlm import VlmGrounder, parse_boxes
 from rivegs_mllm.cascade.training import StageData
 from rivegs_mllm.config.schema import ModelRecipe
 from rivegs_mllm.data.jsonl import read_split
@@ -53,7 +53,7 @@ class TestOwlv2(StageSuite):
 
     @pytest.fixture(scope="class")
     def choice(self, folders):
-        return ZeroShotGrounder(str(folders["owlv2"]), refer=["type"])
+        return ZeroShotGrounder(str(folders["owlv2"]), query_fields=["type"])
 
 
 class TestFlorence2(StageSuite):
@@ -80,7 +80,7 @@ def test_a_box_goes_into_the_model_s_frame_and_back(folders, name):
     """Of OWLv2 that is a square over the longer side, which it pads at the bottom or on the right."""
     detector = load_detector(str(folders[name]), None)
     for size in ((80, 40), (40, 80)):
-        target = detector.row(noise(size), "a car", Box(10, 4, 30, 36))["box"]
+        target = detector.training_row(noise(size), "a car", Box(10, 4, 30, 36))["box"]
         whole = (max(size),) * 2 if name == "owlv2" else size
         wanted = [20 / whole[0], 20 / whole[1], 20 / whole[0], 32 / whole[1]]
         torch.testing.assert_close(target, torch.tensor(wanted))
@@ -115,7 +115,7 @@ def test_the_best_query_wins_as_in_the_processor_of_grounding_dino(folders):
 
 def test_stops_do_not_begin_another_phrase(folders):
     detector = load_detector(str(folders["grounding_dino"]), None)
-    tokens, _ = detector.read(["Dr. Who? (PER)", "?"])
+    tokens, _ = detector.tokenize(["Dr. Who? (PER)", "?"])
     stops = (tokens["input_ids"] == 1012).sum(1)
     assert stops.tolist() == [1, 1]
     assert not (tokens["input_ids"] == 1029).any()
@@ -132,7 +132,9 @@ def test_a_text_that_is_cut_is_noted(folders):
 def test_loss_of_a_batch_is_the_mean_of_its_rows(folders, name):
     """Not so in transformers' own loss of Grounding DINO from the third row on."""
     detector = load_detector(str(folders[name]), None)
-    rows = [detector.row(noise((60, 60)), text, Box(5, 5, 40, 30)) for text in ("a car", "a long dog", "hat", "b")]
+    rows = [
+        detector.training_row(noise((60, 60)), text, Box(5, 5, 40, 30)) for text in ("a car", "a long dog", "hat", "b")
+    ]
     alone = torch.stack([detector([row])["loss"] for row in rows])
     torch.testing.assert_close(detector(rows)["loss"], alone.mean())
 
@@ -140,7 +142,7 @@ def test_loss_of_a_batch_is_the_mean_of_its_rows(folders, name):
 @pytest.mark.parametrize("name", DETECTORS)
 def test_loss_in_bf16_as_in_the_recipes(folders, name):
     detector = load_detector(str(folders[name]), None)
-    rows = [detector.row(noise((60, 60)), text, Box(5, 5, 40, 30)) for text in ("a car", "hat")]
+    rows = [detector.training_row(noise((60, 60)), text, Box(5, 5, 40, 30)) for text in ("a car", "hat")]
     wanted = detector(rows)["loss"]
     with torch.autocast("cpu", torch.bfloat16):
         loss = detector(rows)["loss"]
@@ -153,7 +155,7 @@ def test_loss_in_bf16_as_in_the_recipes(folders, name):
 def test_it_learns_a_box(folders, name):
     detector = load_detector(str(folders[name]), None)
     image, wanted = noise((60, 60)), Box(6, 6, 36, 54)
-    rows = [detector.row(image, "a car", wanted)]
+    rows = [detector.training_row(image, "a car", wanted)]
     optimizer = torch.optim.AdamW(detector.parameters(), lr=3e-3)
     for _ in range(40):
         loss = detector(rows)["loss"]
@@ -216,12 +218,12 @@ def test_boxes_of_florence2_in_the_order_of_the_text(florence2, tmp_path):
         "</s><s>a man<loc_0><loc_0><loc_499><loc_999>red hair<loc_100><loc_100><loc_200><loc_200>"
         "<loc_300><loc_300><loc_300><loc_400>the image<loc_0><loc_0><loc_999><loc_999></s>"
     )
-    found = locate.read(answer, (120, 60))
+    found = locate.parse(answer, (120, 60))
     first, second = found.boxes
     assert dataclasses.astuple(first) == pytest.approx((0.06, 0.03, 59.94, 59.97))
     assert dataclasses.astuple(second) == pytest.approx((12.06, 6.03, 24.06, 12.03))
     assert "without area" in found.notes[0]
-    assert "no box" in locate.read("</s><s>a man</s>", (120, 60)).notes[0]
+    assert "no box" in locate.parse("</s><s>a man</s>", (120, 60)).notes[0]
 
 
 # Chat models
@@ -245,16 +247,16 @@ def test_native_box_languages(family, answer, wanted):
     if family == "qwen2_5_vl":
         across, down = contract.resized(size)
         wanted = (14 / across * 400, 28 / down * 100, 56 / across * 400, min(56 / down * 100, 100))
-    found = read(answer, contract, size)
+    found = parse_boxes(answer, contract, size)
     assert dataclasses.astuple(found.boxes[0]) == pytest.approx(wanted)
     assert len(found.boxes) == 1
 
 
 def test_answers_without_a_box():
     contract = Contract("qwen3_vl", "native", **PIXELS)
-    assert "no box: 'I see none'" in read("I see none", contract, (40, 40)).notes[0]
-    assert "no area" in read("[5, 5, 5, 9]", contract, (40, 40)).notes[0]
-    outside = read("[5, 5, 2000, 9]", contract, (40, 40))
+    assert "no box: 'I see none'" in parse_boxes("I see none", contract, (40, 40)).notes[0]
+    assert "no area" in parse_boxes("[5, 5, 5, 9]", contract, (40, 40)).notes[0]
+    outside = parse_boxes("[5, 5, 2000, 9]", contract, (40, 40))
     assert outside.boxes[0].xmax == 40
     assert "outside" in outside.notes[0]
 

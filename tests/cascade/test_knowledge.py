@@ -20,7 +20,7 @@ class TestNoKnowledge(StageSuite):
         return NoKnowledge()
 
     def test_it_does_something(self, cases, answers):
-        assert answers == cases.drafts
+        assert answers == cases.partials
 
 
 class TestReplayFromTheDataset(StageSuite):
@@ -36,12 +36,12 @@ class TestReplayFromAnEncyclopedia(StageSuite):
 
     @pytest.fixture(scope="class")
     def choice(self, emblems):
-        return ReplayKnowledge(emblems / "encyclopedia.jsonl", otherwise="The post names nobody.")
+        return ReplayKnowledge(emblems / "encyclopedia.jsonl", fallback="The post names nobody.")
 
 
 def texts(settings, samples, folder="."):
-    drafts = settings.load(folder)(samples, [Prediction(sample.id) for sample in samples])
-    return [draft.knowledge for draft in drafts]
+    partials = settings.load(folder)(samples, [Prediction(sample.id) for sample in samples])
+    return [partial.knowledge for partial in partials]
 
 
 def post(*tokens, knowledge=()):
@@ -61,16 +61,16 @@ def test_a_post_without_text_is_an_error_unless_something_stands_in_its_place():
     samples = [post("a", knowledge=("x",)), post("b")]
     with pytest.raises(StageError, match=r"knowledge \(replay\): nothing is known of post '1' in the dataset"):
         texts(ReplayKnowledge(), samples)
-    assert texts(ReplayKnowledge(otherwise=""), samples) == ["x", ""]
+    assert texts(ReplayKnowledge(fallback=""), samples) == ["x", ""]
     with pytest.raises(StageError, match="has 1 texts in the dataset, but `teacher` is 2"):
-        texts(ReplayKnowledge(teacher=2, otherwise=""), samples)
+        texts(ReplayKnowledge(teacher=2, fallback=""), samples)
 
 
 def test_the_encyclopedia_says_of_every_emblems_post_what_its_builder_says(emblems):
     for split in ("train", "test"):
         samples = read_split(emblems, split)
-        for teacher, unnamed in enumerate(("The post names nobody.", "No names: everyday talk.")):
-            settings = ReplayKnowledge(emblems / "encyclopedia.jsonl", teacher, otherwise=unnamed)
+        for teacher, drop_mentions in enumerate(("The post names nobody.", "No names: everyday talk.")):
+            settings = ReplayKnowledge(emblems / "encyclopedia.jsonl", teacher, fallback=drop_mentions)
             assert texts(settings, samples) == [sample.knowledge[teacher] for sample in samples]
 
 
@@ -118,7 +118,7 @@ def test_knowledge_in_conll_form_is_found_by_the_post_s_words(tmp_path):
         "Tutus\tB-PER\nsings\tO\n<EOS>\tX\nTutus\tX\nis\tX\na\tX\nfilm\tX\n\nLazy\tO\n<EOS>\tX\nNobody\tX\n"
     )
     samples = [post("Lazy"), post("Tutus", "sings"), post("other")]
-    assert texts(ReplayKnowledge(path, otherwise="-"), samples) == ["Nobody", "Tutus is a film", "-"]
+    assert texts(ReplayKnowledge(path, fallback="-"), samples) == ["Nobody", "Tutus is a film", "-"]
     with pytest.raises(UserError, match="no encyclopedia"):
         texts(ReplayKnowledge(tmp_path / "x.csv"), samples)
 

@@ -21,27 +21,32 @@ from rivegs_mllm.cascade.segmentation.base import BoxSegmenter, GoldSegmenter, S
 from rivegs_mllm.cascade.segmentation.sam import SamSegmenter
 from rivegs_mllm.cascade.segmentation.segment_anything import (
     SIZES,
+    SamSizes,
     SegmentAnything,
-    Size,
-    build,
-    filled_prompts,
+    box_mask_prompts,
+    build_sam,
     load_sam,
     save_sam,
 )
-from rivegs_mllm.cascade.segmentation.segment_anything_training import SegmentAnythingTraining, collate, make_row, pairs
+from rivegs_mllm.cascade.segmentation.segment_anything_training import (
+    SegmentAnythingTraining,
+    box_mask_pairs,
+    collate,
+    make_example,
+)
 from rivegs_mllm.cascade.training import StageData, StageTraining, train_stage
 from rivegs_mllm.config.yaml_loader import parse_recipe
 from rivegs_mllm.data.jsonl import read_split
 from rivegs_mllm.data.masks import decode, encode, filled
 from rivegs_mllm.types import TYPES, Box, Entity, Mask, Prediction, Sample, UserError
 
-SMALL = Size(side=64, patch=16, width=16, depth=2, heads=2, window=0, whole=(0, 1), channels=16)
+SMALL = SamSizes(side=64, patch=16, width=16, depth=2, heads=2, window=0, whole=(0, 1), channels=16)
 
 
-def save_toy(folder: Path, size: Size = SMALL) -> Path:
+def save_toy(folder: Path, size: SamSizes = SMALL) -> Path:
     """An untrained model of segment-anything's classes."""
     torch.manual_seed(0)
-    save_sam(build(size), size, folder)
+    save_sam(build_sam(size), size, folder)
     return folder / "sam.pth"
 
 
@@ -103,7 +108,7 @@ def picture(folder: Path, size=(60, 40)) -> Sample:
     return Sample("post", ("Ann", "Bob"), "a.png", size)
 
 
-def draft(*boxes: tuple[Box, ...]) -> Prediction:
+def partial(*boxes: tuple[Box, ...]) -> Prediction:
     names = zip(("Ann", "Bob"), boxes, strict=False)
     return Prediction("post", entities=tuple(Entity(name, "PER", visible=True, boxes=own) for name, own in names))
 
@@ -137,7 +142,7 @@ def test_a_picture_is_segmented_once_for_all_its_boxes(tmp_path):
         return [filled(box, image.size) for box in boxes]
 
     boxes = [(Box(0, 0, 10, 10), Box(5, 5, 30, 20)), (Box(20, 10, 60, 40),)]
-    (answer,) = SegmentingStage("under test", segment, tmp_path, 0)([picture(tmp_path)], [draft(*boxes)])
+    (answer,) = SegmentingStage("under test", segment, tmp_path, 0)([picture(tmp_path)], [partial(*boxes)])
     assert calls == [((60, 40), [*boxes[0], *boxes[1]])]
     for entity, own in zip(answer.entities, boxes, strict=True):
         assert [decode(mask).sum() for mask in entity.masks] == [filled(box, (60, 40)).sum() for box in own]
@@ -147,7 +152,7 @@ def test_the_package_s_encoder_runs_once_a_picture(tmp_path):
     stage = SegmentAnything(save_toy(tmp_path)).load(tmp_path)
     runs = []
     stage.segment.model.image_encoder.register_forward_hook(lambda *_: runs.append(1))
-    (answer,) = stage([picture(tmp_path)], [draft((Box(0, 0, 10, 10),), (Box(20, 10, 60, 40),))])
+    (answer,) = stage([picture(tmp_path)], [partial((Box(0, 0, 10, 10),), (Box(20, 10, 60, 40),))])
     assert runs == [1]
     assert [mask.size for entity in answer.entities for mask in entity.masks] == [(40, 60)] * 2
 
@@ -158,7 +163,7 @@ def test_the_encoder_of_transformers_runs_once_a_picture(tmp_path, save):
     runs = []
     stage.segment.model.vision_encoder.register_forward_hook(lambda *_: runs.append(1))
     boxes = (Box(0, 0, 10, 10), Box(20, 10, 60, 40))
-    (answer,) = stage([picture(tmp_path)], [draft(boxes, boxes[1:])])
+    (answer,) = stage([picture(tmp_path)], [partial(boxes, boxes[1:])])
     assert runs == [1]
     assert [mask.size for entity in answer.entities for mask in entity.masks] == [(40, 60)] * 3
     assert answer.entities[0].masks[1] == answer.entities[1].masks[0] != answer.entities[0].masks[0]
@@ -167,7 +172,7 @@ def test_the_encoder_of_transformers_runs_once_a_picture(tmp_path, save):
 @pytest.mark.parametrize("choice", [BoxSegmenter, GoldSegmenter])
 def test_a_box_outside_the_picture(tmp_path, choice):
     with pytest.raises(StageError, match=r"segmenter \((box|gold)\).*'post'.*60 x 40"):
-        choice().load(tmp_path)([picture(tmp_path)], [draft((Box(0, 0, 90, 10),))])
+        choice().load(tmp_path)([picture(tmp_path)], [partial((Box(0, 0, 90, 10),))])
 
 
 def test_gold_masks_only_where_the_box_is_right(tmp_path):
@@ -177,14 +182,14 @@ def test_gold_masks_only_where_the_box_is_right(tmp_path):
     post = dataclasses.replace(picture(tmp_path), entities=(known,))
     stage = GoldSegmenter().load(tmp_path)
     for box, wanted in ((Box(0, 0, 20, 18), gold), (wrong, encode(filled(wrong, (60, 40))))):
-        (answer,) = stage([post], [draft((box,))])
+        (answer,) = stage([post], [partial((box,))])
         assert answer.entities[0].masks == (wanted,)
 
 
 def test_a_picture_that_is_lost(tmp_path):
     sample = Sample("post", ("Ann",), "none.png", (60, 40))
     stage = SegmentAnything(save_toy(tmp_path)).load(tmp_path)
-    (answer,) = stage([sample], [draft((Box(0, 0, 10, 10),))])
+    (answer,) = stage([sample], [partial((Box(0, 0, 10, 10),))])
     assert "none.png" in answer.errors[0]
 
 
@@ -194,7 +199,7 @@ def test_a_picture_that_is_lost(tmp_path):
 @pytest.mark.parametrize("name", SIZES)
 def test_sizes_are_those_of_the_package(name):
     with torch.device("meta"):
-        wanted, mine = sam_model_registry[name](None).state_dict(), build(SIZES[name]).state_dict()
+        wanted, mine = sam_model_registry[name](None).state_dict(), build_sam(SIZES[name]).state_dict()
     assert {key: value.shape for key, value in mine.items()} == {key: value.shape for key, value in wanted.items()}
     assert (SIZES[name].side, SIZES[name].window) == (1024, 14)
 
@@ -209,7 +214,7 @@ def test_a_checkpoint_gives_the_masks_of_the_package_s_own_predictor(tmp_path):
     sample = picture(tmp_path)
     predictor.set_image(np.asarray(Image.open(tmp_path / "a.png")))
     wanted, _, _ = predictor.predict(box=np.array([10, 5, 40, 30]), multimask_output=False)
-    (answer,) = SegmentAnything(path).load(tmp_path)([sample], [draft((Box(10, 5, 40, 30),))])
+    (answer,) = SegmentAnything(path).load(tmp_path)([sample], [partial((Box(10, 5, 40, 30),))])
     assert (decode(answer.entities[0].masks[0]) == wanted[0]).all()
 
 
@@ -269,11 +274,11 @@ def test_rows_lie_in_the_model_s_frame(tmp_path):
     whole[10:20, 30:50] = True
     entity = Entity("Ann", "PER", (0, 1), visible=True, boxes=(Box(30, 10, 50, 20),), masks=(encode(whole),))
     post = dataclasses.replace(picture(tmp_path, (60, 30)), entities=(entity,))
-    row = make_row(post, tmp_path, build(size), size)
+    row = make_example(post, tmp_path, build_sam(size), size)
     assert row.picture.shape == (3, 120, 120)
     assert not row.picture[:, 60:].any()
     assert row.boxes.tolist() == [[60, 20, 100, 40]]
-    inside = filled_prompts(row.boxes, dataclasses.replace(size, filled=True))[:, 0]
+    inside = box_mask_prompts(row.boxes, dataclasses.replace(size, filled=True))[:, 0]
     assert inside.shape == row.masks.shape == (1, 48, 48)
     assert inside.sum() == 16 * 8
     assert (row.masks - inside).abs().mean() < 0.01
@@ -283,8 +288,8 @@ def test_what_has_no_mask_for_each_box_is_left_out():
     mask = Mask((4, 4), "04L")
     some = Entity("Ann", "PER", boxes=(Box(0, 0, 1, 1), Box(1, 1, 2, 2)), masks=(mask,))
     post = Sample("post", ("Ann",), "a.png", (4, 4), (some, dataclasses.replace(some, boxes=some.boxes[:1])))
-    assert pairs(post) == [(some.boxes[0], mask)]
-    assert pairs(dataclasses.replace(post, image="", size=None)) == []
+    assert box_mask_pairs(post) == [(some.boxes[0], mask)]
+    assert box_mask_pairs(dataclasses.replace(post, image="", size=None)) == []
     bare = dataclasses.replace(post, image="", size=None, entities=())
     with pytest.raises(UserError, match="no entity has a mask"):
         SegmentAnythingTraining().prepare(StageData([bare], [], Path(), TYPES, 0))
@@ -296,8 +301,8 @@ def test_it_learns_and_its_folder_is_loaded_as_a_stage(tmp_path, emblems):
     (tmp_path / "recipe.yaml").write_text(recipe.replace("eval_precision", "eval_mean_iou"))
     run = train_stage(parse_recipe(StageTraining, tmp_path / "recipe.yaml", ()))
     samples = read_split(emblems, "dev")
-    drafts = [Prediction(one.id, entities=one.entities) for one in samples]
-    trained = SegmentAnything(run / "sam.pth").load(emblems)(samples, drafts)
+    partials = [Prediction(one.id, entities=one.entities) for one in samples]
+    trained = SegmentAnything(run / "sam.pth").load(emblems)(samples, partials)
     logged = json.loads((run / "metrics.json").read_text())["dev"]["mean_iou"]
     assert segmentation_scores(samples, trained)["mean_iou"] == pytest.approx(logged)
 

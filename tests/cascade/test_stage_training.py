@@ -18,7 +18,7 @@ from stage_training import make_recipe, write_recipe
 
 pytest.importorskip("torchcrf")
 
-from rivegs_mllm.cascade.tagging.crf import load_reader
+from rivegs_mllm.cascade.tagging.crf import load_predictor
 from rivegs_mllm.cascade.training import StageData, StageTrainer, StageTraining, train_stage
 from rivegs_mllm.config.yaml_loader import parse_recipe
 from rivegs_mllm.data.jsonl import read_split, write_records
@@ -75,7 +75,7 @@ def test_the_best_checkpoint_by_dev_score_is_saved(finished):
 
 
 def test_the_figures_are_those_of_the_saved_stage(finished, emblems):
-    reader, _ = load_reader(finished / "run", TYPES, 4)
+    reader, _ = load_predictor(finished / "run", TYPES, 4)
     figures = json.loads((finished / "run" / "metrics.json").read_text())
     for split in ("dev", "test"):
         samples = read_split(emblems, split)
@@ -183,7 +183,7 @@ def test_variants_of_rows():
 # Killed and started again
 
 LONG = (
-    "--stage.renamings=1",
+    "--stage.renamed_variants=1",
     "--train.num_train_epochs=6",
     "--train.save_strategy=steps",
     "--train.save_steps=4",

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from rivegs_mllm.cascade.base import SLOTS
-from rivegs_mllm.cascade.config import CascadeRecipe, type_of, types_of
+from rivegs_mllm.cascade.config import CascadeRecipe, type_name_of, type_names_of
 from rivegs_mllm.cli.main import main
 from rivegs_mllm.compare.run import compare
 from rivegs_mllm.compare.systems import read_systems
@@ -24,7 +24,7 @@ def write(folder: Path, name: str, content: dict) -> Path:
 
 
 def types(system) -> dict[str, str]:
-    return {slot: type_of(choice) for slot, choice in system.recipe.stages().items()}
+    return {slot: type_name_of(choice) for slot, choice in system.recipe.stages().items()}
 
 
 @pytest.fixture
@@ -159,6 +159,6 @@ def test_only_those_that_are_named_are_run_in_that_order(boxes, tmp_path):
 
 
 def test_the_types_of_every_slot_are_known():
-    assert {"gold", "mllm", "none", "llm", "replay"} <= set(types_of("expander"))
-    assert all("mllm" in types_of(slot) for slot in SLOTS[:-1])
+    assert {"gold", "mllm", "none", "llm", "replay"} <= set(type_names_of("expander"))
+    assert all("mllm" in type_names_of(slot) for slot in SLOTS[:-1])
     assert set(SLOTS) < set(CascadeRecipe.__dataclass_fields__)

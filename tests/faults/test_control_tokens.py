@@ -6,16 +6,16 @@ import pytest
 import torch
 from PIL import Image
 from tiny_grounders import save_florence2, save_grounding_dino, save_owlv2
-from tiny_judges import save_blip, save_clip, save_siglip, save_vilt
+from tiny_scorers import save_blip, save_clip, save_siglip, save_vilt
 from transformers import AutoProcessor
 
 from rivegs_mllm.answer.contract import Contract
 from rivegs_mllm.answer.prompt import messages
 from rivegs_mllm.answer.serialization import escape, parse, render
-from rivegs_mllm.cascade.entailment.scorer_pretrained import PretrainedRecipe
+from rivegs_mllm.cascade.entailment.scorer_pretrained import PretrainedScorerRecipe
 from rivegs_mllm.cascade.grounding.detector import load_detector
 from rivegs_mllm.cascade.grounding.florence2 import Florence2Grounder
-from rivegs_mllm.cascade.grounding.vlm import Asker
+from rivegs_mllm.cascade.grounding.vlm import VlmLocator
 from rivegs_mllm.models.base_model import TINY_BASE, load_base
 from rivegs_mllm.models.batching import SampleEncoder
 from rivegs_mllm.models.plain_text import escape_special_tokens, ignore_special_tokens, shorten
@@ -84,18 +84,18 @@ def test_special_tokens_of_encoders_are_words(make):
 
 @pytest.mark.parametrize("save", [save_clip, save_siglip, save_blip, save_vilt])
 def test_special_tokens_in_what_a_classifier_reads(tmp_path, save):
-    judge = PretrainedRecipe(str(save(tmp_path))).build()
-    assert_words(judge.tokenizer)
+    scorer = PretrainedScorerRecipe(str(save(tmp_path))).build()
+    assert_words(scorer.tokenizer)
 
 
 @pytest.mark.parametrize("save", [save_owlv2, save_grounding_dino])
 def test_special_tokens_in_what_a_detector_reads(tmp_path, save):
     detector = load_detector(str(save(tmp_path)), None)
     assert_words(detector.processor.tokenizer)
-    (tokens, _) = detector.read(["a dog"])
+    (tokens, _) = detector.tokenize(["a dog"])
     plain = tokens["input_ids"][0].tolist()
     for token in detector.processor.tokenizer.all_special_tokens:
-        ids = detector.read([f"a {token} dog"])[0]["input_ids"][0].tolist()
+        ids = detector.tokenize([f"a {token} dog"])[0]["input_ids"][0].tolist()
         special = set(detector.processor.tokenizer.all_special_ids) - {detector.processor.tokenizer.unk_token_id}
         assert sum(one in special for one in ids) == sum(one in special for one in plain), token
 
@@ -121,7 +121,7 @@ def test_a_chat_model_is_asked_with_text_alone(trained):
     from rivegs_mllm.config.answering import read_answering
 
     system = load_base(read_answering(trained.recipe))
-    asker = Asker(system.model.eval(), system.processor, system.contract, "Where is {text}?", 4)
+    asker = VlmLocator(system.model.eval(), system.processor, system.contract, "Where is {text}?", 4)
     torch.manual_seed(0)
     found = asker(
         Image.new("RGB", (64, 64)), ["a <|im_end|> dog", "a <|image_pad|> dog", "a <loc_3> dog", "dog " * 2000]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import tiny_grounders
-import tiny_judges
+import tiny_scorers
 import tiny_segmenters
 import torch
 from exporting_files import exported
@@ -17,15 +17,15 @@ from tiny_base import LEARNED, make_recipe
 from data_builders.audit import audit
 from eval.report.page import write_report
 from rivegs_mllm.cascade.base import Stage
-from rivegs_mllm.cascade.entailment.base import Decision
+from rivegs_mllm.cascade.entailment.base import DecisionRule
 from rivegs_mllm.cascade.entailment.classifier import ClassifierStage, ClassifierTraining
-from rivegs_mllm.cascade.entailment.scorer_late_interaction import CellsRecipe
-from rivegs_mllm.cascade.entailment.scorer_pretrained import PretrainedRecipe
+from rivegs_mllm.cascade.entailment.scorer_late_interaction import PatchScorerRecipe
+from rivegs_mllm.cascade.entailment.scorer_pretrained import PretrainedScorerRecipe
 from rivegs_mllm.cascade.grounding.base import GroundingStage
 from rivegs_mllm.cascade.grounding.detector import ZeroShotGrounder, ZeroShotTraining
-from rivegs_mllm.cascade.grounding.late_interaction import CellsTraining
-from rivegs_mllm.cascade.grounding.seqtr_masks import ExpressionStage
-from rivegs_mllm.cascade.grounding.seqtr_writer import Pixels, Writer
+from rivegs_mllm.cascade.grounding.late_interaction import PatchGrounderTraining
+from rivegs_mllm.cascade.grounding.seqtr_masks import ExpressionSegmentingStage
+from rivegs_mllm.cascade.grounding.seqtr_predictor import PixelInput, SeqTRPredictor
 from rivegs_mllm.cascade.segmentation.base import BoxSegmenter, BoxStage
 from rivegs_mllm.cascade.segmentation.sam import SamSegmenter
 from rivegs_mllm.cascade.segmentation.segment_anything_training import SegmentAnythingTraining
@@ -66,22 +66,22 @@ def stages(tmp_path_factory) -> list[Stage]:
     choices = [ZeroShotGrounder(str(path)) for path in detectors]
     choices.append(SamSegmenter(str(tiny_segmenters.save_sam_of_transformers(folder / "sam"))))
     loaded = [choice.load(folder) for choice in choices]
-    judge = PretrainedRecipe(str(tiny_judges.save_clip(folder / "clip"))).build()
-    judge.model.eval()
+    scorer = PretrainedScorerRecipe(str(tiny_scorers.save_clip(folder / "clip"))).build()
+    scorer.model.eval()
     writer = untrained_seqtr()
     seqtr = [
         GroundingStage("seqtr", writer.locate, ["mention"], folder, 0),
-        ExpressionStage("seqtr", writer.segment, ["mention"], folder, 0),
+        ExpressionSegmentingStage("seqtr", writer.segment, ["mention"], folder, 0),
     ]
-    return [*loaded, *seqtr, ClassifierStage(judge, ["mention"], Decision(), folder), BoxSegmenter().load(folder)]
+    return [*loaded, *seqtr, ClassifierStage(scorer, ["mention"], DecisionRule(), folder), BoxSegmenter().load(folder)]
 
 
-def untrained_seqtr() -> Writer:
+def untrained_seqtr() -> SeqTRPredictor:
     """SeqTR of boxes and masks, with its own eyes."""
     torch.manual_seed(0)
     small = {"bins": 20, "points": 3, "width": 32, "heads": 2, "ffn": 32, "encoder_layers": 1, "decoder_layers": 1}
     sizes = Sizes(words=9, task="both", word_width=4, gru=4, darknet=(2, 2, 4, 4, 4, 8), **small)
-    return Writer(SeqTR(sizes).eval(), Pixels(64), {}, 4)
+    return SeqTRPredictor(SeqTR(sizes).eval(), PixelInput(64), {}, 4)
 
 
 def one_line(error: PictureError) -> None:
@@ -152,14 +152,14 @@ def test_no_picture_ends_a_prediction(trials, tmp_path, generator, large):
 @pytest.mark.parametrize("large", QUICK)
 def test_no_picture_ends_a_cascade(trials, tmp_path, stages, large):
     pictures = named_pictures(large)
-    draft = Prediction("odd", entities=(ADA,))
+    partial = Prediction("odd", entities=(ADA,))
 
     def attempt(name):
         folder = laid_out(tmp_path / str(list(pictures).index(name)), pictures[name])
         refused = refused_by_training(folder)
         for stage in stages:
             stage.folder = folder
-            (after,) = stage([SAMPLE], [draft])
+            (after,) = stage([SAMPLE], [partial])
             assert after.id == "odd"
             assert all(error.isprintable() and len(error) < LONGEST for error in after.errors)
             if refused and not isinstance(stage, BoxStage):
@@ -195,10 +195,10 @@ def test_no_picture_ends_a_page(trials, tmp_path, learned, large):
 @pytest.mark.parametrize("large", QUICK)
 def test_stages_are_trained_with_what_audit_passes(trials, tmp_path, large):
     pictures = named_pictures(large)
-    whole = tiny_judges.save_clip(tmp_path / "clip")
+    whole = tiny_scorers.save_clip(tmp_path / "clip")
     detector = tiny_grounders.save_owlv2(tmp_path / "owl")
-    trainings = [SegmentAnythingTraining(), CellsTraining("tiny"), ZeroShotTraining(str(detector))]
-    trainings += [ClassifierTraining(PretrainedRecipe(str(whole))), ClassifierTraining(CellsRecipe("tiny"))]
+    trainings = [SegmentAnythingTraining(), PatchGrounderTraining("tiny"), ZeroShotTraining(str(detector))]
+    trainings += [ClassifierTraining(PretrainedScorerRecipe(str(whole))), ClassifierTraining(PatchScorerRecipe("tiny"))]
     trainings = trainings if large else trainings[:2]
 
     def attempt(name):

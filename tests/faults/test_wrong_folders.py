@@ -16,7 +16,7 @@ from eval.analysis.calibration import read_calibration
 from rivegs_mllm.answer.contract import FILE_NAME as CONTRACT
 from rivegs_mllm.answer.contract import Contract
 from rivegs_mllm.cascade.config import _loaded
-from rivegs_mllm.cascade.tagging.crf import CrfTagger, load_reader
+from rivegs_mllm.cascade.tagging.crf import CrfTagger, load_predictor
 from rivegs_mllm.cascade.training import train_stage
 from rivegs_mllm.config.schema import read_recipe
 from rivegs_mllm.models.adapter import check_adapter_config, load_adapter
@@ -159,7 +159,7 @@ def test_every_field_of_a_stage_s_card(trials, tagger, tmp_path):
         section, key, value = case
         wrong = {**card, "settings": {**card["settings"], key: value}} if section else {**card, key: value}
         path.write_text(json.dumps(wrong))
-        message = told(lambda: load_reader(folder, TYPES, 4), folder)
+        message = told(lambda: load_predictor(folder, TYPES, 4), folder)
         if message:
             assert key in message or "trained on the types" in message or "of format" in message or "of type" in message
         else:

@@ -6,8 +6,8 @@ import pytest
 from cascade_suite import StageSuite, drafted
 
 from rivegs_mllm.answer.prompt import expansion_messages, knowledge_messages
-from rivegs_mllm.cascade.base import StageError, blind
-from rivegs_mllm.cascade.config import CascadeRecipe, check_needs
+from rivegs_mllm.cascade.base import StageError, without_labels
+from rivegs_mllm.cascade.config import CascadeRecipe, check_requirements
 from rivegs_mllm.cascade.knowledge.base import ReplayKnowledge
 from rivegs_mllm.cascade.knowledge.expansion import ReplayExpander
 from rivegs_mllm.cascade.knowledge.llm import LlmExpander, LlmKnowledge
@@ -76,27 +76,27 @@ class TestExpressionsFromAStore(StageSuite):
 
     @pytest.fixture(scope="class")
     def choice(self, teacher):
-        return ReplayExpander(teacher.store, otherwise=None)
+        return ReplayExpander(teacher.store, fallback=None)
 
 
 def test_a_store_says_what_its_teacher_said(teacher, emblems):
-    samples = [blind(sample) for sample in read_split(emblems, "dev")]
+    samples = [without_labels(sample) for sample in read_split(emblems, "dev")]
     empty = [Prediction(sample.id) for sample in samples]
     asked = LlmKnowledge(teacher).load(emblems)(samples, empty)
     assert asked == ReplayKnowledge(teacher.store).load(emblems)(samples, empty)
-    assert all(draft.knowledge.startswith("Named entities: ") and not draft.errors for draft in asked)
+    assert all(partial.knowledge.startswith("Named entities: ") and not partial.errors for partial in asked)
 
 
 def test_a_question_without_answer_is_listed(teacher, emblems, tmp_path):
     sample = Sample("1", ("Rex", "!"))
-    [draft] = LlmKnowledge(teacher).load(emblems)([sample], [Prediction("1", errors=("before",))])
-    assert draft.knowledge == ""
-    assert draft.errors[0] == "before"
-    assert draft.errors[1].startswith("knowledge (llm): no answer: ")
+    [partial] = LlmKnowledge(teacher).load(emblems)([sample], [Prediction("1", errors=("before",))])
+    assert partial.knowledge == ""
+    assert partial.errors[0] == "before"
+    assert partial.errors[1].startswith("knowledge (llm): no answer: ")
     named = Prediction("1", entities=(Entity("Rex", "OTHER", (0, 1)),))
-    [draft] = LlmExpander(teacher).load(emblems)([sample], [named])
-    assert draft.entities[0].expression == ""
-    assert draft.errors[0].startswith("expander (llm): 'Rex': no answer: ")
+    [partial] = LlmExpander(teacher).load(emblems)([sample], [named])
+    assert partial.entities[0].expression == ""
+    assert partial.errors[0].startswith("expander (llm): 'Rex': no answer: ")
 
 
 def test_no_picture_from_outside_the_dataset_is_sent(tmp_path):
@@ -107,22 +107,22 @@ def test_no_picture_from_outside_the_dataset_is_sent(tmp_path):
     rows = [("knowledge", "1", "", knowledge_messages(sample), "Named entities: Rex\nA dog.", ())]
     rows.append(("expression", "1", "Rex", expansion_messages(sample, "Rex"), "a dog", ()))
     blind = ReplayChat(keep(tmp_path / "store", *rows))
-    [draft] = LlmKnowledge(blind, pictures=True).load(tmp_path / "data")([sample], [Prediction("1")])
-    assert draft.knowledge == "Named entities: Rex\nA dog."
-    assert "image_root" in draft.errors[0]
-    [draft] = LlmExpander(blind, pictures=True).load(tmp_path / "data")([sample], [named])
-    assert draft.entities[0].expression == "a dog"
-    assert "image_root" in draft.errors[0]
+    [partial] = LlmKnowledge(blind, pictures=True).load(tmp_path / "data")([sample], [Prediction("1")])
+    assert partial.knowledge == "Named entities: Rex\nA dog."
+    assert "image_root" in partial.errors[0]
+    [partial] = LlmExpander(blind, pictures=True).load(tmp_path / "data")([sample], [named])
+    assert partial.entities[0].expression == "a dog"
+    assert "image_root" in partial.errors[0]
     settings = LlmKnowledge(blind, pictures=True, image_root=tmp_path / "other")
-    [draft] = settings.load(tmp_path / "data")([sample], [Prediction("1")])
-    assert "secret.png: no such picture" in draft.errors[0]
+    [partial] = settings.load(tmp_path / "data")([sample], [Prediction("1")])
+    assert "secret.png: no such picture" in partial.errors[0]
 
 
 def test_answers_that_are_no_answers_are_listed(emblems, tmp_path):
     sample = Sample("1", ("Rex", "!"))
     store = keep(tmp_path, ("knowledge", "1", "", knowledge_messages(sample), "I'm sorry, I cannot tell.", ()))
-    [draft] = LlmKnowledge(ReplayChat(store)).load(emblems)([sample], [Prediction("1")])
-    assert any("refus" in error for error in draft.errors)
+    [partial] = LlmKnowledge(ReplayChat(store)).load(emblems)([sample], [Prediction("1")])
+    assert any("refus" in error for error in partial.errors)
 
 
 def test_one_mention_is_asked_about_once(teacher, emblems):
@@ -131,9 +131,9 @@ def test_one_mention_is_asked_about_once(teacher, emblems):
     asked = []
     ask, stage.ask = stage.ask, lambda questions: asked.extend(questions) or ask(questions)
     twice = (drafted("expander", sample).entities[0],) * 2
-    [draft] = stage([sample], [Prediction(sample.id, entities=twice)])
+    [partial] = stage([sample], [Prediction(sample.id, entities=twice)])
     assert len(asked) == 1
-    assert [entity.expression for entity in draft.entities] == [f"looks like {twice[0].text}"] * 2
+    assert [entity.expression for entity in partial.entities] == [f"looks like {twice[0].text}"] * 2
 
 
 def test_the_prompt_has_examples_captions_and_pictures(emblems, tmp_path):
@@ -160,12 +160,12 @@ def test_the_background_of_an_expression_is_caption_and_knowledge(emblems, tmp_p
     captions = keep(tmp_path / "captions", ("caption", "7#2", "", [{"role": "user", "content": "?"}], "a dog", ()))
     turns = expansion_messages(sample, "Rex", "a dog Rex is a dog's name")
     store = keep(tmp_path / "store", ("expression", "7#2", "Rex", turns, "a brown dog", ()))
-    draft = Prediction("7#2", "Rex is a dog's name", (Entity("Rex", "OTHER", (0, 1)),))
+    partial = Prediction("7#2", "Rex is a dog's name", (Entity("Rex", "OTHER", (0, 1)),))
     settings = LlmExpander(ReplayChat(store), [captions], knowledge=True)
-    [filled] = settings.load(emblems)([sample], [draft])
+    [filled] = settings.load(emblems)([sample], [partial])
     assert filled.entities[0].expression == "a brown dog"
     with pytest.raises(StageError, match=r"expander \(llm\): needs what the slot 'knowledge' fills"):
-        check_needs(CascadeRecipe(tagger=GoldTagger(), expander=settings))
+        check_requirements(CascadeRecipe(tagger=GoldTagger(), expander=settings))
 
 
 def test_captions_are_found_by_post_and_by_picture(tmp_path):
@@ -186,7 +186,7 @@ def test_faulty_answers_of_a_store_are_left_out(emblems, tmp_path):
     sample = Sample("1", ("Rex",))
     with pytest.raises(StageError, match="nothing is known of post '1'"):
         ReplayKnowledge(store).load(emblems)([sample], [Prediction("1")])
-    draft = Prediction("1", entities=(Entity("Rex", "PER", (0, 1)), Entity("rex", "PER")))
-    [filled] = ReplayExpander(store, "?").load(emblems)([sample], [draft])
+    partial = Prediction("1", entities=(Entity("Rex", "PER", (0, 1)), Entity("rex", "PER")))
+    [filled] = ReplayExpander(store, "?").load(emblems)([sample], [partial])
     assert [entity.expression for entity in filled.entities] == ["x", "?"]
     assert len(filled.errors) == 1

@@ -47,7 +47,7 @@ def close(ours: torch.Tensor, name: str, tolerance: float, where: torch.Tensor |
 @torch.no_grad()
 def test_states():
     model = toy()
-    memory = model.see(IDS, FEATURES)
+    memory = model.encode(IDS, FEATURES)
     close(memory.regions, "out.img_proj", 2e-5)
     text = model.encoder.bart_encoder.placed(model.table(IDS))
     close(torch.cat((memory.regions, text), 1), "out.encoder_input", 2e-5)
@@ -59,7 +59,7 @@ def test_states():
 @torch.no_grad()
 def test_scores_and_losses():
     model = toy()
-    scores = model.score(INDICES[:, :-1], model.see(IDS, FEATURES))
+    scores = model.score(INDICES[:, :-1], model.encode(IDS, FEATURES))
     close(scores.indices, "out.logits", 5e-5, UNFINISHED)
     boxes = scores.boxes[INDICES[:, :-1] == REGION]
     close(boxes, "out.region_logits", 5e-5)
@@ -97,11 +97,11 @@ def test_regions_are_seen_by_default():
     larger[:, 0] *= 1.5
     for as_published in (True, False):
         model = toy(as_published)
-        before, after = (model.see(IDS, own).states[:, 4:] for own in (FEATURES, larger))
+        before, after = (model.encode(IDS, own).states[:, 4:] for own in (FEATURES, larger))
         assert after[0].equal(before[0]) == as_published
     model = toy(as_published=False)
     model.encoder.bart_encoder.img_proj.bias += 1
-    moved = model.see(IDS[2:3], FEATURES[2:3]).states[:, 4:]
+    moved = model.encode(IDS[2:3], FEATURES[2:3]).states[:, 4:]
     assert missing[2].all()
-    torch.testing.assert_close(moved, toy(False).see(IDS[2:3], FEATURES[2:3]).states[:, 4:])
-    assert isinstance(model.see(IDS, FEATURES), Memory)
+    torch.testing.assert_close(moved, toy(False).encode(IDS[2:3], FEATURES[2:3]).states[:, 4:])
+    assert isinstance(model.encode(IDS, FEATURES), Memory)

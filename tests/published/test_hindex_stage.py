@@ -23,12 +23,12 @@ from transformers import BartConfig, BartModel, PreTrainedTokenizerFast
 
 from eval.scores import evaluate
 from rivegs_mllm.cascade.base import StageError
-from rivegs_mllm.cascade.regions.base import ProposalRecipe, Proposals, chosen, file_names, signless
-from rivegs_mllm.cascade.regions.cells import CellsProposer
-from rivegs_mllm.cascade.regions.detectors import FasterRcnnProposer, ZeroShotProposer, boxed
+from rivegs_mllm.cascade.regions.base import ProposalRecipe, Proposals, file_names, select_regions, split_signs
+from rivegs_mllm.cascade.regions.detectors import FasterRcnnProposer, ZeroShotProposer, faster_rcnn_proposals
+from rivegs_mllm.cascade.regions.patches import PatchProposer
 from rivegs_mllm.cascade.regions.run import propose_all
 from rivegs_mllm.cascade.tagging.hindex import HIndexTagger, HIndexTraining
-from rivegs_mllm.cascade.tagging.hindex_reader import region_file
+from rivegs_mllm.cascade.tagging.hindex_predictor import region_file
 from rivegs_mllm.cascade.training import StageData
 from rivegs_mllm.cli.main import main
 from rivegs_mllm.data.images import open_picture
@@ -38,7 +38,7 @@ from rivegs_mllm.published.hindex.regions import Regions, read_regions, write_re
 from rivegs_mllm.types import TYPES, Prediction, UserError
 
 LOGGED = "--train.metric_for_best_model=eval_gmner_f1"
-SMALL = "boxes: 6\n  most_tokens: 128"
+SMALL = "boxes: 6\n  max_tokens: 128"
 
 
 @pytest.fixture(scope="module")
@@ -77,9 +77,7 @@ class TestTaggerWithoutRegions(StageSuite):
 
     @pytest.fixture(scope="class")
     def choice(self, tmp_path_factory, emblems):
-        own = train(
-            tmp_path_factory.mktemp("bartmner"), emblems, "hindex", "bart: tiny\n  most_tokens: 128", 60, LOGGED
-        )
+        own = train(tmp_path_factory.mktemp("bartmner"), emblems, "hindex", "bart: tiny\n  max_tokens: 128", 60, LOGGED)
         return HIndexTagger(own)
 
     def test_it_leaves_the_picture_to_others(self, choice, answers):
@@ -103,14 +101,14 @@ def test_a_run_is_taken_up_again(tmp_path, emblems, settings):
 def test_it_is_used_as_it_was_trained(tmp_path, emblems, settings):
     own = train(tmp_path, emblems, "hindex", f"{settings}\n  as_published: true", 1, LOGGED)
     for asked, wanted in ((None, True), (True, True), (False, False)):
-        assert HIndexTagger(own, as_published=asked).load(emblems).reader.model.as_published == wanted
+        assert HIndexTagger(own, as_published=asked).predictor().model.as_published == wanted
 
 
 def test_it_learns_names_types_and_regions(emblems, regions, tmp_path):
     """By heart, what a few posts say: then it fills spans, types, visibility and boxes, all right."""
     posts = [one for one in read_split(emblems, "train")[::2] if one.entities][:6]
     torch.manual_seed(0)
-    own = HIndexTraining("tiny", regions, boxes=6, most_tokens=128)
+    own = HIndexTraining("tiny", regions, boxes=6, max_tokens=128)
     trainable = own.prepare(StageData(posts, [], emblems, TYPES, 0))
     batch = trainable.collate([row[0] for row in trainable.train.variants])
     optimizer = torch.optim.AdamW(trainable.model.parameters(), lr=2e-3)
@@ -136,7 +134,7 @@ def test_what_is_said_of_pictures_and_words(trained, emblems):
 
 def test_the_training_counts_what_it_cannot_use(emblems, regions, capsys):
     posts = read_split(emblems, "train")
-    HIndexTraining("tiny", regions, boxes=6, most_tokens=8).prepare(StageData(posts, [], emblems, TYPES, 0))
+    HIndexTraining("tiny", regions, boxes=6, max_tokens=8).prepare(StageData(posts, [], emblems, TYPES, 0))
     said = capsys.readouterr().out
     assert f"12 of {len(posts)} posts have no regions, such as {posts[1].id}" in said
     assert "have an entity that no region overlaps by half" in said
@@ -152,14 +150,14 @@ def test_it_starts_from_a_bart(tmp_path, emblems, regions):
     bart.save_pretrained(tmp_path / "bart")
     tokenizer.save_pretrained(tmp_path / "bart")
     data = StageData(read_split(emblems, "train"), [], emblems, TYPES, 0)
-    own = HIndexTraining(str(tmp_path / "bart"), regions, boxes=6, most_tokens=64)
+    own = HIndexTraining(str(tmp_path / "bart"), regions, boxes=6, max_tokens=64)
     model = own.prepare(data).model
     table, words = model.table.weight, bart.get_input_embeddings().weight
     assert table[: len(words)].equal(words)
     person = tokenizer("person", add_special_tokens=False).input_ids
     torch.testing.assert_close(table[len(words) + 2 + TYPES.index("PER")], words[person].mean(0))
-    with pytest.raises(UserError, match=r"most_tokens: 65; the BART reads 64"):
-        dataclasses.replace(own, most_tokens=65).prepare(data)
+    with pytest.raises(UserError, match=r"max_tokens: 65; the BART reads 64"):
+        dataclasses.replace(own, max_tokens=65).prepare(data)
     with pytest.raises(UserError, match=r"stage\.bart: .*none"):
         dataclasses.replace(own, bart=str(tmp_path / "none")).prepare(data)
     with pytest.raises(UserError, match="no file of regions for any"):
@@ -221,16 +219,16 @@ def test_files_are_found_by_the_picture_s_name(tmp_path):
 def test_the_best_regions_are_kept():
     boxes = torch.tensor([[0, 0, 10, 10], [0, 0, 10, 9], [-5, 5, 40, 40], [3, 3, 3, 9]], dtype=torch.float)
     found = Proposals(boxes, torch.tensor([0.5, 0.9, 0.7, 1.0]), torch.arange(4.0)[:, None])
-    regions = chosen(found, (20, 30), 5, 0.7)
+    regions = select_regions(found, (20, 30), 5, 0.7)
     assert regions.boxes.tolist() == [[0, 0, 10, 9], [0, 5, 20, 30]]
     assert regions.features.tolist() == [[1], [2]]
-    assert len(chosen(found, (20, 30), 1, 0.7).boxes) == 1
-    assert signless(torch.tensor([[1.0, -2.0]])).tolist() == [[1, 0, 0, 2]]
+    assert len(select_regions(found, (20, 30), 1, 0.7).boxes) == 1
+    assert split_signs(torch.tensor([[1.0, -2.0]])).tolist() == [[1, 0, 0, 2]]
 
 
 @pytest.fixture(scope="module")
-def cells(tmp_path_factory, emblems, base) -> Path:
-    return train(tmp_path_factory.mktemp("cells"), emblems, "cells", f"base: {base}", 1)
+def patches(tmp_path_factory, emblems, base) -> Path:
+    return train(tmp_path_factory.mktemp("patches"), emblems, "patches", f"base: {base}", 1)
 
 
 @pytest.mark.parametrize("save", [save_grounding_dino, save_owlv2])
@@ -240,7 +238,7 @@ def test_open_vocabulary_proposers(tmp_path, emblems, save):
     found = propose(image)
     assert len(found.boxes) == len(found.scores) == len(found.features) > 1
     assert found.features.min() == 0
-    kept = chosen(found, image.size, 10, 0.7)
+    kept = select_regions(found, image.size, 10, 0.7)
     assert (kept.boxes[:, 2:] <= np.array(image.size)).all()
 
 
@@ -253,7 +251,7 @@ def test_faster_rcnn(emblems, monkeypatch):
     settings = {"weights": None, "weights_backbone": None, "num_classes": 91, "box_score_thresh": 0.0}
     model = fasterrcnn_mobilenet_v3_large_320_fpn(**settings, **few).eval()
     image = open_picture(emblems / read_split(emblems, "dev")[0].image)
-    found = boxed(model, image)
+    found = faster_rcnn_proposals(model, image)
     assert found.features.shape == (4, 1024)
     assert found.features.min() >= 0
     with torch.no_grad():
@@ -271,10 +269,10 @@ def test_weights_of_faster_rcnn(tmp_path):
         FasterRcnnProposer(tmp_path / "rcnn.safetensors", "vgg").load()
 
 
-def test_regions_of_a_whole_dataset(tmp_path, emblems, cells, capsys):
+def test_regions_of_a_whole_dataset(tmp_path, emblems, patches, capsys):
     """Written once, gone on with, scored, and read by a training."""
     recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(f"proposer: {{type: cells, checkpoint: {cells}}}\nmost: 6\n")
+    recipe.write_text(f"proposer: {{type: patches, checkpoint: {patches}}}\nmost: 6\n")
     out = tmp_path / "regions"
     command = ["propose", str(recipe), "--data", str(emblems), "--splits", "train", "dev", "--out", str(out)]
     assert main(command) == 0
@@ -288,15 +286,15 @@ def test_regions_of_a_whole_dataset(tmp_path, emblems, cells, capsys):
     assert main(command) == 0
     assert paths[0].stat().st_mtime_ns == before
     assert paths[1].is_file()
-    assert main([*command, "--most=7"]) == 2
+    assert main([*command, "--max_regions=7"]) == 2
     assert "holds the regions of another recipe" in capsys.readouterr().err
     HIndexTraining("tiny", out, boxes=6).prepare(StageData(read_split(emblems, "train"), [], emblems, TYPES, 0))
 
 
-def test_pictures_that_cannot_be_opened_are_told(tmp_path, emblems, cells, capsys):
+def test_pictures_that_cannot_be_opened_are_told(tmp_path, emblems, patches, capsys):
     shutil.copytree(emblems, tmp_path / "data")
     (lost, *_) = read_split(emblems, "dev")
     (tmp_path / "data" / lost.image).write_bytes(b"")
-    recipe = ProposalRecipe(CellsProposer(cells), most=6)
+    recipe = ProposalRecipe(PatchProposer(patches), max_regions=6)
     assert propose_all(recipe, tmp_path / "data", ["dev"], tmp_path / "out") == 1
     assert lost.image in capsys.readouterr().err

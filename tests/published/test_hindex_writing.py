@@ -16,15 +16,22 @@ from rivegs_mllm.published.hindex.checkpoint import SIZES, load, load_published,
 from rivegs_mllm.published.hindex.model import HIndex
 from rivegs_mllm.published.hindex.regions import (
     Regions,
+    overlap_shares,
     overlaps,
-    prepared,
+    pad_regions,
     read_regions,
-    shares,
     write_regions,
 )
 from rivegs_mllm.published.hindex.sizes import END, LABELS
-from rivegs_mllm.published.hindex.text import Wanted, sequence, sequences, source, sources, start_labels
-from rivegs_mllm.published.hindex.writing import read, write
+from rivegs_mllm.published.hindex.text import (
+    TargetEntity,
+    init_label_embeddings,
+    pad_posts,
+    pad_sequences,
+    target_sequence,
+    tokenize_post,
+)
+from rivegs_mllm.published.hindex.writing import generate, parse_sequence
 from rivegs_mllm.types import UserError
 
 TEXT = json.loads((DATA / "text.json").read_text())
@@ -34,7 +41,7 @@ UNCOVERED = BOXES + 1
 
 def test_greedy_decoding():
     model = toy()
-    written = write(model, model.see(IDS, FEATURES), most=10)
+    written = generate(model, model.encode(IDS, FEATURES), max_indices=10)
     assert written.indices.equal(CASE["gen.tokens"])
     ends = (written.indices == END).int().argmax(1)
     for row, end in enumerate(ends.tolist()):
@@ -52,14 +59,14 @@ def test_the_length_is_bounded():
         model.table.weight[2] = 0
         model.decoder.decoder.layers[-1].final_layer_norm.bias += 1
         model.table.weight[118:124] += 1
-    written = write(model, model.see(IDS, FEATURES), most=3)
+    written = generate(model, model.encode(IDS, FEATURES), max_indices=3)
     limits = 3 + (CASE["out.decoder_memory_mask"].sum(1) * 0.6).long()
     lengths = (written.indices == END).int().argmax(1) + 1
     assert lengths.tolist() == limits.tolist()
 
 
 def pairs(indices, boxes, as_published=True) -> list[dict]:
-    said = read(indices, boxes, words=8, as_published=as_published).mentions
+    said = parse_sequence(indices, boxes, words=8, as_published=as_published).mentions
     return [
         {
             "span": [8 + place for place in one.places],
@@ -80,7 +87,7 @@ def right(ours: list[dict], gold: list[dict]) -> int:
 @pytest.mark.parametrize("case", RESULTS["hand_made"]["cases"], ids=lambda case: str(case["pred"]))
 def test_reading_as_published(case):
     assert pairs(case["pred"], case["regions"]) == case["pairs"]
-    assert read(case["pred"], case["regions"], 8, as_published=True).unreadable == case["error_lines"]
+    assert parse_sequence(case["pred"], case["regions"], 8, as_published=True).unreadable == case["error_lines"]
     assert right(case["pairs"], RESULTS["hand_made"]["gold"]) == case["counts"]["tp"]
 
 
@@ -104,9 +111,9 @@ def test_reading_by_default():
         {"span": [13], "region": [4], "type": [4]},
     ]
     for row in ([0, 9, 2, 17, 1], [0, 9, 2, 1], [0, 9, 9, 2, 5, 1], [0, 9, 1], [0, 9, 5, 1]):
-        assert read(row, boxes, 8).unreadable == 1
-        assert not read(row, boxes, 8).mentions
-    assert read([0, 9, 2, 5, 1], boxes, 8).mentions[0].box == 3
+        assert parse_sequence(row, boxes, 8).unreadable == 1
+        assert not parse_sequence(row, boxes, 8).mentions
+    assert parse_sequence([0, 9, 2, 5, 1], boxes, 8).mentions[0].box == 3
 
 
 @pytest.fixture(scope="module")
@@ -118,28 +125,28 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 
 def test_sources_and_sequences(tokenizer):
-    posts = [source(words, tokenizer, 64) for words in TEXT["words"]]
+    posts = [tokenize_post(words, tokenizer, 64) for words in TEXT["words"]]
     assert [tokenizer.convert_ids_to_tokens(post.ids) for post in posts] == TEXT["src_tokens"]
-    assert sources(posts).equal(IDS)
+    assert pad_posts(posts).equal(IDS)
     own = iter(SHARES.tolist())
     rows, every = [], []
     for post, spans in zip(posts, TEXT["target_span"], strict=True):
         wanted = []
         for *places, marker, kind in spans:
             first = post.first.index(places[0] - 8)
-            wanted.append(Wanted(first, first + len(places), kind, tuple(next(own)) if marker == 2 else ()))
-        indices, found = sequence(post, wanted, words=8)
+            wanted.append(TargetEntity(first, first + len(places), kind, tuple(next(own)) if marker == 2 else ()))
+        indices, found = target_sequence(post, wanted, words=8)
         rows.append(indices)
         every += found
-    assert sequences(rows).equal(INDICES)
+    assert pad_sequences(rows).equal(INDICES)
     assert torch.tensor(every).equal(SHARES)
 
 
 def test_words_that_do_not_fit(tokenizer):
-    post = source(TEXT["words"][0], tokenizer, 10)
+    post = tokenize_post(TEXT["words"][0], tokenizer, 10)
     assert len(post.ids) <= 10
     assert len(post.first) == 1
-    assert sequence(post, [Wanted(0, 1, 5), Wanted(0, 2, 5)], 8) == ([0, 9, 3, 5, 1], [])
+    assert target_sequence(post, [TargetEntity(0, 1, 5), TargetEntity(0, 2, 5)], 8) == ([0, 9, 3, 5, 1], [])
 
 
 def test_rows_of_labels(tokenizer):
@@ -150,7 +157,7 @@ def test_rows_of_labels(tokenizer):
         table = torch.nn.Embedding(129, 32)
         with torch.no_grad():
             table.weight[ids] = CASE["init.embed_before"]
-        start_labels(table, subwords, as_published)
+        init_label_embeddings(table, subwords, as_published)
         changed = [one for row, one in enumerate(ids) if not table.weight[one].equal(CASE["init.embed_before"][row])]
         assert changed == (TEXT["rows_changed_by_label_init"] if as_published else [])
         if as_published:
@@ -167,7 +174,7 @@ def raw(post: int) -> Regions | None:
 
 def test_regions_as_the_model_sees_them():
     for post in range(1, 6):
-        made = prepared(raw(post), BOXES, 16)
+        made = pad_regions(raw(post), BOXES, 16)
         np.testing.assert_allclose(made.features, FEATURES[post - 1].numpy(), atol=3e-8)
 
 
@@ -175,9 +182,11 @@ def test_shares_of_boxes():
     gold = {1: [[11, 12, 59, 92]], 2: [[0, 70, 20, 90]], 5: [[21, 19, 61, 60]]}
     for post, boxes in gold.items():
         wanted = CASE["in.region_label"][post - 1, 0, :4].tolist()
-        assert shares(prepared(raw(post), BOXES, 16).boxes, boxes) == (pytest.approx(wanted) if any(wanted) else ())
-    both = shares(prepared(raw(4), BOXES, 16).boxes, [[6, 4, 44, 62], [1, 58, 31, 97], [60, 0, 70, 5]])
-    alone = [shares(prepared(raw(4), BOXES, 16).boxes, [box]) for box in ([6, 4, 44, 62], [1, 58, 31, 97])]
+        assert overlap_shares(pad_regions(raw(post), BOXES, 16).boxes, boxes) == (
+            pytest.approx(wanted) if any(wanted) else ()
+        )
+    both = overlap_shares(pad_regions(raw(4), BOXES, 16).boxes, [[6, 4, 44, 62], [1, 58, 31, 97], [60, 0, 70, 5]])
+    alone = [overlap_shares(pad_regions(raw(4), BOXES, 16).boxes, [box]) for box in ([6, 4, 44, 62], [1, 58, 31, 97])]
     assert both == pytest.approx([max(own) for own in zip(*alone, strict=True)])
 
 
@@ -261,7 +270,7 @@ def test_it_starts_from_bart(tmp_path):
     bart = BartModel(config).eval()
     model = HIndex(TOY, 118).eval()
     start_from_bart(model, bart.state_dict(), tmp_path)
-    memory = model.see(IDS, FEATURES[:, :0])
+    memory = model.encode(IDS, FEATURES[:, :0])
     mask = (IDS != 1).long()
     theirs = bart(input_ids=IDS, attention_mask=mask, decoder_input_ids=IDS, decoder_attention_mask=mask)
     seen = mask.bool()

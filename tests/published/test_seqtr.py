@@ -11,10 +11,10 @@ import torch
 from pycocotools import mask as coco
 from safetensors.torch import load_file
 
-from rivegs_mllm.published.seqtr.decoding import enclosed, outline, squeezed, write
+from rivegs_mllm.published.seqtr.decoding import fill_outline, generate, outline_tokens, resize_mask
 from rivegs_mllm.published.seqtr.model import SeqTR, product
 from rivegs_mllm.published.seqtr.sizes import BOTH, BOX, MASK, Sizes
-from rivegs_mllm.published.seqtr.tokens import quantise, restore, targets, told
+from rivegs_mllm.published.seqtr.tokens import decoder_inputs, quantise, restore, targets
 
 DATA = Path(__file__).parents[1] / "data" / "published" / "seqtr"
 CASE = load_file(DATA / "case.safetensors")
@@ -84,14 +84,14 @@ def test_the_picture_s_maps():
 def test_a_picture_is_looked_at_once_for_all_expressions():
     model, runs = toy(BOX), []
     model.vis_enc.register_forward_hook(lambda _, inputs, __: runs.append(len(inputs[0])))
-    together = write(model, model.see(PICTURES[:1], WORDS, SHAPES[:1])).scores
+    together = generate(model, model.encode(PICTURES[:1], WORDS, SHAPES[:1])).scores
     assert runs == [1]
-    alone = [write(model, model.see(PICTURES[:1], WORDS[row : row + 1], SHAPES[:1])).scores for row in (0, 1)]
+    alone = [generate(model, model.encode(PICTURES[:1], WORDS[row : row + 1], SHAPES[:1])).scores for row in (0, 1)]
     torch.testing.assert_close(together, torch.cat(alone), atol=1e-4, rtol=0)
 
 
 def test_the_places_of_the_picture():
-    memory = toy(BOX).remember(CASE["out.fused"], SHAPES, (128, 96))
+    memory = toy(BOX).encode_fused(CASE["out.fused"], SHAPES, (128, 96))
     assert memory.ignored.equal(CASE["out.x_mask"])
     close(memory.values, "out.memory", 2e-5)
     close(memory.keys - memory.values, "out.x_pos", 2e-5)
@@ -101,9 +101,9 @@ def test_the_places_of_the_picture():
 def test_scores_and_loss(task):
     model, name = toy(task), NAMES[task]
     with torch.no_grad():
-        tokens = told(sequence(task), model.sizes)
+        tokens = decoder_inputs(sequence(task), model.sizes)
         close(model.embed(tokens), f"{name}.seq_in_embeds", 0)
-        memory = model.remember(CASE["out.fused"], SHAPES, (128, 96))
+        memory = model.encode_fused(CASE["out.fused"], SHAPES, (128, 96))
         close(model.score(tokens, memory), f"{name}.logits", 2e-5)
         out = model(PICTURES, WORDS, SHAPES, sequence(task))
     close(out["scores"], f"{name}.logits", 1.5e-3)
@@ -127,7 +127,7 @@ def test_gradients(task):
 @pytest.mark.parametrize("task", NAMES)
 def test_greedy_decoding(task):
     model, name = toy(task), NAMES[task]
-    written = write(model, model.see(PICTURES, WORDS, SHAPES))
+    written = generate(model, model.encode(PICTURES, WORDS, SHAPES))
     close(written.scores, f"{name}.greedy.step_logits", 1.5e-3)
     if task != MASK:
         assert written.boxes.equal(CASE[f"{name}.greedy.seq_out_bbox"])
@@ -144,10 +144,10 @@ def test_greedy_decoding(task):
 
 def assert_masks(tokens, padded, original, wanted, wanted_rescaled) -> None:
     sizes = Sizes(task=MASK, **TOY)
-    kept = torch.tensor([outline(tokens.tolist(), sizes.end)], dtype=torch.long)
+    kept = torch.tensor([outline_tokens(tokens.tolist(), sizes.end)], dtype=torch.long)
     points = restore(kept, padded[None], sizes)[0].tolist()
-    mask = enclosed(points, tuple(padded.tolist()), as_published=True)
-    for own, theirs in ((mask, wanted), (squeezed(mask, original), wanted_rescaled)):
+    mask = fill_outline(points, tuple(padded.tolist()), as_published=True)
+    for own, theirs in ((mask, wanted), (resize_mask(mask, original), wanted_rescaled)):
         coded = coco.encode(np.asfortranarray(own, dtype=np.uint8))
         assert coded["counts"].decode() == theirs["counts"]
         assert own.sum() == theirs["area"]
@@ -162,8 +162,8 @@ def test_masks_of_given_tokens(number):
 
 
 def test_two_points_enclose_nothing_by_default():
-    assert not enclosed([10, 10, 40, 40], (60, 60)).any()
-    assert enclosed([10, 10, 40, 40], (60, 60), as_published=True).any()
+    assert not fill_outline([10, 10, 40, 40], (60, 60)).any()
+    assert fill_outline([10, 10, 40, 40], (60, 60), as_published=True).any()
 
 
 def test_tokens_of_coordinates():

@@ -23,8 +23,8 @@ from rivegs_mllm.published.seqtr.checkpoint import (
 )
 from rivegs_mllm.published.seqtr.contours import area, largest_outline
 from rivegs_mllm.published.seqtr.model import SeqTR
-from rivegs_mllm.published.seqtr.optimisation import Averaged, rate_factor
-from rivegs_mllm.published.seqtr.preparation import batch, clean, outline_of, prepare, vocabulary, word_row
+from rivegs_mllm.published.seqtr.optimisation import WithAveragedWeights, learning_rate_factor
+from rivegs_mllm.published.seqtr.preparation import batch_images, clean, outline_of, prepare_image, vocabulary, word_ids
 from rivegs_mllm.published.seqtr.sizes import BOTH, BOX, MASK, Sizes
 from rivegs_mllm.published.seqtr.words import main
 from rivegs_mllm.types import UserError
@@ -38,14 +38,14 @@ def test_words():
     assert known == TEXT["vocabulary"]
     for case in TEXT["expressions"]:
         assert " ".join(clean(case["raw"])) == case["clean"]
-        row, cut = word_row(case["raw"], known)
+        row, cut = word_ids(case["raw"], known)
         assert row == (case["ids"] if case["clean"] else [1] + [0] * 14)
         assert cut == max(0, len(case["clean"].split()) - 15)
 
 
 def test_a_picture_and_its_box():
     image = CASE["prep.in.bgr"].numpy()[..., ::-1]
-    made = prepare(image, side=96)
+    made = prepare_image(image, side=96)
     theirs = CASE["prep.out.img_hwc_rgb"].permute(2, 0, 1).float()
     assert made.frame == theirs.shape[1:]
     assert made.shape == (61, 96)
@@ -79,8 +79,8 @@ def test_the_largest_of_several_outlines():
 
 
 def test_pictures_of_several_shapes_in_a_batch():
-    made = [prepare(np.full((40, 80, 3), 9, np.uint8), 96), prepare(np.full((80, 40, 3), 9, np.uint8), 96)]
-    whole = batch(made)
+    made = [prepare_image(np.full((40, 80, 3), 9, np.uint8), 96), prepare_image(np.full((80, 40, 3), 9, np.uint8), 96)]
+    whole = batch_images(made)
     assert whole["pictures"].shape == (2, 3, 96, 96)
     assert whole["shapes"].tolist() == [[48, 96], [96, 48]]
     assert [one.frame for one in made] == [(64, 96), (96, 64)]
@@ -89,7 +89,7 @@ def test_pictures_of_several_shapes_in_a_batch():
 
 def test_averaged_weights():
     model = toy(BOX)
-    averaged = Averaged(model)
+    averaged = WithAveragedWeights(model)
     for step in range(3):
         with torch.no_grad():
             model.head.predictor[2].fc.bias += 1
@@ -103,7 +103,7 @@ def test_averaged_weights():
 def test_rates():
     epochs = {BOX: (0, 4, 5, 48, 49), MASK: (0, 4, 5, 73, 74)}
     for task, count in ((BOX, 60), (MASK, 90)):
-        found = [rate_factor(epoch / count, task) for epoch in epochs[task]]
+        found = [learning_rate_factor(epoch / count, task) for epoch in epochs[task]]
         assert found == pytest.approx([1 / 6, 5 / 6, 1, 1, 0.1])
 
 

@@ -17,13 +17,13 @@ from test_grounding import check_resume, train
 from test_seqtr import TOY, toy, weights
 
 from eval.stage_metrics import grounding_scores, segmentation_scores
-from rivegs_mllm.cascade.base import NEEDS, StageError
-from rivegs_mllm.cascade.config import CascadeRecipe, check_needs
+from rivegs_mllm.cascade.base import REQUIRED_SLOTS, StageError
+from rivegs_mllm.cascade.config import CascadeRecipe, check_requirements
 from rivegs_mllm.cascade.grounding.base import GoldGrounder
 from rivegs_mllm.cascade.grounding.seqtr import SeqTRGrounder
-from rivegs_mllm.cascade.grounding.seqtr_masks import ExpressionStage
+from rivegs_mllm.cascade.grounding.seqtr_masks import ExpressionSegmentingStage
+from rivegs_mllm.cascade.grounding.seqtr_predictor import PixelInput, SeqTRPredictor
 from rivegs_mllm.cascade.grounding.seqtr_training import SeqTRTraining
-from rivegs_mllm.cascade.grounding.seqtr_writer import Pixels, Writer
 from rivegs_mllm.cascade.segmentation.base import BoxSegmenter
 from rivegs_mllm.cascade.segmentation.seqtr import SeqTRSegmenter
 from rivegs_mllm.cascade.tagging.base import GoldTagger
@@ -47,7 +47,9 @@ def both(tmp_path_factory, emblems) -> Path:
 @pytest.fixture(scope="module")
 def boxes(tmp_path_factory, emblems, base) -> Path:
     """Boxes, over an untrained tower."""
-    return train(tmp_path_factory.mktemp("boxes"), emblems, "seqtr", f"base: {base}\n  unnamed: true\n  {SMALL}", 2)
+    return train(
+        tmp_path_factory.mktemp("boxes"), emblems, "seqtr", f"base: {base}\n  drop_mentions: true\n  {SMALL}", 2
+    )
 
 
 @pytest.fixture
@@ -70,8 +72,8 @@ class TestGrounder(StageSuite):
         return SeqTRGrounder(both)
 
     def test_it_needs_the_expressions_it_was_trained_with(self, both):
-        assert SeqTRGrounder(both).needs() == ("expander",)
-        assert SeqTRGrounder(both, refer=["mention", "type"]).needs() == ()
+        assert SeqTRGrounder(both).requires() == ("expander",)
+        assert SeqTRGrounder(both, query_fields=["mention", "type"]).requires() == ()
 
 
 class TestGrounderOfATower(StageSuite):
@@ -90,17 +92,19 @@ class TestSegmenter(StageSuite):
         return SeqTRSegmenter(both)
 
     def test_what_it_needs_comes_before_it(self, choice):
-        assert (*choice.needs(), *choice.instead()) == ("expander", "tagger")
+        assert (*choice.requires(), *choice.requires_only()) == ("expander", "tagger")
 
 
 def test_a_segmenter_by_expressions_needs_no_grounder(both):
-    check_needs(CascadeRecipe(tagger=GoldTagger(), segmenter=SeqTRSegmenter(both, refer=["mention"])))
+    check_requirements(CascadeRecipe(tagger=GoldTagger(), segmenter=SeqTRSegmenter(both, query_fields=["mention"])))
     with pytest.raises(StageError, match="needs what the slot 'expander' fills"):
-        check_needs(CascadeRecipe(tagger=GoldTagger(), segmenter=SeqTRSegmenter(both)))
+        check_requirements(CascadeRecipe(tagger=GoldTagger(), segmenter=SeqTRSegmenter(both)))
     with pytest.raises(StageError, match="needs what the slot 'grounder' fills"):
-        check_needs(CascadeRecipe(tagger=GoldTagger(), segmenter=BoxSegmenter()))
-    assert NEEDS["segmenter"] == ("tagger", "grounder")
-    check_needs(CascadeRecipe(tagger=GoldTagger(), entailment=None, segmenter=SeqTRSegmenter(both, refer=["type"])))
+        check_requirements(CascadeRecipe(tagger=GoldTagger(), segmenter=BoxSegmenter()))
+    assert REQUIRED_SLOTS["segmenter"] == ("tagger", "grounder")
+    check_requirements(
+        CascadeRecipe(tagger=GoldTagger(), entailment=None, segmenter=SeqTRSegmenter(both, query_fields=["type"]))
+    )
     assert GoldGrounder.SEES_GOLD
 
 
@@ -121,7 +125,7 @@ def test_masks_with_and_without_boxes(tmp_path):
         Entity("Bob", "PER", visible=True, boxes=(Box(0, 0, 5, 5), Box(1, 1, 9, 9))),
         Entity("Cleo", "PER", expression="nothing"),
     )
-    stage = ExpressionStage("under test", outline, ["mention", "expression"], tmp_path, 0)
+    stage = ExpressionSegmentingStage("under test", outline, ["mention", "expression"], tmp_path, 0)
     (answer,) = stage([picture(tmp_path)], [Prediction("post", entities=entities)])
     assert [len(entity.masks) for entity in answer.entities] == [0, 2, 1]
     assert decode(answer.entities[1].masks[0]).all()
@@ -135,19 +139,19 @@ def test_boxes_and_masks_are_those_of_the_original_picture(tmp_path):
     known = vocabulary(["a man"])
     model = toy(BOTH)
     model.as_published = False
-    writer = Writer(model, Pixels(120), known, 4)
-    (seen,) = writer.sight.see([Image.new("RGB", (60, 30))])
+    predictor = SeqTRPredictor(model, PixelInput(120), known, 4)
+    (seen,) = predictor.image_input.prepare([Image.new("RGB", (60, 30))])
     assert (seen.shape, seen.frame, seen.factors) == ((60, 120), (64, 128), (2.0, 2.0))
     tokens = torch.tensor([[20, 40, 100, 80]])
-    assert writer._original(tokens, seen).tolist() == [[8.0, 8.0, 40.0, 16.0]]
+    assert predictor._original(tokens, seen).tolist() == [[8.0, 8.0, 40.0, 16.0]]
     square = [20, 40, 100, 40, 100, 80, 20, 80, 160, 160, 160, 160, 160]
-    mask = writer._mask(square, seen, (30, 60))
+    mask = predictor._mask(square, seen, (30, 60))
     assert mask.shape == (30, 60)
     assert mask[8:16, 8:40].all()
     assert mask.sum() == 8 * 32
-    squeezed = Writer(toy(BOTH), Pixels(120), known, 4)._mask(square, seen, (30, 60))
+    squeezed = SeqTRPredictor(toy(BOTH), PixelInput(120), known, 4)._mask(square, seen, (30, 60))
     assert squeezed.sum() != mask.sum()
-    assert writer.read(["a man and a dog in a car"])[1] == [("the last 4 words were not read",)]
+    assert predictor.tokenize(["a man and a dog in a car"])[1] == [("the last 4 words were not read",)]
 
 
 def test_it_learns(emblems):
@@ -187,26 +191,26 @@ def test_a_run_as_published_is_taken_up_again(tmp_path, emblems, base):
 
 def test_logged_figures_are_those_of_the_stage(both, emblems):
     samples = read_split(emblems, "dev")
-    drafts = [Prediction(one.id, entities=one.entities) for one in samples]
+    partials = [Prediction(one.id, entities=one.entities) for one in samples]
     logged = json.loads((both / "metrics.json").read_text())["dev"]
-    assert grounding_scores(samples, SeqTRGrounder(both).load(emblems)(samples, drafts))["mean_iou"] == pytest.approx(
+    assert grounding_scores(samples, SeqTRGrounder(both).load(emblems)(samples, partials))["mean_iou"] == pytest.approx(
         logged["mean_iou"], abs=0.01
     )
-    masked = SeqTRSegmenter(both).load(emblems)(samples, drafts)
+    masked = SeqTRSegmenter(both).load(emblems)(samples, partials)
     assert segmentation_scores(samples, masked)["mean_iou"] == pytest.approx(logged["mask_iou"], abs=0.01)
 
 
 def test_a_checkpoint_of_the_authors(published, emblems, tmp_path):
     path, words = published
     samples = read_split(emblems, "dev")
-    drafts = [Prediction(one.id, entities=one.entities) for one in samples]
-    answers = SeqTRGrounder(path, words).load(emblems)(samples, drafts)
-    assert all(answer.errors or answer == draft for answer, draft in zip(answers, drafts, strict=True))
-    assert answers != drafts
-    assert SeqTRGrounder(path, words).needs() == ("expander",)
+    partials = [Prediction(one.id, entities=one.entities) for one in samples]
+    answers = SeqTRGrounder(path, words).load(emblems)(samples, partials)
+    assert all(answer.errors or answer == partial for answer, partial in zip(answers, partials, strict=True))
+    assert answers != partials
+    assert SeqTRGrounder(path, words).requires() == ("expander",)
     (tmp_path / "folder").mkdir()
     save_file(weights(BOX), tmp_path / "folder" / "model.safetensors")
-    assert SeqTRGrounder(tmp_path / "folder", words).load(emblems)(samples, drafts) == answers
+    assert SeqTRGrounder(tmp_path / "folder", words).load(emblems)(samples, partials) == answers
     with pytest.raises(StageError, match=r"grounder \(seqtr\): .*det\.pth has no words"):
         SeqTRGrounder(path).load(emblems)
     with pytest.raises(StageError, match=r"segmenter \(seqtr\): .*writes boxes alone"):

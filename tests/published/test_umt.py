@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from rivegs_mllm.published.umt.labels import TYPES, chunks, labels, spread
+from rivegs_mllm.published.umt.labels import TYPES, auxiliary_label_weights, chunks, labels
 from rivegs_mllm.published.umt.model import UMT, features
 from rivegs_mllm.published.umt.sizes import Sizes
 
@@ -23,7 +23,7 @@ INPUTS = {
     "input_ids": CASE["in.input_ids"],
     "token_type_ids": CASE["in.segment_ids"],
     "mask": MASK,
-    "places": CASE["in.visual_embeds_att"].flatten(2).transpose(1, 2),
+    "regions": CASE["in.visual_embeds_att"].flatten(2).transpose(1, 2),
 }
 TAGS = {"tags": CASE["in.labels"], "auxiliary_tags": CASE["in.auxlabels"]}
 
@@ -60,7 +60,7 @@ def test_states():
         model.get_submodule(name).register_forward_hook(
             lambda _, __, out, name=name: found.__setitem__(name, getattr(out, "last_hidden_state", out))
         )
-    states = model.look(**INPUTS)
+    states = model.encode(**INPUTS)
     for name, theirs in names.items():
         close(found[name], theirs, 2e-5)
     close(states.scores, "out.emissions.main", 5e-5)
@@ -71,7 +71,7 @@ def test_states():
 @torch.no_grad()
 def test_losses_and_paths():
     model = toy()
-    losses, states = model(**INPUTS, **TAGS), model.look(**INPUTS)
+    losses, states = model(**INPUTS, **TAGS), model.encode(**INPUTS)
     for ours, theirs in (("loss", "out.loss"), ("main", "out.loss.main"), ("auxiliary", "out.loss.aux")):
         close(losses[ours], theirs, 1e-4)
     close(model.crf(states.scores, TAGS["tags"], MASK.bool(), "none"), "out.loglik.main", 1e-4)
@@ -97,7 +97,7 @@ def test_gradients():
 def test_labels():
     assert labels(TYPES) == RESULTS["labels"]
     assert list(TOY.auxiliary) == RESULTS["auxlabels"]
-    assert spread(TYPES).double().equal(CASE["in.trans_matrix"])
+    assert auxiliary_label_weights(TYPES).double().equal(CASE["in.trans_matrix"])
 
 
 @pytest.mark.parametrize("case", RESULTS["chunks"], ids=lambda case: " ".join(case["labels"]))
@@ -118,14 +118,14 @@ def test_scores_of_chunks():
 @torch.no_grad()
 def test_features_do_not_depend_on_padding_or_neighbours():
     model = toy()
-    whole = features(model.look(**INPUTS), MASK)
+    whole = features(model.encode(**INPUTS), MASK)
     assert whole.text.shape == whole.image.shape == (3, 32)
     assert whole.fused.shape == (3, 64)
     for row, length in enumerate(MASK.sum(1)):
-        own = {name: value[row : row + 1, :length] for name, value in INPUTS.items() if name != "places"}
-        alone = features(model.look(**own, places=INPUTS["places"][row : row + 1]), own["mask"])
+        own = {name: value[row : row + 1, :length] for name, value in INPUTS.items() if name != "regions"}
+        alone = features(model.encode(**own, regions=INPUTS["regions"][row : row + 1]), own["mask"])
         for name in ("text", "image", "fused"):
             torch.testing.assert_close(getattr(alone, name)[0], getattr(whole, name)[row], atol=2e-5, rtol=0)
-    changed = features(model.look(**{**INPUTS, "places": INPUTS["places"] + 1}), MASK)
+    changed = features(model.encode(**{**INPUTS, "regions": INPUTS["regions"] + 1}), MASK)
     assert changed.text.equal(whole.text)
     assert not changed.fused.allclose(whole.fused)

@@ -17,7 +17,7 @@ from test_umt import DATA, TOY, WEIGHTS
 from transformers import BertTokenizerFast
 
 from rivegs_mllm.cascade.base import StageError
-from rivegs_mllm.cascade.tagging.crf import span_figures
+from rivegs_mllm.cascade.tagging.crf import span_metrics
 from rivegs_mllm.cascade.tagging.umt import UmtTagger, UmtTraining
 from rivegs_mllm.cascade.training import StageData
 from rivegs_mllm.data.jsonl import read_split
@@ -30,7 +30,7 @@ LOGGED = "--train.metric_for_best_model=eval_span_f1"
 
 @pytest.fixture(scope="module")
 def settings(base) -> str:
-    return f"encoder: tiny\n  base: {base}\n  most_pieces: 64"
+    return f"encoder: tiny\n  base: {base}\n  max_pieces: 64"
 
 
 @pytest.fixture(scope="module")
@@ -60,17 +60,17 @@ class TestTaggerOfAResNet(StageSuite):
 
     @pytest.fixture(scope="class")
     def choice(self, tmp_path_factory, emblems, resnet):
-        settings = f"encoder: tiny\n  resnet: resnet18\n  resnet_weights: {resnet}\n  most_pieces: 64"
+        settings = f"encoder: tiny\n  resnet: resnet18\n  resnet_weights: {resnet}\n  max_pieces: 64"
         return UmtTagger(train(tmp_path_factory.mktemp("umt"), emblems, "umt", settings, 1, LOGGED))
 
     def test_a_part_of_a_picture_is_another_picture(self, choice, cases):
-        """As published the places are those of a part, drawn by the post's name: the same one each time."""
-        first = dataclasses.replace(choice, as_published=True).load(cases.folder).reader
-        places, _ = first.look(cases.samples)
-        again, _ = first.look(cases.samples)
-        usual, _ = choice.load(cases.folder).reader.look(cases.samples)
-        assert places.equal(again)
-        assert not places.equal(usual)
+        """As published the regions are those of a part, drawn by the post's name: the same one each time."""
+        first = dataclasses.replace(choice, as_published=True).predictor(cases.folder)
+        regions, _ = first.encode_images(cases.samples)
+        again, _ = first.encode_images(cases.samples)
+        usual, _ = choice.predictor(cases.folder).encode_images(cases.samples)
+        assert regions.equal(again)
+        assert not regions.equal(usual)
 
 
 def test_logged_figures_are_those_of_the_stage(trained, emblems):
@@ -78,7 +78,7 @@ def test_logged_figures_are_those_of_the_stage(trained, emblems):
     answers = UmtTagger(trained).load(emblems)(samples, [Prediction(one.id) for one in samples])
     logged = json.loads((trained / "metrics.json").read_text())["dev"]
     found = [(answer.entities, answer.errors) for answer in answers]
-    assert span_figures(samples, found)["span_f1"] == pytest.approx(logged["span_f1"])
+    assert span_metrics(samples, found)["span_f1"] == pytest.approx(logged["span_f1"])
 
 
 def test_a_run_is_taken_up_again(tmp_path, emblems, settings):
@@ -86,22 +86,22 @@ def test_a_run_is_taken_up_again(tmp_path, emblems, settings):
 
 
 def test_a_run_as_published_is_taken_up_again(tmp_path, emblems, resnet):
-    settings = f"encoder: tiny\n  resnet: resnet18\n  resnet_weights: {resnet}\n  most_pieces: 64\n  as_published: true"
+    settings = f"encoder: tiny\n  resnet: resnet18\n  resnet_weights: {resnet}\n  max_pieces: 64\n  as_published: true"
     check_resume(tmp_path, emblems, "umt", settings, LOGGED)
     run = tmp_path / "whole" / "run"
-    assert [UmtTagger(run, as_published=own).load(emblems).reader.sight.part for own in (None, True, False)] == [
+    assert [UmtTagger(run, as_published=own).predictor(emblems).image_encoder.part for own in (None, True, False)] == [
         True,
         True,
         False,
     ]
-    with pytest.raises(UserError, match="leave out base and head_rate"):
-        UmtTraining("tiny", resnet_weights=resnet, head_rate=1.0, as_published=True)
+    with pytest.raises(UserError, match="leave out base and head_learning_rate"):
+        UmtTraining("tiny", resnet_weights=resnet, head_learning_rate=1.0, as_published=True)
 
 
 def test_it_learns(emblems, base):
     """By heart, what a few posts say."""
     posts = read_split(emblems, "train")[:8]
-    trainable = UmtTraining("tiny", base=str(base), most_pieces=64).prepare(StageData(posts, [], emblems, TYPES, 0))
+    trainable = UmtTraining("tiny", base=str(base), max_pieces=64).prepare(StageData(posts, [], emblems, TYPES, 0))
     batch = trainable.collate([row[0] for row in trainable.train.variants])
     optimizer = torch.optim.AdamW(trainable.model.parameters(), lr=2e-3)
     losses = []
@@ -121,7 +121,7 @@ def test_words_that_do_not_fit_and_pictures_that_are_lost(trained, emblems, caps
     assert "words did not fit into 64 pieces" in answer.errors[1]
     lone = dataclasses.replace(post, tokens=("Ann", "\ufe0f"))
     assert UmtTagger(trained).load(emblems)([lone], [Prediction(post.id)])[0].errors == ()
-    UmtTraining("tiny", base="tiny", most_pieces=8).prepare(StageData([long], [], emblems, TYPES, 0))
+    UmtTraining("tiny", base="tiny", max_pieces=8).prepare(StageData([long], [], emblems, TYPES, 0))
     said = capsys.readouterr().out
     assert "1 of 1 posts do not fit into 8 pieces" in said
     assert "1 of 1 posts are read without their picture" in said
@@ -148,11 +148,8 @@ def test_a_checkpoint_of_the_authors(tmp_path, emblems, monkeypatch):
     wide = {name: torch.zeros(32, 512) for name in ("vismap2text.weight", "vismap2text_v2.weight")}
     torch.save({**WEIGHTS, **wide}, tmp_path / "pytorch_model.bin")
     short = [dataclasses.replace(one, tokens=one.tokens[:4]) for one in read_split(emblems, "dev")]
-    monkeypatch.setattr(umt, "MOST_PIECES", 16)
-    stage = choice.load(emblems)
-    stage.reader = dataclasses.replace(stage.reader, most_pieces=16)
-    answers = stage(short, [Prediction(one.id) for one in short])
-    assert {entity.type for answer in answers for entity in answer.entities} <= set(TYPES)
+    predictor = dataclasses.replace(choice.predictor(emblems), max_pieces=16)
+    assert {entity.type for found, _ in predictor.tag(short) for entity in found} <= set(TYPES)
     with pytest.raises(StageError, match=r"pytorch_model\.bin .*set `encoder`"):
         UmtTagger(tmp_path / "pytorch_model.bin").load(emblems)
 
@@ -163,8 +160,8 @@ def test_settings_that_do_not_fit(trained, emblems, tmp_path, resnet, base):
     with pytest.raises(UserError, match="and not both"):
         UmtTraining("tiny", base="tiny", resnet_weights=resnet)
     data = StageData(read_split(emblems, "train"), [], emblems, TYPES, 0)
-    with pytest.raises(UserError, match=r"most_pieces: 9999; the encoder reads 256"):
-        UmtTraining("tiny", base=str(base), most_pieces=9999).prepare(data)
+    with pytest.raises(UserError, match=r"max_pieces: 9999; the encoder reads 256"):
+        UmtTraining("tiny", base=str(base), max_pieces=9999).prepare(data)
     with pytest.raises(StageError, match="trained on the types"):
         UmtTagger(trained, types=["PER"]).load(emblems)
     shutil.copytree(trained, tmp_path / "run")

@@ -1,7 +1,7 @@
 """Entailment: whether the picture shows an entity.
 
-An entailment stage fills ``visible`` and ``visible_score``, the probability of it. What it is asked about is the
-referring expression ``mention (type) - expression``, or parts of it. Where there is nothing to look at, a post
+An entailment stage fills ``visible`` and ``visible_score``, the probability of it. Its queries are the referring
+expressions ``mention (type) - expression``, or parts of it. Where there is nothing to look at, a post
 without picture or one that cannot be opened, no entity is visible, with a probability of 0, and ``errors`` says so.
 """
 
@@ -17,14 +17,14 @@ from typing import ClassVar
 import draccus
 
 from eval.stage_metrics import by_subset, entailment_scores, precision_recall_f1
-from rivegs_mllm.cascade.base import Stage, StageError, blind, refer
-from rivegs_mllm.cascade.referring import gold_twin
+from rivegs_mllm.cascade.base import Stage, StageError, referring_expression, without_labels
+from rivegs_mllm.cascade.referring import matching_gold
 from rivegs_mllm.config.bounds import PositiveFloat, Probability
 from rivegs_mllm.data.batching import batches
 from rivegs_mllm.types import Entity, Prediction, Sample, UserError
 
-AT_ONCE = 32
-"""How many posts are judged together where a stage is measured."""
+BATCH_SIZE = 32
+"""Posts in a batch where a stage is evaluated."""
 
 
 class Entailment(draccus.PluginRegistry, discover_packages_path="rivegs_mllm.cascade"):
@@ -32,7 +32,7 @@ class Entailment(draccus.PluginRegistry, discover_packages_path="rivegs_mllm.cas
 
 
 @dataclass
-class Decision:
+class DecisionRule:
     """How a probability is made of a logit, and from which probability on an entity is visible.
 
     ``temperature`` divides the logit (arXiv 1706.04599): over 1 for a model that is too sure of itself.
@@ -54,47 +54,47 @@ class Decision:
 
 
 def with_decisions(
-    draft: Prediction, decision: Decision, logits: Sequence[float], notes: Sequence[str] = ()
+    partial: Prediction, decision: DecisionRule, logits: Sequence[float], notes: Sequence[str] = ()
 ) -> Prediction:
-    """The draft with a logit of yes against no for each entity decided on, ``notes`` behind its errors."""
-    entities = tuple(decision.decided(entity, logit) for entity, logit in zip(draft.entities, logits, strict=True))
-    return dataclasses.replace(draft, entities=entities, errors=(*draft.errors, *notes))
+    """The partial prediction with a logit of yes against no for each entity decided on, ``notes`` behind its errors."""
+    entities = tuple(decision.decided(entity, logit) for entity, logit in zip(partial.entities, logits, strict=True))
+    return dataclasses.replace(partial, entities=entities, errors=(*partial.errors, *notes))
 
 
-def with_nothing_visible(draft: Prediction, note: str) -> Prediction:
-    """The draft of a post that shows nothing, with the reason behind its errors."""
-    entities = tuple(dataclasses.replace(entity, visible=False, visible_score=0.0) for entity in draft.entities)
-    return dataclasses.replace(draft, entities=entities, errors=(*draft.errors, note))
+def with_nothing_visible(partial: Prediction, note: str) -> Prediction:
+    """The partial prediction of a post that shows nothing, with the reason behind its errors."""
+    entities = tuple(dataclasses.replace(entity, visible=False, visible_score=0.0) for entity in partial.entities)
+    return dataclasses.replace(partial, entities=entities, errors=(*partial.errors, note))
 
 
-def referred(entities: Sequence[Entity], parts: Sequence[str]) -> tuple[list[str], list[str]]:
+def query_texts(entities: Sequence[Entity], parts: Sequence[str]) -> tuple[list[str], list[str]]:
     """What is asked about each entity: the parts of its referring expression, or its mention where it has none.
 
-    The second list says in words of which entities the mention was taken so.
+    The second list has a note on each entity for which the mention was taken.
     """
-    texts, notes = [refer(entity, parts) for entity in entities], []
-    for place, entity in enumerate(entities):
-        if not texts[place]:
-            texts[place] = entity.text
-            notes.append(f"{entity.text!r} has no {' or '.join(parts)}: its mention was judged")
+    texts, notes = [referring_expression(entity, parts) for entity in entities], []
+    for index, entity in enumerate(entities):
+        if not texts[index]:
+            texts[index] = entity.text
+            notes.append(f"{entity.text!r} has no {' or '.join(parts)}: scored by its mention")
     return texts, notes
 
 
-def entailment_figures(stage: Stage, samples: Sequence[Sample]) -> dict[str, float]:
+def entailment_metrics(stage: Stage, samples: Sequence[Sample]) -> dict[str, float]:
     """Accuracy and the F1 of yes of a stage that is given the gold entities; accuracy also of the posts' own subsets.
 
     ``majority`` is the accuracy of saying the more frequent of yes and no each time.
     """
-    drafts = []
+    partials = []
     for sample in samples:
         bare = [
             dataclasses.replace(entity, visible=None, visible_score=None, boxes=(), masks=())
             for entity in sample.entities
         ]
-        drafts.append(Prediction(sample.id, entities=tuple(bare)))
+        partials.append(Prediction(sample.id, entities=tuple(bare)))
     judged: list[Prediction] = []
-    for some in batches(range(len(samples)), AT_ONCE):
-        judged += stage([blind(samples[place]) for place in some], [drafts[place] for place in some])
+    for batch in batches(range(len(samples)), BATCH_SIZE):
+        judged += stage([without_labels(samples[index]) for index in batch], [partials[index] for index in batch])
     scores = entailment_scores(samples, judged)
     confusion = scores["confusion"]
     right, missed = confusion["visible"]["visible"], confusion["visible"]["invisible"]
@@ -112,7 +112,7 @@ def entailment_figures(stage: Stage, samples: Sequence[Sample]) -> dict[str, flo
 @Entailment.register_subclass("always")
 @dataclass
 class AlwaysEntailment(Entailment):
-    """Every entity is visible in a post with a picture: the floor, as in systems that ground whatever they find."""
+    """Every entity is visible in a post with a picture: the trivial baseline of systems that ground all entities."""
 
     SEES_GOLD: ClassVar[bool] = False
 
@@ -121,12 +121,14 @@ class AlwaysEntailment(Entailment):
         return _always
 
 
-def _always(samples: Sequence[Sample], drafts: Sequence[Prediction]) -> list[Prediction]:
+def _always(samples: Sequence[Sample], partials: Sequence[Prediction]) -> list[Prediction]:
     filled = []
-    for sample, draft in zip(samples, drafts, strict=True):
+    for sample, partial in zip(samples, partials, strict=True):
         shown = bool(sample.image)
-        entities = [dataclasses.replace(entity, visible=shown, visible_score=float(shown)) for entity in draft.entities]
-        filled.append(dataclasses.replace(draft, entities=tuple(entities)))
+        entities = [
+            dataclasses.replace(entity, visible=shown, visible_score=float(shown)) for entity in partial.entities
+        ]
+        filled.append(dataclasses.replace(partial, entities=tuple(entities)))
     return filled
 
 
@@ -142,15 +144,15 @@ class GoldEntailment(Entailment):
         return _gold
 
 
-def _gold(samples: Sequence[Sample], drafts: Sequence[Prediction]) -> list[Prediction]:
+def _gold(samples: Sequence[Sample], partials: Sequence[Prediction]) -> list[Prediction]:
     return [
-        dataclasses.replace(draft, entities=tuple(_as_gold(sample, entity) for entity in draft.entities))
-        for sample, draft in zip(samples, drafts, strict=True)
+        dataclasses.replace(partial, entities=tuple(_as_gold(sample, entity) for entity in partial.entities))
+        for sample, partial in zip(samples, partials, strict=True)
     ]
 
 
 def _as_gold(sample: Sample, entity: Entity) -> Entity:
-    twin = gold_twin(sample, entity)
+    twin = matching_gold(sample, entity)
     if twin is not None and twin.visible is None and not twin.boxes:
         raise StageError(
             f"entailment (gold): post {sample.id!r}: the gold does not say whether the picture shows {twin.text!r}; "

@@ -1,6 +1,7 @@
 """The entailment ``caption``: text alone, the picture's caption against the referring expression in a cross-encoder.
 
-What a captioner such as mPLUG-Owl says of the picture stands for the picture. A post without caption cannot be judged.
+What a captioner such as mPLUG-Owl says of the picture stands for the picture. A post without a caption cannot be
+scored.
 """
 
 from __future__ import annotations
@@ -14,38 +15,39 @@ from typing import ClassVar
 import torch
 from accelerate.utils import send_to_device
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from rivegs_mllm.cascade.base import Stage, StageError
-from rivegs_mllm.cascade.checkpoint import Card, read_card
+from rivegs_mllm.cascade.checkpoint import StageMetadata, read_metadata
 from rivegs_mllm.cascade.entailment.base import (
-    Decision,
+    DecisionRule,
     Entailment,
-    entailment_figures,
-    referred,
+    entailment_metrics,
+    query_texts,
     with_decisions,
     with_nothing_visible,
 )
-from rivegs_mllm.cascade.entailment.scorer import device_of, outcome
-from rivegs_mllm.cascade.expressions import Wordings
-from rivegs_mllm.cascade.referring import all_parts, check_parts, needed
-from rivegs_mllm.cascade.rows import EntailmentRow, entailment_view
+from rivegs_mllm.cascade.entailment.scorer import with_bce_loss
+from rivegs_mllm.cascade.expressions import ExpressionVariants
+from rivegs_mllm.cascade.referring import all_parts, check_parts, slots_required_by
+from rivegs_mllm.cascade.rows import EntailmentRow, entailment_rows
 from rivegs_mllm.cascade.training import StageData, Trainable, TrainableStage
 from rivegs_mllm.config.bounds import Dropout, PositiveFloat, TokenCount
 from rivegs_mllm.data.batching import batches
-from rivegs_mllm.models.device import best_device
+from rivegs_mllm.models.device import best_device, count_parameters, device_of
 from rivegs_mllm.models.plain_text import shorten
 from rivegs_mllm.models.text_encoders import bare_encoder, load_encoder, load_tokenizer
+from rivegs_mllm.published.weights import save_weights
 from rivegs_mllm.store.captions import Captions
 from rivegs_mllm.training.sampling import MultiVariantDataset
 from rivegs_mllm.types import TYPES, Prediction, Sample, UserError
 
 STAGE = "entailment (caption)"
 WEIGHTS = "model.safetensors"
-AT_ONCE = 64
-"""How many pairs are read together."""
+BATCH_SIZE = 64
+"""Pairs in a batch."""
 
 
 class CrossEncoder(nn.Module):
@@ -60,15 +62,16 @@ class CrossEncoder(nn.Module):
     def forward(
         self, inputs: Mapping[str, torch.Tensor], labels: torch.Tensor | None = None
     ) -> dict[str, torch.Tensor]:
-        """``inputs`` is the tokenizer's, (pairs, tokens); ``labels`` (pairs,) of 0 and 1. Gives the ``outcome``."""
+        """``inputs`` is the tokenizer's, (pairs, tokens); ``labels`` (pairs,) of 0 and 1. Gives what
+        ``with_bce_loss`` does."""
         hidden = self.encoder(**inputs).last_hidden_state
         mask = inputs["attention_mask"].unsqueeze(-1)
         mean = (hidden * mask).sum(1) / mask.sum(1)
-        return outcome(self.head(self.dropout(mean)).squeeze(-1), labels)
+        return with_bce_loss(self.head(self.dropout(mean)).squeeze(-1), labels)
 
 
 @dataclass(frozen=True)
-class Pair:
+class CaptionPair:
     """What the encoder reads of a caption and an expression, a list of one value a token each, and its label."""
 
     inputs: dict[str, list[int]]
@@ -76,7 +79,7 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class CaptionReader:
+class CaptionScorer:
     """A cross-encoder with its tokenizer, which reads at most ``max_length`` tokens of caption and expression."""
 
     model: CrossEncoder
@@ -91,8 +94,8 @@ class CaptionReader:
                 f"{self.tokenizer.model_max_length} tokens; change max_length, or choose another encoder"
             )
 
-    def pair(self, caption: str, text: str) -> tuple[Pair, str]:
-        """What is read of a caption and an expression, and in words what of the two did not fit, "" if all did.
+    def pair(self, caption: str, text: str) -> tuple[CaptionPair, str]:
+        """The tokens of a caption and an expression, and a note on what did not fit, "" if all did.
 
         The caption is cut first, behind a word.
         """
@@ -104,53 +107,53 @@ class CaptionReader:
         beginning = shorten(self.tokenizer, caption, self.max_length - between - length + special)
         left_out = len(caption) - len(beginning) + len(text) - len(short)
         note = f"caption and {text!r} are longer than {self.max_length} tokens: {left_out} letters cut off"
-        return Pair(dict(self.tokenizer(beginning, short))), note if left_out else ""
+        return CaptionPair(dict(self.tokenizer(beginning, short))), note if left_out else ""
 
-    def batch(self, pairs: Sequence[Pair]) -> dict[str, torch.Tensor]:
+    def batch(self, pairs: Sequence[CaptionPair]) -> dict[str, torch.Tensor]:
         """The ``inputs`` of the model, padded."""
         return dict(self.tokenizer.pad([pair.inputs for pair in pairs], return_tensors="pt"))
 
     @torch.inference_mode()
-    def logits(self, pairs: Sequence[Pair]) -> list[float]:
-        """The logit of yes against no for each pair, those of like length read together."""
+    def logits(self, pairs: Sequence[CaptionPair]) -> list[float]:
+        """The logit of yes against no for each pair, in batches of similar length."""
         logits = [0.0] * len(pairs)
-        order = sorted(range(len(pairs)), key=lambda place: len(pairs[place].inputs["input_ids"]))
-        for places in batches(order, AT_ONCE):
-            inputs = send_to_device(self.batch([pairs[place] for place in places]), device_of(self.model))
-            for place, logit in zip(places, self.model(inputs)["logits"].float().tolist(), strict=True):
-                logits[place] = logit
+        order = sorted(range(len(pairs)), key=lambda index: len(pairs[index].inputs["input_ids"]))
+        for indices in batches(order, BATCH_SIZE):
+            inputs = send_to_device(self.batch([pairs[index] for index in indices]), device_of(self.model))
+            for index, logit in zip(indices, self.model(inputs)["logits"].float().tolist(), strict=True):
+                logits[index] = logit
         return logits
 
 
 class CaptionStage:
-    """Fills ``visible`` and ``visible_score``. ``refer``: parts of the referring expression."""
+    """Fills ``visible`` and ``visible_score``. ``query_fields``: parts of the referring expression."""
 
-    def __init__(self, reader: CaptionReader, captions: Captions, refer: Sequence[str], decision: Decision):
+    def __init__(self, reader: CaptionScorer, captions: Captions, query_fields: Sequence[str], decision: DecisionRule):
         self.reader = reader
         self.captions = captions
-        self.refer = tuple(refer)
+        self.query_fields = tuple(query_fields)
         self.decision = decision
-        self.parameters = sum(value.numel() for value in reader.model.parameters())
+        self.num_parameters = count_parameters(reader.model)
 
-    def __call__(self, samples: Sequence[Sample], drafts: Sequence[Prediction]) -> list[Prediction]:
-        filled, judged = list(drafts), []
-        for place, (sample, draft) in enumerate(zip(samples, drafts, strict=True)):
-            if not draft.entities:
+    def __call__(self, samples: Sequence[Sample], partials: Sequence[Prediction]) -> list[Prediction]:
+        filled, judged = list(partials), []
+        for index, (sample, partial) in enumerate(zip(samples, partials, strict=True)):
+            if not partial.entities:
                 continue
             caption = self.captions.of(sample)
             if caption:
-                judged.append((place, *self._pairs(caption, draft)))
+                judged.append((index, *self._pairs(caption, partial)))
             else:
-                filled[place] = with_nothing_visible(draft, f"{STAGE}: no caption of the post's picture")
+                filled[index] = with_nothing_visible(partial, f"{STAGE}: no caption of the post's picture")
         logits = iter(self.reader.logits([pair for _, pairs, _ in judged for pair in pairs]))
-        for place, pairs, notes in judged:
+        for index, pairs, notes in judged:
             own = [next(logits) for _ in pairs]
-            filled[place] = with_decisions(filled[place], self.decision, own, notes)
+            filled[index] = with_decisions(filled[index], self.decision, own, notes)
         return filled
 
-    def _pairs(self, caption: str, draft: Prediction) -> tuple[list[Pair], list[str]]:
+    def _pairs(self, caption: str, partial: Prediction) -> tuple[list[CaptionPair], list[str]]:
         """A pair for each entity, and what is to be noted."""
-        texts, notes = referred(draft.entities, self.refer)
+        texts, notes = query_texts(partial.entities, self.query_fields)
         pairs, cut = zip(*(self.reader.pair(caption, text) for text in texts), strict=True)
         return list(pairs), [f"{STAGE}: {note}" for note in (*notes, *filter(None, cut))]
 
@@ -161,26 +164,26 @@ class CaptionEntailment(Entailment):
     """A trained cross-encoder. ``checkpoint`` is the folder that ``rivegs train`` wrote, ``types`` what it must know.
 
     ``captions`` are what ``rivegs_mllm.store.captions.Captions`` reads: stores and files, the earlier first.
-    ``refer`` is the parts of the referring expression, null for those that it was trained with.
+    ``query_fields`` is the parts of the referring expression, null for those that it was trained with.
     """
 
     checkpoint: Path
     captions: list[Path]
-    refer: list[str] | None = None
-    decision: Decision = field(default_factory=Decision)
+    query_fields: list[str] | None = None
+    decision: DecisionRule = field(default_factory=DecisionRule)
     types: list[str] = field(default_factory=lambda: list(TYPES))
     SEES_GOLD: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        if self.refer is not None:
-            check_parts(self.refer)
+        if self.query_fields is not None:
+            check_parts(self.query_fields)
 
-    def needs(self) -> Sequence[str]:
-        """Expressions, where they are referred by."""
-        return needed(self._parts())
+    def requires(self) -> Sequence[str]:
+        """The expressions, where the queries contain them."""
+        return slots_required_by(self._parts())
 
     def load(self, folder: Path) -> Stage:
-        """The stage, on the GPU where there is one. Raises StageError for a folder that is not whole."""
+        """The stage, on the GPU where there is one. Raises StageError for a folder that is incomplete."""
         settings = self._card().settings
         try:
             model = CrossEncoder(bare_encoder(self.checkpoint), settings["dropout"])
@@ -188,14 +191,14 @@ class CaptionEntailment(Entailment):
             tokenizer = load_tokenizer(self.checkpoint)
         except (RuntimeError, OSError, ValueError, SafetensorError) as error:
             raise StageError(f"{STAGE}: {self.checkpoint} is damaged: {error}; train the stage again") from None
-        reader = CaptionReader(model.to(best_device()).eval(), tokenizer, settings["max_length"])
+        reader = CaptionScorer(model.to(best_device()).eval(), tokenizer, settings["max_length"])
         return CaptionStage(reader, Captions(self.captions), self._parts(), self.decision)
 
-    def _card(self) -> Card:
-        return read_card(self.checkpoint, STAGE, "caption", self.types, CaptionTraining)
+    def _card(self) -> StageMetadata:
+        return read_metadata(self.checkpoint, STAGE, "caption", self.types, CaptionTraining)
 
     def _parts(self) -> Sequence[str]:
-        return self.refer or self._card().settings["refer"]
+        return self.query_fields or self._card().settings["query_fields"]
 
 
 # Its training
@@ -207,58 +210,58 @@ class CaptionTraining(TrainableStage):
     """How the cross-encoder is trained: one row an entity of a post with a caption.
 
     ``encoder`` is what ``rivegs_mllm.models.text_encoders.load_encoder`` takes, ``captions`` what
-    ``rivegs_mllm.store.captions.Captions`` reads, those of all splits. ``refer`` is the parts of the referring
-    expression. ``head_rate`` is the learning rate of the linear layer, null for that of the encoder.
+    ``rivegs_mllm.store.captions.Captions`` reads, those of all splits. ``query_fields`` is the parts of the referring
+    expression. ``head_learning_rate`` is the learning rate of the linear layer, null for that of the encoder.
     """
 
     encoder: str
     captions: list[Path]
     revision: str | None = None
-    refer: list[str] = field(default_factory=all_parts)
-    expressions: Wordings = field(default_factory=Wordings)
+    query_fields: list[str] = field(default_factory=all_parts)
+    expressions: ExpressionVariants = field(default_factory=ExpressionVariants)
     max_length: TokenCount = 256
-    head_rate: PositiveFloat | None = None
+    head_learning_rate: PositiveFloat | None = None
     dropout: Dropout = 0.1
 
     def __post_init__(self) -> None:
-        check_parts(self.refer)
-        self.expressions.check(self.refer)
+        check_parts(self.query_fields)
+        self.expressions.check(self.query_fields)
 
     def prepare(self, data: StageData) -> Trainable:
         """The cross-encoder, its head untrained, and its rows."""
         captions = Captions(self.captions)
         said = {sample.id: captions.of(sample) for sample in data.train}
         views = self._captioned(data, said)
-        entities = self.expressions.variants(views, self.refer)
-        texts = [list(dict.fromkeys(referred(own, self.refer)[0])) for own in entities]
+        entities = self.expressions.variants(views, self.query_fields)
+        texts = [list(dict.fromkeys(query_texts(own, self.query_fields)[0])) for own in entities]
         corpus = [*(text for own in texts for text in own), *said.values()]
         encoder, tokenizer = load_encoder(self.encoder, self.revision, corpus)
-        reader = CaptionReader(CrossEncoder(encoder, self.dropout), tokenizer, self.max_length)
-        rows = MultiVariantDataset(_pairs(views, texts, said, reader), self.expressions.how, data.seed)
-        stage = CaptionStage(reader, captions, self.refer, Decision())
+        reader = CaptionScorer(CrossEncoder(encoder, self.dropout), tokenizer, self.max_length)
+        rows = MultiVariantDataset(_pairs(views, texts, said, reader), self.expressions.strategy, data.seed)
+        stage = CaptionStage(reader, captions, self.query_fields, DecisionRule())
 
-        def collate(pairs: Sequence[Pair]) -> dict:
+        def collate(pairs: Sequence[CaptionPair]) -> dict:
             labels = torch.tensor([pair.visible for pair in pairs], dtype=torch.float32)
             return {"inputs": reader.batch(pairs), "labels": labels}
 
         def save(folder: Path) -> None:
             encoder.config.save_pretrained(folder)
             tokenizer.save_pretrained(folder)
-            save_file({name: value.contiguous() for name, value in reader.model.state_dict().items()}, folder / WEIGHTS)
+            save_weights(reader.model, folder / WEIGHTS)
 
         return Trainable(
             model=reader.model,
             train=rows,
             lengths=rows.lengths(lambda pair: len(pair.inputs["input_ids"])),
             collate=collate,
-            evaluate=lambda samples: entailment_figures(stage, self.expressions.first(samples)),
+            evaluate=lambda samples: entailment_metrics(stage, self.expressions.first(samples)),
             save=save,
-            rates={} if self.head_rate is None else {"head.": self.head_rate},
+            rates={} if self.head_learning_rate is None else {"head.": self.head_learning_rate},
         )
 
     def _captioned(self, data: StageData, captions: Mapping[str, str]) -> list[EntailmentRow]:
         """The entities of posts with a caption. Prints how many others there are."""
-        views = entailment_view(data.train)
+        views = entailment_rows(data.train)
         captioned = [view for view in views if captions[view.id]]
         if len({view.visible for view in captioned}) < 2:
             raise UserError(
@@ -271,8 +274,8 @@ class CaptionTraining(TrainableStage):
 
 
 def _pairs(
-    views: Sequence[EntailmentRow], texts: Sequence[Sequence[str]], captions: Mapping[str, str], reader: CaptionReader
-) -> list[list[Pair]]:
+    views: Sequence[EntailmentRow], texts: Sequence[Sequence[str]], captions: Mapping[str, str], reader: CaptionScorer
+) -> list[list[CaptionPair]]:
     """A pair for each text of an entity. Prints what is cut."""
     read = [[reader.pair(captions[view.id], text) for text in own] for view, own in zip(views, texts, strict=True)]
     cut = [note for own in read for _, note in own if note]

@@ -14,74 +14,76 @@ from typing import ClassVar
 import draccus
 
 from rivegs_mllm.cascade.base import Stage, StageError
-from rivegs_mllm.cascade.checkpoint import FILE_NAME, Card, read_card
+from rivegs_mllm.cascade.checkpoint import METADATA_FILE, StageMetadata, read_metadata
 from rivegs_mllm.cascade.entailment.base import (
-    Decision,
+    DecisionRule,
     Entailment,
-    entailment_figures,
-    referred,
+    entailment_metrics,
+    query_texts,
     with_decisions,
     with_nothing_visible,
 )
-from rivegs_mllm.cascade.entailment.scorer import Batch, Judge, JudgeRecipe, fitting
-from rivegs_mllm.cascade.expressions import Wordings
-from rivegs_mllm.cascade.referring import all_parts, check_parts, needed
-from rivegs_mllm.cascade.rows import entailment_view
+from rivegs_mllm.cascade.entailment.scorer import Batch, ScorerRecipe, VisibilityScorer, truncate_texts
+from rivegs_mllm.cascade.expressions import ExpressionVariants
+from rivegs_mllm.cascade.referring import all_parts, check_parts, entity_names, slots_required_by
+from rivegs_mllm.cascade.rows import entailment_rows
 from rivegs_mllm.cascade.training import StageData, Trainable, TrainableStage
 from rivegs_mllm.data.batching import batches
 from rivegs_mllm.data.foreign import loading
 from rivegs_mllm.data.images import GLANCE, PictureError, open_for_model
 from rivegs_mllm.data.progress import track
+from rivegs_mllm.models.device import count_parameters
 from rivegs_mllm.training.sampling import MultiVariantDataset
-from rivegs_mllm.types import TYPES, Entity, Prediction, Sample, UserError
+from rivegs_mllm.types import TYPES, Prediction, Sample, UserError
 
 STAGE = "entailment (classifier)"
-AT_ONCE = 32
-"""How many pictures are looked at together before training."""
+BATCH_SIZE = 32
+"""Pictures encoded in a batch before training."""
 
 
 class ClassifierStage:
     """Fills ``visible`` and ``visible_score``. A picture is opened once for all entities of its post.
 
-    ``refer`` is the parts of the referring expression, ``folder`` what pictures are relative to.
+    ``query_fields`` is the parts of the referring expression, ``folder`` what pictures are relative to.
     """
 
-    def __init__(self, judge: Judge, refer: Sequence[str], decision: Decision, folder: Path):
-        self.judge = judge
-        self.refer = tuple(refer)
+    def __init__(self, scorer: VisibilityScorer, query_fields: Sequence[str], decision: DecisionRule, folder: Path):
+        self.scorer = scorer
+        self.query_fields = tuple(query_fields)
         self.decision = decision
         self.folder = folder
-        self.parameters = sum(value.numel() for value in judge.model.parameters())
+        self.num_parameters = count_parameters(scorer.model)
 
-    def __call__(self, samples: Sequence[Sample], drafts: Sequence[Prediction]) -> list[Prediction]:
-        filled, images, places = list(drafts), [], []
-        for place, (sample, draft) in enumerate(zip(samples, drafts, strict=True)):
-            if not draft.entities:
+    def __call__(self, samples: Sequence[Sample], partials: Sequence[Prediction]) -> list[Prediction]:
+        filled, images, indices = list(partials), [], []
+        for index, (sample, partial) in enumerate(zip(samples, partials, strict=True)):
+            if not partial.entities:
                 continue
             try:
                 if not sample.image:
                     raise PictureError("the post has none")
                 images.append(open_for_model(self.folder / sample.image, GLANCE))
-                places.append(place)
+                indices.append(index)
             except PictureError as error:
-                filled[place] = with_nothing_visible(draft, f"{STAGE}: no picture: {error}")
-        if places:
-            self._judge(filled, places, self.judge.look(images))
+                filled[index] = with_nothing_visible(partial, f"{STAGE}: no picture: {error}")
+        if indices:
+            self._score(filled, indices, self.scorer.encode_images(images))
         return filled
 
-    def _judge(self, drafts: list[Prediction], places: Sequence[int], looks: Sequence) -> None:
-        """Decides on the entities of the drafts at ``places``, in place; ``looks`` are at their pictures."""
-        texts, owner, notes = [], [], []
-        for number, place in enumerate(places):
-            asked, unnamed = referred(drafts[place].entities, self.refer)
-            short, cut = fitting(self.judge, asked)
+    def _score(self, partials: list[Prediction], indices: Sequence[int], encoded: Sequence) -> None:
+        """Decides on the entities of the partial predictions at ``places``, in place; ``encoded`` are at their
+        pictures."""
+        texts, image_index, notes = [], [], []
+        for number, index in enumerate(indices):
+            asked, drop_mentions = query_texts(partials[index].entities, self.query_fields)
+            short, cut = truncate_texts(self.scorer, asked)
             texts += short
-            owner += [number] * len(short)
-            notes.append([f"{STAGE}: {note}" for note in (*unnamed, *cut)])
-        logits = self.judge.logits(looks, owner, texts).tolist()
-        for number, place in enumerate(places):
-            own = [logit for logit, whose in zip(logits, owner, strict=True) if whose == number]
-            drafts[place] = with_decisions(drafts[place], self.decision, own, notes[number])
+            image_index += [number] * len(short)
+            notes.append([f"{STAGE}: {note}" for note in (*drop_mentions, *cut)])
+        logits = self.scorer.logits(encoded, image_index, texts).tolist()
+        for number, index in enumerate(indices):
+            own = [logit for logit, whose in zip(logits, image_index, strict=True) if whose == number]
+            partials[index] = with_decisions(partials[index], self.decision, own, notes[number])
 
 
 @Entailment.register_subclass("classifier")
@@ -89,45 +91,45 @@ class ClassifierStage:
 class ClassifierEntailment(Entailment):
     """A trained classifier. ``checkpoint`` is the folder that ``rivegs train`` wrote, ``types`` what it must know.
 
-    ``refer`` is the parts of the referring expression, null for those that it was trained with.
+    ``query_fields`` is the parts of the referring expression, null for those that it was trained with.
     """
 
     checkpoint: Path
-    refer: list[str] | None = None
-    decision: Decision = field(default_factory=Decision)
+    query_fields: list[str] | None = None
+    decision: DecisionRule = field(default_factory=DecisionRule)
     types: list[str] = field(default_factory=lambda: list(TYPES))
     SEES_GOLD: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        if self.refer is not None:
-            check_parts(self.refer)
+        if self.query_fields is not None:
+            check_parts(self.query_fields)
 
-    def needs(self) -> Sequence[str]:
-        """Expressions, where they are referred by."""
-        return needed(self._parts())
+    def requires(self) -> Sequence[str]:
+        """The expressions, where the queries contain them."""
+        return slots_required_by(self._parts())
 
     def load(self, folder: Path) -> Stage:
-        """The stage, on the GPU where there is one. Raises StageError for a folder that is not whole."""
-        judge = self._judge().load(self.checkpoint)
-        return ClassifierStage(judge, self._parts(), self.decision, folder)
+        """The stage, on the GPU where there is one. Raises StageError for a folder that is incomplete."""
+        scorer = self._score().load(self.checkpoint)
+        return ClassifierStage(scorer, self._parts(), self.decision, folder)
 
-    def _judge(self) -> JudgeRecipe:
-        """The judge that the card says was trained. Raises StageError where it cannot be made of that."""
-        with loading(f"{STAGE}: {self.checkpoint / FILE_NAME}: settings.model", StageError):
-            return draccus.decode(JudgeRecipe, self._card().settings["model"])
+    def _score(self) -> ScorerRecipe:
+        """The scorer that the metadata describe. Raises StageError where they cannot be used."""
+        with loading(f"{STAGE}: {self.checkpoint / METADATA_FILE}: settings.model", StageError):
+            return draccus.decode(ScorerRecipe, self._card().settings["model"])
 
-    def _card(self) -> Card:
-        return read_card(self.checkpoint, STAGE, "classifier", self.types, ClassifierTraining)
+    def _card(self) -> StageMetadata:
+        return read_metadata(self.checkpoint, STAGE, "classifier", self.types, ClassifierTraining)
 
     def _parts(self) -> Sequence[str]:
-        return self.refer or self._card().settings["refer"]
+        return self.query_fields or self._card().settings["query_fields"]
 
 
 # Its training
 
 
 @dataclass(frozen=True)
-class Row:
+class EntailmentExample:
     """A gold entity and the text that is asked about it. ``spoken``: all names that the picture's posts speak of."""
 
     image: Path
@@ -140,35 +142,35 @@ class Row:
 @TrainableStage.register_subclass("classifier")
 @dataclass
 class ClassifierTraining(TrainableStage):
-    """How the classifier is trained: one row an entity. ``refer`` is the parts of the referring expression."""
+    """How the classifier is trained: one row an entity. ``query_fields`` is the parts of the referring expression."""
 
-    model: JudgeRecipe
-    refer: list[str] = field(default_factory=all_parts)
-    expressions: Wordings = field(default_factory=Wordings)
+    model: ScorerRecipe
+    query_fields: list[str] = field(default_factory=all_parts)
+    expressions: ExpressionVariants = field(default_factory=ExpressionVariants)
 
     def __post_init__(self) -> None:
-        check_parts(self.refer)
-        self.expressions.check(self.refer)
+        check_parts(self.query_fields)
+        self.expressions.check(self.query_fields)
 
     def prepare(self, data: StageData) -> Trainable:
         """The classifier, its head untrained, and its rows: the gold entities of posts with a picture."""
         data = data.with_checked_pictures()
-        judge = self.model.build()
-        rows = MultiVariantDataset(self._rows(data, judge), self.expressions.how, data.seed)
-        seen = _looked_at(rows.variants, judge) if judge.looks_once else {}
-        stage = ClassifierStage(judge, self.refer, Decision(), data.folder)
+        scorer = self.model.build()
+        rows = MultiVariantDataset(self._rows(data, scorer), self.expressions.strategy, data.seed)
+        seen = _looked_at(rows.variants, scorer) if scorer.cacheable else {}
+        stage = ClassifierStage(scorer, self.query_fields, DecisionRule(), data.folder)
         return Trainable(
-            model=judge.model,
+            model=scorer.model,
             train=rows,
             lengths=rows.lengths(lambda row: len(row.text)),
-            collate=lambda batch: collate(batch, judge, seen),
-            evaluate=lambda samples: entailment_figures(stage, self.expressions.first(samples)),
-            save=judge.save,
+            collate=lambda batch: collate(batch, scorer, seen),
+            evaluate=lambda samples: entailment_metrics(stage, self.expressions.first(samples)),
+            save=scorer.save,
         )
 
-    def _rows(self, data: StageData, judge: Judge) -> list[list[Row]]:
+    def _rows(self, data: StageData, scorer: VisibilityScorer) -> list[list[EntailmentExample]]:
         """A row an entity, and its variants. Prints what is left out or cut."""
-        views = entailment_view(data.train)
+        views = entailment_rows(data.train)
         shown = [view for view in views if view.image]
         if len(shown) < len(views):
             print(f"{STAGE}: {len(views) - len(shown)} of {len(views)} entities are of posts without picture: left out")
@@ -179,43 +181,38 @@ class ClassifierTraining(TrainableStage):
             )
         spoken: dict[str, frozenset[str]] = {}
         for view in shown:
-            spoken[view.image] = spoken.get(view.image, frozenset()) | _names(view.entity)
+            spoken[view.image] = spoken.get(view.image, frozenset()) | entity_names(view.entity)
         rows, cut = [], []
-        for view, entities in zip(shown, self.expressions.variants(shown, self.refer), strict=True):
-            texts, notes = fitting(judge, list(dict.fromkeys(referred(entities, self.refer)[0])))
+        for view, entities in zip(shown, self.expressions.variants(shown, self.query_fields), strict=True):
+            texts, notes = truncate_texts(scorer, list(dict.fromkeys(query_texts(entities, self.query_fields)[0])))
             cut += notes
-            image, names = data.folder / view.image, _names(view.entity)
-            rows.append([Row(image, text, view.visible, names, spoken[view.image]) for text in texts])
+            image, names = data.folder / view.image, entity_names(view.entity)
+            rows.append([EntailmentExample(image, text, view.visible, names, spoken[view.image]) for text in texts])
         if cut:
             print(f"{STAGE}: {len(cut)} texts are too long, the first: {cut[0]}")
         return rows
 
 
-def _looked_at(rows: Sequence[Sequence[Row]], judge: Judge) -> dict[Path, object]:
-    """The judge's looks at all pictures of the rows."""
-    looks: dict[Path, object] = {}
+def _looked_at(rows: Sequence[Sequence[EntailmentExample]], scorer: VisibilityScorer) -> dict[Path, object]:
+    """All pictures of the rows, encoded."""
+    encoded: dict[Path, object] = {}
     paths = list(dict.fromkeys(variants[0].image for variants in rows))
-    for some in track(list(batches(paths, AT_ONCE)), "pictures"):
-        looks.update(zip(some, judge.look([open_for_model(path, GLANCE) for path in some]), strict=True))
-    return looks
+    for batch in track(list(batches(paths, BATCH_SIZE)), "pictures"):
+        encoded.update(zip(batch, scorer.encode_images([open_for_model(path, GLANCE) for path in batch]), strict=True))
+    return encoded
 
 
-def collate(rows: Sequence[Row], judge: Judge, seen: Mapping[Path, object]) -> Batch:
-    """A batch to learn from, each picture in it once; those not among ``seen`` are opened."""
+def collate(rows: Sequence[EntailmentExample], scorer: VisibilityScorer, seen: Mapping[Path, object]) -> Batch:
+    """A batch to train on, each picture in it once; those not among ``seen`` are opened."""
     paths = list(dict.fromkeys(row.image for row in rows))
     new = [path for path in paths if path not in seen]
-    fresh = judge.look([open_for_model(path, GLANCE) for path in new]) if new else []
-    looks = {**seen, **dict(zip(new, fresh, strict=True))}
+    fresh = scorer.encode_images([open_for_model(path, GLANCE) for path in new]) if new else []
+    encoded = {**seen, **dict(zip(new, fresh, strict=True))}
     spoken = {row.image: row.spoken for row in rows}
-    return judge.learn(
-        [looks[path] for path in paths],
+    return scorer.training_batch(
+        [encoded[path] for path in paths],
         [paths.index(row.image) for row in rows],
         [row.text for row in rows],
         [row.visible for row in rows],
         [[not row.names & spoken[path] for path in paths] for row in rows],
     )
-
-
-def _names(entity: Entity) -> frozenset[str]:
-    """What tells that two entities are one."""
-    return frozenset({entity.text.lower(), entity.expression} - {""})

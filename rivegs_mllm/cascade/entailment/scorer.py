@@ -1,4 +1,4 @@
-"""What judges whether a picture shows what a text says: the contract of the classifier's models."""
+"""Models that score whether a picture shows what a text describes: the contract of the entailment classifier."""
 
 from __future__ import annotations
 
@@ -16,86 +16,82 @@ from transformers import PreTrainedTokenizerBase
 
 from rivegs_mllm.models.plain_text import shorten
 
-Look = TypeVar("Look")
+Encoded = TypeVar("Encoded")
 Batch = dict[str, object]
-"""Arguments of a judge's model by name: tensors, or dicts of tensors."""
+"""Arguments of a scorer's model by name: tensors, or dicts of tensors."""
 
-NARROWEST = 20
+MAX_ASPECT_RATIO = 20
 
 
-class Judge(Protocol[Look]):
-    """A model with its processor. Pairs are of a text and one of several pictures, ``owner`` says which of them.
+class VisibilityScorer(Protocol[Encoded]):
+    """A model with its processor. Pairs are of a text and one of several pictures, ``image_index`` says which of them.
 
-    ``model(**batch)`` gives a dict (or a transformers output) with ``loss`` on what ``learn`` made. ``room`` is how
-    many tokens of ``tokenizer``, special ones included, are read of a text. ``looks_once``: looks do not change in
-    training, so that those at the training pictures can be kept.
+    ``model(**batch)`` gives a dict (or a transformers output) with ``loss`` for a batch of ``training_batch``. A text
+    is truncated to ``max_tokens`` of ``tokenizer``, special ones included. ``cacheable``: the encoded pictures do not
+    change in training, so that each training picture is encoded once.
     """
 
     model: nn.Module
     tokenizer: PreTrainedTokenizerBase
-    room: int
-    looks_once: bool
+    max_tokens: int
+    cacheable: bool
 
-    def look(self, images: Sequence[Image.Image]) -> list[Look]:
-        """What is kept of upright pictures until they are paired."""
+    def encode_images(self, images: Sequence[Image.Image]) -> list[Encoded]:
+        """Upright pictures encoded as far as that does not depend on the text."""
 
-    def learn(
+    def training_batch(
         self,
-        looks: Sequence[Look],
-        owner: Sequence[int],
+        encoded: Sequence[Encoded],
+        image_index: Sequence[int],
         texts: Sequence[str],
         visible: Sequence[bool],
-        rivals: Sequence[Sequence[bool]],
+        negative_mask: Sequence[Sequence[bool]],
     ) -> Batch:
-        """A batch to train on; ``rivals[text][picture]``: the picture's post does not speak of the text's entity."""
+        """A batch to train on. ``negative_mask[text][picture]``: the picture's post does not name the text's entity."""
 
-    def logits(self, looks: Sequence[Look], owner: Sequence[int], texts: Sequence[str]) -> torch.Tensor:
+    def logits(self, encoded: Sequence[Encoded], image_index: Sequence[int], texts: Sequence[str]) -> torch.Tensor:
         """(texts,): the logit of yes against no for each pair, in float32 on the CPU."""
 
     def save(self, folder: Path) -> None:
-        """Writes what ``JudgeRecipe.load`` loads."""
+        """Writes what ``ScorerRecipe.load`` loads."""
 
 
-class JudgeRecipe(draccus.PluginRegistry, abc.ABC, discover_packages_path="rivegs_mllm.cascade"):
+class ScorerRecipe(draccus.PluginRegistry, abc.ABC, discover_packages_path="rivegs_mllm.cascade"):
     """The settings of a classifier's model, chosen by ``type:``."""
 
     @abc.abstractmethod
-    def build(self) -> Judge:
-        """The model as it is before it is trained to judge. Raises UserError where it is not there or does not fit."""
+    def build(self) -> VisibilityScorer:
+        """The model before it is trained. Raises UserError where it is not there or does not fit."""
 
     @abc.abstractmethod
-    def load(self, folder: Path) -> Judge:
-        """What ``Judge.save`` wrote, on the GPU where there is one. Raises StageError for a folder that is damaged."""
+    def load(self, folder: Path) -> VisibilityScorer:
+        """What ``VisibilityScorer.save`` wrote, on the GPU where there is one. Raises StageError for a folder that is
+        damaged."""
 
 
-def outcome(logits: torch.Tensor, labels: torch.Tensor | None) -> dict[str, torch.Tensor]:
+def with_bce_loss(logits: torch.Tensor, labels: torch.Tensor | None) -> dict[str, torch.Tensor]:
     """``logits`` (pairs,) and, with ``labels`` (pairs,) of 0 and 1, their mean cross-entropy as ``loss``."""
     if labels is None:
         return {"logits": logits}
     return {"logits": logits, "loss": F.binary_cross_entropy_with_logits(logits.float(), labels)}
 
 
-def fitting(judge: Judge, texts: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The texts, those that the judge has no room for cut behind a word; and, in words, which were."""
-    short = [shorten(judge.tokenizer, text, judge.room) for text in texts]
+def truncate_texts(scorer: VisibilityScorer, texts: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The texts, each truncated at a word to ``max_tokens``; and a note on each that was."""
+    short = [shorten(scorer.tokenizer, text, scorer.max_tokens) for text in texts]
     notes = [
-        f"{text!r} is longer than {judge.room} tokens and was cut to {kept!r}"
+        f"{text!r} is longer than {scorer.max_tokens} tokens and was cut to {kept!r}"
         for text, kept in zip(texts, short, strict=True)
         if kept != text
     ]
     return short, notes
 
 
-def not_too_narrow(image: Image.Image) -> Image.Image:
-    """The picture, grey bars beside it where one side is over NARROWEST times the other: processors of ViLT and
+def pad_narrow(image: Image.Image) -> Image.Image:
+    """The picture, grey bars beside it where one side is over MAX_ASPECT_RATIO times the other: processors of ViLT and
     Qwen-VL fail there."""
     width, height = image.size
-    least = -(-max(width, height) // NARROWEST)
+    least = -(-max(width, height) // MAX_ASPECT_RATIO)
     if min(width, height) >= least:
         return image
     return ImageOps.pad(image, (max(width, least), max(height, least)), color="gray")
-
-
-def device_of(model: nn.Module) -> torch.device:
-    """Where the model's weights are."""
-    return next(model.parameters()).device

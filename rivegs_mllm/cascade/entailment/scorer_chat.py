@@ -1,4 +1,4 @@
-"""The judge ``chat``: a chat model is asked whether the picture shows it, and the logits of yes and no are compared."""
+"""The scorer ``chat``: a chat model is asked whether the picture shows it; the logits of yes and no are compared."""
 
 from __future__ import annotations
 
@@ -14,23 +14,24 @@ from transformers import AutoProcessor, ProcessorMixin
 
 from rivegs_mllm.answer.serialization import NO, YES, Piece, escape
 from rivegs_mllm.cascade.base import StageError
-from rivegs_mllm.cascade.entailment.scorer import Batch, JudgeRecipe, device_of, not_too_narrow
+from rivegs_mllm.cascade.entailment.scorer import Batch, ScorerRecipe, pad_narrow
 from rivegs_mllm.config.schema import ModelRecipe
 from rivegs_mllm.models.adapter import load_adapter_weights
 from rivegs_mllm.models.base_model import check_decision_tokens, load_model, load_processor
 from rivegs_mllm.models.batching import SampleEncoder
-from rivegs_mllm.models.device import best_device
+from rivegs_mllm.models.device import best_device, device_of
 from rivegs_mllm.training.dataset import Collator
 from rivegs_mllm.types import UserError
 
 QUESTION = "Does the picture show {entity}? Answer yes or no."
 
 
-class ChatJudge:
-    """A ``Judge`` by question and answer. A picture is opened once for all its entities, and read anew for each."""
+class ChatScorer:
+    """A ``VisibilityScorer`` by question and answer. A picture is opened once for all its entities, and encoded again
+    for each."""
 
-    looks_once = False
-    room = 256
+    cacheable = False
+    max_tokens = 256
 
     def __init__(self, model: PeftModel, processor: ProcessorMixin, question: str):
         self.model = model
@@ -41,25 +42,25 @@ class ChatJudge:
         self.collate = Collator(self.encoder, keep_vision=False)
         self.yes, self.no = check_decision_tokens(processor.tokenizer)
 
-    def look(self, images: Sequence[Image.Image]) -> list[Image.Image]:
+    def encode_images(self, images: Sequence[Image.Image]) -> list[Image.Image]:
         """The pictures themselves."""
-        return [not_too_narrow(image) for image in images]
+        return [pad_narrow(image) for image in images]
 
-    def learn(
+    def training_batch(
         self,
-        looks: Sequence[Image.Image],
-        owner: Sequence[int],
+        encoded: Sequence[Image.Image],
+        image_index: Sequence[int],
         texts: Sequence[str],
         visible: Sequence[bool],
-        rivals: Sequence[Sequence[bool]],
+        negative_mask: Sequence[Sequence[bool]],
     ) -> Batch:
-        """See ``Judge.learn``; the loss is that of the answer's one token."""
-        return self._batch(looks, owner, texts, [(Piece("visible", YES if own else NO),) for own in visible])
+        """See ``VisibilityScorer.training_batch``; the loss is that of the answer's one token."""
+        return self._batch(encoded, image_index, texts, [(Piece("visible", YES if own else NO),) for own in visible])
 
     @torch.inference_mode()
-    def logits(self, looks: Sequence[Image.Image], owner: Sequence[int], texts: Sequence[str]) -> torch.Tensor:
-        """See ``Judge.logits``."""
-        batch = self._batch(looks, owner, texts, [()] * len(texts))
+    def logits(self, encoded: Sequence[Image.Image], image_index: Sequence[int], texts: Sequence[str]) -> torch.Tensor:
+        """See ``VisibilityScorer.logits``."""
+        batch = self._batch(encoded, image_index, texts, [()] * len(texts))
         del batch["labels"]
         last = self.model(**send_to_device(batch, device_of(self.model))).logits[:, -1].float().cpu()
         return last[:, self.yes] - last[:, self.no]
@@ -71,24 +72,24 @@ class ChatJudge:
 
     def _batch(
         self,
-        looks: Sequence[Image.Image],
-        owner: Sequence[int],
+        encoded: Sequence[Image.Image],
+        image_index: Sequence[int],
         texts: Sequence[str],
         answers: Sequence[tuple[Piece, ...]],
     ) -> Batch:
         rows = []
-        for place, text, answer in zip(owner, texts, answers, strict=True):
+        for index, text, answer in zip(image_index, texts, answers, strict=True):
             asked = self.question.format(entity=escape(text))
             turns = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": asked}]}]
-            rows.append({**self.encoder.prompt(turns, looks[place]), **self.encoder.answer(answer, end=False)})
+            rows.append({**self.encoder.prompt(turns, encoded[index]), **self.encoder.answer(answer, end=False)})
         batch = self.collate(rows)
         del batch["weights"]
         return {**batch, "logits_to_keep": batch["labels"].shape[1]}
 
 
-@JudgeRecipe.register_subclass("chat")
+@ScorerRecipe.register_subclass("chat")
 @dataclass
-class ChatRecipe(JudgeRecipe):
+class ChatScorerRecipe(ScorerRecipe):
     """``base`` is a model as of an end-to-end recipe, ``lora`` the adapter that is trained.
 
     ``question`` has ``{entity}`` where the referring expression comes in.
@@ -102,18 +103,18 @@ class ChatRecipe(JudgeRecipe):
         if "{entity}" not in self.question:
             raise UserError("model.question: has no {entity} where the referring expression could come in")
         if self.base.quantization is not None:
-            raise UserError("model.base.quantization: a judge is trained on a base that is not quantized; say null")
+            raise UserError("model.base.quantization: a scorer is trained on a base that is not quantized; say null")
 
-    def build(self) -> ChatJudge:
+    def build(self) -> ChatScorer:
         """The base, with an adapter that does nothing yet."""
         processor = load_processor(self.base)
-        return ChatJudge(get_peft_model(load_model(self.base), self.lora), processor, self.question)
+        return ChatScorer(get_peft_model(load_model(self.base), self.lora), processor, self.question)
 
-    def load(self, folder: Path) -> ChatJudge:
-        """See ``JudgeRecipe.load``."""
+    def load(self, folder: Path) -> ChatScorer:
+        """See ``ScorerRecipe.load``."""
         try:
             processor = AutoProcessor.from_pretrained(folder)
             model = load_adapter_weights(load_model(self.base), folder)
         except (OSError, ValueError) as error:
             raise StageError(f"entailment (classifier): {folder} is damaged: {error}; train the stage again") from None
-        return ChatJudge(model.to(best_device()).eval(), processor, self.question)
+        return ChatScorer(model.to(best_device()).eval(), processor, self.question)

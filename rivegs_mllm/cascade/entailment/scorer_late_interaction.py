@@ -1,6 +1,6 @@
-"""The judge ``cells``: how well the best cell of a picture fits the text, over a frozen vision tower.
+"""The scorer ``patches``: how well the best patch of a picture fits the text, over a frozen vision tower.
 
-The small judge of the demo, and one for any Qwen-VL base: all that is trained is the matching (``late_interaction``).
+The small scorer of the demo, and one for any Qwen-VL base: all that is trained is the matching (``late_interaction``).
 Beside the labels it learns from the other pictures of a batch: a text of something visible fits its own picture better
 than those of posts that do not speak of it (InfoNCE, arXiv 1807.03748).
 """
@@ -16,13 +16,13 @@ import torch
 from accelerate.utils import send_to_device
 from PIL import Image
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
 from rivegs_mllm.cascade.base import StageError
-from rivegs_mllm.cascade.entailment.scorer import Batch, JudgeRecipe, device_of, not_too_narrow, outcome
+from rivegs_mllm.cascade.entailment.scorer import Batch, ScorerRecipe, pad_narrow, with_bce_loss
 from rivegs_mllm.config.bounds import Bounds, NonNegativeFloat, Side
-from rivegs_mllm.models.device import best_device
+from rivegs_mllm.models.device import best_device, device_of
 from rivegs_mllm.models.late_interaction import (
     MASKED_SCORE,
     LateInteractionScorer,
@@ -30,13 +30,14 @@ from rivegs_mllm.models.late_interaction import (
     VisionEncoder,
     pad_pairs,
 )
+from rivegs_mllm.published.weights import save_weights
 
-EYES = "eyes"
+ENCODER_FOLDER = "eyes"
 WEIGHTS = "model.safetensors"
 
 
-class CellMatcher(nn.Module):
-    """The score of the best cell, moved by a learned bias, is the logit. ``contrast`` weighs the second loss."""
+class PatchMatcher(nn.Module):
+    """The score of the best patch, moved by a learned bias, is the logit. ``contrast`` weighs the second loss."""
 
     def __init__(self, words: torch.Tensor, width: int, layers: int, contrast: float):
         super().__init__()
@@ -47,94 +48,101 @@ class CellMatcher(nn.Module):
 
     def forward(
         self,
-        cells: torch.Tensor,
-        cell_mask: torch.Tensor,
+        patches: torch.Tensor,
+        patch_mask: torch.Tensor,
         words: torch.Tensor,
         word_mask: torch.Tensor,
-        owner: torch.Tensor,
+        image_index: torch.Tensor,
         labels: torch.Tensor | None = None,
-        rivals: torch.Tensor | None = None,
+        negative_mask: torch.Tensor | None = None,
     ) -> dict[str, torch.Tensor]:
-        """Pictures ``cells`` (P, C, seen) and texts ``words`` (T, W), padded as ``pad_pairs`` does; ``owner`` (T,) is
-        the text's picture. To learn, ``labels`` (T,) and ``rivals`` (T, P), which pictures are not spoken of by a
-        text's entity. Gives the ``outcome`` for each text and its own picture."""
-        best = self.match.all_pairs(cells, cell_mask, words, word_mask).amax(-1)
+        """Pictures ``patches`` (P, C, seen) and texts ``words`` (T, W), padded as ``pad_pairs`` does; ``image_index``
+        (T,) is the text's picture. To learn, ``labels`` (T,) and ``negative_mask`` (T, P), which pictures are not
+        spoken of by a text's entity. Gives what ``with_bce_loss`` does for each text and its own picture."""
+        best = self.match.all_pairs(patches, patch_mask, words, word_mask).amax(-1)
         logits = self.scale * best + self.bias
-        own = logits.gather(1, owner[:, None])
-        result = outcome(own.squeeze(1), labels)
+        own = logits.gather(1, image_index[:, None])
+        result = with_bce_loss(own.squeeze(1), labels)
         if labels is not None and labels.any():
-            among = torch.cat([own, logits.masked_fill(~rivals, MASKED_SCORE)], 1)[labels > 0]
+            among = torch.cat([own, logits.masked_fill(~negative_mask, MASKED_SCORE)], 1)[labels > 0]
             result["loss"] = result["loss"] + self.contrast * (among.logsumexp(1) - among[:, 0]).mean()
         return result
 
 
-class CellsJudge:
-    """A ``Judge`` over a frozen vision tower."""
+class PatchScorer:
+    """A ``VisibilityScorer`` over a frozen vision tower."""
 
-    looks_once = True
+    cacheable = True
 
-    def __init__(self, model: CellMatcher, eyes: VisionEncoder):
+    def __init__(self, model: PatchMatcher, vision_encoder: VisionEncoder):
         self.model = model
-        self.eyes = eyes
-        self.tokenizer = eyes.processor.tokenizer
-        self.room = LateInteractionScorer.MAX_WORDS
+        self.vision_encoder = vision_encoder
+        self.tokenizer = vision_encoder.processor.tokenizer
+        self.max_tokens = LateInteractionScorer.MAX_WORDS
 
-    def look(self, images: Sequence[Image.Image]) -> list[PatchFeatures]:
-        """The cells of each picture."""
-        return self.eyes.look([not_too_narrow(image) for image in images])
+    def encode_images(self, images: Sequence[Image.Image]) -> list[PatchFeatures]:
+        """The patches of each picture."""
+        return self.vision_encoder.encode_images([pad_narrow(image) for image in images])
 
-    def learn(
+    def training_batch(
         self,
-        looks: Sequence[PatchFeatures],
-        owner: Sequence[int],
+        encoded: Sequence[PatchFeatures],
+        image_index: Sequence[int],
         texts: Sequence[str],
         visible: Sequence[bool],
-        rivals: Sequence[Sequence[bool]],
+        negative_mask: Sequence[Sequence[bool]],
     ) -> Batch:
-        """See ``Judge.learn``."""
+        """See ``VisibilityScorer.training_batch``."""
         labels = torch.tensor(visible, dtype=torch.float32)
-        return {**self._pairs(looks, owner, texts), "labels": labels, "rivals": torch.tensor(rivals)}
+        return {
+            **self._pairs(encoded, image_index, texts),
+            "labels": labels,
+            "negative_mask": torch.tensor(negative_mask),
+        }
 
     @torch.inference_mode()
-    def logits(self, looks: Sequence[PatchFeatures], owner: Sequence[int], texts: Sequence[str]) -> torch.Tensor:
-        """See ``Judge.logits``."""
-        pairs = send_to_device(self._pairs(looks, owner, texts), device_of(self.model))
+    def logits(
+        self, encoded: Sequence[PatchFeatures], image_index: Sequence[int], texts: Sequence[str]
+    ) -> torch.Tensor:
+        """See ``VisibilityScorer.logits``."""
+        pairs = send_to_device(self._pairs(encoded, image_index, texts), device_of(self.model))
         return self.model(**pairs)["logits"].float().cpu()
 
     def save(self, folder: Path) -> None:
         """Tower, processor and what was trained."""
-        self.eyes.save(folder / EYES)
-        save_file({name: value.contiguous() for name, value in self.model.state_dict().items()}, folder / WEIGHTS)
+        self.vision_encoder.save(folder / ENCODER_FOLDER)
+        save_weights(self.model, folder / WEIGHTS)
 
-    def _pairs(self, looks: Sequence[PatchFeatures], owner: Sequence[int], texts: Sequence[str]) -> Batch:
-        return {**pad_pairs(looks, self.eyes.read(texts)), "owner": torch.tensor(owner)}
+    def _pairs(self, encoded: Sequence[PatchFeatures], image_index: Sequence[int], texts: Sequence[str]) -> Batch:
+        return {**pad_pairs(encoded, self.vision_encoder.tokenize(texts)), "image_index": torch.tensor(image_index)}
 
 
-@JudgeRecipe.register_subclass("cells")
+@ScorerRecipe.register_subclass("patches")
 @dataclass
-class CellsRecipe(JudgeRecipe):
-    """``base`` is the Qwen-VL whose vision tower it looks through: a hub id, a folder, or ``tiny``."""
+class PatchScorerRecipe(ScorerRecipe):
+    """``base`` is the Qwen-VL whose vision tower encodes pictures: a hub id, a folder, or ``tiny``."""
 
     base: str
     width: Side = 128
     layers: Annotated[int, Bounds(1, 100)] = 2
     contrast: NonNegativeFloat = 0.5
 
-    def build(self) -> CellsJudge:
-        """The base's tower, and a matching that is untrained. All training pictures' cells are held in memory."""
+    def build(self) -> PatchScorer:
+        """The base's tower, and a matching that is untrained. All training pictures' patch features are held in
+        memory."""
         return self._over(VisionEncoder.of_base(self.base))
 
-    def load(self, folder: Path) -> CellsJudge:
-        """See ``JudgeRecipe.load``."""
+    def load(self, folder: Path) -> PatchScorer:
+        """See ``ScorerRecipe.load``."""
         path = folder / WEIGHTS
         try:
-            judge = self._over(VisionEncoder.load(folder / EYES))
-            judge.model.load_state_dict(load_file(path))
+            scorer = self._over(VisionEncoder.load(folder / ENCODER_FOLDER))
+            scorer.model.load_state_dict(load_file(path))
         except (RuntimeError, OSError, ValueError, SafetensorError) as error:
             raise StageError(f"entailment (classifier): {path}: {error}; train the stage again") from None
-        judge.model.to(best_device()).eval()
-        return judge
+        scorer.model.to(best_device()).eval()
+        return scorer
 
-    def _over(self, eyes: VisionEncoder) -> CellsJudge:
-        eyes.tower.to(best_device())
-        return CellsJudge(CellMatcher(eyes.words, self.width, self.layers, self.contrast), eyes)
+    def _over(self, vision_encoder: VisionEncoder) -> PatchScorer:
+        vision_encoder.tower.to(best_device())
+        return PatchScorer(PatchMatcher(vision_encoder.words, self.width, self.layers, self.contrast), vision_encoder)

@@ -1,4 +1,4 @@
-"""The judge ``pretrained``: vision-language encoders with a two-way head.
+"""The scorer ``pretrained``: vision-language encoders with a two-way head.
 
 CLIP and SigLIP embed picture and text apart, and a new head reads both embeddings, their difference and their product.
 BLIP brings its own head for image-text matching. ViLT reads picture and text together, and gets a new head.
@@ -14,7 +14,7 @@ import torch
 from accelerate.utils import send_to_device
 from PIL import Image
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 from transformers import (
@@ -30,11 +30,12 @@ from transformers import (
 )
 
 from rivegs_mllm.cascade.base import StageError
-from rivegs_mllm.cascade.entailment.scorer import Batch, JudgeRecipe, device_of, not_too_narrow, outcome
+from rivegs_mllm.cascade.entailment.scorer import Batch, ScorerRecipe, pad_narrow, with_bce_loss
 from rivegs_mllm.config.bounds import Dropout
-from rivegs_mllm.models.device import best_device
+from rivegs_mllm.models.device import best_device, device_of
 from rivegs_mllm.models.plain_text import ignore_special_tokens
 from rivegs_mllm.models.pretrained import load_pretrained
+from rivegs_mllm.published.weights import save_weights
 
 STAGE = "entailment (classifier)"
 WEIGHTS = "model.safetensors"
@@ -51,13 +52,13 @@ class DualEncoder(nn.Module):
         self.head = nn.Sequential(nn.Linear(4 * width, width), nn.GELU(), nn.Dropout(dropout), nn.Linear(width, 1))
 
     def forward(
-        self, pictures: Tensors, owner: torch.Tensor, texts: Tensors, labels: torch.Tensor | None = None
+        self, pictures: Tensors, image_index: torch.Tensor, texts: Tensors, labels: torch.Tensor | None = None
     ) -> dict[str, torch.Tensor]:
-        """``pictures`` is the image processor's and ``texts`` the tokenizer's, ``owner`` (texts,) the text's picture;
-        each picture is embedded once. Gives the ``outcome``; so do the other models."""
-        u = F.normalize(self.encoder.get_image_features(**pictures).pooler_output, dim=-1)[owner]
+        """``pictures`` is the image processor's and ``texts`` the tokenizer's, ``image_index`` (texts,) the text's
+        picture; each picture is embedded once. Gives what ``with_bce_loss`` does, as the other models do."""
+        u = F.normalize(self.encoder.get_image_features(**pictures).pooler_output, dim=-1)[image_index]
         v = F.normalize(self.encoder.get_text_features(**texts).pooler_output, dim=-1)
-        return outcome(self.head(torch.cat([u, v, (u - v).abs(), u * v], -1)).squeeze(-1), labels)
+        return with_bce_loss(self.head(torch.cat([u, v, (u - v).abs(), u * v], -1)).squeeze(-1), labels)
 
 
 class BlipMatcher(nn.Module):
@@ -68,20 +69,20 @@ class BlipMatcher(nn.Module):
         self.encoder = encoder
 
     def forward(
-        self, pictures: Tensors, owner: torch.Tensor, texts: Tensors, labels: torch.Tensor | None = None
+        self, pictures: Tensors, image_index: torch.Tensor, texts: Tensors, labels: torch.Tensor | None = None
     ) -> dict[str, torch.Tensor]:
         """As ``DualEncoder.forward``."""
-        patches = self.encoder.vision_model(**pictures).last_hidden_state[owner]
+        patches = self.encoder.vision_model(**pictures).last_hidden_state[image_index]
         seen = torch.ones(patches.shape[:2], dtype=torch.long, device=patches.device)
         hidden = self.encoder.text_encoder(
             **texts, encoder_hidden_states=patches, encoder_attention_mask=seen
         ).last_hidden_state
         no, yes = self.encoder.itm_head(hidden[:, 0]).unbind(-1)
-        return outcome(yes - no, labels)
+        return with_bce_loss(yes - no, labels)
 
 
 class ViltMatcher(nn.Module):
-    """ViLT with a head; picture and text go through all layers together, so a picture is read anew for each text."""
+    """ViLT with a head; picture and text go through all layers together, so a picture is encoded once a text."""
 
     def __init__(self, encoder: PreTrainedModel, width: int, dropout: float):
         super().__init__()
@@ -89,15 +90,15 @@ class ViltMatcher(nn.Module):
         self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(width, 1))
 
     def forward(
-        self, pictures: Tensors, owner: torch.Tensor, texts: Tensors, labels: torch.Tensor | None = None
+        self, pictures: Tensors, image_index: torch.Tensor, texts: Tensors, labels: torch.Tensor | None = None
     ) -> dict[str, torch.Tensor]:
         """As ``DualEncoder.forward``."""
-        own = {name: value[owner] for name, value in pictures.items()}
-        return outcome(self.head(self.encoder(**own, **texts).pooler_output).squeeze(-1), labels)
+        own = {name: value[image_index] for name, value in pictures.items()}
+        return with_bce_loss(self.head(self.encoder(**own, **texts).pooler_output).squeeze(-1), labels)
 
 
 @dataclass(frozen=True)
-class Family:
+class EncoderFamily:
     """How models of a type are used: transformers' class, the head's, the width of what the head reads, and whether
     texts are padded to the longest (True) or to the full length."""
 
@@ -108,82 +109,82 @@ class Family:
 
 
 FAMILIES = {
-    "clip": Family(CLIPModel, DualEncoder, lambda config: config.projection_dim),
-    "siglip": Family(SiglipModel, DualEncoder, lambda config: config.text_config.projection_size, "max_length"),
-    "blip": Family(BlipForImageTextRetrieval, BlipMatcher, lambda config: config.text_config.hidden_size),
-    "vilt": Family(ViltModel, ViltMatcher, lambda config: config.hidden_size),
+    "clip": EncoderFamily(CLIPModel, DualEncoder, lambda config: config.projection_dim),
+    "siglip": EncoderFamily(SiglipModel, DualEncoder, lambda config: config.text_config.projection_size, "max_length"),
+    "blip": EncoderFamily(BlipForImageTextRetrieval, BlipMatcher, lambda config: config.text_config.hidden_size),
+    "vilt": EncoderFamily(ViltModel, ViltMatcher, lambda config: config.hidden_size),
 }
 """By the ``model_type`` of the config."""
 
 
-class PretrainedJudge:
-    """A ``Judge`` of one of the families."""
+class PretrainedScorer:
+    """A ``VisibilityScorer`` of one of the families."""
 
-    looks_once = False
+    cacheable = False
 
     def __init__(self, model: nn.Module, processor: ProcessorMixin):
         config = model.encoder.config
         self.model = model
         self.processor = processor
         self.tokenizer = processor.tokenizer
-        self.room = min(config.get_text_config().max_position_embeddings, self.tokenizer.model_max_length)
+        self.max_tokens = min(config.get_text_config().max_position_embeddings, self.tokenizer.model_max_length)
         self.padding = FAMILIES[config.model_type].padding
 
-    def look(self, images: Sequence[Image.Image]) -> list[Image.Image]:
+    def encode_images(self, images: Sequence[Image.Image]) -> list[Image.Image]:
         """The pictures themselves."""
-        return [not_too_narrow(image) for image in images]
+        return [pad_narrow(image) for image in images]
 
-    def learn(
+    def training_batch(
         self,
-        looks: Sequence[Image.Image],
-        owner: Sequence[int],
+        encoded: Sequence[Image.Image],
+        image_index: Sequence[int],
         texts: Sequence[str],
         visible: Sequence[bool],
-        rivals: Sequence[Sequence[bool]],
+        negative_mask: Sequence[Sequence[bool]],
     ) -> Batch:
-        """See ``Judge.learn``; other posts' pictures are not learned from."""
-        return {**self._pairs(looks, owner, texts), "labels": torch.tensor(visible, dtype=torch.float32)}
+        """See ``VisibilityScorer.training_batch``; other posts' pictures are not used as negatives."""
+        return {**self._pairs(encoded, image_index, texts), "labels": torch.tensor(visible, dtype=torch.float32)}
 
     @torch.inference_mode()
-    def logits(self, looks: Sequence[Image.Image], owner: Sequence[int], texts: Sequence[str]) -> torch.Tensor:
-        """See ``Judge.logits``."""
-        pairs = send_to_device(self._pairs(looks, owner, texts), device_of(self.model))
+    def logits(self, encoded: Sequence[Image.Image], image_index: Sequence[int], texts: Sequence[str]) -> torch.Tensor:
+        """See ``VisibilityScorer.logits``."""
+        pairs = send_to_device(self._pairs(encoded, image_index, texts), device_of(self.model))
         return self.model(**pairs)["logits"].float().cpu()
 
     def save(self, folder: Path) -> None:
         """Config, processor and weights."""
         self.model.encoder.config.save_pretrained(folder)
         self.processor.save_pretrained(folder)
-        save_file({name: value.contiguous() for name, value in self.model.state_dict().items()}, folder / WEIGHTS)
+        save_weights(self.model, folder / WEIGHTS)
 
-    def _pairs(self, looks: Sequence[Image.Image], owner: Sequence[int], texts: Sequence[str]) -> Batch:
-        pictures = self.processor.image_processor(list(looks), return_tensors="pt")
+    def _pairs(self, encoded: Sequence[Image.Image], image_index: Sequence[int], texts: Sequence[str]) -> Batch:
+        pictures = self.processor.image_processor(list(encoded), return_tensors="pt")
         words = self.tokenizer(
-            list(texts), padding=self.padding, truncation=True, max_length=self.room, return_tensors="pt"
+            list(texts), padding=self.padding, truncation=True, max_length=self.max_tokens, return_tensors="pt"
         )
-        return {"pictures": dict(pictures), "owner": torch.tensor(owner), "texts": dict(words)}
+        return {"pictures": dict(pictures), "image_index": torch.tensor(image_index), "texts": dict(words)}
 
 
-@JudgeRecipe.register_subclass("pretrained")
+@ScorerRecipe.register_subclass("pretrained")
 @dataclass
-class PretrainedRecipe(JudgeRecipe):
-    """``name`` is the hub id or folder of a CLIP, SigLIP, BLIP or ViLT, which is trained whole."""
+class PretrainedScorerRecipe(ScorerRecipe):
+    """``name`` is the hub id or folder of a CLIP, SigLIP, BLIP or ViLT, all of whose weights are trained."""
 
     name: str
     revision: str | None = None
     dropout: Dropout = 0.1
 
-    def build(self) -> PretrainedJudge:
+    def build(self) -> PretrainedScorer:
         """The encoder with its weights, in float32, and a new head."""
         family = FAMILIES.get(_model_type(self.name, self.revision))
         kind = family.encoder if family else PreTrainedModel  # of no family: load_pretrained says what is wrong
         processors = dict.fromkeys(FAMILIES, AutoProcessor)
         encoder, processor = load_pretrained(kind, self.name, self.revision, processors, STAGE)
         ignore_special_tokens(processor.tokenizer)
-        return PretrainedJudge(family.matcher(encoder, family.width(encoder.config), self.dropout), processor)
+        return PretrainedScorer(family.matcher(encoder, family.width(encoder.config), self.dropout), processor)
 
-    def load(self, folder: Path) -> PretrainedJudge:
-        """See ``JudgeRecipe.load``."""
+    def load(self, folder: Path) -> PretrainedScorer:
+        """See ``ScorerRecipe.load``."""
         try:
             config = AutoConfig.from_pretrained(folder)
             family = FAMILIES[config.model_type]
@@ -193,7 +194,7 @@ class PretrainedRecipe(JudgeRecipe):
             ignore_special_tokens(processor.tokenizer)
         except (KeyError, RuntimeError, OSError, ValueError, SafetensorError) as error:
             raise StageError(f"{STAGE}: {folder} is damaged: {error}; train the stage again") from None
-        return PretrainedJudge(model.to(best_device()).eval(), processor)
+        return PretrainedScorer(model.to(best_device()).eval(), processor)
 
 
 def _model_type(name: str, revision: str | None) -> str:

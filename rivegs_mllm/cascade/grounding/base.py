@@ -1,7 +1,7 @@
 """Grounders: where in the picture each visible entity is.
 
 A grounder fills ``boxes``, best first, in pixels of the original picture, of the entities that are visible or of
-which that is undecided. What it is asked for is the referring expression ``mention (type) - expression``, or parts
+which that is undecided. Its queries are the referring expressions ``mention (type) - expression``, or parts
 of it.
 """
 
@@ -17,13 +17,14 @@ import draccus
 from PIL import Image
 
 from eval.stage_metrics import by_subset, grounding_scores
-from rivegs_mllm.cascade.base import Stage, blind, refer, without_picture
-from rivegs_mllm.cascade.referring import gold_twin, inside
+from rivegs_mllm.cascade.base import Stage, referring_expression, without_labels, without_picture
+from rivegs_mllm.cascade.referring import clip_boxes, matching_gold
+from rivegs_mllm.cascade.rows import GroundingRow, grounding_rows
 from rivegs_mllm.data.images import PictureError, open_for_model, processed
-from rivegs_mllm.types import Box, Prediction, Sample
+from rivegs_mllm.types import Box, Prediction, Sample, UserError
 
-NOBODYS = Box(0, 0, 1, 1)
-"""What the perfect grounder gives for an entity that is not in the picture."""
+DUMMY_BOX = Box(0, 0, 1, 1)
+"""What the oracle grounder gives for an entity that is not in the picture."""
 
 
 class Grounder(draccus.PluginRegistry, discover_packages_path="rivegs_mllm.cascade"):
@@ -31,68 +32,76 @@ class Grounder(draccus.PluginRegistry, discover_packages_path="rivegs_mllm.casca
 
 
 @dataclass(frozen=True)
-class Found:
+class Localization:
     """The boxes that fit one referring expression, best first, in pixels of the picture; and what went wrong."""
 
     boxes: tuple[Box, ...]
     notes: tuple[str, ...] = ()
 
 
-Locate = Callable[[Image.Image, Sequence[str]], Sequence[Found]]
-"""From an upright picture and the referring expressions to be found in it, to one ``Found`` for each."""
+Locate = Callable[[Image.Image, Sequence[str]], Sequence[Localization]]
+"""From an upright picture and the referring expressions to be found in it, to one ``Localization`` for each."""
 
 
 class GroundingStage:
-    """A grounder that looks at one picture at a time: opened once, for all expressions that are to be found in it.
+    """A grounder that takes one picture at a time, opened once for all expressions to be located in it.
 
-    ``kind`` is the ``type:`` of the grounder, ``refer`` the parts of the referring expression, ``folder`` what
-    pictures are relative to, ``parameters`` the size of the model.
+    ``kind`` is the ``type:`` of the grounder, ``query_fields`` the parts of the referring expression, ``folder`` what
+    pictures are relative to, ``num_parameters`` the size of the model.
     """
 
-    def __init__(self, kind: str, locate: Locate, refer: Sequence[str], folder: Path, parameters: int):
+    def __init__(self, kind: str, locate: Locate, query_fields: Sequence[str], folder: Path, num_parameters: int):
         self.where = f"grounder ({kind})"
         self.locate = locate
-        self.refer = tuple(refer)
+        self.query_fields = tuple(query_fields)
         self.folder = folder
-        self.parameters = parameters
+        self.num_parameters = num_parameters
 
-    def __call__(self, samples: Sequence[Sample], drafts: Sequence[Prediction]) -> list[Prediction]:
-        return [self._ground(sample, draft) for sample, draft in zip(samples, drafts, strict=True)]
+    def __call__(self, samples: Sequence[Sample], partials: Sequence[Prediction]) -> list[Prediction]:
+        return [self._ground(sample, partial) for sample, partial in zip(samples, partials, strict=True)]
 
-    def _ground(self, sample: Sample, draft: Prediction) -> Prediction:
-        places = [place for place, entity in enumerate(draft.entities) if entity.visible is not False]
-        if not places or not sample.image:
-            return draft
-        entities, notes = list(draft.entities), []
-        texts = [refer(entities[place], self.refer) for place in places]
-        for number, place in enumerate(places):
+    def _ground(self, sample: Sample, partial: Prediction) -> Prediction:
+        indices = [index for index, entity in enumerate(partial.entities) if entity.visible is not False]
+        if not indices or not sample.image:
+            return partial
+        entities, notes = list(partial.entities), []
+        texts = [referring_expression(entities[index], self.query_fields) for index in indices]
+        for number, index in enumerate(indices):
             if not texts[number]:
-                texts[number] = entities[place].text
-                notes.append(f"{texts[number]!r} has no {' or '.join(self.refer)}: its mention was looked for")
+                texts[number] = entities[index].text
+                notes.append(f"{texts[number]!r} has no {' or '.join(self.query_fields)}: located by its mention")
         path = self.folder / sample.image
         try:
             image = open_for_model(path)
             with processed(path, image.size):
                 located = self.locate(image, texts)
         except PictureError as error:
-            return without_picture(draft, self.where, error)
-        for place, text, found in zip(places, texts, located, strict=True):
-            boxes = inside(found.boxes, image.size, self.where, sample.id)
-            entities[place] = dataclasses.replace(entities[place], boxes=boxes)
+            return without_picture(partial, self.where, error)
+        for index, text, found in zip(indices, texts, located, strict=True):
+            boxes = clip_boxes(found.boxes, image.size, self.where, sample.id)
+            entities[index] = dataclasses.replace(entities[index], boxes=boxes)
             notes += [f"{text!r:.200}: {note}" for note in (*found.notes, *(() if boxes else ("no box",)))]
-        errors = (*draft.errors, *(f"{self.where}: {note}" for note in notes))
-        return dataclasses.replace(draft, entities=tuple(entities), errors=errors)
+        errors = (*partial.errors, *(f"{self.where}: {note}" for note in notes))
+        return dataclasses.replace(partial, entities=tuple(entities), errors=errors)
 
 
-def grounding_figures(stage: Stage, samples: Sequence[Sample]) -> dict[str, float]:
+def pictured_rows(samples: Sequence[Sample], folder: Path) -> list[GroundingRow]:
+    """A row a visible entity of the posts with a picture. Raises UserError, which names ``folder``, where none is."""
+    rows = [row for row in grounding_rows(samples) if row.image]
+    if not rows:
+        raise UserError(f"{folder}: no entity is visible in a picture, so there is nothing to learn grounding from")
+    return rows
+
+
+def grounding_metrics(stage: Stage, samples: Sequence[Sample]) -> dict[str, float]:
     """Prec@0.5 and mean IoU of a grounder that is given the gold entities; Prec@0.5 also of the posts' own subsets."""
-    drafts = []
+    partials = []
     for sample in samples:
         bare = [
             dataclasses.replace(entity, boxes=(), masks=(), visible=bool(entity.boxes)) for entity in sample.entities
         ]
-        drafts.append(Prediction(sample.id, entities=tuple(bare)))
-    grounded = stage([blind(sample) for sample in samples], drafts)
+        partials.append(Prediction(sample.id, entities=tuple(bare)))
+    grounded = stage([without_labels(sample) for sample in samples], partials)
     scores = grounding_scores(samples, grounded)
     figures = {"precision": scores["precision"], "mean_iou": scores["mean_iou"]}
     for subset, own in by_subset(samples, grounded).items():
@@ -103,8 +112,8 @@ def grounding_figures(stage: Stage, samples: Sequence[Sample]) -> dict[str, floa
 @Grounder.register_subclass("gold")
 @dataclass
 class GoldGrounder(Grounder):
-    """The gold boxes, for oracle ablations. It mends boxes alone: an entity that is said to be visible and is not gets
-    a box, as from any grounder that is asked, which is nobody's."""
+    """The gold boxes, for oracle ablations. It corrects boxes alone: an entity that is predicted visible and is not
+    gets DUMMY_BOX, since any grounder would give it a box."""
 
     SEES_GOLD: ClassVar[bool] = True
 
@@ -113,14 +122,14 @@ class GoldGrounder(Grounder):
         return _gold
 
 
-def _gold(samples: Sequence[Sample], drafts: Sequence[Prediction]) -> list[Prediction]:
+def _gold(samples: Sequence[Sample], partials: Sequence[Prediction]) -> list[Prediction]:
     filled = []
-    for sample, draft in zip(samples, drafts, strict=True):
+    for sample, partial in zip(samples, partials, strict=True):
         entities = []
-        for entity in draft.entities:
-            twin = None if entity.visible is False else gold_twin(sample, entity)
+        for entity in partial.entities:
+            twin = None if entity.visible is False else matching_gold(sample, entity)
             if twin is not None:
-                entity = dataclasses.replace(entity, boxes=twin.boxes or (NOBODYS,) * bool(entity.visible))
+                entity = dataclasses.replace(entity, boxes=twin.boxes or (DUMMY_BOX,) * bool(entity.visible))
             entities.append(entity)
-        filled.append(dataclasses.replace(draft, entities=tuple(entities)))
+        filled.append(dataclasses.replace(partial, entities=tuple(entities)))
     return filled

@@ -18,24 +18,24 @@ from torch.nn import functional as F  # noqa: N812
 from torchvision.ops import box_convert, generalized_box_iou, generalized_box_iou_loss, sigmoid_focal_loss
 from transformers import AutoModelForZeroShotObjectDetection, AutoProcessor, PreTrainedModel, ProcessorMixin
 
-from rivegs_mllm.cascade.base import Stage, refer
-from rivegs_mllm.cascade.expressions import Wordings
-from rivegs_mllm.cascade.grounding.base import Found, Grounder, GroundingStage, grounding_figures
-from rivegs_mllm.cascade.referring import all_parts, check_parts, needed
-from rivegs_mllm.cascade.rows import GroundingRow, grounding_view
+from rivegs_mllm.cascade.base import Stage, referring_expression
+from rivegs_mllm.cascade.expressions import ExpressionVariants
+from rivegs_mllm.cascade.grounding.base import Grounder, GroundingStage, Localization, grounding_metrics, pictured_rows
+from rivegs_mllm.cascade.referring import all_parts, check_parts, slots_required_by
+from rivegs_mllm.cascade.rows import GroundingRow
 from rivegs_mllm.cascade.training import StageData, Trainable, TrainableStage
 from rivegs_mllm.data.images import GLANCE, open_for_model
-from rivegs_mllm.models.device import best_device
+from rivegs_mllm.models.device import best_device, count_parameters
 from rivegs_mllm.models.plain_text import ignore_special_tokens
 from rivegs_mllm.models.pretrained import load_pretrained, own_files
 from rivegs_mllm.training.sampling import MultiVariantDataset
-from rivegs_mllm.types import Box, UserError
+from rivegs_mllm.types import Box
 
 STAGE = "grounder (zero_shot)"
 
 
 @dataclass(frozen=True)
-class Family:
+class DetectorFamily:
     """How a family of detectors is asked and answers.
 
     ``phrases``: its text is phrases that end in a full stop, each word with a score of its own, and it has a loss;
@@ -48,10 +48,10 @@ class Family:
 
 
 FAMILIES = {
-    "grounding-dino": Family(phrases=True, squared=False),
-    "mm-grounding-dino": Family(phrases=True, squared=False),
-    "owlvit": Family(phrases=False, squared=False),
-    "owlv2": Family(phrases=False, squared=True),
+    "grounding-dino": DetectorFamily(phrases=True, squared=False),
+    "mm-grounding-dino": DetectorFamily(phrases=True, squared=False),
+    "owlvit": DetectorFamily(phrases=False, squared=False),
+    "owlv2": DetectorFamily(phrases=False, squared=True),
 }
 """By the ``model_type`` of the config."""
 
@@ -67,7 +67,7 @@ class Detector(nn.Module):
         self.processor = processor
         self.family = FAMILIES[model.config.model_type]
         text = model.config if self.family.phrases else model.config.text_config
-        self.most_words = text.max_text_len if self.family.phrases else text.max_position_embeddings
+        self.max_tokens = text.max_text_len if self.family.phrases else text.max_position_embeddings
         self.ties = _ties(self)
         self.register_state_dict_post_hook(_drop_ties)
         self.register_load_state_dict_pre_hook(_add_ties)
@@ -100,9 +100,9 @@ class Detector(nn.Module):
         return 2 * named + 5 * (boxes[best] - box).abs().sum() + 2 * generalized_box_iou_loss(corners[best], wanted[0])
 
     @torch.inference_mode()
-    def locate(self, image: Image.Image, texts: Sequence[str]) -> list[Found]:
+    def locate(self, image: Image.Image, texts: Sequence[str]) -> list[Localization]:
         """The best box of each text, cut to the picture: a ``Locate`` of ``rivegs_mllm.cascade.grounding.base``."""
-        pixels, (tokens, notes) = self.see(image), self.read(texts)
+        pixels, (tokens, notes) = self.encode_image(image), self.tokenize(texts)
         if self.family.phrases:
             pixels = {name: value.expand(len(texts), *value.shape[1:]) for name, value in pixels.items()}
         inputs = {name: value.to(self.model.device) for name, value in {**pixels, **tokens}.items()}
@@ -111,40 +111,40 @@ class Detector(nn.Module):
             scores, boxes = found.logits.max(-1).values, found.pred_boxes
         else:
             scores, boxes = found.logits[0].T, found.pred_boxes.expand(len(texts), -1, -1)
-        corners = box_convert(boxes.float(), "cxcywh", "xyxy").cpu() * self.frame(image.size)
+        corners = box_convert(boxes.float(), "cxcywh", "xyxy").cpu() * self.box_scale(image.size)
         limits = torch.tensor(image.size * 2)
         corners = corners.clamp(min=torch.zeros(4), max=limits)
         there = (corners[..., 2:] > corners[..., :2]).all(-1)
         best = scores.float().cpu().masked_fill(~there, -torch.inf).argmax(-1)
         return [
-            Found((Box(*own[place].tolist()),) if real[place] else (), note)
-            for own, real, place, note in zip(corners, there, best, notes, strict=True)
+            Localization((Box(*own[index].tolist()),) if real[index] else (), note)
+            for own, real, index, note in zip(corners, there, best, notes, strict=True)
         ]
 
-    def see(self, image: Image.Image) -> dict[str, torch.Tensor]:
+    def encode_image(self, image: Image.Image) -> dict[str, torch.Tensor]:
         """The tensors of a picture."""
         if self.family.squared:  # it is padded before it is made smaller
             image = ImageOps.contain(image, (GLANCE, GLANCE)) if max(image.size) > GLANCE else image
         return dict(self.processor.image_processor(image, return_tensors="pt"))
 
-    def read(self, texts: Sequence[str]) -> tuple[dict[str, torch.Tensor], list[tuple[str, ...]]]:
-        """The tensors of texts, cut to what the model reads; and for each what was cut off."""
+    def tokenize(self, texts: Sequence[str]) -> tuple[dict[str, torch.Tensor], list[tuple[str, ...]]]:
+        """The tensors of texts, truncated to what the model reads; and for each a note on what was cut."""
         if self.family.phrases:  # a full stop or question mark would begin another phrase
             texts = [(" ".join(text.translate(_NO_STOPS).lower().split()) or "object") + "." for text in texts]
         tokenizer = self.processor.tokenizer
         lengths = [len(ids) for ids in tokenizer(list(texts)).input_ids]
-        limit = self.most_words
+        limit = self.max_tokens
         notes = [(f"cut to {limit} of {length} tokens",) if length > limit else () for length in lengths]
         tokens = tokenizer(list(texts), padding=True, truncation=True, max_length=limit, return_tensors="pt")
         return dict(tokens), notes
 
-    def row(self, image: Image.Image, text: str, box: Box) -> dict:
+    def training_row(self, image: Image.Image, text: str, box: Box) -> dict:
         """A row of ``forward``: ``box`` in pixels of the picture."""
         corners = torch.tensor([box.xmin, box.ymin, box.xmax, box.ymax])
-        target = box_convert((corners / self.frame(image.size)).clamp(0, 1), "xyxy", "cxcywh")
-        return {"inputs": {**self.see(image), **self.read([text])[0]}, "box": target}
+        target = box_convert((corners / self.box_scale(image.size)).clamp(0, 1), "xyxy", "cxcywh")
+        return {"inputs": {**self.encode_image(image), **self.tokenize([text])[0]}, "box": target}
 
-    def frame(self, size: tuple[int, int]) -> torch.Tensor:
+    def box_scale(self, size: tuple[int, int]) -> torch.Tensor:
         """(4,): what the edges of a box are shares of, in pixels."""
         return torch.tensor([max(size)] * 4 if self.family.squared else size * 2, dtype=torch.float32)
 
@@ -180,19 +180,19 @@ def load_detector(name: str, revision: str | None) -> Detector:
 @Grounder.register_subclass("zero_shot")
 @dataclass
 class ZeroShotGrounder(Grounder):
-    """``model`` is a hub id, a folder, or what ``rivegs train`` wrote; ``refer`` the parts of the expression."""
+    """``model`` is a hub id, a folder, or what ``rivegs train`` wrote; ``query_fields`` the parts of the expression."""
 
     model: str
     revision: str | None = None
-    refer: list[str] = field(default_factory=all_parts)
+    query_fields: list[str] = field(default_factory=all_parts)
     SEES_GOLD: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        check_parts(self.refer)
+        check_parts(self.query_fields)
 
-    def needs(self) -> Sequence[str]:
-        """Expressions, where they are referred by."""
-        return needed(self.refer)
+    def requires(self) -> Sequence[str]:
+        """The expressions, where the queries contain them."""
+        return slots_required_by(self.query_fields)
 
     def files(self) -> Sequence[Path]:
         """The model's, where it is a folder."""
@@ -202,8 +202,8 @@ class ZeroShotGrounder(Grounder):
         """The stage, on the GPU where there is one."""
         detector = load_detector(self.model, self.revision).eval()
         detector.to(best_device())
-        parameters = sum(value.numel() for value in detector.parameters())
-        return GroundingStage("zero_shot", detector.locate, self.refer, folder, parameters)
+        num_parameters = count_parameters(detector)
+        return GroundingStage("zero_shot", detector.locate, self.query_fields, folder, num_parameters)
 
 
 # Its training
@@ -214,28 +214,28 @@ class ZeroShotGrounder(Grounder):
 class ZeroShotTraining(TrainableStage):
     """How a detector is fine-tuned: all its weights, on each visible entity's largest box.
 
-    ``model`` is a hub id or a folder, ``refer`` the parts of the referring expression.
+    ``model`` is a hub id or a folder, ``query_fields`` the parts of the referring expression.
     """
 
     model: str
     revision: str | None = None
-    refer: list[str] = field(default_factory=all_parts)
-    expressions: Wordings = field(default_factory=Wordings)
+    query_fields: list[str] = field(default_factory=all_parts)
+    expressions: ExpressionVariants = field(default_factory=ExpressionVariants)
 
     def __post_init__(self) -> None:
-        check_parts(self.refer)
-        self.expressions.check(self.refer)
+        check_parts(self.query_fields)
+        self.expressions.check(self.query_fields)
 
     def prepare(self, data: StageData) -> Trainable:
         """The detector and its rows; pictures are opened when their batch is made."""
         data = data.with_checked_pictures()
         detector = load_detector(self.model, self.revision)
-        rows = MultiVariantDataset(self._rows(data, detector), self.expressions.how, data.seed)
-        stage = GroundingStage("zero_shot", detector.locate, self.refer, data.folder, 0)
+        rows = MultiVariantDataset(self._rows(data, detector), self.expressions.strategy, data.seed)
+        stage = GroundingStage("zero_shot", detector.locate, self.query_fields, data.folder, 0)
 
         def collate(batch: Sequence[tuple[GroundingRow, str]]) -> dict:
             opened = [(open_for_model(data.folder / view.image), text, view.target) for view, text in batch]
-            return {"rows": [detector.row(*row) for row in opened]}
+            return {"rows": [detector.training_row(*row) for row in opened]}
 
         def save(folder: Path) -> None:
             detector.model.save_pretrained(folder)
@@ -246,23 +246,19 @@ class ZeroShotTraining(TrainableStage):
             train=rows,
             lengths=rows.lengths(lambda row: len(row[1])),
             collate=collate,
-            evaluate=lambda samples: grounding_figures(stage, self.expressions.first(samples)),
+            evaluate=lambda samples: grounding_metrics(stage, self.expressions.first(samples)),
             save=save,
         )
 
     def _rows(self, data: StageData, detector: Detector) -> list[list[tuple[GroundingRow, str]]]:
         """A row a visible entity, a variant each of its expressions. Prints how many texts are cut."""
-        views = [view for view in grounding_view(data.train) if view.image]
-        if not views:
-            raise UserError(
-                f"{data.folder}: no entity is visible in a picture, so there is nothing to learn grounding from"
-            )
+        views = pictured_rows(data.train, data.folder)
         rows = [
-            [(view, refer(entity, self.refer) or entity.text) for entity in entities]
-            for view, entities in zip(views, self.expressions.variants(views, self.refer), strict=True)
+            [(view, referring_expression(entity, self.query_fields) or entity.text) for entity in entities]
+            for view, entities in zip(views, self.expressions.variants(views, self.query_fields), strict=True)
         ]
         texts = [text for row in rows for _, text in row]
-        cut = [(text, notes[0]) for text, notes in zip(texts, detector.read(texts)[1], strict=True) if notes]
+        cut = [(text, notes[0]) for text, notes in zip(texts, detector.tokenize(texts)[1], strict=True) if notes]
         if cut:
             print(f"{STAGE}: {len(cut)} of {len(texts)} texts are too long, such as {cut[0][0]!r}: {cut[0][1]}")
         return rows

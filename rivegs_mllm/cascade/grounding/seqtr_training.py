@@ -8,16 +8,15 @@ from pathlib import Path
 from typing import Annotated
 
 import torch
-from torch import nn
 
 from eval.stage_metrics import segmentation_scores
-from rivegs_mllm.cascade.base import blind, refer
-from rivegs_mllm.cascade.expressions import Wordings
-from rivegs_mllm.cascade.grounding.base import GroundingStage, grounding_figures
-from rivegs_mllm.cascade.grounding.seqtr_masks import ExpressionStage
-from rivegs_mllm.cascade.grounding.seqtr_writer import Pixels, Sight, Tower, Writer
-from rivegs_mllm.cascade.referring import all_parts, check_parts
-from rivegs_mllm.cascade.rows import GroundingRow, grounding_view
+from rivegs_mllm.cascade.base import without_labels
+from rivegs_mllm.cascade.expressions import ExpressionVariants
+from rivegs_mllm.cascade.grounding.base import GroundingStage, grounding_metrics
+from rivegs_mllm.cascade.grounding.seqtr_masks import ExpressionSegmentingStage
+from rivegs_mllm.cascade.grounding.seqtr_predictor import ImageInput, PixelInput, SeqTRPredictor, TowerInput
+from rivegs_mllm.cascade.referring import all_parts, check_parts, training_texts
+from rivegs_mllm.cascade.rows import GroundingRow, grounding_rows
 from rivegs_mllm.cascade.training import StageData, Trainable, TrainableStage
 from rivegs_mllm.config.bounds import Bounds, NonNegativeInt, OneOf, Side
 from rivegs_mllm.data.batching import batches
@@ -27,42 +26,43 @@ from rivegs_mllm.models.late_interaction import VisionEncoder
 from rivegs_mllm.published.seqtr.checkpoint import load_published, read_vocabulary, save
 from rivegs_mllm.published.seqtr.darknet import FROZEN
 from rivegs_mllm.published.seqtr.model import SeqTR
-from rivegs_mllm.published.seqtr.optimisation import Averaged, adam, rate_factor
-from rivegs_mllm.published.seqtr.preparation import SIDE, Prepared, batch, outline_of, vocabulary
+from rivegs_mllm.published.seqtr.optimisation import WithAveragedWeights, adam, learning_rate_factor
+from rivegs_mllm.published.seqtr.preparation import SIDE, PreparedImage, batch_images, outline_of, vocabulary
 from rivegs_mllm.published.seqtr.sizes import BOX, MASK, TASKS, Depth, Sizes, Width
 from rivegs_mllm.published.seqtr.tokens import MISSING, quantise, targets
 from rivegs_mllm.training.sampling import MultiVariantDataset
 from rivegs_mllm.types import Entity, Prediction, Sample, UserError
 
-KIND = "seqtr"
-EYES = "eyes"
+TYPE_NAME = "seqtr"
+ENCODER_FOLDER = "eyes"
 STAGE = "grounder (seqtr)"
-_AT_ONCE = 32
+_BATCH_SIZE = 32
 
 
 @dataclass(frozen=True)
-class Row:
+class SeqTRExample:
     """A picture, the words of an expression (1, words), and the sequence (places,) to be written."""
 
     view: GroundingRow
     words: torch.Tensor
 
 
-@TrainableStage.register_subclass(KIND)
+@TrainableStage.register_subclass(TYPE_NAME)
 @dataclass
 class SeqTRTraining(TrainableStage):
     """How SeqTR is trained: ``task`` is box, mask, or both.
 
-    ``start`` is a checkpoint of the authors to go on from, of whose DarkNet-53 the first ``frozen`` items are not
+    ``start`` is a checkpoint of the authors to continue from, of whose DarkNet-53 the first ``frozen`` items are not
     trained, with the words that it knows in ``words``, a JSON file of numbers by word. Without it the model has the
     sizes given here, the words of the training data, and nothing learned. ``base`` is the Qwen-VL whose vision tower it
     then looks through and whose word vectors it reads by, a hub id, a folder, or ``tiny``, both left as they are; all
-    training pictures' cells are held in memory. Null is for DarkNet-53 of the widths ``darknet``, on pictures within a
-    square of ``side``, with word vectors of ``word_width`` that are learned.
-    ``refer`` is the parts of the referring expression. ``unnamed``: every other time, by chance, the mention is left
-    out, so that expressions are read also where names are known by heart. ``most_words`` of an expression are read.
-    ``as_published`` keeps what is doubtful in the original (``rivegs_mllm.published.seqtr.model``), and trains with its
-    Adam and its rates, in the place of those of ``train``; what is asked and saved is the average of the weights.
+    training pictures' patch features are held in memory. Null is for DarkNet-53 of the widths ``darknet``, on pictures
+    within a square of ``side``, with word vectors of ``word_width`` that are learned.
+    ``query_fields`` is the parts of the referring expression. ``drop_mentions``: every other time, by chance, the
+    mention is left out, so that expressions are used even where names have been memorised. ``max_words`` of an
+    expression are read. ``as_published`` keeps what is doubtful in the original
+    (``rivegs_mllm.published.seqtr.model``), and trains with its Adam and its rates, in the place of those of
+    ``train``; what is asked and saved is the average of the weights.
     """
 
     task: Annotated[str, OneOf(TASKS)] = BOX
@@ -72,10 +72,10 @@ class SeqTRTraining(TrainableStage):
     side: Side = SIDE
     darknet: list[Width] = field(default_factory=lambda: [32, 64, 128, 256, 512, 1024])
     frozen: NonNegativeInt = FROZEN
-    refer: list[str] = field(default_factory=all_parts)
-    expressions: Wordings = field(default_factory=Wordings)
-    unnamed: bool = False
-    most_words: Annotated[int, Bounds(1, 1000)] = 40
+    query_fields: list[str] = field(default_factory=all_parts)
+    expressions: ExpressionVariants = field(default_factory=ExpressionVariants)
+    drop_mentions: bool = False
+    max_words: Annotated[int, Bounds(1, 1000)] = 40
     points: Depth = 18
     bins: Width = 1000
     word_width: Width = 300
@@ -88,10 +88,12 @@ class SeqTRTraining(TrainableStage):
     as_published: bool = False
 
     def __post_init__(self) -> None:
-        check_parts(self.refer)
-        self.expressions.check(self.refer)
+        check_parts(self.query_fields)
+        self.expressions.check(self.query_fields)
         if (self.start is None) != (self.words is None):
-            raise UserError("stage.start: a checkpoint is gone on from with the words that it knows; set stage.words")
+            raise UserError(
+                "stage.start: training continues from a checkpoint with its own vocabulary; set stage.words"
+            )
         if self.start is not None and self.base is not None:
             raise UserError("stage.base: the authors' checkpoints look through DarkNet-53; leave out base or start")
         if len(self.darknet) != 6:
@@ -101,25 +103,35 @@ class SeqTRTraining(TrainableStage):
         """The model and its rows: visible entities, each with its largest box and that box's mask."""
         data = data.with_checked_pictures()
         views = self._views(data)
-        texts = [self._texts(own) for own in self.expressions.variants(views, self.refer)]
-        eyes = None if self.base is None else VisionEncoder.of_base(self.base)
-        model, known = self._model([text for row in texts for text in row], eyes)
-        sight = Pixels(self.side) if eyes is None else Tower(eyes)
-        averaged = Averaged(model) if self.as_published else None
+        texts = [
+            training_texts(own, self.query_fields, self.drop_mentions)
+            for own in self.expressions.variants(views, self.query_fields)
+        ]
+        vision_encoder = None if self.base is None else VisionEncoder.of_base(self.base)
+        model, known = self._model([text for row in texts for text in row], vision_encoder)
+        image_input = PixelInput(self.side) if vision_encoder is None else TowerInput(vision_encoder)
+        averaged = WithAveragedWeights(model) if self.as_published else None
         asked = model if averaged is None else averaged.mean
-        writer = Writer(asked, sight, known, self.most_words)
-        rows = MultiVariantDataset(_rows(views, texts, writer), self.expressions.how, data.seed)
-        seen = {} if eyes is None else _seen(views, data.folder, sight)
+        predictor = SeqTRPredictor(asked, image_input, known, self.max_words)
+        rows = MultiVariantDataset(_rows(views, texts, predictor), self.expressions.strategy, data.seed)
+        seen = {} if vision_encoder is None else _seen(views, data.folder, image_input)
 
-        def collate(some: Sequence[Row]) -> dict[str, torch.Tensor]:
-            images = [seen.get(row.view.image) or _open(row.view, data.folder, sight) for row in some]
-            pairs = zip(some, images, strict=True)
+        def collate(batch: Sequence[SeqTRExample]) -> dict[str, torch.Tensor]:
+            images = [
+                seen.get(row.view.image) or image_input.prepare([open_for_model(data.folder / row.view.image)])[0]
+                for row in batch
+            ]
+            pairs = zip(batch, images, strict=True)
             sequences = [_sequence(row.view, own, model.sizes, self.as_published) for row, own in pairs]
-            return {**batch(images), "words": torch.stack([row.words for row in some]), "targets": torch.cat(sequences)}
+            return {
+                **batch_images(images),
+                "words": torch.stack([row.words for row in batch]),
+                "targets": torch.cat(sequences),
+            }
 
         def store(folder: Path) -> None:
-            if eyes is not None:
-                eyes.save(folder / EYES)
+            if vision_encoder is not None:
+                vision_encoder.save(folder / ENCODER_FOLDER)
             save(asked, known, folder)
 
         return Trainable(
@@ -127,14 +139,16 @@ class SeqTRTraining(TrainableStage):
             train=rows,
             lengths=[1] * len(rows),
             collate=collate,
-            evaluate=lambda samples: figures(writer, self.refer, self.expressions.first(samples), data.folder),
+            evaluate=lambda samples: seqtr_metrics(
+                predictor, self.query_fields, self.expressions.first(samples), data.folder
+            ),
             save=store,
             optimizer=None if averaged is None else lambda rate: _followed(averaged, rate),
-            schedule=(lambda done: rate_factor(done, self.task)) if self.as_published else None,
+            schedule=(lambda done: learning_rate_factor(done, self.task)) if self.as_published else None,
         )
 
     def _views(self, data: StageData) -> list[GroundingRow]:
-        views = [view for view in grounding_view(data.train) if view.image]
+        views = [view for view in grounding_rows(data.train) if view.image]
         if self.task != BOX:
             views = [view for view in views if _mask_of(view) is not None]
         if not views:
@@ -142,13 +156,7 @@ class SeqTRTraining(TrainableStage):
             raise UserError(f"{data.folder}: no entity is {wanted}, so there is nothing to learn from")
         return views
 
-    def _texts(self, variants: Sequence[Entity]) -> list[str]:
-        """The referring expressions that an entity is learned by, at least one."""
-        parts = [self.refer, [part for part in self.refer if part != "mention"]] if self.unnamed else [self.refer]
-        texts = dict.fromkeys(refer(entity, own) for entity in variants for own in parts)
-        return [text for text in texts if text] or [variants[0].text]
-
-    def _model(self, texts: Sequence[str], eyes: VisionEncoder | None) -> tuple[SeqTR, Mapping[str, int]]:
+    def _model(self, texts: Sequence[str], vision_encoder: VisionEncoder | None) -> tuple[SeqTR, Mapping[str, int]]:
         """The model and the words that it knows."""
         if self.start is not None:
             model = load_published(self.start, self.frozen, self.as_published)
@@ -158,50 +166,52 @@ class SeqTRTraining(TrainableStage):
         known = vocabulary(texts)
         own = {name: getattr(self, name) for name in ("task", "points", "bins", "gru", "width", "heads", "ffn")}
         own |= {"encoder_layers": self.encoder_layers, "decoder_layers": self.decoder_layers, "words": len(known)}
-        if eyes is None:
+        if vision_encoder is None:
             sizes = Sizes(**own, word_width=self.word_width, darknet=tuple(self.darknet))
             model = SeqTR(sizes, 0, self.as_published)
             model.lan_enc.embedding.requires_grad_(True)
             return model, known
-        model = SeqTR(Sizes(**own, word_width=eyes.width, darknet=(), channels=eyes.width), 0, self.as_published)
-        model.lan_enc.embedding.weight.data[1:] = _vectors(list(known)[1:], eyes)
+        model = SeqTR(
+            Sizes(**own, word_width=vision_encoder.width, darknet=(), channels=vision_encoder.width),
+            0,
+            self.as_published,
+        )
+        model.lan_enc.embedding.weight.data[1:] = _vectors(list(known)[1:], vision_encoder)
         return model, known
 
 
-def _followed(averaged: Averaged, rate: float) -> torch.optim.Optimizer:
+def _followed(averaged: WithAveragedWeights, rate: float) -> torch.optim.Optimizer:
     """The published optimiser, each of whose steps the average follows."""
     optimizer = adam([own for own in averaged.model.parameters() if own.requires_grad], rate)
     optimizer.register_step_post_hook(lambda *_: averaged.follow())
     return optimizer
 
 
-def _vectors(words: Sequence[str], eyes: VisionEncoder) -> torch.Tensor:
+def _vectors(words: Sequence[str], vision_encoder: VisionEncoder) -> torch.Tensor:
     """(words, width): the mean of the base's vectors of each word's tokens, of about length 1 a number."""
-    own = [eyes.words[ids].float().mean(0) for ids in eyes.read([f" {word}" for word in words])]
-    return torch.stack(own) * eyes.width**0.5
+    own = [vision_encoder.words[ids].float().mean(0) for ids in vision_encoder.tokenize([f" {word}" for word in words])]
+    return torch.stack(own) * vision_encoder.width**0.5
 
 
-def _rows(views: Sequence[GroundingRow], texts: Sequence[Sequence[str]], writer: Writer) -> list[list[Row]]:
+def _rows(
+    views: Sequence[GroundingRow], texts: Sequence[Sequence[str]], predictor: SeqTRPredictor
+) -> list[list[SeqTRExample]]:
     """A row a view, a variant each of its texts. Prints how many texts are cut."""
     flat = [text for row in texts for text in row]
-    words, notes = writer.read(flat)
+    words, notes = predictor.tokenize(flat)
     cut = [(text, note[0]) for text, note in zip(flat, notes, strict=True) if note]
     if cut:
         print(f"{STAGE}: {len(cut)} of {len(flat)} texts are too long, such as {cut[0][0]!r}: {cut[0][1]}")
     rest = iter(words)
-    return [[Row(view, next(rest)) for _ in own] for view, own in zip(views, texts, strict=True)]
+    return [[SeqTRExample(view, next(rest)) for _ in own] for view, own in zip(views, texts, strict=True)]
 
 
-def _seen(views: Sequence[GroundingRow], folder: Path, sight: Sight) -> dict[str, Prepared]:
+def _seen(views: Sequence[GroundingRow], folder: Path, image_input: ImageInput) -> dict[str, PreparedImage]:
     """What the model takes of each picture, by its name."""
-    found: dict[str, Prepared] = {}
-    for names in batches(list(dict.fromkeys(view.image for view in views)), _AT_ONCE):
-        found.update(zip(names, sight.see([open_for_model(folder / name) for name in names]), strict=True))
+    found: dict[str, PreparedImage] = {}
+    for names in batches(list(dict.fromkeys(view.image for view in views)), _BATCH_SIZE):
+        found.update(zip(names, image_input.prepare([open_for_model(folder / name) for name in names]), strict=True))
     return found
-
-
-def _open(view: GroundingRow, folder: Path, sight: Sight) -> Prepared:
-    return sight.see([open_for_model(folder / view.image)])[0]
 
 
 def _mask_of(view: GroundingRow):
@@ -211,7 +221,7 @@ def _mask_of(view: GroundingRow):
     return next((mask for box, mask in paired if box == view.target), None)
 
 
-def _sequence(view: GroundingRow, seen: Prepared, sizes: Sizes, doubtful: bool) -> torch.Tensor:
+def _sequence(view: GroundingRow, seen: PreparedImage, sizes: Sizes, doubtful: bool) -> torch.Tensor:
     """(1, places): what is to be written of a row; ``doubtful`` as published."""
     box, frame = view.target, torch.tensor([seen.frame])
     factors = torch.tensor(seen.factors * 2, dtype=torch.float64)
@@ -219,40 +229,34 @@ def _sequence(view: GroundingRow, seen: Prepared, sizes: Sizes, doubtful: bool) 
     points = [MISSING] * (2 * sizes.points)
     if sizes.task != BOX:
         mask = decode(_mask_of(view))
-        points = outline_of(mask, sizes.points, _size_in(seen, mask.shape))
+        height, width = mask.shape
+        x, y = seen.factors
+        points = outline_of(mask, sizes.points, (round(height * y), round(width * x)))
     outlines = torch.tensor([points], dtype=torch.float64)
     return targets(quantise(edges[None], frame, sizes, doubtful), quantise(outlines, frame, sizes, doubtful), sizes)
 
 
-def _size_in(seen: Prepared, size: tuple[int, int]) -> tuple[int, int]:
-    """The height and width of the original picture, in the coordinates that are quantised."""
-    return round(size[0] * seen.factors[1]), round(size[1] * seen.factors[0])
-
-
-def figures(writer: Writer, parts: Sequence[str], samples: Sequence[Sample], folder: Path) -> dict[str, float]:
+def seqtr_metrics(
+    predictor: SeqTRPredictor, parts: Sequence[str], samples: Sequence[Sample], folder: Path
+) -> dict[str, float]:
     """Prec@0.5 and mean IoU given the gold entities: of boxes, as ``precision`` and ``mean_iou``, or of masks, as
     ``mask_precision`` and ``mask_iou``."""
     found: dict[str, float] = {}
-    if writer.model.sizes.task != MASK:
-        found |= grounding_figures(GroundingStage(KIND, writer.locate, parts, folder, 0), samples)
-    if writer.model.sizes.task != BOX:
-        found |= mask_figures(ExpressionStage(KIND, writer.segment, parts, folder, 0), samples)
+    if predictor.model.sizes.task != MASK:
+        found |= grounding_metrics(GroundingStage(TYPE_NAME, predictor.locate, parts, folder, 0), samples)
+    if predictor.model.sizes.task != BOX:
+        found |= mask_metrics(ExpressionSegmentingStage(TYPE_NAME, predictor.segment, parts, folder, 0), samples)
     return found
 
 
-def mask_figures(stage: ExpressionStage, samples: Sequence[Sample]) -> dict[str, float]:
-    """The share of masks with an IoU above 0.5 and their mean IoU, of a segmenter that is told the gold entities but
+def mask_metrics(stage: ExpressionSegmentingStage, samples: Sequence[Sample]) -> dict[str, float]:
+    """The share of masks with an IoU above 0.5 and their mean IoU, of a segmenter that is given the gold entities but
     no box."""
-    drafts = []
+    partials = []
     for sample in samples:
         bare = [
             Entity(own.text, own.type, own.span, own.expression, visible=bool(own.boxes)) for own in sample.entities
         ]
-        drafts.append(Prediction(sample.id, entities=tuple(bare)))
-    scores = segmentation_scores(samples, stage([blind(sample) for sample in samples], drafts))
+        partials.append(Prediction(sample.id, entities=tuple(bare)))
+    scores = segmentation_scores(samples, stage([without_labels(sample) for sample in samples], partials))
     return {"mask_precision": scores["precision"], "mask_iou": scores["mean_iou"]}
-
-
-def parameters_of(*models: nn.Module) -> int:
-    """How many parameters models have."""
-    return sum(value.numel() for model in models for value in model.parameters())

@@ -17,12 +17,12 @@ from transformers import GenerationConfig, PreTrainedModel, ProcessorMixin
 
 from rivegs_mllm.answer.contract import Contract
 from rivegs_mllm.cascade.base import Stage
-from rivegs_mllm.cascade.grounding.base import Found, Grounder, GroundingStage
-from rivegs_mllm.cascade.referring import all_parts, check_parts, needed
+from rivegs_mllm.cascade.grounding.base import Grounder, GroundingStage, Localization
+from rivegs_mllm.cascade.referring import all_parts, check_parts, slots_required_by
 from rivegs_mllm.config.bounds import TokenCount
 from rivegs_mllm.config.schema import AnswerRecipe, ModelRecipe
 from rivegs_mllm.models.base_model import load_model, load_processor, make_contract
-from rivegs_mllm.models.device import best_device
+from rivegs_mllm.models.device import best_device, count_parameters
 from rivegs_mllm.models.plain_text import escape_special_tokens, shorten
 from rivegs_mllm.models.pretrained import own_files
 from rivegs_mllm.types import Box, UserError
@@ -30,7 +30,7 @@ from rivegs_mllm.types import Box, UserError
 PROMPT = 'Locate {text} in the image. Answer with its bounding box as JSON: {{"bbox_2d": [x1, y1, x2, y2]}}'
 
 _NUMBER = r"\s*(\d+(?:\.\d+)?)\s*"
-LONGEST = 512
+MAX_EXPRESSION_TOKENS = 512
 """Tokens of an expression; more is no expression, and memory is bounded."""
 
 _BOX = re.compile(rf"\[{_NUMBER},{_NUMBER},{_NUMBER},{_NUMBER}\]|\({_NUMBER},{_NUMBER}\)\s*,\s*\({_NUMBER},{_NUMBER}\)")
@@ -40,48 +40,49 @@ _BOX = re.compile(rf"\[{_NUMBER},{_NUMBER},{_NUMBER},{_NUMBER}\]|\({_NUMBER},{_N
 @Grounder.register_subclass("vlm")
 @dataclass
 class VlmGrounder(Grounder):
-    """``model`` is the base as in a recipe of the end-to-end model, ``refer`` the parts of the referring expression.
+    """``model`` is the base as in a recipe of the end-to-end model, ``query_fields`` the parts of the referring
+    expression.
 
     ``prompt`` is what is asked; ``{text}`` stands for the referring expression, and a brace is written twice.
     """
 
     model: ModelRecipe
-    refer: list[str] = field(default_factory=all_parts)
+    query_fields: list[str] = field(default_factory=all_parts)
     prompt: str = PROMPT
     max_new_tokens: TokenCount = 128
     SEES_GOLD: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        check_parts(self.refer)
+        check_parts(self.query_fields)
         try:
             asked = self.prompt.format(text="\0")
         except (KeyError, IndexError, ValueError) as error:
             raise UserError(f"prompt: {error} cannot be filled in; only {{text}} can, and braces are doubled") from None
         if "\0" not in asked:
-            raise UserError("prompt: has no {text}, so what is to be found would not be said")
+            raise UserError("prompt: has no {text}, so the model would not know what to find")
 
-    def needs(self) -> Sequence[str]:
-        """Expressions, where they are referred by."""
-        return needed(self.refer)
+    def requires(self) -> Sequence[str]:
+        """The expressions, where the queries contain them."""
+        return slots_required_by(self.query_fields)
 
     def files(self) -> Sequence[Path]:
         """The model's, where it is a folder."""
         return own_files(self.model.base)
 
     def load(self, folder: Path) -> Stage:
-        """The stage, on the GPU where there is one. Raises UserError for a base of a family that nobody has checked."""
+        """The stage, on the GPU where there is one. Raises UserError for a base of an untested family."""
         processor = load_processor(self.model)
         contract = make_contract(self.model, AnswerRecipe(encoding="native", bins=None), processor)
         model = load_model(self.model).eval()
         if self.model.quantization is None:  # 4-bit weights lie where they belong
             model.to(best_device())
-        parameters = sum(value.numel() for value in model.parameters())
-        asker = Asker(model, processor, contract, self.prompt, self.max_new_tokens)
-        return GroundingStage("vlm", asker, self.refer, folder, parameters)
+        num_parameters = count_parameters(model)
+        asker = VlmLocator(model, processor, contract, self.prompt, self.max_new_tokens)
+        return GroundingStage("vlm", asker, self.query_fields, folder, num_parameters)
 
 
 @dataclass(frozen=True)
-class Asker:
+class VlmLocator:
     """A model that is asked for one text at a time: a ``Locate`` of ``rivegs_mllm.cascade.grounding.base``."""
 
     model: PreTrainedModel
@@ -91,11 +92,11 @@ class Asker:
     max_new_tokens: int
 
     @torch.inference_mode()
-    def __call__(self, image: Image.Image, texts: Sequence[str]) -> list[Found]:
+    def __call__(self, image: Image.Image, texts: Sequence[str]) -> list[Localization]:
         """The boxes in the answer to each text, in their order."""
         tokenizer = self.processor.tokenizer
         plain = [escape_special_tokens(text, tokenizer) for text in texts]
-        short = [shorten(tokenizer, text, LONGEST) for text in plain]
+        short = [shorten(tokenizer, text, MAX_EXPRESSION_TOKENS) for text in plain]
         inputs = self.processor(
             text=[self._chat(text) for text in short],
             images=[image] * len(texts),
@@ -111,9 +112,9 @@ class Asker:
             pad_token_id=tokenizer.pad_token_id,
         )
         tokens = self.model.generate(**inputs, generation_config=settings)[:, inputs["input_ids"].shape[1] :]
-        found = [read(answer, self.contract, image.size) for answer in tokenizer.batch_decode(tokens)]
+        found = [parse_boxes(answer, self.contract, image.size) for answer in tokenizer.batch_decode(tokens)]
         return [
-            own if kept == text else Found(own.boxes, (f"cut to {LONGEST} tokens", *own.notes))
+            own if kept == text else Localization(own.boxes, (f"cut to {MAX_EXPRESSION_TOKENS} tokens", *own.notes))
             for own, kept, text in zip(found, short, plain, strict=True)
         ]
 
@@ -123,7 +124,7 @@ class Asker:
         return self.processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
 
 
-def read(answer: str, contract: Contract, size: tuple[int, int]) -> Found:
+def parse_boxes(answer: str, contract: Contract, size: tuple[int, int]) -> Localization:
     """The boxes in an answer, whatever stands around them, in pixels of a picture of ``size`` = (width, height)."""
     boxes: list[Box] = []
     notes = []
@@ -134,4 +135,4 @@ def read(answer: str, contract: Contract, size: tuple[int, int]) -> Found:
         notes += faults
     if not boxes and not notes:
         notes.append(f"the answer has no box: {answer[:200]!r}")
-    return Found(tuple(boxes), tuple(notes))
+    return Localization(tuple(boxes), tuple(notes))

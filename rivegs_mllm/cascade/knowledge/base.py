@@ -1,4 +1,4 @@
-"""Knowledge writers: what is known of the names in a post.
+"""Knowledge: what is known of the names in a post.
 
 A knowledge writer fills ``knowledge``, a text that the tagger reads beside the post.
 """
@@ -15,7 +15,7 @@ from typing import ClassVar
 import draccus
 
 from data_builders.formats.conll import read_knowledge_posts
-from rivegs_mllm.cascade.base import Stage, StageError
+from rivegs_mllm.cascade.base import Stage, StageError, pass_through
 from rivegs_mllm.cascade.knowledge.encyclopedia import read_encyclopedia
 from rivegs_mllm.config.bounds import NonNegativeInt, Seed
 from rivegs_mllm.store.answer_store import read_store
@@ -32,17 +32,13 @@ class Knowledge(draccus.PluginRegistry, discover_packages_path="rivegs_mllm.casc
 @Knowledge.register_subclass("none")
 @dataclass
 class NoKnowledge(Knowledge):
-    """Goes without: the knowledge is empty."""
+    """No knowledge."""
 
     SEES_GOLD: ClassVar[bool] = False
 
     def load(self, folder: Path) -> Stage:
         """The stage."""
-        return _none
-
-
-def _none(samples: Sequence[Sample], drafts: Sequence[Prediction]) -> list[Prediction]:
-    return list(drafts)
+        return pass_through
 
 
 @Knowledge.register_subclass("replay")
@@ -53,14 +49,14 @@ class ReplayKnowledge(Knowledge):
     ``source``: null for those in the samples themselves; a store of ``rivegs distill`` (a folder), of which answers
     with faults are left out; an encyclopedia (``.jsonl``), looked up by the names in the post; a file in RiVEG's CoNLL
     form (``.txt``), looked up by the post's words. ``teacher`` is the place, from 0, of
-    the text among those of the post, null to draw one by ``seed`` and the post's id. ``otherwise`` is the text of a
+    the text among those of the post, null to draw one by ``seed`` and the post's id. ``fallback`` is the text of a
     post of which nothing is known; where it is null, such a post is an error.
     """
 
     source: Path | None = None
     teacher: NonNegativeInt | None = 0
     seed: Seed = 0
-    otherwise: str | None = None
+    fallback: str | None = None
     SEES_GOLD: ClassVar[bool] = False
 
     def load(self, folder: Path) -> Stage:
@@ -75,21 +71,21 @@ class KnowledgeReplay:
         self.texts = texts
         self.settings = settings
 
-    def __call__(self, samples: Sequence[Sample], drafts: Sequence[Prediction]) -> list[Prediction]:
+    def __call__(self, samples: Sequence[Sample], partials: Sequence[Prediction]) -> list[Prediction]:
         return [
-            dataclasses.replace(draft, knowledge=self._text(sample))
-            for sample, draft in zip(samples, drafts, strict=True)
+            dataclasses.replace(partial, knowledge=self._text(sample))
+            for sample, partial in zip(samples, partials, strict=True)
         ]
 
     def _text(self, sample: Sample) -> str:
         texts, teacher = self.texts(sample), self.settings.teacher
         if not texts:
-            if self.settings.otherwise is None:
+            if self.settings.fallback is None:
                 raise StageError(
                     f"knowledge (replay): nothing is known of post {sample.id!r} in {_name(self.settings.source)}; "
-                    "give it a text there, or set `otherwise` to what shall stand in its place"
+                    "give it a text there, or set `fallback` to what shall stand in its place"
                 )
-            return self.settings.otherwise
+            return self.settings.fallback
         if teacher is None:
             return random.Random(f"{self.settings.seed}/{sample.id}").choice(texts)
         if teacher not in range(len(texts)):

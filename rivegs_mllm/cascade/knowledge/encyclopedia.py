@@ -38,15 +38,15 @@ class Encyclopedia:
         """The entries whose names the tokens hold, each once, in the order of the text; of two the longer name."""
         words = [_word(token) for token in tokens]
         found: list[Entry] = []
-        place = 0
-        while place < len(words):
-            for length in range(min(self.longest, len(words) - place), 0, -1):
-                entry = self.entries.get(tuple(words[place : place + length]))
+        index = 0
+        while index < len(words):
+            for length in range(min(self.longest, len(words) - index), 0, -1):
+                entry = self.entries.get(tuple(words[index : index + length]))
                 if entry is not None:
                     found.append(entry)
-                    place += length - 1
+                    index += length - 1
                     break
-            place += 1
+            index += 1
         return list(dict.fromkeys(found))
 
 

@@ -14,7 +14,7 @@ from typing import ClassVar
 import draccus
 
 from eval.protocols import same_span_or_text
-from rivegs_mllm.cascade.base import Stage, StageError
+from rivegs_mllm.cascade.base import Stage, StageError, pass_through
 from rivegs_mllm.cascade.knowledge.encyclopedia import read_encyclopedia
 from rivegs_mllm.store.answer_store import read_store
 from rivegs_mllm.types import Entity, Prediction, Sample
@@ -27,17 +27,13 @@ class Expander(draccus.PluginRegistry, discover_packages_path="rivegs_mllm.casca
 @Expander.register_subclass("none")
 @dataclass
 class NoExpander(Expander):
-    """Goes without: mention and type alone."""
+    """No expressions: mention and type alone."""
 
     SEES_GOLD: ClassVar[bool] = False
 
     def load(self, folder: Path) -> Stage:
         """The stage."""
-        return _none
-
-
-def _none(samples: Sequence[Sample], drafts: Sequence[Prediction]) -> list[Prediction]:
-    return list(drafts)
+        return pass_through
 
 
 @Expander.register_subclass("gold")
@@ -52,24 +48,21 @@ class GoldExpander(Expander):
         return _gold
 
 
-def _gold(samples: Sequence[Sample], drafts: Sequence[Prediction]) -> list[Prediction]:
-    return [
-        with_expressions(draft, [_gold_expression(sample, entity) for entity in draft.entities])
-        for sample, draft in zip(samples, drafts, strict=True)
-    ]
+def _gold(samples: Sequence[Sample], partials: Sequence[Prediction]) -> list[Prediction]:
+    filled = []
+    for sample, partial in zip(samples, partials, strict=True):
+        matching = [[gold for gold in sample.entities if same_span_or_text(gold, own)] for own in partial.entities]
+        filled.append(with_expressions(partial, [own[0].expression if own else "" for own in matching]))
+    return filled
 
 
-def _gold_expression(sample: Sample, entity: Entity) -> str:
-    return next((gold.expression for gold in sample.entities if same_span_or_text(gold, entity)), "")
-
-
-def with_expressions(draft: Prediction, expressions: Sequence[str]) -> Prediction:
-    """The draft with one expression an entity."""
+def with_expressions(partial: Prediction, expressions: Sequence[str]) -> Prediction:
+    """The partial prediction with one expression an entity."""
     filled = [
         dataclasses.replace(entity, expression=expression)
-        for entity, expression in zip(draft.entities, expressions, strict=True)
+        for entity, expression in zip(partial.entities, expressions, strict=True)
     ]
-    return dataclasses.replace(draft, entities=tuple(filled))
+    return dataclasses.replace(partial, entities=tuple(filled))
 
 
 @Expander.register_subclass("replay")
@@ -79,11 +72,11 @@ class ReplayExpander(Expander):
 
     ``source`` is a store of ``rivegs distill`` (a folder), looked up by post and mention, of which answers with faults
     are left out and the first teacher's by name is taken; or an encyclopedia (``.jsonl``), looked up by the mention.
-    ``otherwise`` is the expression of a mention that is not in it; where it is null, such a mention is an error.
+    ``fallback`` is the expression of a mention that is not in it; where it is null, such a mention is an error.
     """
 
     source: Path
-    otherwise: str | None = ""
+    fallback: str | None = ""
     SEES_GOLD: ClassVar[bool] = False
 
     def load(self, folder: Path) -> Stage:
@@ -115,23 +108,23 @@ class ExpressionReplay:
         self.look_up = look_up
         self.settings = settings
 
-    def __call__(self, samples: Sequence[Sample], drafts: Sequence[Prediction]) -> list[Prediction]:
-        return [self._filled(draft) for draft in drafts]
+    def __call__(self, samples: Sequence[Sample], partials: Sequence[Prediction]) -> list[Prediction]:
+        return [self._filled(partial) for partial in partials]
 
-    def _filled(self, draft: Prediction) -> Prediction:
+    def _filled(self, partial: Prediction) -> Prediction:
         expressions, unknown = [], []
-        for entity in draft.entities:
-            found = self.look_up(draft.id, entity.text)
+        for entity in partial.entities:
+            found = self.look_up(partial.id, entity.text)
             if found is None:
-                found = self._otherwise(draft, entity)
+                found = self._otherwise(partial, entity)
                 unknown.append(f"expander (replay): {entity.text!r} is not in {self.settings.source}")
             expressions.append(found)
-        return dataclasses.replace(with_expressions(draft, expressions), errors=(*draft.errors, *unknown))
+        return dataclasses.replace(with_expressions(partial, expressions), errors=(*partial.errors, *unknown))
 
-    def _otherwise(self, draft: Prediction, entity: Entity) -> str:
-        if self.settings.otherwise is None:
+    def _otherwise(self, partial: Prediction, entity: Entity) -> str:
+        if self.settings.fallback is None:
             raise StageError(
-                f"expander (replay): {entity.text!r} of post {draft.id!r} is not in {self.settings.source}; "
-                "add it there, or set `otherwise` to what shall stand in its place"
+                f"expander (replay): {entity.text!r} of post {partial.id!r} is not in {self.settings.source}; "
+                "add it there, or set `fallback` to what shall stand in its place"
             )
-        return self.settings.otherwise
+        return self.settings.fallback

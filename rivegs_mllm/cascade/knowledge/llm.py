@@ -29,10 +29,6 @@ from rivegs_mllm.types import Prediction, Sample
 Check = Callable[[Sample, Answer], tuple[dict, list[str]]]
 
 
-def _no_examples() -> ExampleSelection:
-    return ExampleSelection(choose="none")
-
-
 @Knowledge.register_subclass("llm")
 @dataclass
 class LlmKnowledge(Knowledge):
@@ -44,7 +40,7 @@ class LlmKnowledge(Knowledge):
     """
 
     teacher: Chat
-    examples: ExampleSelection = field(default_factory=_no_examples)
+    examples: ExampleSelection = field(default_factory=lambda: ExampleSelection(choose="none"))
     captions: list[Path] = field(default_factory=list)
     pictures: bool = False
     image_root: Path | None = None
@@ -67,7 +63,7 @@ class KnowledgeWriter:
         self.features = tempfile.TemporaryDirectory(prefix="rivegs-examples-")  # those of the examples are made once
         self.ask = _opened(self, settings.teacher, settings.sampling, settings.in_flight)
 
-    def __call__(self, samples: Sequence[Sample], drafts: Sequence[Prediction]) -> list[Prediction]:
+    def __call__(self, samples: Sequence[Sample], partials: Sequence[Prediction]) -> list[Prediction]:
         if not samples:
             return []
         chosen = self.settings.examples.select(samples, self.folder, Path(self.features.name))
@@ -77,10 +73,10 @@ class KnowledgeWriter:
             for sample, shown, (picture, _) in zip(samples, chosen, pictures, strict=True)
         ]
         filled = []
-        for sample, draft, answer, (_, unseen) in zip(samples, drafts, self.ask(questions), pictures, strict=True):
+        for sample, partial, answer, (_, unseen) in zip(samples, partials, self.ask(questions), pictures, strict=True):
             where = "knowledge (llm)"
             notes = [f"{where}: {note}" for note in unseen] + _notes(where, sample, answer, check_knowledge)
-            filled.append(dataclasses.replace(draft, knowledge=answer.text.strip(), errors=(*draft.errors, *notes)))
+            filled.append(dataclasses.replace(partial, knowledge=answer.text.strip(), errors=(*partial.errors, *notes)))
         return filled
 
 
@@ -103,7 +99,7 @@ class LlmExpander(Expander):
     in_flight: InFlight = 16
     SEES_GOLD: ClassVar[bool] = False
 
-    def needs(self) -> Sequence[str]:
+    def requires(self) -> Sequence[str]:
         """The knowledge, where it is part of the question."""
         return ("knowledge",) if self.knowledge else ()
 
@@ -121,19 +117,19 @@ class ExpressionWriter:
         self.captions = Captions(settings.captions)
         self.ask = _opened(self, settings.teacher, settings.sampling, settings.in_flight)
 
-    def __call__(self, samples: Sequence[Sample], drafts: Sequence[Prediction]) -> list[Prediction]:
+    def __call__(self, samples: Sequence[Sample], partials: Sequence[Prediction]) -> list[Prediction]:
         questions: dict[tuple[str, str], Messages] = {}
-        for sample, draft in zip(samples, drafts, strict=True):
-            known = draft.knowledge if self.settings.knowledge else ""
+        for sample, partial in zip(samples, partials, strict=True):
+            known = partial.knowledge if self.settings.knowledge else ""
             background = " ".join(filter(None, (self.captions.of(sample), known)))
             picture, _ = _picture(sample, self.folder, self.settings)
-            for entity in draft.entities:
+            for entity in partial.entities:
                 questions[sample.id, entity.text] = expansion_messages(sample, entity.text, background, picture)
         answers = dict(zip(questions, self.ask(list(questions.values())), strict=True)) if questions else {}
-        return [self._filled(sample, draft, answers) for sample, draft in zip(samples, drafts, strict=True)]
+        return [self._filled(sample, partial, answers) for sample, partial in zip(samples, partials, strict=True)]
 
-    def _filled(self, sample: Sample, draft: Prediction, answers: dict[tuple[str, str], Answer]) -> Prediction:
-        own = {entity.text: answers[sample.id, entity.text] for entity in draft.entities}
+    def _filled(self, sample: Sample, partial: Prediction, answers: dict[tuple[str, str], Answer]) -> Prediction:
+        own = {entity.text: answers[sample.id, entity.text] for entity in partial.entities}
         _, unseen = _picture(sample, self.folder, self.settings)
         notes = [f"expander (llm): {note}" for note in unseen if own]
         notes += [
@@ -141,8 +137,8 @@ class ExpressionWriter:
             for mention, answer in own.items()
             for note in _notes(f"expander (llm): {mention!r}", sample, answer, check_expression)
         ]
-        draft = with_expressions(draft, [own[entity.text].text.strip() for entity in draft.entities])
-        return dataclasses.replace(draft, errors=(*draft.errors, *notes))
+        partial = with_expressions(partial, [own[entity.text].text.strip() for entity in partial.entities])
+        return dataclasses.replace(partial, errors=(*partial.errors, *notes))
 
 
 def _opened(stage: object, teacher: Chat, sampling: Sampling, in_flight: int) -> ChatClient:
@@ -164,6 +160,6 @@ def _picture(sample: Sample, folder: Path, settings: LlmKnowledge | LlmExpander)
     if not (settings.pictures and sample.image):
         return None, ()
     if is_outside(sample.image, folder, settings.image_root):
-        place = f"its picture, {sample.image!r:.200}, lies outside the dataset's folder"
-        return None, (f"{place}: not sent, unless image_root names the folder it is in",)
+        reason = f"its picture, {sample.image!r:.200}, lies outside the dataset's folder"
+        return None, (f"{reason}: not sent, unless image_root names the folder it is in",)
     return folder / sample.image, ()

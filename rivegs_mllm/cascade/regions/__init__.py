@@ -1,1 +1,1 @@
-"""Regions of pictures, proposed without knowing what is looked for."""
+"""Class-agnostic region proposals."""

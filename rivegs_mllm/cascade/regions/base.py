@@ -39,26 +39,27 @@ class Proposals:
 
 @dataclass
 class ProposalRecipe:
-    """``most`` regions of a picture are kept, none of which overlaps a better one by more than ``overlap`` (IoU)."""
+    """``max_regions`` regions of a picture are kept, none of which overlaps a better one by more than ``overlap``
+    (IoU)."""
 
     proposer: Proposer
-    most: PositiveInt = 100
+    max_regions: PositiveInt = 100
     overlap: Annotated[float, Bounds(0, 1)] = 0.7
 
     def __post_init__(self) -> None:
         check_bounds(self)
 
 
-def chosen(found: Proposals, size: tuple[int, int], most: int, overlap: float) -> Regions:
+def select_regions(found: Proposals, size: tuple[int, int], max_regions: int, overlap: float) -> Regions:
     """The best regions, cut to a picture of ``size`` = (width, height), best first; none without area."""
     limits = torch.tensor(size * 2, dtype=torch.float32)
     boxes = found.boxes.float().clamp(min=torch.zeros(4), max=limits)
     real = ((boxes[:, 2:] - boxes[:, :2]) >= 1).all(1).nonzero()[:, 0]
-    kept = real[torch.ops.torchvision.nms(boxes[real], found.scores[real].float(), overlap)][:most]
+    kept = real[torch.ops.torchvision.nms(boxes[real], found.scores[real].float(), overlap)][:max_regions]
     return Regions(boxes[kept].numpy(), found.features[kept].float().numpy())
 
 
-def signless(features: torch.Tensor) -> torch.Tensor:
+def split_signs(features: torch.Tensor) -> torch.Tensor:
     """(n, 2 width), the positive and the negative parts of features: published ones are never negative, and a region
     that is not there is one of zeros."""
     return torch.cat((features.clamp(min=0), (-features).clamp(min=0)), 1)

@@ -12,16 +12,16 @@ from torchvision.ops import box_convert
 from torchvision.transforms.functional import to_tensor
 
 from rivegs_mllm.cascade.grounding.detector import Detector, load_detector
-from rivegs_mllm.cascade.regions.base import Proposals, Propose, Proposer, signless
-from rivegs_mllm.models.device import best_device
-from rivegs_mllm.published.weights import fill, read_weights, tensors
+from rivegs_mllm.cascade.regions.base import Proposals, Propose, Proposer, split_signs
+from rivegs_mllm.models.device import best_device, device_of
+from rivegs_mllm.published.weights import load_checked, read_weights, tensors
 from rivegs_mllm.types import UserError
 
 PHRASES = ("person", "logo", "flag", "building", "team", "animal", "vehicle", "food", "object")
 """What Twitter's pictures show of entities."""
 
 _CLASSES = 91
-_LEAST = 0.01
+_MIN_SCORE = 0.01
 _NETWORKS = {"resnet50_fpn": fasterrcnn_resnet50_fpn, "resnet50_fpn_v2": fasterrcnn_resnet50_fpn_v2}
 
 
@@ -38,30 +38,30 @@ class ZeroShotProposer(Proposer):
     def load(self) -> Propose:
         """The detector, on the GPU where there is one."""
         if not self.phrases:
-            raise UserError("proposer.phrases: empty; name what is looked for")
+            raise UserError("proposer.phrases: empty; name what to detect")
         detector = load_detector(self.model, self.revision).eval()
         detector.to(best_device())
-        return lambda image: detected(detector, image, self.phrases)
+        return lambda image: detector_proposals(detector, image, self.phrases)
 
 
 @torch.inference_mode()
-def detected(detector: Detector, image: Image.Image, phrases: list[str]) -> Proposals:
+def detector_proposals(detector: Detector, image: Image.Image, phrases: list[str]) -> Proposals:
     """All boxes of a detector, each by its best phrase."""
     texts = [". ".join(phrases)] if detector.family.phrases else phrases
-    inputs = {**detector.see(image), **_read(detector, texts)}
+    inputs = {**detector.encode_image(image), **_read(detector, texts)}
     found = detector.model(**{name: value.to(detector.model.device) for name, value in inputs.items()})
     states = found.last_hidden_state if detector.family.phrases else found.class_embeds
-    corners = box_convert(found.pred_boxes[0].float(), "cxcywh", "xyxy").cpu() * detector.frame(image.size)
+    corners = box_convert(found.pred_boxes[0].float(), "cxcywh", "xyxy").cpu() * detector.box_scale(image.size)
     scores = found.logits[0].float().amax(-1).cpu()
-    return Proposals(corners, scores, signless(states[0].float().cpu()))
+    return Proposals(corners, scores, split_signs(states[0].float().cpu()))
 
 
 def _read(detector: Detector, texts: list[str]) -> dict[str, torch.Tensor]:
     """The tensors of texts; phrases of one text are kept apart by their full stops."""
     if not detector.family.phrases:
-        return detector.read(texts)[0]
+        return detector.tokenize(texts)[0]
     text = f"{texts[0].lower()}."
-    limit = detector.most_words
+    limit = detector.max_tokens
     return dict(detector.processor.tokenizer([text], truncation=True, max_length=limit, return_tensors="pt"))
 
 
@@ -78,17 +78,17 @@ class FasterRcnnProposer(Proposer):
         """The network, on the GPU where there is one. Raises UserError for a file of other weights."""
         if self.network not in _NETWORKS:
             raise UserError(f"proposer.network: {self.network!r} is none of {', '.join(_NETWORKS)}")
-        settings = {"weights": None, "weights_backbone": None, "num_classes": _CLASSES, "box_score_thresh": _LEAST}
+        settings = {"weights": None, "weights_backbone": None, "num_classes": _CLASSES, "box_score_thresh": _MIN_SCORE}
         model = _NETWORKS[self.network](**settings)
-        fill(model, tensors(read_weights(self.weights)), self.weights)
+        load_checked(model, tensors(read_weights(self.weights)), self.weights)
         model.eval().to(best_device())
-        return lambda image: boxed(model, image)
+        return lambda image: faster_rcnn_proposals(model, image)
 
 
 @torch.inference_mode()
-def boxed(model: FasterRCNN, image: Image.Image) -> Proposals:
+def faster_rcnn_proposals(model: FasterRCNN, image: Image.Image) -> Proposals:
     """The boxes of all classes, and what the box head makes of each."""
-    device = next(model.parameters()).device
+    device = device_of(model)
     images, _ = model.transform([to_tensor(image).to(device)])
     maps = model.backbone(images.tensors)
     proposals, _ = model.rpn(images, maps)

@@ -10,7 +10,8 @@ from pathlib import Path
 import draccus
 
 from eval.stage_metrics import proposal_scores
-from rivegs_mllm.cascade.regions.base import ProposalRecipe, boxes_of, chosen, file_names
+from rivegs_mllm.cascade.regions.base import ProposalRecipe, boxes_of, file_names, select_regions
+from rivegs_mllm.config.former_names import current
 from rivegs_mllm.data.files import write_json
 from rivegs_mllm.data.foreign import read_object
 from rivegs_mllm.data.images import PictureError, open_for_model, processed
@@ -20,7 +21,7 @@ from rivegs_mllm.published.hindex.regions import read_regions, write_regions
 from rivegs_mllm.types import Sample, UserError
 
 TOPS = (1, 5, 10, 15, 18, 20)
-"""The numbers of boxes of which Top-N-Prec@0.5 is told; 18 is what H-Index sees."""
+"""The N for which Top-N-Prec@0.5 is reported; H-Index sees 18."""
 
 SETTINGS = "regions.json"
 
@@ -46,7 +47,7 @@ def propose_all(recipe: ProposalRecipe, data: Path, splits: Sequence[str], out: 
 
 def _claim(out: Path, recipe: ProposalRecipe) -> None:
     settings, path = json.loads(json.dumps(draccus.encode(recipe), default=str)), out / SETTINGS
-    if path.exists() and read_object(path, f"delete {out}") != settings:
+    if path.exists() and current(read_object(path, f"delete {out}")) != settings:
         raise UserError(f"{out} holds the regions of another recipe; choose another folder, or delete it")
     out.mkdir(parents=True, exist_ok=True)
     write_json(path, settings)
@@ -58,7 +59,7 @@ def _propose(recipe: ProposalRecipe, images: Mapping[str, Path], names: Mapping[
         try:
             picture = open_for_model(path)
             with processed(path, picture.size):
-                found = chosen(propose(picture), picture.size, recipe.most, recipe.overlap)
+                found = select_regions(propose(picture), picture.size, recipe.max_regions, recipe.overlap)
         except PictureError as error:
             print(f"no regions: {error}", file=sys.stderr)
             lost += 1

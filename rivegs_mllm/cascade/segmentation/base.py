@@ -18,13 +18,13 @@ from PIL import Image
 
 from eval.matching import best_box_iou
 from rivegs_mllm.cascade.base import Stage, without_picture
-from rivegs_mllm.cascade.referring import gold_twin, inside
+from rivegs_mllm.cascade.referring import clip_boxes, matching_gold
 from rivegs_mllm.data.images import PictureError, open_for_model, processed, with_size
 from rivegs_mllm.data.masks import encode, filled
 from rivegs_mllm.types import Box, Entity, Mask, Prediction, Sample
 
-RIGHT = 0.5
-"""The IoU from which on a box is the gold one's, to the perfect segmenter."""
+MIN_IOU = 0.5
+"""The least IoU at which the oracle takes a box for the gold one."""
 
 
 class Segmenter(draccus.PluginRegistry, discover_packages_path="rivegs_mllm.cascade"):
@@ -36,42 +36,42 @@ Segment = Callable[[Image.Image, Sequence[Box]], Sequence[np.ndarray]]
 
 
 class SegmentingStage:
-    """A segmenter that looks at one picture at a time: opened and embedded once for all boxes of its post.
+    """A segmenter that takes one picture at a time, opened and embedded once for all boxes of its post.
 
-    ``kind`` is the ``type:`` of the segmenter, ``folder`` what pictures are relative to, ``parameters`` the size of
+    ``kind`` is the ``type:`` of the segmenter, ``folder`` what pictures are relative to, ``num_parameters`` the size of
     the model.
     """
 
-    def __init__(self, kind: str, segment: Segment, folder: Path, parameters: int):
+    def __init__(self, kind: str, segment: Segment, folder: Path, num_parameters: int):
         self.where = f"segmenter ({kind})"
         self.segment = segment
         self.folder = folder
-        self.parameters = parameters
+        self.num_parameters = num_parameters
 
-    def __call__(self, samples: Sequence[Sample], drafts: Sequence[Prediction]) -> list[Prediction]:
-        return [self._fill(sample, draft) for sample, draft in zip(samples, drafts, strict=True)]
+    def __call__(self, samples: Sequence[Sample], partials: Sequence[Prediction]) -> list[Prediction]:
+        return [self._fill(sample, partial) for sample, partial in zip(samples, partials, strict=True)]
 
-    def _fill(self, sample: Sample, draft: Prediction) -> Prediction:
-        boxes = [box for entity in draft.entities for box in entity.boxes]
+    def _fill(self, sample: Sample, partial: Prediction) -> Prediction:
+        boxes = [box for entity in partial.entities for box in entity.boxes]
         if not boxes or not sample.image:
-            return draft
+            return partial
         path = self.folder / sample.image
         try:
             image = open_for_model(path)
             with processed(path, image.size):
-                masks = self.segment(image, inside(boxes, image.size, self.where, sample.id))
+                masks = self.segment(image, clip_boxes(boxes, image.size, self.where, sample.id))
         except PictureError as error:
-            return without_picture(draft, self.where, error)
-        return with_masks(draft, [encode(mask) for mask in masks])
+            return without_picture(partial, self.where, error)
+        return with_masks(partial, [encode(mask) for mask in masks])
 
 
-def with_masks(draft: Prediction, masks: Sequence[Mask]) -> Prediction:
-    """The draft with one mask a box, ``masks`` in the order of entities and of their boxes."""
+def with_masks(partial: Prediction, masks: Sequence[Mask]) -> Prediction:
+    """The partial prediction with one mask a box, ``masks`` in the order of entities and of their boxes."""
     rest = iter(masks)
     entities = tuple(
-        dataclasses.replace(entity, masks=tuple(next(rest) for _ in entity.boxes)) for entity in draft.entities
+        dataclasses.replace(entity, masks=tuple(next(rest) for _ in entity.boxes)) for entity in partial.entities
     )
-    return dataclasses.replace(draft, entities=entities)
+    return dataclasses.replace(partial, entities=entities)
 
 
 @Segmenter.register_subclass("box")
@@ -101,33 +101,33 @@ class GoldSegmenter(Segmenter):
 class BoxStage:
     """Fills each box; with ``gold``, entities whose box is right get the masks of their gold instead."""
 
-    parameters = 0
+    num_parameters = 0
 
     def __init__(self, kind: str, folder: Path, gold: bool):
         self.where = f"segmenter ({kind})"
         self.folder = folder
         self.gold = gold
 
-    def __call__(self, samples: Sequence[Sample], drafts: Sequence[Prediction]) -> list[Prediction]:
-        return [self._fill(sample, draft) for sample, draft in zip(samples, drafts, strict=True)]
+    def __call__(self, samples: Sequence[Sample], partials: Sequence[Prediction]) -> list[Prediction]:
+        return [self._fill(sample, partial) for sample, partial in zip(samples, partials, strict=True)]
 
-    def _fill(self, sample: Sample, draft: Prediction) -> Prediction:
-        if not sample.image or not any(entity.boxes for entity in draft.entities):
-            return draft
+    def _fill(self, sample: Sample, partial: Prediction) -> Prediction:
+        if not sample.image or not any(entity.boxes for entity in partial.entities):
+            return partial
         try:
             sample = with_size(sample, self.folder)
         except PictureError as error:
-            return without_picture(draft, self.where, error)
+            return without_picture(partial, self.where, error)
         entities = []
-        for entity in draft.entities:
-            boxes = inside(entity.boxes, sample.size, self.where, sample.id)
+        for entity in partial.entities:
+            boxes = clip_boxes(entity.boxes, sample.size, self.where, sample.id)
             masks = _gold_masks(sample, entity) if self.gold else ()
             masks = masks or tuple(encode(filled(box, sample.size)) for box in boxes)
             entities.append(dataclasses.replace(entity, masks=masks))
-        return dataclasses.replace(draft, entities=tuple(entities))
+        return dataclasses.replace(partial, entities=tuple(entities))
 
 
 def _gold_masks(sample: Sample, entity: Entity) -> tuple[Mask, ...]:
-    twin = gold_twin(sample, entity)
-    right = twin and entity.boxes and twin.boxes and best_box_iou(entity.boxes[0], twin.boxes) >= RIGHT
+    twin = matching_gold(sample, entity)
+    right = twin and entity.boxes and twin.boxes and best_box_iou(entity.boxes[0], twin.boxes) >= MIN_IOU
     return twin.masks if right else ()

@@ -25,7 +25,7 @@ from transformers import (
 
 from rivegs_mllm.cascade.base import Stage
 from rivegs_mllm.cascade.segmentation.base import Segmenter, SegmentingStage
-from rivegs_mllm.models.device import best_device
+from rivegs_mllm.models.device import best_device, count_parameters
 from rivegs_mllm.models.pretrained import load_pretrained, own_files
 from rivegs_mllm.types import Box
 
@@ -59,12 +59,12 @@ class SamSegmenter(Segmenter):
             AutoModelForMaskGeneration, self.model, self.revision, FAMILIES, "segmenter (sam)"
         )
         model.to(best_device())
-        parameters = sum(value.numel() for value in model.parameters())
-        return SegmentingStage("sam", Prompted(model, processor), folder, parameters)
+        num_parameters = count_parameters(model)
+        return SegmentingStage("sam", PromptedSam(model, processor), folder, num_parameters)
 
 
 @dataclass(frozen=True)
-class Prompted:
+class PromptedSam:
     """A model that segments what boxes hold: a ``Segment`` of ``rivegs_mllm.cascade.segmentation.base``."""
 
     model: PreTrainedModel

@@ -21,21 +21,21 @@ from rivegs_mllm.cascade.base import Stage, StageError
 from rivegs_mllm.cascade.segmentation.base import Segmenter, SegmentingStage
 from rivegs_mllm.data.files import write_json
 from rivegs_mllm.data.foreign import one_line, read_object
-from rivegs_mllm.models.device import best_device
+from rivegs_mllm.models.device import best_device, count_parameters
 from rivegs_mllm.types import Box, UserError
 
 if TYPE_CHECKING:
     from segment_anything.modeling import Sam
 
 STAGE = "segmenter (segment_anything)"
-FILE_NAME = "sam.pth"
+WEIGHTS_FILE = "sam.pth"
 
 
 @dataclass(frozen=True)
-class Size:
+class SamSizes:
     """The sizes of a model: of its image encoder (a ViT with windows), and ``channels`` of what decodes masks.
 
-    ``side`` is that of the square that pictures are resized to, ``whole`` the blocks that look at all of it.
+    ``side`` is that of the square that pictures are resized to, ``whole`` the blocks with global attention.
     ``filled`` is whether the model is prompted with the filled box as a mask beside the box itself, as models too
     small to learn from a box's corners where it is.
     """
@@ -52,14 +52,14 @@ class Size:
 
 
 SIZES = {
-    "vit_b": Size(1024, 16, 768, 12, 12, 14, (2, 5, 8, 11), 256),
-    "vit_l": Size(1024, 16, 1024, 24, 16, 14, (5, 11, 17, 23), 256),
-    "vit_h": Size(1024, 16, 1280, 32, 16, 14, (7, 15, 23, 31), 256),
+    "vit_b": SamSizes(1024, 16, 768, 12, 12, 14, (2, 5, 8, 11), 256),
+    "vit_l": SamSizes(1024, 16, 1024, 24, 16, 14, (5, 11, 17, 23), 256),
+    "vit_h": SamSizes(1024, 16, 1280, 32, 16, 14, (7, 15, 23, 31), 256),
 }
 """Those of the published checkpoints."""
 
 
-def build(size: Size) -> Sam:
+def build_sam(size: SamSizes) -> Sam:
     """The model, untrained, of the package's own classes."""
     from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 
@@ -86,7 +86,7 @@ def build(size: Size) -> Sam:
     return Sam(encoder, prompts, decoder)
 
 
-def load_sam(checkpoint: Path, named: str | None) -> tuple[Sam, Size]:
+def load_sam(checkpoint: Path, named: str | None) -> tuple[Sam, SamSizes]:
     """The model in a .pth file, and its sizes: those of SIZES that are ``named``, or None for those in its .json.
 
     Raises StageError where the file is not there, is no checkpoint, or is one of other sizes.
@@ -96,7 +96,7 @@ def load_sam(checkpoint: Path, named: str | None) -> tuple[Sam, Size]:
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise StageError(f"{STAGE}: {checkpoint} cannot be loaded as a checkpoint: {error}") from None
     size = _size(checkpoint, named)
-    model = build(size)
+    model = build_sam(size)
     wanted = model.state_dict()
     if not isinstance(state, dict) or state.keys() != wanted.keys() or _shapes(state) != _shapes(wanted):
         raise StageError(
@@ -107,20 +107,20 @@ def load_sam(checkpoint: Path, named: str | None) -> tuple[Sam, Size]:
     return model.eval(), size
 
 
-def save_sam(model: Sam, size: Size, folder: Path) -> None:
+def save_sam(model: Sam, size: SamSizes, folder: Path) -> None:
     """Writes ``sam.pth`` and ``sam.json``."""
-    write_json((folder / FILE_NAME).with_suffix(".json"), asdict(size))
-    torch.save(model.state_dict(), folder / FILE_NAME)
+    write_json((folder / WEIGHTS_FILE).with_suffix(".json"), asdict(size))
+    torch.save(model.state_dict(), folder / WEIGHTS_FILE)
 
 
-def _size(checkpoint: Path, named: str | None) -> Size:
+def _size(checkpoint: Path, named: str | None) -> SamSizes:
     if named is not None:
         return SIZES[named]
     path = checkpoint.with_suffix(".json")
     hint = f"set `size`: {', '.join(SIZES)}"
     try:
         raw = read_object(path, hint)
-        return Size(**{**raw, "whole": tuple(raw["whole"])})
+        return SamSizes(**{**raw, "whole": tuple(raw["whole"])})
     except (UserError, TypeError, KeyError) as error:
         raise StageError(f"{STAGE}: {path} does not give the model's sizes ({one_line(error)}); {hint}") from None
 
@@ -141,11 +141,11 @@ def _described(state: object) -> str:
 
 
 @dataclass(frozen=True)
-class Prompted:
+class PromptedSam:
     """A model that segments what boxes hold: a ``Segment`` of ``rivegs_mllm.cascade.segmentation.base``."""
 
     model: Sam
-    size: Size
+    size: SamSizes
 
     @torch.inference_mode()
     def __call__(self, image: Image.Image, boxes: Sequence[Box]) -> list[np.ndarray]:
@@ -157,21 +157,21 @@ class Prompted:
         corners = torch.tensor([[box.xmin, box.ymin, box.xmax, box.ymax] for box in boxes], device=predictor.device)
         prompts = predictor.transform.apply_boxes_torch(corners, predictor.original_size)
         masks, _, _ = predictor.predict_torch(
-            None, None, boxes=prompts, mask_input=filled_prompts(prompts, self.size), multimask_output=False
+            None, None, boxes=prompts, mask_input=box_mask_prompts(prompts, self.size), multimask_output=False
         )
         return list(masks[:, 0].cpu().numpy())
 
 
-def grid_of(size: Size) -> int:
+def mask_side(size: SamSizes) -> int:
     """The side of masks as they are given to the model and as it gives them, before they are resized."""
     return 4 * (size.side // size.patch)
 
 
-def filled_prompts(boxes: torch.Tensor, size: Size) -> torch.Tensor | None:
+def box_mask_prompts(boxes: torch.Tensor, size: SamSizes) -> torch.Tensor | None:
     """The mask prompts of boxes (N, 4) in pixels of the square: (N, 1, grid, grid), 1 in the box; or None."""
     if not size.filled:
         return None
-    grid = grid_of(size)
+    grid = mask_side(size)
     centres = (torch.arange(grid, device=boxes.device) + 0.5) * size.side / grid
     x, y = centres[None, None, :], centres[None, :, None]
     left, top, right, bottom = boxes[:, :, None, None].unbind(1)
@@ -198,5 +198,5 @@ class SegmentAnything(Segmenter):
         """The stage, on the GPU where there is one. Raises StageError as ``load_sam`` does."""
         model, size = load_sam(self.checkpoint, self.size)
         model.to(best_device())
-        parameters = sum(value.numel() for value in model.parameters())
-        return SegmentingStage("segment_anything", Prompted(model, size), folder, parameters)
+        num_parameters = count_parameters(model)
+        return SegmentingStage("segment_anything", PromptedSam(model, size), folder, num_parameters)

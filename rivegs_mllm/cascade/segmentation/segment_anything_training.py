@@ -14,14 +14,14 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
 from eval.stage_metrics import segmentation_scores
-from rivegs_mllm.cascade.base import blind
+from rivegs_mllm.cascade.base import without_labels
 from rivegs_mllm.cascade.segmentation.base import SegmentingStage
 from rivegs_mllm.cascade.segmentation.segment_anything import (
-    Prompted,
-    Size,
-    build,
-    filled_prompts,
-    grid_of,
+    PromptedSam,
+    SamSizes,
+    box_mask_prompts,
+    build_sam,
+    mask_side,
     save_sam,
 )
 from rivegs_mllm.cascade.training import StageData, Trainable, TrainableStage
@@ -35,14 +35,14 @@ if TYPE_CHECKING:
     from segment_anything.modeling import Sam
 
 
-class Pupil(nn.Module):
+class SamTrainingModule(nn.Module):
     """A model with its loss: cross-entropy in the box and outside, dice, and the error of the quality it predicts.
 
     In and outside the box are averaged apart: over the whole picture the few covered pixels would be outweighed, and
     the model would first learn to say nothing.
     """
 
-    def __init__(self, model: Sam, size: Size):
+    def __init__(self, model: Sam, size: SamSizes):
         super().__init__()
         self.model = model
         self.size = size
@@ -59,7 +59,7 @@ class Pupil(nn.Module):
 
     def _loss(self, seen: torch.Tensor, boxes: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
         """(N,): the loss of each box of a picture."""
-        inside = filled_prompts(boxes, dataclasses.replace(self.size, filled=True))
+        inside = box_mask_prompts(boxes, dataclasses.replace(self.size, filled=True))
         prompt = inside if self.size.filled else None
         sparse, dense = self.model.prompt_encoder(points=None, boxes=boxes, masks=prompt)
         logits, quality = self.model.mask_decoder(
@@ -71,7 +71,7 @@ class Pupil(nn.Module):
         )
         logits, said, inside = logits[:, 0], logits[:, 0].sigmoid(), inside[:, 0]
         wrong = F.binary_cross_entropy_with_logits(logits, masks, reduction="none")
-        wrong = mean_where(wrong, inside) + mean_where(wrong, 1 - inside)
+        wrong = masked_mean(wrong, inside) + masked_mean(wrong, 1 - inside)
         dice = 1 - (2 * (said * masks).sum((1, 2)) + 1) / (said.sum((1, 2)) + masks.sum((1, 2)) + 1)
         with torch.no_grad():
             both, either = (logits > 0) & (masks > 0.5), (logits > 0) | (masks > 0.5)
@@ -79,14 +79,14 @@ class Pupil(nn.Module):
         return wrong + dice + (quality[:, 0] - iou) ** 2
 
 
-def mean_where(values: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+def masked_mean(values: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
     """(N,): the mean of (N, H, W) where ``chosen`` is 1, 0 where nothing is."""
     return (values * chosen).sum((1, 2)) / chosen.sum((1, 2)).clamp(min=1)
 
 
 @dataclass(frozen=True)
-class Row:
-    """A picture as the model takes it, with boxes and masks as of ``Pupil.forward``."""
+class SegmentationExample:
+    """A picture as the model takes it, with boxes and masks as of ``SamTrainingModule.forward``."""
 
     picture: torch.Tensor
     boxes: torch.Tensor
@@ -96,7 +96,7 @@ class Row:
 @TrainableStage.register_subclass("segment_anything")
 @dataclass
 class SegmentAnythingTraining(TrainableStage):
-    """How the segmenter is trained. The fields are those of ``Size``. All training pictures are held in memory."""
+    """How the segmenter is trained. The fields are those of ``SamSizes``. All training pictures are held in memory."""
 
     side: Side = 128
     patch: Side = 8
@@ -111,26 +111,26 @@ class SegmentAnythingTraining(TrainableStage):
     def prepare(self, data: StageData) -> Trainable:
         """The model, untrained, and its rows: pictures with the boxes and masks of all that they show."""
         data = data.with_checked_pictures()
-        size = Size(**{**dataclasses.asdict(self), "whole": tuple(self.whole)})
-        model = build(size)
-        shown = [sample for sample in data.train if any(pairs(sample))]
+        size = SamSizes(**{**dataclasses.asdict(self), "whole": tuple(self.whole)})
+        model = build_sam(size)
+        shown = [sample for sample in data.train if any(box_mask_pairs(sample))]
         if not shown:
             raise UserError(f"{data.folder}: no entity has a mask, so there is nothing to learn segmentation from")
         rows = MultiVariantDataset(
-            [[make_row(sample, data.folder, model, size)] for sample in shown], "first", data.seed
+            [[make_example(sample, data.folder, model, size)] for sample in shown], "first", data.seed
         )
-        stage = SegmentingStage("segment_anything", Prompted(model, size), data.folder, 0)
+        stage = SegmentingStage("segment_anything", PromptedSam(model, size), data.folder, 0)
         return Trainable(
-            model=Pupil(model, size),
+            model=SamTrainingModule(model, size),
             train=rows,
             lengths=rows.lengths(lambda row: len(row.boxes)),
             collate=collate,
-            evaluate=lambda samples: segmentation_figures(stage, samples),
+            evaluate=lambda samples: segmentation_metrics(stage, samples),
             save=lambda folder: save_sam(model, size, folder),
         )
 
 
-def pairs(sample: Sample) -> list[tuple[Box, Mask]]:
+def box_mask_pairs(sample: Sample) -> list[tuple[Box, Mask]]:
     """The boxes of a post with a picture and their masks, of entities that have one for each."""
     if not sample.image:
         return []
@@ -138,28 +138,28 @@ def pairs(sample: Sample) -> list[tuple[Box, Mask]]:
     return [pair for entity in entities for pair in zip(entity.boxes, entity.masks, strict=True)]
 
 
-def make_row(sample: Sample, folder: Path, model: Sam, size: Size) -> Row:
+def make_example(sample: Sample, folder: Path, model: Sam, size: SamSizes) -> SegmentationExample:
     """A post as a row."""
     from segment_anything.utils.transforms import ResizeLongestSide
 
-    side, grid = size.side, grid_of(size)
+    side, grid = size.side, mask_side(size)
     resize = ResizeLongestSide(side)
     image = np.asarray(open_for_model(folder / sample.image))
     picture = torch.from_numpy(resize.apply_image(image)).permute(2, 0, 1).float()
-    boxes, masks = zip(*pairs(sample), strict=True)
+    boxes, masks = zip(*box_mask_pairs(sample), strict=True)
     corners = np.array([[box.xmin, box.ymin, box.xmax, box.ymax] for box in boxes], dtype=np.float32)
     whole = torch.stack([torch.from_numpy(decode(mask)).float() for mask in masks])
     small = F.interpolate(whole[:, None], picture.shape[1:], mode="bilinear", antialias=True)
     padded = F.pad(small, (0, side - small.shape[3], 0, side - small.shape[2]))
-    return Row(
+    return SegmentationExample(
         model.preprocess(picture).detach(),
         torch.from_numpy(resize.apply_boxes(corners, image.shape[:2])).float(),
         F.interpolate(padded, (grid, grid), mode="area")[:, 0],
     )
 
 
-def collate(rows: Sequence[Row]) -> dict:
-    """The arguments of ``Pupil.forward`` by name."""
+def collate(rows: Sequence[SegmentationExample]) -> dict:
+    """The arguments of ``SamTrainingModule.forward`` by name."""
     return {
         "pictures": torch.stack([row.picture for row in rows]),
         "boxes": [row.boxes for row in rows],
@@ -167,11 +167,11 @@ def collate(rows: Sequence[Row]) -> dict:
     }
 
 
-def segmentation_figures(stage: SegmentingStage, samples: Sequence[Sample]) -> dict[str, float]:
+def segmentation_metrics(stage: SegmentingStage, samples: Sequence[Sample]) -> dict[str, float]:
     """Mean IoU of a segmenter that is given the gold boxes, and the share of masks with an IoU above 0.5."""
-    drafts = []
+    partials = []
     for sample in samples:
         bare = [dataclasses.replace(entity, masks=()) for entity in sample.entities]
-        drafts.append(Prediction(sample.id, entities=tuple(bare)))
-    scores = segmentation_scores(samples, stage([blind(sample) for sample in samples], drafts))
+        partials.append(Prediction(sample.id, entities=tuple(bare)))
+    scores = segmentation_scores(samples, stage([without_labels(sample) for sample in samples], partials))
     return {"mean_iou": scores["mean_iou"], "precision": scores["precision"]}

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import ClassVar
 
 from rivegs_mllm.cascade.base import Stage, StageError
-from rivegs_mllm.cascade.grounding.seqtr import Source
-from rivegs_mllm.cascade.grounding.seqtr_masks import ExpressionStage
-from rivegs_mllm.cascade.grounding.seqtr_training import KIND
-from rivegs_mllm.cascade.referring import check_parts, needed
+from rivegs_mllm.cascade.grounding.seqtr import SeqTRSource
+from rivegs_mllm.cascade.grounding.seqtr_masks import ExpressionSegmentingStage
+from rivegs_mllm.cascade.grounding.seqtr_training import TYPE_NAME
+from rivegs_mllm.cascade.referring import check_parts, slots_required_by
 from rivegs_mllm.cascade.segmentation.base import Segmenter
 from rivegs_mllm.published.seqtr.sizes import BOX
 from rivegs_mllm.types import TYPES
@@ -20,37 +20,37 @@ from rivegs_mllm.types import TYPES
 STAGE = "segmenter (seqtr)"
 
 
-@Segmenter.register_subclass(KIND)
+@Segmenter.register_subclass(TYPE_NAME)
 @dataclass
 class SeqTRSegmenter(Segmenter):
     """A trained segmenter. The settings are those of the grounder ``seqtr``."""
 
     checkpoint: Path
     words: Path | None = None
-    refer: list[str] | None = None
+    query_fields: list[str] | None = None
     types: list[str] = field(default_factory=lambda: list(TYPES))
     as_published: bool | None = None
     SEES_GOLD: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        if self.refer is not None:
-            check_parts(self.refer)
+        if self.query_fields is not None:
+            check_parts(self.query_fields)
 
-    def needs(self) -> Sequence[str]:
-        """Expressions, where they are referred by."""
-        return needed(self._source().parts(STAGE))
+    def requires(self) -> Sequence[str]:
+        """The expressions, where the queries contain them."""
+        return slots_required_by(self._source().parts(STAGE))
 
-    def instead(self) -> Sequence[str]:
+    def requires_only(self) -> Sequence[str]:
         """The entities alone, and no box."""
         return ("tagger",)
 
     def load(self, folder: Path) -> Stage:
         """The stage. Raises StageError for a model that writes no mask, or that cannot be loaded."""
         source = self._source()
-        writer, parameters = source.writer(STAGE)
-        if writer.model.sizes.task == BOX:
+        predictor, num_parameters = source.predictor(STAGE)
+        if predictor.model.sizes.task == BOX:
             raise StageError(f"{STAGE}: {self.checkpoint} writes boxes alone; make it a grounder, or train for masks")
-        return ExpressionStage(KIND, writer.segment, source.parts(STAGE), folder, parameters)
+        return ExpressionSegmentingStage(TYPE_NAME, predictor.segment, source.parts(STAGE), folder, num_parameters)
 
-    def _source(self) -> Source:
-        return Source(self.checkpoint, self.words, self.types, self.refer, self.as_published)
+    def _source(self) -> SeqTRSource:
+        return SeqTRSource(self.checkpoint, self.words, self.types, self.query_fields, self.as_published)

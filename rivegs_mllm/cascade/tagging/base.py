@@ -6,7 +6,7 @@ A tagger fills ``entities`` with mention, type and token span, in the order of t
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -16,9 +16,26 @@ import draccus
 from rivegs_mllm.cascade.base import Stage
 from rivegs_mllm.types import Entity, Prediction, Sample
 
+Tagged = tuple[tuple[Entity, ...], tuple[str, ...]]
+"""The entities of a post, in the order of the text, and what went wrong with it."""
+
 
 class Tagger(draccus.PluginRegistry, discover_packages_path="rivegs_mllm.cascade"):
     """The settings of a tagger, chosen by ``type:``."""
+
+
+class TaggingStage:
+    """Fills ``entities`` with what ``tag`` finds in posts. ``num_parameters`` is the size of the model."""
+
+    def __init__(self, tag: Callable[[Sequence[Sample]], Sequence[Tagged]], num_parameters: int):
+        self.tag = tag
+        self.num_parameters = num_parameters
+
+    def __call__(self, samples: Sequence[Sample], partials: Sequence[Prediction]) -> list[Prediction]:
+        return [
+            dataclasses.replace(partial, entities=found, errors=partial.errors + notes)
+            for partial, (found, notes) in zip(partials, self.tag(samples), strict=True)
+        ]
 
 
 @Tagger.register_subclass("gold")
@@ -33,10 +50,10 @@ class GoldTagger(Tagger):
         return _gold
 
 
-def _gold(samples: Sequence[Sample], drafts: Sequence[Prediction]) -> list[Prediction]:
+def _gold(samples: Sequence[Sample], partials: Sequence[Prediction]) -> list[Prediction]:
     return [
         dataclasses.replace(
-            draft, entities=tuple(Entity(entity.text, entity.type, entity.span) for entity in sample.entities)
+            partial, entities=tuple(Entity(entity.text, entity.type, entity.span) for entity in sample.entities)
         )
-        for sample, draft in zip(samples, drafts, strict=True)
+        for sample, partial in zip(samples, partials, strict=True)
     ]

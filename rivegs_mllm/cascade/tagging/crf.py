@@ -14,34 +14,35 @@ from typing import Annotated, ClassVar
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from eval.scores import evaluate
 from eval.stage_metrics import subset_names
 from rivegs_mllm.cascade.base import StageError
-from rivegs_mllm.cascade.checkpoint import Card, read_card
+from rivegs_mllm.cascade.checkpoint import StageMetadata, read_metadata
 from rivegs_mllm.cascade.rows import OUTSIDE, bio_tags
-from rivegs_mllm.cascade.tagging.base import Tagger
+from rivegs_mllm.cascade.tagging.base import Tagged, Tagger
 from rivegs_mllm.cascade.tagging.windows import EMPTY_WORDS, WordEncoder
 from rivegs_mllm.cascade.training import StageData, Trainable, TrainableStage
 from rivegs_mllm.config.bounds import BatchSize, Dropout, NonNegativeInt, OneOf, PositiveFloat, TokenCount
-from rivegs_mllm.models.device import best_device
+from rivegs_mllm.models.device import best_device, count_parameters, device_of
 from rivegs_mllm.models.text_encoders import bare_encoder, load_encoder, load_tokenizer, marks
+from rivegs_mllm.published.weights import save_weights
 from rivegs_mllm.training.name_augmentation import made_up_names, name_words, rename
 from rivegs_mllm.training.sampling import VARIANT_STRATEGIES, MultiVariantDataset
 from rivegs_mllm.types import TYPES, Entity, Prediction, Sample, UserError
 
 STAGE = "tagger (crf)"
-NEVER = -10_000.0
+FORBIDDEN_SCORE = -10_000.0
 WEIGHTS = "model.safetensors"
 NO_KNOWLEDGE = "none"
 
 
-def labels(types: Sequence[str]) -> list[str]:
+def bio_labels(types: Sequence[str]) -> list[str]:
     """The BIO tags of a type set, in the order of the field's states."""
-    return [OUTSIDE, *(f"{place}-{kind}" for kind in types for place in "BI")]
+    return [OUTSIDE, *(f"{prefix}-{kind}" for kind in types for prefix in "BI")]
 
 
 class WordTagger(nn.Module):
@@ -51,7 +52,7 @@ class WordTagger(nn.Module):
         from torchcrf import CRF
 
         super().__init__()
-        tags = labels(types)
+        tags = bio_labels(types)
         self.encoder = encoder
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(encoder.config.hidden_size, len(tags))
@@ -59,10 +60,10 @@ class WordTagger(nn.Module):
         with torch.no_grad():
             for after, tag in enumerate(tags):
                 if tag.startswith("I-"):
-                    self.crf.start_transitions[after] = NEVER
+                    self.crf.start_transitions[after] = FORBIDDEN_SCORE
                     for before, last in enumerate(tags):
                         if last[2:] != tag[2:]:
-                            self.crf.transitions[before, after] = NEVER
+                            self.crf.transitions[before, after] = FORBIDDEN_SCORE
 
     def forward(
         self, inputs: Mapping[str, torch.Tensor], words: torch.Tensor, tags: torch.Tensor
@@ -82,12 +83,12 @@ class WordTagger(nn.Module):
     def _emissions(self, inputs: Mapping[str, torch.Tensor], words: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The score of each tag, (windows, words, tags), in float32, and which words there are, (windows, words)."""
         hidden = self.encoder(**inputs).last_hidden_state
-        places = words.clamp(min=0).unsqueeze(-1).expand(-1, -1, hidden.shape[-1])
-        return self.head(self.dropout(hidden.gather(1, places))).float(), words >= 0
+        indices = words.clamp(min=0).unsqueeze(-1).expand(-1, -1, hidden.shape[-1])
+        return self.head(self.dropout(hidden.gather(1, indices))).float(), words >= 0
 
 
 @dataclass(frozen=True)
-class Reader:
+class CrfPredictor:
     """A trained or untrained tagger with what it reads by."""
 
     model: WordTagger
@@ -95,16 +96,14 @@ class Reader:
     types: tuple[str, ...]
     batch_size: int
 
-    def tag(
-        self, posts: Sequence[Sample], knowledge: Sequence[str]
-    ) -> list[tuple[tuple[Entity, ...], tuple[str, ...]]]:
+    def tag(self, posts: Sequence[Sample], knowledge: Sequence[str]) -> list[Tagged]:
         """Of each post its entities, in the order of the text, and what of it did not fit."""
         read = [self.encoder.windows(post.id, post.tokens, text) for post, text in zip(posts, knowledge, strict=True)]
         rows = [(index, window) for index, (windows, _) in enumerate(read) for window in windows]
         rows.sort(key=lambda row: row[1].tokens)
         tags = [[OUTSIDE] * len(post.tokens) for post in posts]
-        names = labels(self.types)
-        device = next(self.model.parameters()).device
+        names = bio_labels(self.types)
+        device = device_of(self.model)
         for start in range(0, len(rows), self.batch_size):
             some = rows[start : start + self.batch_size]
             batch = collate([{"window": window} for _, window in some], self.encoder.tokenizer)
@@ -158,41 +157,39 @@ class CrfTagger(Tagger):
     batch_size: BatchSize = 32
     SEES_GOLD: ClassVar[bool] = False
 
-    def needs(self) -> tuple[str, ...]:
+    def requires(self) -> tuple[str, ...]:
         """The knowledge, where it was trained with knowledge."""
-        card = read_card(self.checkpoint, STAGE, "crf", self.types, CrfTraining)
+        card = read_metadata(self.checkpoint, STAGE, "crf", self.types, CrfTraining)
         return ("knowledge",) if _reads_knowledge(card) else ()
 
     def load(self, folder: Path) -> CrfStage:
         """The stage, on the GPU where there is one."""
-        return CrfStage(*load_reader(self.checkpoint, self.types, self.batch_size))
+        return CrfStage(*load_predictor(self.checkpoint, self.types, self.batch_size))
 
 
 class CrfStage:
-    """Fills ``entities``. A tagger that was trained with knowledge reads it from the drafts."""
+    """Fills ``entities``. A tagger that was trained with knowledge reads it from the partial predictions."""
 
-    def __init__(self, reader: Reader, reads_knowledge: bool):
-        self.reader = reader
+    def __init__(self, predictor: CrfPredictor, reads_knowledge: bool):
+        self.predictor = predictor
         self.reads_knowledge = reads_knowledge
-        self.parameters = sum(value.numel() for value in reader.model.parameters())
+        self.num_parameters = count_parameters(predictor.model)
 
-    def __call__(self, samples: Sequence[Sample], drafts: Sequence[Prediction]) -> list[Prediction]:
+    def __call__(self, samples: Sequence[Sample], partials: Sequence[Prediction]) -> list[Prediction]:
         if not samples:
             return []
-        knowledge = [draft.knowledge if self.reads_knowledge else "" for draft in drafts]
-        return [
-            dataclasses.replace(draft, entities=found, errors=draft.errors + self._without(draft) + notes)
-            for draft, (found, notes) in zip(drafts, self.reader.tag(samples, knowledge), strict=True)
-        ]
-
-    def _without(self, draft: Prediction) -> tuple[str, ...]:
-        missed = self.reads_knowledge and not draft.knowledge
-        return (f"{STAGE}: was trained with knowledge, but the draft has none",) if missed else ()
+        knowledge = [partial.knowledge if self.reads_knowledge else "" for partial in partials]
+        filled = []
+        for partial, (found, notes) in zip(partials, self.predictor.tag(samples, knowledge), strict=True):
+            if self.reads_knowledge and not partial.knowledge:
+                notes = (f"{STAGE}: was trained with knowledge, but none is given", *notes)
+            filled.append(dataclasses.replace(partial, entities=found, errors=partial.errors + notes))
+        return filled
 
 
-def load_reader(folder: Path, types: Sequence[str], batch_size: int) -> tuple[Reader, bool]:
-    """A trained tagger, and whether it reads knowledge. Raises StageError for a folder that is not one, whole."""
-    card = read_card(folder, STAGE, "crf", types, CrfTraining)
+def load_predictor(folder: Path, types: Sequence[str], batch_size: int) -> tuple[CrfPredictor, bool]:
+    """A trained tagger, and whether it reads knowledge. Raises StageError for a folder that is incomplete."""
+    card = read_metadata(folder, STAGE, "crf", types, CrfTraining)
     settings = card.settings
     model = WordTagger(bare_encoder(folder), card.types, settings["dropout"])
     try:
@@ -201,12 +198,12 @@ def load_reader(folder: Path, types: Sequence[str], batch_size: int) -> tuple[Re
         raise StageError(f"{STAGE}: {folder / WEIGHTS}: {error}; train the stage again") from None
     model.to(best_device()).eval()
     encoder = WordEncoder(
-        load_tokenizer(folder), settings["max_length"], settings["empty_words"], STAGE, marks(model.encoder)
+        load_tokenizer(folder), settings["max_length"], settings["on_empty_token"], STAGE, marks(model.encoder)
     )
-    return Reader(model, encoder, card.types, batch_size), _reads_knowledge(card)
+    return CrfPredictor(model, encoder, card.types, batch_size), _reads_knowledge(card)
 
 
-def _reads_knowledge(card: Card) -> bool:
+def _reads_knowledge(card: StageMetadata) -> bool:
     return card.settings["knowledge"] != NO_KNOWLEDGE
 
 
@@ -220,19 +217,19 @@ class CrfTraining(TrainableStage):
 
     ``encoder`` is what ``rivegs_mllm.models.text_encoders.load_encoder`` takes. ``knowledge``: "none", or which of a
     post's texts is read: "draw" one an epoch, "copies" of the post for each, "first". Dev is always read with the
-    first. ``renamings``: how many more variants each text has with its mentions under made-up names
-    (``rivegs_mllm.training.name_augmentation``), for an encoder that knows no language yet. ``head_rate`` is the
-    learning rate of the linear layer and the field, null for that of the encoder. ``max_length`` and ``empty_words``
-    are those of ``rivegs_mllm.cascade.tagging.windows.WordEncoder``.
+    first. ``renamed_variants``: how many more variants each text has with its mentions under made-up names
+    (``rivegs_mllm.training.name_augmentation``), for an encoder that knows no language yet. ``head_learning_rate`` is
+    the learning rate of the linear layer and the field, null for that of the encoder. ``max_length`` and
+    ``on_empty_token`` are those of ``rivegs_mllm.cascade.tagging.windows.WordEncoder``.
     """
 
     encoder: str
     revision: str | None = None
     knowledge: str = "draw"
-    renamings: NonNegativeInt = 0
+    renamed_variants: NonNegativeInt = 0
     max_length: TokenCount = 256
-    empty_words: Annotated[str, OneOf(EMPTY_WORDS)] = "error"
-    head_rate: PositiveFloat | None = None
+    on_empty_token: Annotated[str, OneOf(EMPTY_WORDS)] = "error"
+    head_learning_rate: PositiveFloat | None = None
     dropout: Dropout = 0.1
 
     def __post_init__(self) -> None:
@@ -244,16 +241,17 @@ class CrfTraining(TrainableStage):
         """The tagger, untrained, and its rows: windows of posts with their tags, one variant a knowledge text."""
         if self.knowledge != NO_KNOWLEDGE and not any(sample.knowledge for sample in data.train):
             raise UserError(f"{data.folder}: no post has knowledge; say `stage.knowledge: none`, or build it with some")
-        model, tokenizer = load_encoder(self.encoder, self.revision, self._corpus(data.train))
-        encoder = WordEncoder(tokenizer, self.max_length, self.empty_words, STAGE, marks(model))
+        corpus = (text for sample in data.train for text in (sample.text, *self._texts(sample)))
+        model, tokenizer = load_encoder(self.encoder, self.revision, corpus)
+        encoder = WordEncoder(tokenizer, self.max_length, self.on_empty_token, STAGE, marks(model))
         tagger = WordTagger(model, data.types, self.dropout)
         rows = MultiVariantDataset(
             self._rows(data, encoder), "copies" if self.knowledge == "copies" else "draw", data.seed
         )
-        reader = Reader(tagger, encoder, data.types, batch_size=64)
+        predictor = CrfPredictor(tagger, encoder, data.types, batch_size=64)
 
         def figures(samples: Sequence[Sample]) -> dict[str, float]:
-            return span_figures(samples, reader.tag(samples, [self._texts(sample)[0] for sample in samples]))
+            return span_metrics(samples, predictor.tag(samples, [self._texts(sample)[0] for sample in samples]))
 
         def save(folder: Path) -> None:
             save_tagger(tagger, tokenizer, folder)
@@ -265,7 +263,9 @@ class CrfTraining(TrainableStage):
             collate=lambda batch: collate(batch, tokenizer),
             evaluate=figures,
             save=save,
-            rates={} if self.head_rate is None else {"head.": self.head_rate, "crf.": self.head_rate},
+            rates={}
+            if self.head_learning_rate is None
+            else {"head.": self.head_learning_rate, "crf.": self.head_learning_rate},
         )
 
     def _texts(self, sample: Sample) -> tuple[str, ...]:
@@ -273,19 +273,15 @@ class CrfTraining(TrainableStage):
         chosen = {NO_KNOWLEDGE: (), "first": sample.knowledge[:1]}
         return chosen.get(self.knowledge, sample.knowledge) or ("",)
 
-    def _corpus(self, samples: Sequence[Sample]) -> Iterator[str]:
-        for sample in samples:
-            yield from (sample.text, *self._texts(sample))
-
     def _rows(self, data: StageData, encoder: WordEncoder) -> list[list[dict]]:
         """A row a window of a post, and its variants. Prints what did not fit into the encoder."""
-        rows, unfit, names = [], [], labels(data.types)
+        rows, unfit, names = [], [], bio_labels(data.types)
         words, rng = name_words(data.train), random.Random(data.seed)
         for sample in data.train:
             tags = [names.index(tag) for tag in bio_tags(sample)]
             mentions = [entity.text for entity in sample.entities]
             texts = [(sample.tokens, text) for text in self._texts(sample)]
-            texts += [_renamed(*text, mentions, words, rng) for text in texts for _ in range(self.renamings)]
+            texts += [_renamed(*text, mentions, words, rng) for text in texts for _ in range(self.renamed_variants)]
             read = [encoder.windows(sample.id, *text) for text in texts]
             notes = dict.fromkeys(note for _, own in read for note in own)
             unfit += [f"  {sample.id}: " + "; ".join(notes)] if notes else []
@@ -305,9 +301,7 @@ def _renamed(
     return tuple(rename(token, new) for token in tokens), rename(knowledge, new)
 
 
-def span_figures(
-    samples: Sequence[Sample], found: Sequence[tuple[tuple[Entity, ...], tuple[str, ...]]]
-) -> dict[str, float]:
+def span_metrics(samples: Sequence[Sample], found: Sequence[Tagged]) -> dict[str, float]:
     """Precision, recall and F1 of mention and type; F1 also of the posts' own subsets, as ``span_f1_unseen``."""
     predictions = [Prediction(sample.id, entities=own) for sample, (own, _) in zip(samples, found, strict=True)]
     scores = evaluate(samples, predictions)["strict"]
@@ -318,7 +312,7 @@ def span_figures(
 
 
 def save_tagger(tagger: WordTagger, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    """Writes what ``load_reader`` reads, but for the card: the encoder's config, its tokenizer and all weights."""
+    """Writes what ``load_predictor`` reads, but for the card: the encoder's config, its tokenizer and all weights."""
     tagger.encoder.config.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    save_file({name: value.contiguous() for name, value in tagger.state_dict().items()}, folder / WEIGHTS)
+    save_weights(tagger, folder / WEIGHTS)

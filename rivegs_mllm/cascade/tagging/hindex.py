@@ -1,6 +1,6 @@
 """The tagger ``hindex`` (ACL 2023): names, types and regions written as indices by a BART that sees regions.
 
-It fills boxes and visibility too, so that it can be a whole system by itself; stages behind it may say otherwise.
+It fills boxes and visibility too, so that it can be a complete system by itself; later stages may override it.
 Without regions it writes names and types alone, as the baseline BARTMNER.
 """
 
@@ -19,10 +19,10 @@ from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerFast
 
 from eval.scores import evaluate
 from eval.stage_metrics import subset_names
-from rivegs_mllm.cascade.base import StageError
-from rivegs_mllm.cascade.checkpoint import read_card
-from rivegs_mllm.cascade.tagging.base import Tagger
-from rivegs_mllm.cascade.tagging.hindex_reader import STAGE, Reader, RegionFolder, region_file
+from rivegs_mllm.cascade.base import Stage, named_errors
+from rivegs_mllm.cascade.checkpoint import read_metadata
+from rivegs_mllm.cascade.tagging.base import Tagger, TaggingStage
+from rivegs_mllm.cascade.tagging.hindex_predictor import STAGE, HIndexPredictor, RegionFolder, region_file
 from rivegs_mllm.cascade.training import StageData, Trainable, TrainableStage
 from rivegs_mllm.config.bounds import BatchSize, Bounds, NonNegativeInt
 from rivegs_mllm.models.device import best_device
@@ -30,35 +30,28 @@ from rivegs_mllm.models.pretrained import resolve_model_path
 from rivegs_mllm.models.text_encoders import TINY, load_tokenizer, tiny_bart_tokenizer
 from rivegs_mllm.published.hindex.checkpoint import load, load_published, save, start_from_bart
 from rivegs_mllm.published.hindex.model import HIndex
-from rivegs_mllm.published.hindex.regions import MOST, read_regions, shares
+from rivegs_mllm.published.hindex.regions import MAX_REGIONS, overlap_shares, read_regions
 from rivegs_mllm.published.hindex.sizes import NO_REGION, Sizes
 from rivegs_mllm.published.hindex.sizes import TYPES as PUBLISHED_TYPES
-from rivegs_mllm.published.hindex.text import Source, Wanted, sequence, sequences, sources, start_labels
+from rivegs_mllm.published.hindex.text import (
+    TargetEntity,
+    TokenizedPost,
+    init_label_embeddings,
+    pad_posts,
+    pad_sequences,
+    target_sequence,
+)
 from rivegs_mllm.training.name_augmentation import name_words, renamed_tokens
 from rivegs_mllm.training.sampling import MultiVariantDataset
 from rivegs_mllm.types import TYPES, Entity, Prediction, Sample, UserError
 
-KIND = "hindex"
-_TINY_SPREAD = 0.07  # a score is the product of two rows, without a scale
+TYPE_NAME = "hindex"
+_TINY_STD = 0.07  # a score is the product of two rows, without a scale
 _WORDS = {"PER": "person", "LOC": "location", "ORG": "organization", "OTHER": "others"}
 """By which words a type's row begins, other types by their own name."""
 
 
-class HIndexStage:
-    """Fills ``entities``, their boxes and visibility among them."""
-
-    def __init__(self, reader: Reader):
-        self.reader = reader
-        self.parameters = reader.parameters
-
-    def __call__(self, samples: Sequence[Sample], drafts: Sequence[Prediction]) -> list[Prediction]:
-        return [
-            dataclasses.replace(draft, entities=found, errors=draft.errors + notes)
-            for draft, (found, notes) in zip(drafts, self.reader.say(samples), strict=True)
-        ]
-
-
-@Tagger.register_subclass(KIND)
+@Tagger.register_subclass(TYPE_NAME)
 @dataclass
 class HIndexTagger(Tagger):
     """A trained tagger. ``checkpoint`` is the folder that ``rivegs train`` wrote, ``regions`` the folder of the
@@ -83,29 +76,31 @@ class HIndexTagger(Tagger):
             return ()
         return _folders(self._card().settings["regions"])
 
-    def load(self, folder: Path) -> HIndexStage:
+    def load(self, folder: Path) -> Stage:
         """The stage, on the GPU where there is one. Raises StageError in one line."""
-        try:
-            reader = self._published() if self._foreign() else self._trained()
-        except UserError as error:
-            said = str(error)
-            raise StageError(said if said.startswith(STAGE) else f"{STAGE}: {said}") from None
-        reader.model.to(best_device())
-        return HIndexStage(reader)
+        predictor = self.predictor()
+        return TaggingStage(predictor.tag, predictor.num_parameters)
+
+    def predictor(self) -> HIndexPredictor:
+        """The model with its tokenizer and images. Raises StageError as ``load`` does."""
+        with named_errors(STAGE):
+            predictor = self._published() if self._foreign() else self._trained()
+        predictor.model.to(best_device())
+        return predictor
 
     def _foreign(self) -> bool:
         """Whether the checkpoint is one of the authors."""
         return self.bart is not None or self.checkpoint.is_file()
 
-    def _published(self) -> Reader:
+    def _published(self) -> HIndexPredictor:
         if self.bart is None or self.regions is None:
             raise UserError(f"{self.checkpoint} has neither tokenizer nor regions; set `bart` and `regions`")
         model = load_published(self.checkpoint, as_published=bool(self.as_published))
-        regions = RegionFolder(self.regions, MOST, model.sizes.region)
+        regions = RegionFolder(self.regions, MAX_REGIONS, model.sizes.region)
         most = model.sizes.positions
-        return Reader(model, load_tokenizer(self.bart), regions, PUBLISHED_TYPES, self.batch_size, most)
+        return HIndexPredictor(model, load_tokenizer(self.bart), regions, PUBLISHED_TYPES, self.batch_size, most)
 
-    def _trained(self) -> Reader:
+    def _trained(self) -> HIndexPredictor:
         card = self._card()
         settings = card.settings
         doubtful = settings["as_published"] if self.as_published is None else self.as_published
@@ -115,10 +110,10 @@ class HIndexTagger(Tagger):
             folder, settings["boxes"] if folder is not None else 1, model.sizes.region, settings["normalise"]
         )
         tokenizer = load_tokenizer(self.checkpoint)
-        return Reader(model, tokenizer, regions, card.types, self.batch_size, settings["most_tokens"])
+        return HIndexPredictor(model, tokenizer, regions, card.types, self.batch_size, settings["max_tokens"])
 
     def _card(self):
-        return read_card(self.checkpoint, STAGE, KIND, self.types, HIndexTraining)
+        return read_metadata(self.checkpoint, STAGE, TYPE_NAME, self.types, HIndexTraining)
 
 
 def _folders(regions: object) -> tuple[Path, ...]:
@@ -130,24 +125,24 @@ def _folders(regions: object) -> tuple[Path, ...]:
 
 
 @dataclass(frozen=True)
-class Row:
+class HIndexExample:
     """A post, its picture's features (boxes, width), the sequence to be written, and the shares of its regions."""
 
-    source: Source
+    source: TokenizedPost
     features: torch.Tensor
     indices: tuple[int, ...]
     shares: tuple[tuple[float, ...], ...]
 
 
-@TrainableStage.register_subclass(KIND)
+@TrainableStage.register_subclass(TYPE_NAME)
 @dataclass
 class HIndexTraining(TrainableStage):
     """How the tagger is trained.
 
     ``bart`` is a BART, a hub id or a folder, or ``tiny``: a small one, untrained. ``regions`` is the folder of the
     pictures' regions, of which ``boxes`` are seen, all held in memory; null for text alone. ``normalise`` brings a
-    picture's features to length 1. ``renamings``: how many more variants each text has with its mentions under made-up
-    names, for a model that knows no language yet. ``most_tokens`` of a post are read. ``overlap`` learns which
+    picture's features to length 1. ``renamed_variants``: how many more variants each text has with its mentions under
+    made-up names, for a model that knows no language yet. ``max_tokens`` of a post are read. ``overlap`` learns which
     boxes overlap the gold ones, not how much each does (the original without ``--use_kl``). ``as_published`` trains a
     model that is used so.
     """
@@ -155,10 +150,10 @@ class HIndexTraining(TrainableStage):
     bart: str
     regions: Path | None = None
     revision: str | None = None
-    boxes: Annotated[int, Bounds(1, 10_000)] = MOST
+    boxes: Annotated[int, Bounds(1, 10_000)] = MAX_REGIONS
     normalise: bool = True
-    renamings: NonNegativeInt = 0
-    most_tokens: Annotated[int, Bounds(3, 100_000)] = 256
+    renamed_variants: NonNegativeInt = 0
+    max_tokens: Annotated[int, Bounds(3, 100_000)] = 256
     overlap: bool = False
     as_published: bool = False
 
@@ -166,11 +161,11 @@ class HIndexTraining(TrainableStage):
         """The model, BART's layers as they are and its own untrained, and its rows, one a post."""
         width = self._width(data)
         model, tokenizer = self._model(data, width)
-        if self.most_tokens > model.sizes.positions:
-            raise UserError(f"stage.most_tokens: {self.most_tokens}; the BART reads {model.sizes.positions}")
+        if self.max_tokens > model.sizes.positions:
+            raise UserError(f"stage.max_tokens: {self.max_tokens}; the BART reads {model.sizes.positions}")
         regions = RegionFolder(self.regions, self._seen(), width, self.normalise)
-        reader = Reader(model, tokenizer, regions, data.types, 32, self.most_tokens)
-        rows = MultiVariantDataset(_rows(data, reader, self.renamings), "draw", data.seed)
+        predictor = HIndexPredictor(model, tokenizer, regions, data.types, 32, self.max_tokens)
+        rows = MultiVariantDataset(_rows(data, predictor, self.renamed_variants), "draw", data.seed)
 
         def store(folder: Path) -> None:
             save(model, folder)
@@ -180,13 +175,13 @@ class HIndexTraining(TrainableStage):
             model=model,
             train=rows,
             lengths=rows.lengths(lambda row: len(row.source.ids)),
-            collate=lambda some: collate(some, regions.most),
-            evaluate=lambda samples: figures(samples, reader),
+            collate=lambda batch: collate(batch, regions.max_regions),
+            evaluate=lambda samples: hindex_metrics(samples, predictor),
             save=store,
         )
 
     def _seen(self) -> int:
-        """How many regions the model sees: without any one that is not there."""
+        """How many regions the model sees; without regions, one that is padding."""
         return self.boxes if self.regions is not None else 1
 
     def _width(self, data: StageData) -> int:
@@ -208,7 +203,7 @@ class HIndexTraining(TrainableStage):
             size = {"width": 128, "layers": 2, "heads": 4, "ffn": 256, "positions": 512}
             sizes = Sizes(len(tokenizer) + len(labels), len(labels), region=width, **size)
             model = HIndex(sizes, len(tokenizer), self.as_published, self.overlap)
-            torch.nn.init.normal_(model.table.weight, std=_TINY_SPREAD)
+            torch.nn.init.normal_(model.table.weight, std=_TINY_STD)
             return model, tokenizer
         bart, tokenizer = _bart(self.bart, self.revision)
         config = bart.config
@@ -224,8 +219,11 @@ class HIndexTraining(TrainableStage):
         )
         model = HIndex(sizes, config.vocab_size, self.as_published, self.overlap)
         start_from_bart(model, bart.state_dict(), Path(self.bart))
-        ids = {config.vocab_size + row: _pieces(name, tokenizer) for row, name in enumerate(labels)}
-        start_labels(model.table, ids, self.as_published)
+        ids = {
+            config.vocab_size + row: tokenizer(name, add_special_tokens=False).input_ids
+            for row, name in enumerate(labels)
+        }
+        init_label_embeddings(model.table, ids, self.as_published)
         return model, tokenizer
 
 
@@ -241,42 +239,38 @@ def _bart(name: str, revision: str | None) -> tuple[PreTrainedModel, PreTrainedT
     return bart, load_tokenizer(source, revision)
 
 
-def _pieces(name: str, tokenizer: PreTrainedTokenizerFast) -> list[int]:
-    return tokenizer(name, add_special_tokens=False).input_ids
-
-
-def _rows(data: StageData, reader: Reader, renamings: int) -> list[list[Row]]:
+def _rows(data: StageData, predictor: HIndexPredictor, renamed_variants: int) -> list[list[HIndexExample]]:
     """A row a post, and its variants. Prints how many pictures have no regions, how many entities' boxes none of them
     overlaps, and what is cut."""
     rows, lost, uncovered, cut = [], [], [], []
     words, rng = name_words(data.train), random.Random(data.seed)
     for sample in data.train:
-        regions, there = reader.regions.of(sample.image)
-        wanted = [_wanted(sample, own, regions.boxes, reader.types) for own in sample.entities]
+        regions, there = predictor.regions.of(sample.image)
+        wanted = [_wanted(sample, own, regions.boxes, predictor.types) for own in sample.entities]
         pairs = zip(sample.entities, wanted, strict=True)
         uncovered += [sample.id] if any(gold.boxes and not own.shares for gold, own in pairs) else []
         lost += [] if there else [sample.id]
-        texts = [sample.tokens, *(renamed_tokens(sample, words, rng) for _ in range(renamings))]
-        variants = [reader.read(dataclasses.replace(sample, tokens=text)) for text in texts]
+        texts = [sample.tokens, *(renamed_tokens(sample, words, rng) for _ in range(renamed_variants))]
+        variants = [predictor.tokenize(dataclasses.replace(sample, tokens=text)) for text in texts]
         cut += [sample.id] if len(variants[0].first) < len(sample.tokens) else []
         features = torch.from_numpy(regions.features)
-        rows.append([_row(post, wanted, features, reader.model.sizes.words) for post in variants])
+        rows.append([_row(post, wanted, features, predictor.model.sizes.words) for post in variants])
     for ids, what in ((lost, "have no regions"), (uncovered, "have an entity that no region overlaps by half")):
         if ids:
             print(f"{len(ids)} of {len(rows)} posts {what}, such as {ids[0]}")
     if cut:
-        print(f"{len(cut)} of {len(rows)} posts do not fit into {reader.most_tokens} tokens, such as {cut[0]}")
+        print(f"{len(cut)} of {len(rows)} posts do not fit into {predictor.max_tokens} tokens, such as {cut[0]}")
     return rows
 
 
-def _row(post: Source, wanted: Sequence[Wanted], features: torch.Tensor, words: int) -> Row:
-    indices, found = sequence(post, sorted(wanted, key=lambda own: own.start), words)
-    return Row(post, features, tuple(indices), tuple(found))
+def _row(post: TokenizedPost, wanted: Sequence[TargetEntity], features: torch.Tensor, words: int) -> HIndexExample:
+    indices, found = target_sequence(post, sorted(wanted, key=lambda own: own.start), words)
+    return HIndexExample(post, features, tuple(indices), tuple(found))
 
 
-def _wanted(sample: Sample, entity: Entity, boxes: np.ndarray, types: Sequence[str]) -> Wanted:
-    own = shares(boxes, [(box.xmin, box.ymin, box.xmax, box.ymax) for box in entity.boxes])
-    return Wanted(*_span(sample, entity), NO_REGION + 1 + types.index(entity.type), own)
+def _wanted(sample: Sample, entity: Entity, boxes: np.ndarray, types: Sequence[str]) -> TargetEntity:
+    own = overlap_shares(boxes, [(box.xmin, box.ymin, box.xmax, box.ymax) for box in entity.boxes])
+    return TargetEntity(*_span(sample, entity), NO_REGION + 1 + types.index(entity.type), own)
 
 
 def _span(sample: Sample, entity: Entity) -> tuple[int, int]:
@@ -285,20 +279,20 @@ def _span(sample: Sample, entity: Entity) -> tuple[int, int]:
     return entity.span
 
 
-def collate(rows: Sequence[Row], boxes: int) -> dict[str, torch.Tensor]:
+def collate(rows: Sequence[HIndexExample], boxes: int) -> dict[str, torch.Tensor]:
     """The arguments of ``HIndex.forward`` by name."""
     every = [own for row in rows for own in row.shares]
     return {
-        "ids": sources([row.source for row in rows]),
+        "ids": pad_posts([row.source for row in rows]),
         "features": torch.stack([row.features for row in rows]),
-        "indices": sequences([row.indices for row in rows]),
+        "indices": pad_sequences([row.indices for row in rows]),
         "shares": torch.tensor(every) if every else torch.zeros(0, boxes),
     }
 
 
-def figures(samples: Sequence[Sample], reader: Reader) -> dict[str, float]:
+def hindex_metrics(samples: Sequence[Sample], predictor: HIndexPredictor) -> dict[str, float]:
     """F1 of mention and type, and of mention, type and region; the latter also of the posts' own subsets."""
-    said = [Prediction(one.id, entities=own) for one, (own, _) in zip(samples, reader.say(samples), strict=True)]
+    said = [Prediction(one.id, entities=own) for one, (own, _) in zip(samples, predictor.tag(samples), strict=True)]
     scores = evaluate(samples, said)["strict"]
     found = {"span_f1": scores["all"]["MNER"]["f1"], "gmner_f1": scores["all"]["GMNER"]["f1"]}
     for subset in subset_names(samples):

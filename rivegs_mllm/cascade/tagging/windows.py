@@ -35,7 +35,7 @@ class WordEncoder:
     """Posts as windows of at most ``max_length`` tokens.
 
     What does not fit: the knowledge is cut first; a text that is too long by itself is split between words, and read
-    in several windows. ``empty_words`` says what becomes of a word of which the tokenizer leaves nothing, such as a
+    in several windows. ``on_empty_token`` says what to do with a word for which the tokenizer gives no token, such as a
     lone variation selector: "error", or "unknown" to read the tokenizer's unknown token in its place.
     ``stage`` names the stage in messages. ``marks``: how many of the words that text and knowledge share, whatever
     their capitals, have a token type of their own, from 2 on, in the order of the text: for a small encoder that would
@@ -43,10 +43,10 @@ class WordEncoder:
     """
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerFast, max_length: int, empty_words: str, stage: str, marks: int = 0
+        self, tokenizer: PreTrainedTokenizerFast, max_length: int, on_empty_token: str, stage: str, marks: int = 0
     ):
-        if empty_words not in EMPTY_WORDS:
-            raise StageError(f"{stage}: empty_words {empty_words!r} is neither 'error' nor 'unknown'")
+        if on_empty_token not in EMPTY_WORDS:
+            raise StageError(f"{stage}: on_empty_token {on_empty_token!r} is neither 'error' nor 'unknown'")
         least = tokenizer.num_special_tokens_to_add(pair=True) + 1
         if not least <= max_length <= tokenizer.model_max_length:
             raise StageError(
@@ -55,12 +55,12 @@ class WordEncoder:
             )
         self.tokenizer = tokenizer
         self.max_length = max_length
-        self.empty_words = empty_words
+        self.on_empty_token = on_empty_token
         self.stage = stage
         self.marks = marks
 
     def windows(self, post: str, tokens: Sequence[str], knowledge: str) -> tuple[list[Window], list[str]]:
-        """The windows of the post with the id ``post``, none for one without words; and what did not fit, in words."""
+        """The windows of the post with the id ``post``, none for one without words; and notes on what did not fit."""
         if not tokens:
             return [], []
         words, lengths = self._readable(post, list(tokens))
@@ -85,10 +85,10 @@ class WordEncoder:
         """The words, those that leave no token replaced; and the number of tokens of each."""
         lengths = self._lengths(words)
         empty = [index for index, length in enumerate(lengths) if length == 0]
-        if empty and (self.empty_words == "error" or self.tokenizer.unk_token is None):
+        if empty and (self.on_empty_token == "error" or self.tokenizer.unk_token is None):
             raise StageError(
                 f"{self.stage}: sample {post}: the encoder's tokenizer leaves nothing of word {empty[0]}, "
-                f"{words[empty[0]]!a}; set `empty_words: unknown` where the stage is trained, or choose an encoder "
+                f"{words[empty[0]]!a}; set `on_empty_token: unknown` where the stage is trained, or choose an encoder "
                 "that reads it"
             )
         for index in empty:
@@ -119,12 +119,12 @@ class WordEncoder:
         )
         first: dict[int, int] = {}
         marks = _shared(words, extra, self.marks)
-        for place, (word, part) in enumerate(zip(encoded.word_ids(), encoded.sequence_ids(), strict=True)):
+        for index, (word, part) in enumerate(zip(encoded.word_ids(), encoded.sequence_ids(), strict=True)):
             if part == 0:
-                first.setdefault(word, place)
+                first.setdefault(word, index)
             if marks and part is not None:
-                own = encoded["token_type_ids"][place]
-                encoded["token_type_ids"][place] = marks.get(_plain((words, extra)[part][word]), own)
+                own = encoded["token_type_ids"][index]
+                encoded["token_type_ids"][index] = marks.get(_plain((words, extra)[part][word]), own)
         return Window(start, dict(encoded), tuple(first[word] for word in range(len(words)))), max(0, total - room)
 
 

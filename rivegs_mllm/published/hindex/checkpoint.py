@@ -7,12 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 
 from rivegs_mllm.data.files import write_json
 from rivegs_mllm.published.hindex.model import HIndex
 from rivegs_mllm.published.hindex.sizes import Sizes
-from rivegs_mllm.published.weights import fill, read_sizes, read_weights, tensors
+from rivegs_mllm.published.weights import load_checked, read_sizes, read_weights, save_weights, tensors
 from rivegs_mllm.types import UserError
 
 WEIGHTS = "hindex.safetensors"
@@ -38,7 +37,7 @@ def _filled(found: dict[str, torch.Tensor], path: Path, sizes: Sizes, as_publish
     if not found.pop(_TIED, found[_SHARED]).equal(found[_SHARED]):
         raise UserError(f"{path}: its encoder and decoder do not have the same words, as H-Index has")
     model = HIndex(sizes, int(found[_MAPPING][2]), as_published)
-    fill(model, found, path)
+    load_checked(model, found, path)
     return model.eval()
 
 
@@ -56,7 +55,7 @@ def start_from_bart(model: HIndex, weights: Mapping[str, torch.Tensor], path: Pa
         names = {theirs + name.removeprefix(ours): name for name in own if name.startswith(ours) and _of_bart(name)}
         filled |= {names[name]: value for name, value in found.items() if name in names}
     filled[_SHARED] = torch.cat((words, table[len(words) :]))
-    fill(model, filled, path)
+    load_checked(model, filled, path)
 
 
 def _of_bart(name: str) -> bool:
@@ -66,7 +65,7 @@ def _of_bart(name: str) -> bool:
 def save(model: HIndex, folder: Path) -> None:
     """Writes what ``load`` reads: weights and sizes."""
     folder.mkdir(parents=True, exist_ok=True)
-    save_file({name: value.contiguous() for name, value in model.state_dict().items()}, folder / WEIGHTS)
+    save_weights(model, folder / WEIGHTS)
     write_json(folder / SIZES, dataclasses.asdict(model.sizes))
 
 

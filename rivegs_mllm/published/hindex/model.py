@@ -12,9 +12,9 @@ from rivegs_mllm.published.hindex.bart import Decoder, Encoder
 from rivegs_mllm.published.hindex.sizes import CLOSE, END, PAD, REGION, Sizes
 
 HEAD_DROPOUT = 0.3
-_NEVER_WORD = -1e32
-_NEVER_START = -1e24
-_NEVER_BOX = -1e4
+_MASKED_WORD_SCORE = -1e32
+_MASKED_START_SCORE = -1e24
+_MASKED_BOX_SCORE = -1e4
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class HIndex(nn.Module):
         """(B, boxes): which regions are there, of features (B, boxes, region)."""
         return features.sum(-1) > 0 if self.as_published else (features != 0).any(-1)
 
-    def see(self, ids: torch.Tensor, features: torch.Tensor) -> Memory:
+    def encode(self, ids: torch.Tensor, features: torch.Tensor) -> Memory:
         """What the decoder sees of texts ``ids`` (B, L), ended by CLOSE and padded, and of regions."""
         there, words = self.there(features), ids != PAD
         regions = self.encoder.bart_encoder.img_proj(features)
@@ -106,9 +106,9 @@ class HIndex(nn.Module):
         boxes = (mixed[:, : memory.boxes] + memory.regions) / 2
         words = (mixed[:, memory.boxes :] + drop(table(memory.ids))) / 2
         labels = drop(table(self.decoder.mapping[END:]))
-        start = torch.full_like(states[..., :1], _NEVER_START)
-        of_words = (states @ words.mT).masked_fill(~_writable(memory.ids)[:, None], _NEVER_WORD)
-        of_boxes = (states @ boxes.mT).masked_fill(~memory.there[:, None], _NEVER_BOX)
+        start = torch.full_like(states[..., :1], _MASKED_START_SCORE)
+        of_words = (states @ words.mT).masked_fill(~_writable(memory.ids)[:, None], _MASKED_WORD_SCORE)
+        of_boxes = (states @ boxes.mT).masked_fill(~memory.there[:, None], _MASKED_BOX_SCORE)
         return Scores(torch.cat((start, states @ labels.T, of_words), -1), of_boxes)
 
     def states(self, indices: torch.Tensor, memory: Memory) -> torch.Tensor:
@@ -131,7 +131,7 @@ class HIndex(nn.Module):
         ``shares`` (regions, boxes) has a row for each REGION of the sequences, in their order: how much each box is
         the entity's. ``shares`` of no row leave the boxes' part 0.
         """
-        scores = self.score(indices[:, :-1], self.see(ids, features))
+        scores = self.score(indices[:, :-1], self.encode(ids, features))
         tokens = token_loss(scores.indices, indices)
         boxes = scores.boxes[indices[:, :-1] == REGION]
         return {"loss": tokens + self.region_loss(boxes, shares), "tokens": tokens}

@@ -15,12 +15,12 @@ import numpy as np
 from rivegs_mllm.data.files import complete_file
 from rivegs_mllm.types import UserError
 
-MOST = 18
+MAX_REGIONS = 18
 """How many regions the published models see of a picture."""
 
-RIGHT = 0.5
-_MOST_REGIONS = 10_000
-_MOST_WIDTH = 100_000
+MIN_IOU = 0.5
+_REGION_LIMIT = 10_000
+_WIDTH_LIMIT = 100_000
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def read_regions(path: Path) -> Regions:
 def _fault(boxes: np.ndarray, features: np.ndarray) -> str:
     if boxes.ndim != 2 or boxes.shape[1] != 4 or features.ndim != 2 or len(boxes) != len(features):
         return f"{list(boxes.shape)} boxes and {list(features.shape)} features are not (n, 4) and (n, width)"
-    if len(boxes) > _MOST_REGIONS or features.shape[1] > _MOST_WIDTH:
+    if len(boxes) > _REGION_LIMIT or features.shape[1] > _WIDTH_LIMIT:
         return f"{list(features.shape)} features are more than any picture has"
     if boxes.dtype.kind not in "fiu" or features.dtype.kind not in "fiu":
         return f"boxes of {boxes.dtype} and features of {features.dtype} are no numbers"
@@ -64,17 +64,17 @@ def write_regions(path: Path, regions: Regions) -> None:
         np.savez_compressed(file, bounding_boxes=regions.boxes, box_features=regions.features)
 
 
-def prepared(regions: Regions | None, most: int, width: int, normalise: bool = True) -> Regions:
-    """The first ``most`` regions of a picture, zeros where it has fewer, or none at all.
+def pad_regions(regions: Regions | None, max_regions: int, width: int, normalise: bool = True) -> Regions:
+    """The first ``max_regions`` regions of a picture, zeros where it has fewer, or none at all.
 
     ``normalise`` divides by the length of the whole matrix, all regions' features as one vector, before any are left
     out.
     """
-    boxes, features = np.zeros((most, 4), np.float32), np.zeros((most, width), np.float32)
+    boxes, features = np.zeros((max_regions, 4), np.float32), np.zeros((max_regions, width), np.float32)
     if regions is not None:
         length = np.sqrt(np.square(regions.features).sum()) if normalise else 1.0
-        kept = regions.features[:most] / (length or 1.0)
-        boxes[: len(kept)], features[: len(kept)] = regions.boxes[:most], kept
+        kept = regions.features[:max_regions] / (length or 1.0)
+        boxes[: len(kept)], features[: len(kept)] = regions.boxes[:max_regions], kept
     return Regions(boxes, features)
 
 
@@ -87,7 +87,7 @@ def overlaps(boxes: np.ndarray, box: Sequence[float]) -> np.ndarray:
     return both / np.maximum(areas - both, 1e-9)
 
 
-def shares(boxes: np.ndarray, gold: Sequence[Sequence[float]]) -> tuple[float, ...]:
+def overlap_shares(boxes: np.ndarray, gold: Sequence[Sequence[float]]) -> tuple[float, ...]:
     """How much each of boxes (n, 4) is an entity's, given its gold boxes: () where none overlaps by RIGHT.
 
     Of each gold box the overlaps above RIGHT, divided by their sum; of several gold boxes the greatest.
@@ -95,6 +95,6 @@ def shares(boxes: np.ndarray, gold: Sequence[Sequence[float]]) -> tuple[float, .
     rows = []
     for own in gold:
         found = overlaps(boxes, own)
-        right = np.where(found > RIGHT, found, 0)
+        right = np.where(found > MIN_IOU, found, 0)
         rows += [right / right.sum()] if right.any() else []
     return tuple(np.max(rows, axis=0).tolist()) if rows else ()

@@ -1,4 +1,4 @@
-"""Posts as BART's tokens, and what is to be written of them as indices."""
+"""Posts as BART's tokens, and their target sequences of indices."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rivegs_mllm.published.hindex.sizes import CLOSE, END, NO_REGION, PAD, REGIO
 
 
 @dataclass(frozen=True)
-class Source:
+class TokenizedPost:
     """A post's ids with BART's first and last token, and the place of each word's first piece; words that did not fit
     have none."""
 
@@ -22,25 +22,25 @@ class Source:
     first: tuple[int, ...]
 
 
-def source(words: Sequence[str], tokenizer: PreTrainedTokenizerBase, most: int) -> Source:
+def tokenize_post(words: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> TokenizedPost:
     """Each word is cut alone, with a blank before it; one of which nothing is left is the unknown token.
 
-    Whole words are left out at the end where all have more than ``most`` tokens.
+    Whole words are left out at the end where all have more than ``max_tokens`` tokens.
     """
     ids, first = [tokenizer.bos_token_id], []
     for word in words:
         own = tokenizer(f" {word}", add_special_tokens=False).input_ids or [tokenizer.unk_token_id]
-        if len(ids) + len(own) >= most:
+        if len(ids) + len(own) >= max_tokens:
             break
         first.append(len(ids))
         ids += own
-    return Source((*ids, CLOSE), tuple(first))
+    return TokenizedPost((*ids, CLOSE), tuple(first))
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """An entity to be written: its first word and last (exclusive), its type's index, and the boxes' shares in it, ()
-    where no box is the entity's."""
+class TargetEntity:
+    """An entity of the target sequence: its first word and last (exclusive), its type's index, and the boxes' shares
+    in it, () where no box is the entity's."""
 
     start: int
     end: int
@@ -48,7 +48,9 @@ class Wanted:
     shares: tuple[float, ...] = ()
 
 
-def sequence(post: Source, entities: Sequence[Wanted], words: int) -> tuple[list[int], list[tuple[float, ...]]]:
+def target_sequence(
+    post: TokenizedPost, entities: Sequence[TargetEntity], words: int
+) -> tuple[list[int], list[tuple[float, ...]]]:
     """The indices from START to END, entities in the order given, and the shares of each that has a region.
 
     Entities whose words did not fit are left out.
@@ -63,18 +65,18 @@ def sequence(post: Source, entities: Sequence[Wanted], words: int) -> tuple[list
     return [*indices, END], shares
 
 
-def sources(rows: Sequence[Source]) -> torch.Tensor:
+def pad_posts(rows: Sequence[TokenizedPost]) -> torch.Tensor:
     """(B, L), padded."""
     return pad_sequence([torch.tensor(row.ids) for row in rows], batch_first=True, padding_value=PAD)
 
 
-def sequences(rows: Sequence[Sequence[int]]) -> torch.Tensor:
+def pad_sequences(rows: Sequence[Sequence[int]]) -> torch.Tensor:
     """(B, n), padded."""
     return pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=END)
 
 
 @torch.no_grad()
-def start_labels(table: nn.Embedding, pieces: Mapping[int, Sequence[int]], as_published: bool = False) -> None:
+def init_label_embeddings(table: nn.Embedding, pieces: Mapping[int, Sequence[int]], as_published: bool = False) -> None:
     """Gives the rows of labels the mean of the rows of their words' pieces.
 
     ``as_published``: the mean is made in the row of the first piece, which so is changed too, for later labels as well.

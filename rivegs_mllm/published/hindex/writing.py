@@ -1,4 +1,4 @@
-"""Greedy decoding, and what the written indices say."""
+"""Greedy decoding, and parsing of the generated indices."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import torch
 from rivegs_mllm.published.hindex.model import HIndex, Memory
 from rivegs_mllm.published.hindex.sizes import END, NO_REGION, REGION, START
 
-MOST_INDICES = 30
+MAX_INDICES = 30
 """As published; with it comes MORE of an index for each region that is there and each token of the source."""
 
-MORE = 0.6
+EXTRA_PER_TOKEN = 0.6
 
 
 @dataclass(frozen=True)
-class Written:
+class Generated:
     """``indices`` (B, n) from START on, padded with END. ``boxes`` (B, n): the best box at the step that wrote each
     index, 0 at START. The scores of every step, (B, n - 1, ...)."""
 
@@ -29,9 +29,9 @@ class Written:
 
 
 @torch.inference_mode()
-def write(model: HIndex, memory: Memory, most: int = MOST_INDICES) -> Written:
+def generate(model: HIndex, memory: Memory, max_indices: int = MAX_INDICES) -> Generated:
     """The likeliest indices, one after the other, until every sequence has ended or is as long as it may be."""
-    limits = (memory.seen.sum(1) * MORE).long() + most
+    limits = (memory.seen.sum(1) * EXTRA_PER_TOKEN).long() + max_indices
     indices = torch.full((len(limits), 1), START, device=limits.device)
     boxes, scores, box_scores = torch.zeros_like(indices), [], []
     ended = torch.zeros_like(limits, dtype=torch.bool)
@@ -43,7 +43,7 @@ def write(model: HIndex, memory: Memory, most: int = MOST_INDICES) -> Written:
         ended = ended | (now == END)
         indices = torch.cat((indices, now[:, None]), 1)
         boxes = torch.cat((boxes, box_scores[-1].argmax(-1, keepdim=True)), 1)
-    return Written(indices, boxes, torch.stack(scores, 1), torch.stack(box_scores, 1))
+    return Generated(indices, boxes, torch.stack(scores, 1), torch.stack(box_scores, 1))
 
 
 @dataclass(frozen=True)
@@ -57,15 +57,17 @@ class Mention:
 
 
 @dataclass(frozen=True)
-class Read:
-    """What a sequence says, and how many of its parts cannot be read."""
+class ParsedSequence:
+    """The mentions in a sequence, and how many of its parts are invalid."""
 
     mentions: tuple[Mention, ...]
     unreadable: int
 
 
-def read(indices: Sequence[int], boxes: Sequence[int], words: int, as_published: bool = False) -> Read:
-    """Reads a row of ``Written``; ``words`` is the index of the source's first place.
+def parse_sequence(
+    indices: Sequence[int], boxes: Sequence[int], words: int, as_published: bool = False
+) -> ParsedSequence:
+    """Parses a row of ``Generated``; ``words`` is the index of the source's first place.
 
     The box is that of the step behind REGION, which is the one that training teaches. ``as_published``: the box is that
     of the step that writes REGION, any index is taken for a type, and a span that is not rising is not counted as
@@ -84,7 +86,7 @@ def read(indices: Sequence[int], boxes: Sequence[int], words: int, as_published:
             found[places] = Mention(places, box, kind)
         else:
             unreadable += rising or not as_published
-    return Read(tuple(found.values()), unreadable)
+    return ParsedSequence(tuple(found.values()), unreadable)
 
 
 def _parts(row: Sequence[int], words: int, as_published: bool) -> Iterator[tuple[list[int], int]]:

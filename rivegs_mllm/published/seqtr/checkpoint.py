@@ -7,14 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 
 from rivegs_mllm.data.files import write_json
 from rivegs_mllm.data.foreign import read_object
 from rivegs_mllm.published.seqtr.darknet import FROZEN
 from rivegs_mllm.published.seqtr.model import SeqTR
 from rivegs_mllm.published.seqtr.sizes import BOTH, BOX, MASK, Sizes
-from rivegs_mllm.published.weights import fill, read_sizes, read_weights, tensors
+from rivegs_mllm.published.weights import load_checked, read_sizes, read_weights, save_weights, tensors
 from rivegs_mllm.types import UserError
 
 WEIGHTS = "model.safetensors"
@@ -28,11 +27,11 @@ _WORDS = "lan_enc.embedding.weight"
 def load_published(path: Path, frozen: int = FROZEN, as_published: bool = False) -> SeqTR:
     """The model in a checkpoint of the authors: a .pth with its averaged weights, or without.
 
-    Task, points and vocabulary are told by the shapes. Raises UserError where it is of other sizes than the published.
+    Task, points and vocabulary follow from the shapes. Raises UserError where it is of other sizes than the published.
     """
     weights = _published(read_weights(path), path)
     model = SeqTR(_told_by(weights, path), frozen, as_published)
-    fill(model, weights, path)
+    load_checked(model, weights, path)
     return model.eval()
 
 
@@ -66,7 +65,7 @@ def _points(numbers: int, path: Path) -> int:
 def save(model: SeqTR, vocabulary: Mapping[str, int], folder: Path) -> None:
     """Writes what ``load`` reads: weights, sizes, and the words by number."""
     folder.mkdir(parents=True, exist_ok=True)
-    save_file({name: value.contiguous() for name, value in model.state_dict().items()}, folder / WEIGHTS)
+    save_weights(model, folder / WEIGHTS)
     write_json(folder / SIZES, dataclasses.asdict(model.sizes))
     write_json(folder / VOCABULARY, dict(vocabulary))
 
@@ -75,7 +74,7 @@ def load(folder: Path, as_published: bool = False) -> tuple[SeqTR, dict[str, int
     """The model that ``save`` wrote, and its vocabulary. Raises UserError, which names the file, for any other."""
     sizes = read_sizes(Sizes, folder / SIZES)
     model = SeqTR(sizes, as_published=as_published)
-    fill(model, tensors(read_weights(folder / WEIGHTS)), folder / WEIGHTS)
+    load_checked(model, tensors(read_weights(folder / WEIGHTS)), folder / WEIGHTS)
     return model.eval(), read_vocabulary(folder / VOCABULARY, sizes.words)
 
 

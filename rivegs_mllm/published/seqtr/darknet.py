@@ -46,7 +46,7 @@ class Blocks(nn.Module):
 class DarkNet53(nn.Module):
     """``widths`` are those of the stem and of the five levels; ``frozen`` items have no gradients.
 
-    With ``drift`` the frozen items go on normalising by their batch and updating their statistics in training, as the
+    With ``drift`` the frozen items still normalise by their batch and updating their statistics in training, as the
     published training let them; else they stay as they were pre-trained.
     """
 

@@ -14,7 +14,7 @@ from rivegs_mllm.published.seqtr.sizes import BOTH, BOX, MASK, Sizes
 
 
 @dataclass(frozen=True)
-class Written:
+class Generated:
     """Tokens of boxes (B, 4) and outlines (B, 2 points + 1), each empty where it is not the model's task, and the
     scores of every step (B, steps, bins + 1)."""
 
@@ -24,7 +24,7 @@ class Written:
 
 
 @torch.inference_mode()
-def write(model: SeqTR, memory: Memory) -> Written:
+def generate(model: SeqTR, memory: Memory) -> Generated:
     """The likeliest tokens, step by step. A box cannot end early, nor an outline behind one before its third point."""
     sizes = model.sizes
     tokens = torch.empty(len(memory.values), 0, dtype=torch.long, device=memory.values.device)
@@ -32,25 +32,25 @@ def write(model: SeqTR, memory: Memory) -> Written:
     for step in range(sizes.places - (sizes.task != MASK)):
         now = model.score(tokens, memory)[:, -1]
         scores.append(now)
-        open_ended = sizes.end + (step >= _closed(sizes))
+        open_ended = sizes.end + (step >= _min_steps(sizes))
         tokens = torch.cat((tokens, now[:, :open_ended].argmax(-1, keepdim=True)), 1)
     edges = 4 * (sizes.task != MASK)
-    return Written(tokens[:, :edges], tokens[:, edges:], torch.stack(scores, 1))
+    return Generated(tokens[:, :edges], tokens[:, edges:], torch.stack(scores, 1))
 
 
-def _closed(sizes: Sizes) -> int:
+def _min_steps(sizes: Sizes) -> int:
     """How many steps, from the first, cannot be the end."""
     return {BOX: 4, BOTH: 8}.get(sizes.task, 0)
 
 
-def outline(tokens: Sequence[int], end: int) -> list[int]:
+def outline_tokens(tokens: Sequence[int], end: int) -> list[int]:
     """The points' tokens up to the first end, x and y by turns."""
     found = list(tokens)
     found = found[: found.index(end)] if end in found else found
     return found[: len(found) // 2 * 2]
 
 
-def enclosed(points: Sequence[float], size: tuple[int, int], as_published: bool = False) -> np.ndarray:
+def fill_outline(points: Sequence[float], size: tuple[int, int], as_published: bool = False) -> np.ndarray:
     """The bool mask of ``size`` = (height, width) that an outline, x and y by turns, encloses.
 
     Fewer than three points enclose nothing. ``as_published``: two points are a box's x, y, width and height.
@@ -61,7 +61,7 @@ def enclosed(points: Sequence[float], size: tuple[int, int], as_published: bool 
     return coco.decode(coco.merge(coco.frPyObjects(given, *size))).astype(bool)
 
 
-def squeezed(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """A mask brought to another size, each pixel that of the nearest at its upper left."""
     rows = np.minimum((np.arange(size[0]) * (mask.shape[0] / size[0])).astype(int), mask.shape[0] - 1)
     columns = np.minimum((np.arange(size[1]) * (mask.shape[1] / size[1])).astype(int), mask.shape[1] - 1)

@@ -14,15 +14,15 @@ from torch.nn import functional as F  # noqa: N812
 
 from rivegs_mllm.published.seqtr.darknet import FROZEN, Convolution, DarkNet53
 from rivegs_mllm.published.seqtr.sizes import BOTH, Sizes
-from rivegs_mllm.published.seqtr.tokens import loss, told
-from rivegs_mllm.published.seqtr.transformer import Transformer, ignored_places
+from rivegs_mllm.published.seqtr.tokens import decoder_inputs, loss
+from rivegs_mllm.published.seqtr.transformer import Transformer, padding_mask
 
 PAD, UNKNOWN = 0, 1
 
 
 @dataclass(frozen=True)
 class Memory:
-    """A batch as the decoder sees it: values and keys (B, places, width), and which places nobody looks at."""
+    """A batch as the decoder sees it: values and keys (B, places, width), and which places are masked."""
 
     values: torch.Tensor
     keys: torch.Tensor
@@ -131,19 +131,19 @@ class SeqTR(nn.Module):
     def fuse(self, pictures: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
         """(B, channels, H, W) of pictures (B, 3, height, width), or of the given maps, and words (B, length).
 
-        A single picture is looked at once for all words.
+        A single picture is encoded once for all expressions.
         """
         return product(self.fusion(self.vis_enc(pictures)), self.lan_enc(words))
 
-    def see(self, pictures: torch.Tensor, words: torch.Tensor, shapes: torch.Tensor) -> Memory:
+    def encode(self, pictures: torch.Tensor, words: torch.Tensor, shapes: torch.Tensor) -> Memory:
         """What the decoder looks at. ``shapes`` (B, 2): height and width of each picture without its padding, or of
         the given maps. Arguments as of ``fuse``."""
         fused = self.fuse(pictures, words)
-        return self.remember(fused, shapes.expand(len(fused), -1), tuple(pictures.shape[-2:]))
+        return self.encode_fused(fused, shapes.expand(len(fused), -1), tuple(pictures.shape[-2:]))
 
-    def remember(self, fused: torch.Tensor, shapes: torch.Tensor, size: tuple[int, int]) -> Memory:
-        """As ``see``, of a fused map; ``size`` is the height and width of the batch."""
-        ignored = ignored_places(shapes, size, tuple(fused.shape[-2:]))
+    def encode_fused(self, fused: torch.Tensor, shapes: torch.Tensor, size: tuple[int, int]) -> Memory:
+        """As ``encode``, of a fused map; ``size`` is the height and width of the batch."""
+        ignored = padding_mask(shapes, size, tuple(fused.shape[-2:]))
         values, keys = self.head.transformer.encode(fused, ignored)
         return Memory(values, keys, ignored.flatten(1))
 
@@ -170,6 +170,6 @@ class SeqTR(nn.Module):
     def forward(
         self, pictures: torch.Tensor, words: torch.Tensor, shapes: torch.Tensor, targets: torch.Tensor
     ) -> dict[str, torch.Tensor]:
-        """Loss and scores (B, places, bins + 1), the sequence being told; arguments as of ``see`` and ``loss``."""
-        scores = self.score(told(targets, self.sizes), self.see(pictures, words, shapes))
+        """Loss and scores (B, places, bins + 1), with teacher forcing; arguments as of ``encode`` and ``loss``."""
+        scores = self.score(decoder_inputs(targets, self.sizes), self.encode(pictures, words, shapes))
         return {"loss": loss(scores, targets, self.sizes), "scores": scores}

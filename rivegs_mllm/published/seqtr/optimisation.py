@@ -24,16 +24,16 @@ def adam(parameters: Iterable[nn.Parameter], rate: float) -> torch.optim.Adam:
     return torch.optim.Adam(parameters, lr=rate, betas=(0.9, 0.98), eps=1e-9, amsgrad=True)
 
 
-def rate_factor(done: float, task: str) -> float:
+def learning_rate_factor(done: float, task: str) -> float:
     """What the rate is multiplied by when a share of all epochs is done."""
     epoch = int(done * _EPOCHS[task] + 1e-6)
     return (epoch + 1) / (_WARM_UP + 1) if epoch < _WARM_UP else 0.1 if epoch >= _DROP[task] else 1.0
 
 
-class Averaged(nn.Module):
+class WithAveragedWeights(nn.Module):
     """A model in training, and the exponential moving average of its whole state, counters of batches among it.
 
-    ``follow`` takes in the model as it is after a step. What is asked and saved is ``mean``.
+    ``follow`` updates the average after a step. ``mean`` is what is evaluated and saved.
     """
 
     def __init__(self, model: SeqTR):
@@ -42,7 +42,7 @@ class Averaged(nn.Module):
         self.mean = copy.deepcopy(model).requires_grad_(False)
         self.register_buffer("steps", torch.zeros((), dtype=torch.long))
 
-    def train(self, mode: bool = True) -> Averaged:
+    def train(self, mode: bool = True) -> WithAveragedWeights:
         """Training mode, in which the average is only kept."""
         super().train(mode)
         self.mean.eval()

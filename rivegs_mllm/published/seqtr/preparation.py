@@ -12,12 +12,12 @@ import torch
 from torch.nn import functional as F  # noqa: N812
 
 from rivegs_mllm.published.seqtr.contours import area, largest_outline
-from rivegs_mllm.published.seqtr.decoding import squeezed
+from rivegs_mllm.published.seqtr.decoding import resize_mask
 from rivegs_mllm.published.seqtr.model import PAD, UNKNOWN
-from rivegs_mllm.published.seqtr.resizing import resized
+from rivegs_mllm.published.seqtr.resizing import resize
 from rivegs_mllm.published.seqtr.tokens import MISSING
 
-MOST_WORDS = 15
+MAX_WORDS = 15
 """Of an expression, as trained on RefCOCO, RefCOCO+ and RefCOCOg."""
 
 SIDE = 640
@@ -37,17 +37,17 @@ def vocabulary(expressions: Iterable[str]) -> dict[str, int]:
     return {word: number for number, word in enumerate(words)}
 
 
-def word_row(expression: str, known: dict[str, int], most: int = MOST_WORDS) -> tuple[list[int], int]:
-    """The numbers of an expression's first ``most`` words, padded to that length; and how many were cut off.
+def word_ids(expression: str, known: dict[str, int], max_words: int = MAX_WORDS) -> tuple[list[int], int]:
+    """The numbers of an expression's first ``max_words`` words, padded to that length; and how many were cut.
 
     An expression without any word is a single unknown one, since the model takes a maximum over words.
     """
     words = [known.get(word, UNKNOWN) for word in clean(expression)] or [UNKNOWN]
-    return [*words[:most], *[PAD] * (most - len(words))], max(0, len(words) - most)
+    return [*words[:max_words], *[PAD] * (max_words - len(words))], max(0, len(words) - max_words)
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedImage:
     """A picture as the model takes it, ``pixels`` (channels, height, width), which is zero to the right of and below
     ``shape`` (height, width).
 
@@ -61,18 +61,18 @@ class Prepared:
     frame: tuple[int, int]
 
 
-def prepare(image: np.ndarray, side: int = SIDE) -> Prepared:
+def prepare_image(image: np.ndarray, side: int = SIDE) -> PreparedImage:
     """A picture (height, width, 3), uint8 RGB, resized to lie within a square, and padded to a multiple of STRIDE."""
     height, width = image.shape[:2]
     scale = side / max(height, width)
     shape = (max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5)))
-    pixels = torch.from_numpy(resized(image, shape)).permute(2, 0, 1).float()
+    pixels = torch.from_numpy(resize(image, shape)).permute(2, 0, 1).float()
     missing = [-own % STRIDE for own in shape]
     padded = F.pad(pixels, (0, missing[1], 0, missing[0]))
-    return Prepared(padded, shape, (shape[1] / width, shape[0] / height), tuple(padded.shape[1:]))
+    return PreparedImage(padded, shape, (shape[1] / width, shape[0] / height), tuple(padded.shape[1:]))
 
 
-def batch(pictures: Sequence[Prepared]) -> dict[str, torch.Tensor]:
+def batch_images(pictures: Sequence[PreparedImage]) -> dict[str, torch.Tensor]:
     """``pictures`` (B, channels, H, W) padded to the largest, and their ``shapes`` (B, 2)."""
     sides = [max(one.pixels.shape[axis] for one in pictures) for axis in (1, 2)]
     pixels = [
@@ -86,7 +86,7 @@ def outline_of(mask: np.ndarray, points: int, shape: tuple[int, int] | None = No
 
     The mask is brought to ``shape`` (height, width) first, where one is given. An outline without area has no point.
     """
-    mask = mask if shape is None else squeezed(mask, shape)
+    mask = mask if shape is None else resize_mask(mask, shape)
     found = largest_outline(mask)
     if len(found) == 0 or area(found) == 0:
         return [MISSING] * (2 * points)

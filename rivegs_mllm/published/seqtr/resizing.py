@@ -7,7 +7,7 @@ import numpy as np
 _BITS = 11
 
 
-def resized(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+def resize(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """A picture (height, width, channels), uint8, as one of ``shape`` = (height, width)."""
     (top, bottom), (upper, lower) = _neighbours(image.shape[0], shape[0])
     (left, right), (near, far) = _neighbours(image.shape[1], shape[1])

@@ -52,8 +52,9 @@ def targets(boxes: torch.Tensor, outlines: torch.Tensor, sizes: Sizes) -> torch.
     return torch.cat((boxes, end, outlines, end), 1)
 
 
-def told(sequence: torch.Tensor, sizes: Sizes) -> torch.Tensor:
-    """What the decoder is told of ``targets``: edges and points, without the ends that close box and mask."""
+def decoder_inputs(sequence: torch.Tensor, sizes: Sizes) -> torch.Tensor:
+    """The decoder's input under teacher forcing: edges and points of ``targets``, without the ends that close box and
+    mask."""
     if sizes.task in (BOX, MASK):
         return sequence[:, :-1]
     return torch.cat((sequence[:, :4], sequence[:, 5:-1]), 1)

@@ -37,7 +37,7 @@ class EncoderLayer(_Layer):
         super().__init__(sizes, dropout, norms=2)
 
     def forward(self, states: torch.Tensor, positions: torch.Tensor, ignored: torch.Tensor) -> torch.Tensor:
-        """(B, places, width); ``ignored`` (B, places) is true where nobody looks."""
+        """(B, places, width); ``ignored`` (B, places) is true where attention is masked."""
         placed = states + positions
         seen, _ = self.self_attn(placed, placed, states, key_padding_mask=ignored, need_weights=False)
         states = self.norm1(states + self.dropout(seen))
@@ -150,7 +150,7 @@ def sine_positions(ignored: torch.Tensor, width: int) -> torch.Tensor:
     return torch.cat(halves, -1).flatten(1, 2)
 
 
-def ignored_places(shapes: torch.Tensor, size: tuple[int, int], places: tuple[int, int]) -> torch.Tensor:
+def padding_mask(shapes: torch.Tensor, size: tuple[int, int], places: tuple[int, int]) -> torch.Tensor:
     """(B, *places), true outside the picture.
 
     ``shapes`` (B, 2) are the pictures' heights and widths within the batch of ``size``; a cell's upper left pixel

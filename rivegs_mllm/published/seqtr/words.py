@@ -1,6 +1,6 @@
 """``python -m rivegs_mllm.published.seqtr.words INSTANCES WORDS``: the words that a published SeqTR knows.
 
-A checkpoint has word vectors by number and not the words. The original numbers them anew at each start, by the
+A checkpoint has word vectors by number and not the words. The original numbers them again at each start, by the
 annotations that it was trained with, ``instances.json``: all expressions of all splits, in their order.
 """
 

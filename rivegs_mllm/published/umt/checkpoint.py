@@ -5,12 +5,10 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from safetensors.torch import save_file
-
 from rivegs_mllm.data.files import write_json
 from rivegs_mllm.published.umt.model import UMT
 from rivegs_mllm.published.umt.sizes import Sizes
-from rivegs_mllm.published.weights import fill, read_sizes, read_weights, tensors
+from rivegs_mllm.published.weights import load_checked, read_sizes, read_weights, save_weights, tensors
 
 WEIGHTS = "umt.safetensors"
 SIZES = "umt.json"
@@ -21,19 +19,19 @@ def load_published(path: Path, sizes: Sizes | None = None) -> UMT:
     the published."""
     model = UMT(sizes or Sizes())
     weights = {name.removeprefix("module."): value for name, value in tensors(read_weights(path)).items()}
-    fill(model, weights, path)
+    load_checked(model, weights, path)
     return model.eval()
 
 
 def save(model: UMT, folder: Path) -> None:
     """Writes what ``load`` reads: weights and sizes."""
     folder.mkdir(parents=True, exist_ok=True)
-    save_file({name: value.contiguous() for name, value in model.state_dict().items()}, folder / WEIGHTS)
+    save_weights(model, folder / WEIGHTS)
     write_json(folder / SIZES, dataclasses.asdict(model.sizes))
 
 
 def load(folder: Path) -> UMT:
     """The model that ``save`` wrote. Raises UserError, which names the file, for any other."""
     model = UMT(read_sizes(Sizes, folder / SIZES))
-    fill(model, tensors(read_weights(folder / WEIGHTS)), folder / WEIGHTS)
+    load_checked(model, tensors(read_weights(folder / WEIGHTS)), folder / WEIGHTS)
     return model.eval()

@@ -19,7 +19,7 @@ def labels(types: Sequence[str]) -> list[str]:
     return [PAD, OUTSIDE, *(f"{place}-{kind}" for kind in types for place in "BI"), PIECE, START, END]
 
 
-def spread(types: Sequence[str]) -> torch.Tensor:
+def auxiliary_label_weights(types: Sequence[str]) -> torch.Tensor:
     """(auxiliary, labels): what share of an auxiliary label's score each label gets, B and I in equal parts."""
     names = labels(types)
     rows = [[float(name == own or name.startswith(f"{own}-")) for name in names] for own in AUXILIARY]

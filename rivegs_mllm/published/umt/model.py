@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from transformers import BertConfig, BertModel
 
-from rivegs_mllm.published.umt.labels import spread
+from rivegs_mllm.published.umt.labels import auxiliary_label_weights
 from rivegs_mllm.published.umt.layers import Layer
 from rivegs_mllm.published.umt.sizes import Sizes
 
@@ -19,7 +19,7 @@ AUXILIARY_SHARE = 0.5
 @dataclass(frozen=True)
 class States:
     """What the model makes of a batch: ``text`` (B, T, width) the words' own states, ``picture`` (B, 49, width) the
-    places', ``fused`` (B, T, 2 width) both, and the scores of both fields (B, T, labels)."""
+    regions', ``fused`` (B, T, 2 width) both, and the scores of both fields (B, T, labels)."""
 
     text: torch.Tensor
     picture: torch.Tensor
@@ -38,7 +38,7 @@ class Features:
 
 
 class UMT(nn.Module):
-    """Text and the places of a picture to the labels of word-pieces.
+    """Text and the regions of a picture to the labels of word-pieces.
 
     ``text`` is an encoder that takes BERT's arguments, None for BERT of ``sizes``, as published.
     """
@@ -62,19 +62,19 @@ class UMT(nn.Module):
         self.aux_classifier = nn.Linear(sizes.width, len(sizes.auxiliary))
         self.crf = CRF(len(sizes.labels), batch_first=True)
         self.aux_crf = CRF(len(sizes.auxiliary), batch_first=True)
-        self.register_buffer("spread", spread(sizes.types), persistent=False)
+        self.register_buffer("spread", auxiliary_label_weights(sizes.types), persistent=False)
 
-    def look(
-        self, input_ids: torch.Tensor, token_type_ids: torch.Tensor, mask: torch.Tensor, places: torch.Tensor
+    def encode(
+        self, input_ids: torch.Tensor, token_type_ids: torch.Tensor, mask: torch.Tensor, regions: torch.Tensor
     ) -> States:
-        """``input_ids``, ``token_type_ids`` and ``mask`` (B, T); ``places`` (B, 49, channels), row by row."""
+        """``input_ids``, ``token_type_ids`` and ``mask`` (B, T); ``regions`` (B, 49, channels), row by row."""
         states = self.bert(input_ids=input_ids, token_type_ids=token_type_ids, attention_mask=mask).last_hidden_state
         states, seen = self.dropout(states), mask.bool()
-        everywhere = torch.ones(places.shape[:2], dtype=torch.bool, device=places.device)
+        everywhere = torch.ones(regions.shape[:2], dtype=torch.bool, device=regions.device)
         auxiliary = self.aux_classifier(self.self_attention(states, states, seen))
         text = self.self_attention_v2(states, states, seen)
-        aware = self.txt2img_attention(text, self.vismap2text(places), everywhere)
-        picture = self.img2txt_attention(self.vismap2text_v2(places), text, seen)
+        aware = self.txt2img_attention(text, self.vismap2text(regions), everywhere)
+        picture = self.img2txt_attention(self.vismap2text_v2(regions), text, seen)
         through = self.txt2txt_attention(text, picture, everywhere)
         gate = self.gate(torch.cat((through, aware), -1)).sigmoid()
         fused = torch.cat((through, gate * aware), -1)
@@ -87,12 +87,12 @@ class UMT(nn.Module):
         input_ids: torch.Tensor,
         token_type_ids: torch.Tensor,
         mask: torch.Tensor,
-        places: torch.Tensor,
+        regions: torch.Tensor,
         tags: torch.Tensor,
         auxiliary_tags: torch.Tensor,
     ) -> dict[str, torch.Tensor]:
-        """The loss, a mean over rows; tags (B, T) are places in the fields' labels, other arguments of ``look``."""
-        states, seen = self.look(input_ids, token_type_ids, mask, places), mask.bool()
+        """The loss, a mean over rows; tags (B, T) are regions in the fields' labels, other arguments of ``encode``."""
+        states, seen = self.encode(input_ids, token_type_ids, mask, regions), mask.bool()
         main = -self.crf(states.scores.float(), tags, seen, reduction="mean")
         auxiliary = -self.aux_crf(states.auxiliary.float(), auxiliary_tags, seen, reduction="mean")
         return {"loss": main + AUXILIARY_SHARE * auxiliary, "main": main, "auxiliary": auxiliary}
@@ -103,7 +103,7 @@ class UMT(nn.Module):
 
 
 def features(states: States, mask: torch.Tensor) -> Features:
-    """The means over tokens, special ones among them, and over places."""
+    """The means over tokens, special ones among them, and over regions."""
     weights = (mask / mask.sum(1, keepdim=True))[..., None].to(states.text)
     return Features((states.text * weights).sum(1), states.picture.mean(1), (states.fused * weights).sum(1))
 

@@ -36,7 +36,7 @@ class BertAdam(torch.optim.Optimizer):
         value.sub_(rate * move)
 
 
-def rate_factor(done: float) -> float:
+def learning_rate_factor(done: float) -> float:
     """What the rate is multiplied by when a share of all steps is done: the first step has none."""
     return done / WARM_UP if done < WARM_UP else 1 - done
 

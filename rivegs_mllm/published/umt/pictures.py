@@ -1,4 +1,4 @@
-"""Pictures as 49 places of a ResNet (torchvision's), frozen."""
+"""Pictures as 49 regions of a ResNet (torchvision's), frozen."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from PIL import Image
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
-from rivegs_mllm.published.weights import fill, read_weights, tensors
+from rivegs_mllm.published.weights import load_checked, read_weights, tensors
 from rivegs_mllm.types import UserError
 
 SIDE = 224
@@ -22,7 +22,7 @@ _DEVIATION = torch.tensor([0.229, 0.224, 0.225])[:, None, None]
 
 
 class ResNet(nn.Module):
-    """A torchvision ResNet up to its last map, brought to 7 x 7 places. Always in evaluation mode."""
+    """A torchvision ResNet up to its last map, brought to 7 x 7 regions. Always in evaluation mode."""
 
     def __init__(self, name: str = "resnet152"):
         import torchvision
@@ -55,16 +55,16 @@ def load_resnet(name: str, path: Path) -> ResNet:
     found = {f"resnet.{key.removeprefix('resnet.')}": value for key, value in tensors(read_weights(path)).items()}
     found = {key: value for key, value in found.items() if not key.startswith("resnet.fc.")}
     counters = {key: value for key, value in wanted.items() if key.endswith("num_batches_tracked")}
-    fill(model, {**counters, **found}, path)
+    load_checked(model, {**counters, **found}, path)
     return model
 
 
-def whole(image: Image.Image) -> Image.Image:
+def resize_to_square(image: Image.Image) -> Image.Image:
     """A picture as a square of SIDE, nothing of it cut away."""
     return image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BILINEAR)
 
 
-def part(image: Image.Image, seed: str) -> Image.Image:
+def random_crop(image: Image.Image, seed: str) -> Image.Image:
     """A square of SIDE out of a picture, drawn by ``seed`` and by chance mirrored, as published in testing too.
 
     A picture smaller than that is put in the middle of black; the original took another picture in its place.
@@ -78,13 +78,13 @@ def part(image: Image.Image, seed: str) -> Image.Image:
     return square.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if drawn.random() < 0.5 else square
 
 
-def normalised(image: Image.Image) -> torch.Tensor:
+def normalize(image: Image.Image) -> torch.Tensor:
     """A square as the ResNet takes it, (3, SIDE, SIDE)."""
     pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
     return (pixels - _MEAN) / _DEVIATION
 
 
-def pooled(cells: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
-    """(49, channels): the cells (rows * columns, channels) of any other vision tower as 7 x 7 places."""
-    maps = cells.T.reshape(1, -1, rows, columns).float()
+def pool_patches(patches: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
+    """(49, channels): the patches (rows * columns, channels) of any other vision tower as 7 x 7 regions."""
+    maps = patches.T.reshape(1, -1, rows, columns).float()
     return F.adaptive_avg_pool2d(maps, GRID)[0].flatten(1).T

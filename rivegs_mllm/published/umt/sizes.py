@@ -8,8 +8,8 @@ from typing import Annotated
 from rivegs_mllm.config.bounds import Bounds
 from rivegs_mllm.published.umt.labels import AUXILIARY, TYPES, labels
 
-PLACES = 49
-"""The places of a picture: 7 rows of 7."""
+NUM_REGIONS = 49
+"""The regions of a picture: 7 rows of 7."""
 
 Width = Annotated[int, Bounds(1, 100_000)]
 Depth = Annotated[int, Bounds(1, 1000)]
@@ -17,7 +17,7 @@ Depth = Annotated[int, Bounds(1, 1000)]
 
 @dataclass(frozen=True)
 class Sizes:
-    """``words`` is the length of BERT's vocabulary, ``channels`` the width of a picture's places, ``types`` the entity
+    """``words`` is the length of BERT's vocabulary, ``channels`` the width of a picture's regions, ``types`` the entity
     types in the order of their labels."""
 
     words: Annotated[int, Bounds(1, 10_000_000)] = 28_996

@@ -11,12 +11,12 @@ from transformers import PreTrainedTokenizerBase
 
 from rivegs_mllm.published.umt.labels import AUXILIARY, END, OUTSIDE, PIECE, START
 
-MOST_PIECES = 128
+MAX_PIECES = 128
 """As published."""
 
 
 @dataclass(frozen=True)
-class Pieces:
+class WordPieces:
     """The word-pieces of a post, special ones among them, and the place of each word's first; the words whose pieces
     did not fit have no place. ``labels`` are those of the pieces, where the words have tags."""
 
@@ -25,12 +25,12 @@ class Pieces:
     labels: tuple[str, ...]
 
 
-def pieces(
-    words: Sequence[str], tags: Sequence[str], tokenizer: PreTrainedTokenizerBase, most: int = MOST_PIECES
-) -> Pieces:
+def word_pieces(
+    words: Sequence[str], tags: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_pieces: int = MAX_PIECES
+) -> WordPieces:
     """Each word is cut alone; one of which nothing is left is the unknown piece. ``tags`` are BIO, or none.
 
-    What is longer than ``most`` pieces is cut off at the end.
+    What is longer than ``max_pieces`` pieces is truncated.
     """
     found: list[str] = []
     labels: list[str] = []
@@ -40,21 +40,21 @@ def pieces(
         first.append(1 + len(found))
         found += own
         labels += [tags[place], *[PIECE] * (len(own) - 1)] if tags else []
-    kept = found[: most - 2]
+    kept = found[: max_pieces - 2]
     ids = tokenizer.convert_tokens_to_ids([tokenizer.cls_token, *kept, tokenizer.sep_token])
-    framed = (START, *labels[: most - 2], END) if tags else ()
-    return Pieces(tuple(ids), tuple(place for place in first if place <= len(kept)), framed)
+    framed = (START, *labels[: max_pieces - 2], END) if tags else ()
+    return WordPieces(tuple(ids), tuple(place for place in first if place <= len(kept)), framed)
 
 
-def batch(rows: Sequence[Pieces]) -> dict[str, torch.Tensor]:
-    """``input_ids``, ``token_type_ids`` and ``mask`` (B, T), as ``UMT.look`` takes them."""
+def batch(rows: Sequence[WordPieces]) -> dict[str, torch.Tensor]:
+    """``input_ids``, ``token_type_ids`` and ``mask`` (B, T), as ``UMT.encode`` takes them."""
     ids = [torch.tensor(row.ids) for row in rows]
     padded = pad_sequence(ids, batch_first=True)
     mask = pad_sequence([torch.ones_like(row) for row in ids], batch_first=True)
     return {"input_ids": padded, "token_type_ids": torch.zeros_like(padded), "mask": mask}
 
 
-def targets(rows: Sequence[Pieces], names: Sequence[str]) -> dict[str, torch.Tensor]:
+def targets(rows: Sequence[WordPieces], names: Sequence[str]) -> dict[str, torch.Tensor]:
     """``tags`` and ``auxiliary_tags`` (B, T): the labels' places among ``names`` and the auxiliary ones."""
     main = {name: place for place, name in enumerate(names)}
     second = {name: place for place, name in enumerate(AUXILIARY)}
@@ -66,13 +66,13 @@ def targets(rows: Sequence[Pieces], names: Sequence[str]) -> dict[str, torch.Ten
     }
 
 
-def tags_of_words(path: Sequence[int], row: Pieces, names: Sequence[str]) -> list[str]:
+def tags_of_words(path: Sequence[int], row: WordPieces, names: Sequence[str]) -> list[str]:
     """The tag of each word that has a place, O for a label that marks no entity."""
     found = [names[path[place]] for place in row.first]
     return [name if name[:2] in ("B-", "I-") else OUTSIDE for name in found]
 
 
-def renamed(tags: Sequence[str], names: Mapping[str, str]) -> list[str]:
+def rename_types(tags: Sequence[str], names: Mapping[str, str]) -> list[str]:
     """BIO tags with types renamed, such as OTHER to MISC, as the published models call it."""
     parts = [tag.partition("-") for tag in tags]
     return [f"{place}{dash}{names.get(kind, kind)}" for place, dash, kind in parts]

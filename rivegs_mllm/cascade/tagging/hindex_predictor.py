@@ -1,4 +1,4 @@
-"""H-Index with what it reads and looks by: posts to entities with their boxes."""
+"""H-Index with what it reads and regions_of_posts by: posts to entities with their boxes."""
 
 from __future__ import annotations
 
@@ -9,40 +9,39 @@ from pathlib import Path, PurePosixPath
 import torch
 from transformers import PreTrainedTokenizerFast
 
+from rivegs_mllm.cascade.tagging.base import Tagged
 from rivegs_mllm.data.batching import batches
+from rivegs_mllm.models.device import count_parameters, device_of
 from rivegs_mllm.published.hindex.model import HIndex
-from rivegs_mllm.published.hindex.regions import Regions, prepared, read_regions
+from rivegs_mllm.published.hindex.regions import Regions, pad_regions, read_regions
 from rivegs_mllm.published.hindex.sizes import NO_REGION
-from rivegs_mllm.published.hindex.text import Source, source, sources
-from rivegs_mllm.published.hindex.writing import Mention, read, write
+from rivegs_mllm.published.hindex.text import TokenizedPost, pad_posts, tokenize_post
+from rivegs_mllm.published.hindex.writing import Mention, generate, parse_sequence
 from rivegs_mllm.types import Box, Entity, Sample
 
 STAGE = "tagger (hindex)"
-
-Said = tuple[tuple[Entity, ...], tuple[str, ...]]
-"""The entities of a post, and what could not be read."""
 
 
 @dataclass(frozen=True)
 class RegionFolder:
     """The files of pictures' regions, ``<picture's file name>.npz`` as published, or without the picture's ending.
 
-    ``most`` regions of a picture are seen, of features ``width`` wide, ``normalise``d or not. Without a folder pictures
-    are not looked at.
+    ``max_regions`` regions of a picture are seen, of features ``width`` wide, ``normalise``d or not. Without a folder
+    pictures are not used.
     """
 
     folder: Path | None
-    most: int
+    max_regions: int
     width: int
     normalise: bool = True
 
     def of(self, image: str) -> tuple[Regions, bool]:
         """The regions of a picture, and whether there is a file; zeros without one. Raises UserError."""
         if self.folder is None:
-            return prepared(None, self.most, self.width), True
+            return pad_regions(None, self.max_regions, self.width), True
         path = region_file(self.folder, image)
         found = None if path is None else read_regions(path)
-        return prepared(found, self.most, self.width, self.normalise), found is not None
+        return pad_regions(found, self.max_regions, self.width, self.normalise), found is not None
 
 
 def region_file(folder: Path, image: str) -> Path | None:
@@ -53,7 +52,7 @@ def region_file(folder: Path, image: str) -> Path | None:
 
 
 @dataclass(frozen=True)
-class Reader:
+class HIndexPredictor:
     """A model with its tokenizer and the pictures' regions; ``types`` in the order of their indices."""
 
     model: HIndex
@@ -61,56 +60,60 @@ class Reader:
     regions: RegionFolder
     types: tuple[str, ...]
     batch_size: int
-    most_tokens: int
+    max_tokens: int
 
     @property
-    def parameters(self) -> int:
+    def num_parameters(self) -> int:
         """How many the model has."""
-        return sum(value.numel() for value in self.model.parameters())
+        return count_parameters(self.model)
 
-    def read(self, sample: Sample) -> Source:
+    def tokenize(self, sample: Sample) -> TokenizedPost:
         """A post as the model reads it."""
-        return source(sample.tokens, self.tokenizer, self.most_tokens)
+        return tokenize_post(sample.tokens, self.tokenizer, self.max_tokens)
 
     @torch.no_grad()
-    def say(self, samples: Sequence[Sample]) -> list[Said]:
-        """The entities of each post, in the order of the text, and notes; where pictures are looked at also ``visible``
+    def tag(self, samples: Sequence[Sample]) -> list[Tagged]:
+        """The entities of each post, in the order of the text, and notes; where pictures are used also ``visible``
         and ``boxes``."""
-        said: list[Said] = []
-        device = next(self.model.parameters()).device
-        for some in batches(list(samples), self.batch_size):
-            posts = [self.read(sample) for sample in some]
-            looks = [self.regions.of(sample.image) for sample in some]
-            features = torch.stack([torch.from_numpy(regions.features) for regions, _ in looks])
-            memory = self.model.see(sources(posts).to(device), features.to(device))
-            found = write(self.model, memory)
+        said: list[Tagged] = []
+        device = device_of(self.model)
+        for batch in batches(list(samples), self.batch_size):
+            posts = [self.tokenize(sample) for sample in batch]
+            regions_of_posts = [self.regions.of(sample.image) for sample in batch]
+            features = torch.stack([torch.from_numpy(regions.features) for regions, _ in regions_of_posts])
+            memory = self.model.encode(pad_posts(posts).to(device), features.to(device))
+            found = generate(self.model, memory)
             rows = zip(found.indices.tolist(), found.boxes.tolist(), strict=True)
-            for sample, post, look, row in zip(some, posts, looks, rows, strict=True):
-                said.append(self._said(sample, post, look, row))
+            for sample, post, found_regions, row in zip(batch, posts, regions_of_posts, rows, strict=True):
+                said.append(self._tagged(sample, post, found_regions, row))
         return said
 
-    def _said(self, sample: Sample, post: Source, look: tuple[Regions, bool], row: tuple[list[int], list[int]]) -> Said:
-        regions, there = look
-        answer = read(*row, self.model.sizes.words, self.model.as_published)
+    def _tagged(
+        self, sample: Sample, post: TokenizedPost, found_regions: tuple[Regions, bool], row: tuple[list[int], list[int]]
+    ) -> Tagged:
+        regions, there = found_regions
+        answer = parse_sequence(*row, self.model.sizes.words, self.model.as_published)
         entities = [self._entity(sample, post, regions, mention) for mention in answer.mentions]
         kept = sorted((own for own in entities if own is not None), key=lambda own: own.span)
         return tuple(kept), tuple(self._notes(sample, post, there, answer.unreadable + entities.count(None), kept))
 
-    def _notes(self, sample: Sample, post: Source, there: bool, unread: int, kept: Sequence[Entity]) -> Iterator[str]:
+    def _notes(
+        self, sample: Sample, post: TokenizedPost, there: bool, unread: int, kept: Sequence[Entity]
+    ) -> Iterator[str]:
         left = len(sample.tokens) - len(post.first)
         if sample.image and not there:
             yield f"{STAGE}: no file of regions for {sample.image}"
         if left:
-            yield f"{STAGE}: the last {left} words did not fit into {self.most_tokens} tokens"
+            yield f"{STAGE}: the last {left} words did not fit into {self.max_tokens} tokens"
         if unread:
             yield f"{STAGE}: {unread} parts of the answer cannot be read"
         for entity in kept:
             if entity.visible and not entity.boxes:
                 yield f"{STAGE}: {entity.text!r}: the region that was chosen has no area"
 
-    def _entity(self, sample: Sample, post: Source, regions: Regions, said: Mention) -> Entity | None:
+    def _entity(self, sample: Sample, post: TokenizedPost, regions: Regions, said: Mention) -> Entity | None:
         """The entity of a mention, None where its places are no words that follow one another, or its type none."""
-        words = [post.first.index(place) for place in said.places if place in post.first]
+        words = [post.first.index(index) for index in said.places if index in post.first]
         kind = said.type - NO_REGION - 1
         following = words == list(range(words[0], words[0] + len(said.places))) if words else False
         if not following or not 0 <= kind < len(self.types):

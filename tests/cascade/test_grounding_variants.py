@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from tiny_grounders import save_owlv2
 
-from rivegs_mllm.cascade.expressions import Wordings
+from rivegs_mllm.cascade.expressions import ExpressionVariants
 from rivegs_mllm.cascade.grounding.detector import ZeroShotTraining
-from rivegs_mllm.cascade.grounding.late_interaction import CellsTraining
-from rivegs_mllm.cascade.rows import grounding_view
+from rivegs_mllm.cascade.grounding.late_interaction import PatchGrounderTraining
+from rivegs_mllm.cascade.rows import grounding_rows
 from rivegs_mllm.cascade.training import StageData, TrainableStage
 from rivegs_mllm.data.jsonl import read_split
 from rivegs_mllm.store.answer_store import Store, StoredAnswer
@@ -39,11 +39,11 @@ def store(samples, tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.fixture(params=["zero_shot", "cells"])
+@pytest.fixture(params=["zero_shot", "patches"])
 def stage_of(request, base, tmp_path_factory):
     """From further settings to a grounder in training."""
-    if request.param == "cells":
-        return lambda **settings: CellsTraining(str(base), unnamed=False, **settings)
+    if request.param == "patches":
+        return lambda **settings: PatchGrounderTraining(str(base), drop_mentions=False, **settings)
     model = save_owlv2(tmp_path_factory.mktemp("owlv2"))
     return lambda **settings: ZeroShotTraining(str(model), **settings)
 
@@ -60,23 +60,24 @@ def epochs(stage: TrainableStage, samples: list[Sample], folder: Path) -> list[l
 
 
 def test_drawn_copied_or_the_first(stage_of, samples, store, emblems):
-    visible = len(grounding_view(samples))
-    drawn = epochs(stage_of(expressions=Wordings(store)), samples, emblems)
+    visible = len(grounding_rows(samples))
+    drawn = epochs(stage_of(expressions=ExpressionVariants(store)), samples, emblems)
     assert [len(epoch) for epoch in drawn] == [visible] * 6
     assert any(len({epoch[place] for epoch in drawn}) > 1 for place in range(visible))
-    copied = epochs(stage_of(expressions=Wordings(store, "copies")), samples, emblems)
+    copied = epochs(stage_of(expressions=ExpressionVariants(store, "copies")), samples, emblems)
     assert [len(epoch) for epoch in copied] == [3 * visible] * 6
-    first = epochs(stage_of(expressions=Wordings(store, "first")), samples, emblems)
+    first = epochs(stage_of(expressions=ExpressionVariants(store, "first")), samples, emblems)
     assert all(epoch == first[0] for epoch in first)
     assert first[0] != epochs(stage_of(), samples, emblems)[0]
 
 
-def test_dev_is_judged_by_the_first(stage_of, samples, store, emblems, monkeypatch):
+def test_dev_is_scored_with_the_first(stage_of, samples, store, emblems, monkeypatch):
     """What is looked for in the pictures of dev is what the store says, not what the gold does."""
-    trainable = stage_of(expressions=Wordings(store)).prepare(StageData(samples, (), emblems, TYPES, 0))
+    trainable = stage_of(expressions=ExpressionVariants(store)).prepare(StageData(samples, (), emblems, TYPES, 0))
     asked = []
     monkeypatch.setattr(
-        "rivegs_mllm.cascade.grounding.base.refer", lambda entity, _: asked.append(entity.expression) or "a"
+        "rivegs_mllm.cascade.grounding.base.referring_expression",
+        lambda entity, _: asked.append(entity.expression) or "a",
     )
     trainable.model.eval()
     trainable.evaluate(samples[:3])
@@ -84,8 +85,8 @@ def test_dev_is_judged_by_the_first(stage_of, samples, store, emblems, monkeypat
 
 
 def test_a_store_without_expressions_in_what_is_asked(stage_of, store):
-    with pytest.raises(UserError, match=r"expressions.store: `refer` has no expression"):
-        stage_of(refer=["mention"], expressions=Wordings(store))
+    with pytest.raises(UserError, match=r"expressions.store: `query_fields` has no expression"):
+        stage_of(query_fields=["mention"], expressions=ExpressionVariants(store))
 
 
 def test_no_expression_to_learn_from(stage_of, samples, emblems):
@@ -96,6 +97,6 @@ def test_no_expression_to_learn_from(stage_of, samples, emblems):
         for sample in samples
     ]
     data = StageData(bare, (), emblems, TYPES, 0)
-    with pytest.raises(UserError, match=r"has an expression.*expressions.store, or set stage.refer"):
+    with pytest.raises(UserError, match=r"has an expression.*expressions.store, or set stage.query_fields"):
         stage_of().prepare(data)
-    assert len(stage_of(refer=["mention", "type"]).prepare(data).train) == len(grounding_view(bare))
+    assert len(stage_of(query_fields=["mention", "type"]).prepare(data).train) == len(grounding_rows(bare))

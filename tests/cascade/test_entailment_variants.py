@@ -10,9 +10,9 @@ import pytest
 
 from rivegs_mllm.cascade.entailment.caption import CaptionTraining
 from rivegs_mllm.cascade.entailment.classifier import ClassifierTraining
-from rivegs_mllm.cascade.entailment.scorer_late_interaction import CellsRecipe
-from rivegs_mllm.cascade.expressions import Wordings
-from rivegs_mllm.cascade.rows import entailment_view
+from rivegs_mllm.cascade.entailment.scorer_late_interaction import PatchScorerRecipe
+from rivegs_mllm.cascade.expressions import ExpressionVariants
+from rivegs_mllm.cascade.rows import entailment_rows
 from rivegs_mllm.cascade.training import StageData, Trainable
 from rivegs_mllm.data.jsonl import read_split
 from rivegs_mllm.store.answer_store import Store, StoredAnswer
@@ -45,14 +45,16 @@ def store(samples, tmp_path_factory) -> Path:
     return folder
 
 
-def prepare(kind: str, wordings: Wordings, samples, emblems, base, tmp_path) -> tuple[Trainable, list[list[str]]]:
+def prepare(
+    kind: str, expression_variants: ExpressionVariants, samples, emblems, base, tmp_path
+) -> tuple[Trainable, list[list[str]]]:
     """The stage in training, and the texts of its rows in the first five epochs."""
     if kind == "classifier":
-        stage = ClassifierTraining(CellsRecipe(str(base)), expressions=wordings)
+        stage = ClassifierTraining(PatchScorerRecipe(str(base)), expressions=expression_variants)
     else:
         captions = tmp_path / "captions.txt"
         captions.write_text("".join(f"imgid:{sample.id}###A picture.\n" for sample in samples))
-        stage = CaptionTraining("tiny", [captions], expressions=wordings)
+        stage = CaptionTraining("tiny", [captions], expressions=expression_variants)
     trainable = stage.prepare(StageData(samples, (), emblems, TYPES, 0))
     epochs = []
     for epoch in range(5):
@@ -74,19 +76,19 @@ def test_drawn_copied_or_the_first(kind, samples, store, emblems, base, tmp_path
     first, last = len(samples[0].entities), len(samples[-1].entities)
     given = (samples, emblems, base, tmp_path)
 
-    drawn, epochs = prepare(kind, Wordings(store), *given)
+    drawn, epochs = prepare(kind, ExpressionVariants(store), *given)
     assert len(drawn.train) == entities
     assert "no expression" not in capsys.readouterr().out, "those of the last post keep their own"
     variants = [len({epoch[place] for epoch in epochs}) for place in range(entities)]
     assert set(variants[-last:]) == {1}, "what the store does not have stays as it is"
     assert all(count > 1 for count in variants[:-last])
-    assert epochs == prepare(kind, Wordings(store), *given)[1], "a run that is taken up again draws the same"
+    assert epochs == prepare(kind, ExpressionVariants(store), *given)[1], "a run that is taken up again draws the same"
 
-    copied, epochs = prepare(kind, Wordings(store, "copies"), *given)
+    copied, epochs = prepare(kind, ExpressionVariants(store, "copies"), *given)
     assert len(copied.train) == TEACHERS * (entities - last) - first + last
     assert all(epoch == epochs[0] for epoch in epochs)
 
-    same, epochs = prepare(kind, Wordings(store, "first"), *given)
+    same, epochs = prepare(kind, ExpressionVariants(store, "first"), *given)
     assert len(same.train) == entities
     assert all(epoch == epochs[0] for epoch in epochs)
     if kind == "classifier":
@@ -94,15 +96,15 @@ def test_drawn_copied_or_the_first(kind, samples, store, emblems, base, tmp_path
         assert epochs[0][0] == f"{entity.text} ({entity.type}) - number 0 of {entity.text}"
 
 
-def test_dev_is_judged_by_the_first(samples, store):
-    judged = Wordings(store).first(samples)
-    assert judged[0].entities[0].expression == f"number 0 of {samples[0].entities[0].text}"
-    assert judged[-1] == samples[-1]
-    assert Wordings().first(samples) is samples
+def test_dev_is_scored_with_the_first(samples, store):
+    changed = ExpressionVariants(store).first(samples)
+    assert changed[0].entities[0].expression == f"number 0 of {samples[0].entities[0].text}"
+    assert changed[-1] == samples[-1]
+    assert ExpressionVariants().first(samples) is samples
 
 
 def test_without_a_store_the_data_s_own(samples, emblems, base, tmp_path):
-    _, epochs = prepare("classifier", Wordings(), samples, emblems, base, tmp_path)
+    _, epochs = prepare("classifier", ExpressionVariants(), samples, emblems, base, tmp_path)
     entity = samples[0].entities[0]
     assert {epoch[0] for epoch in epochs} == {f"{entity.text} ({entity.type}) - {entity.expression}"}
 
@@ -111,23 +113,23 @@ def test_a_store_of_other_posts(samples, store, emblems, base, tmp_path):
     others = [dataclasses.replace(sample, id=f"other-{sample.id}") for sample in samples]
     bare = [without_expressions(sample) for sample in others]
     with pytest.raises(UserError, match=r"none of \d+ entities to learn from has an expression, also not in"):
-        prepare("classifier", Wordings(store), bare, emblems, base, tmp_path)
+        prepare("classifier", ExpressionVariants(store), bare, emblems, base, tmp_path)
 
 
 def test_data_without_expressions(samples, store, emblems, base, tmp_path, capsys):
-    """They are asked for, so it is an error that there are none, unless `refer` goes without."""
+    """They are asked for, so it is an error that there are none, unless `query_fields` goes without."""
     bare = [without_expressions(sample) for sample in samples]
-    with pytest.raises(UserError, match=r"none of \d+ entities .* stage.expressions.store, or set stage.refer"):
-        prepare("caption", Wordings(), bare, emblems, base, tmp_path)
-    prepare("caption", Wordings(store), bare, emblems, base, tmp_path)
+    with pytest.raises(UserError, match=r"none of \d+ entities .* stage.expressions.store, or set stage.query_fields"):
+        prepare("caption", ExpressionVariants(), bare, emblems, base, tmp_path)
+    prepare("caption", ExpressionVariants(store), bare, emblems, base, tmp_path)
     entities, last = sum(len(sample.entities) for sample in samples), len(samples[-1].entities)
     assert f"{last} of {entities} entities to learn from have no expression" in capsys.readouterr().out
-    Wordings().variants(entailment_view(bare), ["mention", "type"])
+    ExpressionVariants().variants(entailment_rows(bare), ["mention", "type"])
 
 
 def test_settings_that_do_not_fit(store, tmp_path):
-    with pytest.raises(UserError, match=r"expressions.how: 'five' is none of draw, copies, first"):
-        Wordings(store, "five")
-    for stage in (partial(CaptionTraining, "tiny", [tmp_path]), partial(ClassifierTraining, CellsRecipe("tiny"))):
-        with pytest.raises(UserError, match=r"expressions.store: `refer` has no expression"):
-            stage(refer=["mention"], expressions=Wordings(store))
+    with pytest.raises(UserError, match=r"expressions.strategy: 'five' is none of draw, copies, first"):
+        ExpressionVariants(store, "five")
+    for stage in (partial(CaptionTraining, "tiny", [tmp_path]), partial(ClassifierTraining, PatchScorerRecipe("tiny"))):
+        with pytest.raises(UserError, match=r"expressions.store: `query_fields` has no expression"):
+            stage(query_fields=["mention"], expressions=ExpressionVariants(store))

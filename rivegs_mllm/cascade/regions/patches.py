@@ -1,0 +1,42 @@
+"""The proposer ``patches``: the boxes that a trained grounder ``patches`` predicts from a picture's patches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torchvision.ops import box_iou
+
+from rivegs_mllm.cascade.grounding.late_interaction import PatchGrounder, PatchLocator
+from rivegs_mllm.cascade.regions.base import Proposals, Propose, Proposer, split_signs
+from rivegs_mllm.models.device import device_of
+from rivegs_mllm.types import TYPES
+
+_VOTE_IOU = 0.5
+
+
+@Proposer.register_subclass("patches")
+@dataclass
+class PatchProposer(Proposer):
+    """``checkpoint`` is the folder of the grounder. A box is scored by the number of patches that predict a similar
+    one; its features are the patch's."""
+
+    checkpoint: Path
+    types: list[str] = field(default_factory=lambda: list(TYPES))
+
+    def load(self) -> Propose:
+        """The grounder, on the GPU where there is one."""
+        looker = PatchGrounder(self.checkpoint, types=self.types).load(Path()).locate
+        return lambda image: patch_proposals(looker, image)
+
+
+@torch.inference_mode()
+def patch_proposals(looker: PatchLocator, image: Image.Image) -> Proposals:
+    """The box predicted at each patch."""
+    tokens = looker.vision_encoder.encode_images([image])[0].tokens
+    boxes = looker.model.read_boxes(tokens.to(device_of(looker.model))).cpu()
+    boxes = boxes * torch.tensor(image.size * 2)
+    votes = (box_iou(boxes, boxes) > _VOTE_IOU).sum(1).float()
+    return Proposals(boxes, votes, split_signs(tokens))
