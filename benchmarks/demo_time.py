@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[1]
 DATA = "runs/demo/emblems"
 E2E = "recipes/tiny/e2e.yaml"
 STAGES = ("segmenter", "entailment", "tagger", "grounding")
-SYSTEMS = ("mllm_told_expressions", "mllm_told_fields", "tiny", "tiny_no_expression", "tiny_mllm_grounder")
+SYSTEMS = ("mllm_given_expressions", "mllm_given_fields", "tiny", "tiny_no_expression", "tiny_mllm_grounder")
 
 
 @dataclass(frozen=True)

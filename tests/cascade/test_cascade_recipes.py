@@ -83,10 +83,10 @@ def test_gold_is_swept_over_every_slot_that_can_be_perfect(name, monkeypatch):
 
 
 def test_the_cascade_s_fields_are_forced_on_the_single_model():
-    told = slots("mllm_told_fields")
+    told = slots("mllm_given_fields")
     assert {slot for slot in told if told[slot] == SINGLE} == {"entailment", "grounder"}
-    assert changed("mllm_told_fields", "tiny") == {"entailment", "grounder"}
-    assert slots("mllm_told_expressions") == {**slots("mllm"), "expander": slots("tiny")["expander"]}
+    assert changed("mllm_given_fields", "tiny") == {"entailment", "grounder"}
+    assert slots("mllm_given_expressions") == {**slots("mllm"), "expander": slots("tiny")["expander"]}
     assert slots("mllm") == dict.fromkeys(SLOTS[:-1], SINGLE)
     assert read_recipe(ROOT / SINGLE["recipe"]).answer.segments == [
         "knowledge", "entities", "expressions", "visible", "boxes",

@@ -1,6 +1,6 @@
-"""What nothing but counting reaches on a dataset: the floors of the stages that find names, boxes and masks.
+"""Trivial baselines on a dataset, by counting alone: of the stages that find names, boxes and masks.
 
-    python benchmarks/published_floors.py data/emblems
+    python benchmarks/published_baselines.py data/emblems
 
 Names: every run of capitalised words, of the type that training has most often, none of them in the picture. Boxes: the
 mean of training's boxes, as shares of the picture. Masks: that box filled. ``--smoke`` makes a few posts itself.
@@ -60,7 +60,7 @@ def boxed(sample: Sample, edges: Sequence[float]) -> Prediction:
 
 
 def main(folder: Path) -> None:
-    """Prints the floors on the test split, and its subsets."""
+    """Prints the baselines on the test split, and its subsets."""
     train, test = read_split(folder, "train"), read_split(folder, "test")
     kind = Counter(own.type for sample in train for own in sample.entities).most_common(1)[0][0]
     mean = np.mean([shares(one, box) for one in train for own in one.entities for box in own.boxes], axis=0)
