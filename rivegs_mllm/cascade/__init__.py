@@ -1,8 +1,8 @@
 """RiVEG's pipeline in slots that are filled one after the other (docs/cascade.md). To be read in this order:
 
-``stage`` the contract; ``run`` the recipe and its run; ``steps`` the runner; then a file a slot, each with the slot's
-contract on top and its small stages: ``knowledge``, ``tagging``, ``expansion``, ``entailment``, ``grounding``,
-``segmentation``. Stages with a model have files of their own beside these: ``crf``, ``entailment_classifier``,
-``grounding_zero_shot``, ``segmentation_sam`` and so on, and ``mllm`` stands in all slots but the last. ``training`` is
-how stages are trained, ``saved`` what a trained one lies in.
+``base``, the contract of a stage; ``config``, the recipe of a cascade; ``runner``, which runs its stages; then a folder
+a slot: ``tagging``, ``knowledge`` (and expressions), ``entailment``, ``grounding``, ``segmentation``. In each, ``base``
+has the slot's contract, its oracle and its baselines; every other stage is a file of its own. ``mllm`` is the
+end-to-end model as a stage of any slot but the last, ``training`` trains a stage, and ``checkpoint`` is the folder of a
+trained one.
 """

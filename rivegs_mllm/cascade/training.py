@@ -74,7 +74,7 @@ class Trainable:
     a length for each row, so that batches are of like length. ``collate`` makes a batch of rows: tensors by argument of
     ``model``. ``evaluate`` gives the stage's figures on labelled posts, such as ``{"span_f1": 0.8}``, which the recipe
     names as ``eval_span_f1``; the model is in evaluation mode and no gradients are kept. ``save`` writes a folder that
-    the stage of a cascade loads; its card is written behind it.
+    the stage of a cascade loads; its metadata is written behind it.
     ``rates``: the learning rate of parameters whose name begins so, where it is not ``train.learning_rate``.
     ``optimizer`` makes another optimiser than the recipe asks for, at the rate ``train.learning_rate``; ``schedule``
     is what that rate is multiplied by when a share of all steps is done, in the place of ``train.lr_scheduler_type``.
@@ -144,7 +144,7 @@ def train_stage(recipe: StageTraining) -> Path:
             write_metrics(trainer, out, test)
             if recipe.train.should_save:
                 trainable.save(out)
-                write_metadata(out, _card(recipe))
+                write_metadata(out, _metadata(recipe))
         trainer.accelerator.wait_for_everyone()
         if main:
             print(f"trained: {out}, {made}")
@@ -178,17 +178,17 @@ def check_types(samples: Sequence[Sample], types: Sequence[str]) -> None:
 
 def _settings(recipe: StageTraining, data: StageData, test: Sequence[Sample]) -> dict[str, object]:
     """What must not change between the start of a run and its end, data and models by their content."""
-    card = _card(recipe)
+    metadata = _metadata(recipe)
     parts = {"train": fingerprint(data.train, data.folder), "test": fingerprint(test, data.folder)}
     if recipe.train.load_best_model_at_end:
         parts["dev"] = fingerprint(data.dev, data.folder)
-    named = {name: value for name, value in card.settings.items() if isinstance(value, str)}
+    named = {name: value for name, value in metadata.settings.items() if isinstance(value, str)}
     content = {f"{name} content": model_fingerprint(value) for name, value in named.items()}
-    stage = {"type": card.kind, **card.settings, **{name: value for name, value in content.items() if value}}
-    return settings_of(recipe.train, {"data": parts, "types": list(card.types), "stage": stage})
+    stage = {"type": metadata.kind, **metadata.settings, **{name: value for name, value in content.items() if value}}
+    return settings_of(recipe.train, {"data": parts, "types": list(metadata.types), "stage": stage})
 
 
-def _card(recipe: StageTraining) -> StageMetadata:
+def _metadata(recipe: StageTraining) -> StageMetadata:
     settings = draccus.encode(recipe.stage)
     kind = TrainableStage.get_choice_name(type(recipe.stage))
     return StageMetadata(kind, tuple(recipe.types), {key: value for key, value in settings.items() if key != "type"})

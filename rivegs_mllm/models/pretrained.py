@@ -42,7 +42,7 @@ def load_pretrained(
 
 
 def own_files(name: str) -> tuple[Path, ...]:
-    """The folder of a model that is one, nothing for a hub id: for ``Dependent``."""
+    """The folder of a model that is one, nothing for a hub id: for ``DependsOnFiles``."""
     return (Path(name),) if Path(name).is_dir() else ()
 
 

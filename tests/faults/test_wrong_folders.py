@@ -15,7 +15,7 @@ from eval.analysis.calibration import FILE_NAME as CALIBRATION
 from eval.analysis.calibration import read_calibration
 from rivegs_mllm.answer.contract import FILE_NAME as CONTRACT
 from rivegs_mllm.answer.contract import Contract
-from rivegs_mllm.cascade.config import _loaded
+from rivegs_mllm.cascade.config import CascadeRecipe, steps_of
 from rivegs_mllm.cascade.tagging.crf import CrfTagger, load_predictor
 from rivegs_mllm.cascade.training import train_stage
 from rivegs_mllm.config.schema import read_recipe
@@ -182,7 +182,8 @@ def test_every_file_of_a_stage_s_folder(trials, tagger, tmp_path, contents):
         folder = linked(tagger, tmp_path / f"{STAGE_FILES.index(name)}-{contents.index(content)}")
         (folder / name).unlink()
         (folder / name).write_bytes(content)
-        message = told(lambda: _loaded("tagger", CrfTagger(folder), tmp_path), folder)
+        [step] = steps_of(CascadeRecipe(tagger=CrfTagger(folder)), tmp_path)
+        message = told(lambda: step.load({}), folder)
         assert message or name == "tokenizer_config.json"
 
     cases = [(name, content) for name in STAGE_FILES for content in contents]

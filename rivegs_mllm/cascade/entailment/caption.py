@@ -184,7 +184,7 @@ class CaptionEntailment(Entailment):
 
     def load(self, folder: Path) -> Stage:
         """The stage, on the GPU where there is one. Raises StageError for a folder that is incomplete."""
-        settings = self._card().settings
+        settings = self._metadata().settings
         try:
             model = CrossEncoder(bare_encoder(self.checkpoint), settings["dropout"])
             model.load_state_dict(load_file(self.checkpoint / WEIGHTS))
@@ -194,11 +194,11 @@ class CaptionEntailment(Entailment):
         reader = CaptionScorer(model.to(best_device()).eval(), tokenizer, settings["max_length"])
         return CaptionStage(reader, Captions(self.captions), self._parts(), self.decision)
 
-    def _card(self) -> StageMetadata:
+    def _metadata(self) -> StageMetadata:
         return read_metadata(self.checkpoint, STAGE, "caption", self.types, CaptionTraining)
 
     def _parts(self) -> Sequence[str]:
-        return self.query_fields or self._card().settings["query_fields"]
+        return self.query_fields or self._metadata().settings["query_fields"]
 
 
 # Its training

@@ -110,19 +110,19 @@ class ClassifierEntailment(Entailment):
 
     def load(self, folder: Path) -> Stage:
         """The stage, on the GPU where there is one. Raises StageError for a folder that is incomplete."""
-        scorer = self._score().load(self.checkpoint)
+        scorer = self._recipe().load(self.checkpoint)
         return ClassifierStage(scorer, self._parts(), self.decision, folder)
 
-    def _score(self) -> ScorerRecipe:
+    def _recipe(self) -> ScorerRecipe:
         """The scorer that the metadata describe. Raises StageError where they cannot be used."""
         with loading(f"{STAGE}: {self.checkpoint / METADATA_FILE}: settings.model", StageError):
-            return draccus.decode(ScorerRecipe, self._card().settings["model"])
+            return draccus.decode(ScorerRecipe, self._metadata().settings["model"])
 
-    def _card(self) -> StageMetadata:
+    def _metadata(self) -> StageMetadata:
         return read_metadata(self.checkpoint, STAGE, "classifier", self.types, ClassifierTraining)
 
     def _parts(self) -> Sequence[str]:
-        return self.query_fields or self._card().settings["query_fields"]
+        return self.query_fields or self._metadata().settings["query_fields"]
 
 
 # Its training
@@ -157,7 +157,7 @@ class ClassifierTraining(TrainableStage):
         data = data.with_checked_pictures()
         scorer = self.model.build()
         rows = MultiVariantDataset(self._rows(data, scorer), self.expressions.strategy, data.seed)
-        seen = _looked_at(rows.variants, scorer) if scorer.cacheable else {}
+        seen = _encode_all(rows.variants, scorer) if scorer.cacheable else {}
         stage = ClassifierStage(scorer, self.query_fields, DecisionRule(), data.folder)
         return Trainable(
             model=scorer.model,
@@ -193,7 +193,7 @@ class ClassifierTraining(TrainableStage):
         return rows
 
 
-def _looked_at(rows: Sequence[Sequence[EntailmentExample]], scorer: VisibilityScorer) -> dict[Path, object]:
+def _encode_all(rows: Sequence[Sequence[EntailmentExample]], scorer: VisibilityScorer) -> dict[Path, object]:
     """All pictures of the rows, encoded."""
     encoded: dict[Path, object] = {}
     paths = list(dict.fromkeys(variants[0].image for variants in rows))

@@ -66,7 +66,7 @@ class ChatScorer:
         return last[:, self.yes] - last[:, self.no]
 
     def save(self, folder: Path) -> None:
-        """Adapter and processor; the base is named in the stage's card."""
+        """Adapter and processor; the stage's metadata name the base."""
         self.model.save_pretrained(folder)
         self.processor.save_pretrained(folder)
 

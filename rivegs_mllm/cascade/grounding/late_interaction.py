@@ -147,11 +147,11 @@ class PatchGrounder(Grounder):
 
     def load(self, folder: Path) -> Stage:
         """The stage, on the GPU where there is one. Raises StageError for a folder that is incomplete."""
-        card = read_metadata(self.checkpoint, STAGE, "patches", self.types, PatchGrounderTraining)
+        metadata = read_metadata(self.checkpoint, STAGE, "patches", self.types, PatchGrounderTraining)
         path = self.checkpoint / WEIGHTS
         try:
             vision_encoder = VisionEncoder.load(self.checkpoint / ENCODER_FOLDER)
-            model = PatchGroundingModel(vision_encoder.words, card.settings["width"], card.settings["layers"])
+            model = PatchGroundingModel(vision_encoder.words, metadata.settings["width"], metadata.settings["layers"])
             model.load_state_dict(load_file(path))
         except UserError as error:
             raise StageError(f"{STAGE}: {error}") from None

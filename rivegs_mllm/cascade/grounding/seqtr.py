@@ -45,7 +45,7 @@ class SeqTRSource:
         """The parts of the referring expression: those asked for, those it was trained with, or all."""
         if self.query_fields is not None:
             return self.query_fields
-        return all_parts() if self.foreign else self._card(stage).settings["query_fields"]
+        return all_parts() if self.foreign else self._metadata(stage).settings["query_fields"]
 
     def predictor(self, stage: str) -> tuple[SeqTRPredictor, int]:
         """The model, on the GPU where there is one, and its size. Raises StageError in one line."""
@@ -64,14 +64,14 @@ class SeqTRSource:
         return SeqTRPredictor(model, PixelInput(SIDE), known, MAX_WORDS), None
 
     def _trained(self, stage: str) -> tuple[SeqTRPredictor, VisionEncoder | None]:
-        settings = self._card(stage).settings
+        settings = self._metadata(stage).settings
         doubtful = settings["as_published"] if self.as_published is None else self.as_published
         model, known = load(self.checkpoint, doubtful)
         vision_encoder = None if settings["base"] is None else VisionEncoder.load(self.checkpoint / ENCODER_FOLDER)
         image_input = PixelInput(settings["side"]) if vision_encoder is None else TowerInput(vision_encoder)
         return SeqTRPredictor(model, image_input, known, settings["max_words"]), vision_encoder
 
-    def _card(self, stage: str):
+    def _metadata(self, stage: str):
         return read_metadata(self.checkpoint, stage, TYPE_NAME, self.types, SeqTRTraining)
 
 

@@ -159,8 +159,8 @@ class CrfTagger(Tagger):
 
     def requires(self) -> tuple[str, ...]:
         """The knowledge, where it was trained with knowledge."""
-        card = read_metadata(self.checkpoint, STAGE, "crf", self.types, CrfTraining)
-        return ("knowledge",) if _reads_knowledge(card) else ()
+        metadata = read_metadata(self.checkpoint, STAGE, "crf", self.types, CrfTraining)
+        return ("knowledge",) if _reads_knowledge(metadata) else ()
 
     def load(self, folder: Path) -> CrfStage:
         """The stage, on the GPU where there is one."""
@@ -189,9 +189,9 @@ class CrfStage:
 
 def load_predictor(folder: Path, types: Sequence[str], batch_size: int) -> tuple[CrfPredictor, bool]:
     """A trained tagger, and whether it reads knowledge. Raises StageError for a folder that is incomplete."""
-    card = read_metadata(folder, STAGE, "crf", types, CrfTraining)
-    settings = card.settings
-    model = WordTagger(bare_encoder(folder), card.types, settings["dropout"])
+    metadata = read_metadata(folder, STAGE, "crf", types, CrfTraining)
+    settings = metadata.settings
+    model = WordTagger(bare_encoder(folder), metadata.types, settings["dropout"])
     try:
         model.load_state_dict(load_file(folder / WEIGHTS))
     except (RuntimeError, OSError, SafetensorError) as error:
@@ -200,11 +200,11 @@ def load_predictor(folder: Path, types: Sequence[str], batch_size: int) -> tuple
     encoder = WordEncoder(
         load_tokenizer(folder), settings["max_length"], settings["on_empty_token"], STAGE, marks(model.encoder)
     )
-    return CrfPredictor(model, encoder, card.types, batch_size), _reads_knowledge(card)
+    return CrfPredictor(model, encoder, metadata.types, batch_size), _reads_knowledge(metadata)
 
 
-def _reads_knowledge(card: StageMetadata) -> bool:
-    return card.settings["knowledge"] != NO_KNOWLEDGE
+def _reads_knowledge(metadata: StageMetadata) -> bool:
+    return metadata.settings["knowledge"] != NO_KNOWLEDGE
 
 
 # Its training
@@ -312,7 +312,8 @@ def span_metrics(samples: Sequence[Sample], found: Sequence[Tagged]) -> dict[str
 
 
 def save_tagger(tagger: WordTagger, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    """Writes what ``load_predictor`` reads, but for the card: the encoder's config, its tokenizer and all weights."""
+    """Writes what ``load_predictor`` reads, but for the metadata: the encoder's config, its tokenizer and all
+    weights."""
     tagger.encoder.config.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     save_weights(tagger, folder / WEIGHTS)

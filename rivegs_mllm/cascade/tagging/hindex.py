@@ -74,7 +74,7 @@ class HIndexTagger(Tagger):
         """The regions', where they are those of the training."""
         if self.regions is not None or self._foreign():
             return ()
-        return _folders(self._card().settings["regions"])
+        return _folders(self._metadata().settings["regions"])
 
     def load(self, folder: Path) -> Stage:
         """The stage, on the GPU where there is one. Raises StageError in one line."""
@@ -101,8 +101,8 @@ class HIndexTagger(Tagger):
         return HIndexPredictor(model, load_tokenizer(self.bart), regions, PUBLISHED_TYPES, self.batch_size, most)
 
     def _trained(self) -> HIndexPredictor:
-        card = self._card()
-        settings = card.settings
+        metadata = self._metadata()
+        settings = metadata.settings
         doubtful = settings["as_published"] if self.as_published is None else self.as_published
         model = load(self.checkpoint, doubtful)
         folder = next(iter(_folders(settings["regions"])), None) if self.regions is None else self.regions
@@ -110,9 +110,9 @@ class HIndexTagger(Tagger):
             folder, settings["boxes"] if folder is not None else 1, model.sizes.region, settings["normalise"]
         )
         tokenizer = load_tokenizer(self.checkpoint)
-        return HIndexPredictor(model, tokenizer, regions, card.types, self.batch_size, settings["max_tokens"])
+        return HIndexPredictor(model, tokenizer, regions, metadata.types, self.batch_size, settings["max_tokens"])
 
-    def _card(self):
+    def _metadata(self):
         return read_metadata(self.checkpoint, STAGE, TYPE_NAME, self.types, HIndexTraining)
 
 

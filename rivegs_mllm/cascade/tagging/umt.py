@@ -94,16 +94,18 @@ class UmtTagger(Tagger):
         return UmtPredictor(model.eval(), tokenizer, image_encoder, folder, _NAMES, self.batch_size)
 
     def _trained(self, folder: Path) -> UmtPredictor:
-        card = read_metadata(self.checkpoint, STAGE, TYPE_NAME, self.types, UmtTraining)
-        image_encoder = self._sight(card)
+        metadata = read_metadata(self.checkpoint, STAGE, TYPE_NAME, self.types, UmtTraining)
+        image_encoder = self._image_encoder(metadata)
         model, tokenizer = load(self.checkpoint), load_tokenizer(self.checkpoint)
-        return UmtPredictor(model, tokenizer, image_encoder, folder, {}, self.batch_size, card.settings["max_pieces"])
+        return UmtPredictor(
+            model, tokenizer, image_encoder, folder, {}, self.batch_size, metadata.settings["max_pieces"]
+        )
 
-    def _sight(self, card: StageMetadata) -> ImageEncoder:
-        part = card.settings["as_published"] if self.as_published is None else self.as_published
-        if card.settings["base"] is not None:
+    def _image_encoder(self, metadata: StageMetadata) -> ImageEncoder:
+        part = metadata.settings["as_published"] if self.as_published is None else self.as_published
+        if metadata.settings["base"] is not None:
             return TowerEncoder(VisionEncoder.load(self.checkpoint / ENCODER_FOLDER), part)
-        return ResNetEncoder(load_resnet(card.settings["resnet"], self.checkpoint / RESNET), part)
+        return ResNetEncoder(load_resnet(metadata.settings["resnet"], self.checkpoint / RESNET), part)
 
 
 # Its training
