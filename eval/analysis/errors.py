@@ -1,7 +1,7 @@
-"""Where the points are lost: one verdict for every predicted and every gold entity, and what mending it would give.
+"""Error analysis: correct, or one type of error, for every predicted and gold entity, and the F1 without that type.
 
 The protocol is ``strict``. As in TIDE (Bolya et al., 2020) an error has one cause, the first that applies, and its
-weight is the F1 that mending it alone would give.
+weight is the F1 that correcting it alone would give.
 """
 
 from __future__ import annotations
@@ -30,30 +30,30 @@ from eval.stage_metrics import by_id, precision_recall_f1, share
 from rivegs_mllm.types import Entity, Prediction, Sample
 
 CORRECT = "correct"
-VERDICTS = {
+OUTCOMES = {
     CORRECT: "correct",
-    "unreadable": "gold entity not found, in an answer that could not be read wholly",
+    "parse_error": "gold entity not found, in an answer that could not be parsed completely",
     "missed": "gold entity not found",
-    "invented": "no gold entity there",
-    "duplicate": "said once more",
-    "span_longer": "the mention is longer than the gold one",
-    "span_shorter": "the mention is shorter than the gold one",
-    "span_overlapping": "the mention overlaps the gold one",
-    "type_wrong": "mention right, type wrong",
-    "said_invisible": "visible, but said invisible or not boxed",
-    "boxed_invisible": "not visible, but boxed",
-    "box_off": "box on the object, but not well enough",
-    "box_on_another": "box on another entity's object",
-    "box_on_nothing": "box on no entity's object",
-    "mask_wrong": "box right, mask wrong",
+    "spurious": "no gold entity there",
+    "duplicate": "predicted once more",
+    "boundary_longer": "the mention is longer than the gold one",
+    "boundary_shorter": "the mention is shorter than the gold one",
+    "boundary_overlap": "the mention overlaps the gold one",
+    "type_error": "mention right, type wrong",
+    "missed_grounding": "visible, but predicted invisible or without a box",
+    "spurious_grounding": "not visible, but predicted with a box",
+    "localisation": "box on the object, with too low an IoU",
+    "confused_entity": "box on another entity's object",
+    "background": "box on no entity's object",
+    "mask_error": "box right, mask wrong",
 }
-"""Each verdict and what it means, in the order in which they are looked for and reported."""
+""""Correct" and the types of error with what each means, in the order in which they are looked for and reported."""
 
 TOUCHES = 0.1
-"""A box with at least this IoU lies on its object, although not well enough."""
+"""The IoU from which on a wrong box is a localisation error and no background error: TIDE's bound."""
 
-_GOLD_ALONE = ("unreadable", "missed")
-_SAID_ALONE = ("invented", "duplicate")
+_GOLD_ALONE = ("parse_error", "missed")
+_PREDICTED_ALONE = ("spurious", "duplicate")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,37 +82,37 @@ GROUNDED = Requirement()
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
-    """What is said of an entity. ``partner`` is the place of the entity on the other side that it is compared with."""
+class Outcome:
+    """`CORRECT` or a type of error. ``partner`` is the index of the entity on the other side it is compared with."""
 
     name: str
     partner: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class PostVerdicts:
-    """The verdicts of a post's entities, in their order. Two that are compared with each other have the same one."""
+class PostOutcomes:
+    """The outcomes of a post's entities, in their order. Two that are compared with each other have the same one."""
 
     id: str
-    gold: tuple[Verdict, ...]
-    predicted: tuple[Verdict, ...]
+    gold: tuple[Outcome, ...]
+    predicted: tuple[Outcome, ...]
 
 
-def verdicts_of(sample: Sample, prediction: Prediction | None, required: Requirement = GROUNDED) -> PostVerdicts:
-    """One verdict for every entity of a post."""
+def outcomes_of(sample: Sample, prediction: Prediction | None, required: Requirement = GROUNDED) -> PostOutcomes:
+    """The outcome of every entity of a post."""
     predicted = prediction.entities if prediction else ()
     gold_entities = sample.entities
-    gold_verdicts: list[Verdict | None] = [None] * len(gold_entities)
-    said_verdicts: list[Verdict | None] = [None] * len(predicted)
+    gold_outcomes: list[Outcome | None] = [None] * len(gold_entities)
+    predicted_outcomes: list[Outcome | None] = [None] * len(predicted)
 
     def settle(pairs: Sequence[Pair], name: str | None = None) -> None:
         for gold, place in pairs:
             found = name or _cause(gold_entities, gold, predicted[place], required)
-            gold_verdicts[gold], said_verdicts[place] = Verdict(found, place), Verdict(found, gold)
+            gold_outcomes[gold], predicted_outcomes[place] = Outcome(found, place), Outcome(found, gold)
 
     def open_pairs(of: Task) -> list[Pair]:
-        left = [index for index, verdict in enumerate(gold_verdicts) if verdict is None]
-        free = [place for place, verdict in enumerate(said_verdicts) if verdict is None]
+        left = [index for index, outcome in enumerate(gold_outcomes) if outcome is None]
+        free = [place for place, outcome in enumerate(predicted_outcomes) if outcome is None]
         found = STRICT.correct(
             [gold_entities[index] for index in left], [predicted[place] for place in free], of, required.iou
         )
@@ -121,28 +121,28 @@ def verdicts_of(sample: Sample, prediction: Prediction | None, required: Require
     settle(open_pairs(required.task), CORRECT)
     settle(open_pairs(GMNER))
     settle(open_pairs(MNER))
-    settle(open_pairs(required.untyped), "type_wrong")
-    settle(open_pairs(SPAN), "type_wrong")
-    if None in gold_verdicts and None in said_verdicts:
-        for pair, name in _overlapping(sample, predicted, gold_verdicts, said_verdicts):
+    settle(open_pairs(required.untyped), "type_error")
+    settle(open_pairs(SPAN), "type_error")
+    if None in gold_outcomes and None in predicted_outcomes:
+        for pair, name in _overlapping(sample, predicted, gold_outcomes, predicted_outcomes):
             settle([pair], name)
-    for place, verdict in enumerate(said_verdicts):
-        if verdict is None:
-            said_verdicts[place] = _alone(place, gold_entities, predicted)
-    lost = "unreadable" if prediction and prediction.errors else "missed"
-    return PostVerdicts(
-        sample.id, tuple(verdict or Verdict(lost) for verdict in gold_verdicts), tuple(filter(None, said_verdicts))
+    for place, outcome in enumerate(predicted_outcomes):
+        if outcome is None:
+            predicted_outcomes[place] = _unmatched(place, gold_entities, predicted)
+    lost = "parse_error" if prediction and prediction.errors else "missed"
+    return PostOutcomes(
+        sample.id, tuple(outcome or Outcome(lost) for outcome in gold_outcomes), tuple(filter(None, predicted_outcomes))
     )
 
 
 def error_budget(
     samples: Sequence[Sample], predictions: Sequence[Prediction], required: Requirement = GROUNDED
 ) -> dict:
-    """The verdicts counted and weighed.
+    """The outcomes counted and weighed.
 
-    ``{"task", "iou", "f1", "predicted": {verdict: count}, "gold": {verdict: count}, "mended": {verdict: {"f1",
-    "gain"}}, "replaced": {stage: {"f1", "estimated"}}}``. The counts add up to the predicted and the gold entities.
-    ``mended`` is the F1 with what the verdict blames, and nothing else, set right; ``replaced`` as `replaced_stages`.
+    ``{"task", "iou", "f1", "predicted": {outcome: count}, "gold": {outcome: count}, "corrected": {outcome: {"f1",
+    "gain"}}, "oracle": {stage: {"f1", "estimated"}}}``. The counts add up to the predicted and the gold entities.
+    ``corrected`` is the F1 with the error corrected, and nothing else; ``oracle`` as `oracle_stages`.
     """
     answers = by_id(samples, predictions)
     predicted: Counter[str] = Counter()
@@ -151,57 +151,57 @@ def error_budget(
     more: Counter[str] = Counter()
     for sample in samples:
         prediction = answers.get(sample.id)
-        verdicts = verdicts_of(sample, prediction, required)
-        predicted.update(verdict.name for verdict in verdicts.predicted)
-        gold.update(verdict.name for verdict in verdicts.gold)
+        outcomes = outcomes_of(sample, prediction, required)
+        predicted.update(outcome.name for outcome in outcomes.predicted)
+        gold.update(outcome.name for outcome in outcomes.gold)
         before = prediction.entities if prediction else ()
-        for name in {verdict.name for verdict in (*verdicts.gold, *verdicts.predicted)} - {CORRECT}:
-            after = mend(sample, before, verdicts, name, required)
-            won[name] += len(required.correct(sample.entities, after)) - gold_correct(verdicts)
+        for name in {outcome.name for outcome in (*outcomes.gold, *outcomes.predicted)} - {CORRECT}:
+            after = correct_errors(sample, before, outcomes, name, required)
+            won[name] += len(required.correct(sample.entities, after)) - count_correct(outcomes)
             more[name] += len(after) - len(before)
     correct, n_said, n_gold = gold[CORRECT], predicted.total(), gold.total()
     now = precision_recall_f1(correct, n_said, n_gold)["f1"]
-    mended = {
+    corrected = {
         name: precision_recall_f1(correct + won[name], n_said + more[name], n_gold)["f1"]
-        for name in VERDICTS
+        for name in OUTCOMES
         if name != CORRECT
     }
     return {
         "task": required.task.name,
         "iou": required.iou,
         "f1": now,
-        "predicted": {name: predicted[name] for name in VERDICTS if name not in _GOLD_ALONE},
-        "gold": {name: gold[name] for name in VERDICTS if name not in _SAID_ALONE},
-        "mended": {name: {"f1": f1, "gain": f1 - now} for name, f1 in mended.items()},
-        "replaced": replaced_stages(samples, answers, required),
+        "predicted": {name: predicted[name] for name in OUTCOMES if name not in _GOLD_ALONE},
+        "gold": {name: gold[name] for name in OUTCOMES if name not in _PREDICTED_ALONE},
+        "corrected": {name: {"f1": f1, "gain": f1 - now} for name, f1 in corrected.items()},
+        "oracle": oracle_stages(samples, answers, required),
     }
 
 
-def gold_correct(verdicts: PostVerdicts) -> int:
+def count_correct(outcomes: PostOutcomes) -> int:
     """How many entities of the post are right."""
-    return sum(verdict.name == CORRECT for verdict in verdicts.gold)
+    return sum(outcome.name == CORRECT for outcome in outcomes.gold)
 
 
-def mend(
-    sample: Sample, predicted: Sequence[Entity], verdicts: PostVerdicts, name: str, required: Requirement = GROUNDED
+def correct_errors(
+    sample: Sample, predicted: Sequence[Entity], outcomes: PostOutcomes, name: str, required: Requirement = GROUNDED
 ) -> tuple[Entity, ...]:
-    """The predicted entities with what the verdict ``name`` blames set right, and nothing else."""
+    """The predicted entities with the error ``name`` corrected, and nothing else."""
     if name in _GOLD_ALONE:
-        lost = [gold for gold, verdict in zip(sample.entities, verdicts.gold, strict=True) if verdict.name == name]
+        lost = [gold for gold, outcome in zip(sample.entities, outcomes.gold, strict=True) if outcome.name == name]
         return (*predicted, *lost)
-    mended = []
-    for entity, verdict in zip(predicted, verdicts.predicted, strict=True):
-        if verdict.name != name:
-            mended.append(entity)
-        elif verdict.partner is not None:
-            mended.append(_mended(entity, sample.entities[verdict.partner], name, required))
-    return tuple(mended)
+    corrected = []
+    for entity, outcome in zip(predicted, outcomes.predicted, strict=True):
+        if outcome.name != name:
+            corrected.append(entity)
+        elif outcome.partner is not None:
+            corrected.append(_corrected(entity, sample.entities[outcome.partner], name, required))
+    return tuple(corrected)
 
 
-def replaced_stages(
+def oracle_stages(
     samples: Sequence[Sample], answers: Mapping[str, Prediction], required: Requirement = GROUNDED
 ) -> dict:
-    """The F1 with one stage replaced by the gold: ``{"mentions" | "visibility" | "regions": {"f1", "estimated"}}``.
+    """The F1 with one stage oracle by the gold: ``{"mentions" | "visibility" | "regions": {"f1", "estimated"}}``.
 
     Where the later stages never saw what the gold would have given them (a mention that was missed, an entity that
     was never grounded), they are taken to be right as often as where they did; ``estimated`` counts those entities.
@@ -249,24 +249,24 @@ def _cause(gold_entities: Sequence[Entity], index: int, predicted: Entity, requi
         if reached <= required.iou:
             others = [box for place, other in enumerate(gold_entities) if place != index for box in boxes_of(other)]
             if best_box_iou(given[0], others) > required.iou:
-                return "box_on_another"
-            return "box_off" if reached >= TOUCHES else "box_on_nothing"
+                return "confused_entity"
+            return "localisation" if reached >= TOUCHES else "background"
     elif wanted or given:
-        return "said_invisible" if wanted else "boxed_invisible"
+        return "missed_grounding" if wanted else "spurious_grounding"
     if not required.masked:
         return CORRECT
     if wanted or (masks_of(gold) and masks_of(predicted)):
-        return "mask_wrong"
-    return "said_invisible" if masks_of(gold) else "boxed_invisible"
+        return "mask_error"
+    return "missed_grounding" if masks_of(gold) else "spurious_grounding"
 
 
 def _overlapping(
     sample: Sample,
     predicted: Sequence[Entity],
-    gold_verdicts: Sequence[Verdict | None],
-    said_verdicts: Sequence[Verdict | None],
+    gold_outcomes: Sequence[Outcome | None],
+    predicted_outcomes: Sequence[Outcome | None],
 ) -> list[tuple[Pair, str]]:
-    """Open entities whose spans overlap, those with the most common tokens first, and how the said one is wrong."""
+    """Open entities whose spans overlap, those with the most common tokens first, and the type of error."""
     gold_entities, predicted = (
         locate_mentions(sample.tokens, sample.entities),
         locate_mentions(sample.tokens, predicted),
@@ -274,35 +274,37 @@ def _overlapping(
     shared = []
     for place, entity in enumerate(predicted):
         for index, gold in enumerate(gold_entities):
-            if gold_verdicts[index] or said_verdicts[place] or not (gold.span and entity.span):
+            if gold_outcomes[index] or predicted_outcomes[place] or not (gold.span and entity.span):
                 continue
             common = min(gold.span[1], entity.span[1]) - max(gold.span[0], entity.span[0])
             if common > 0:
                 shared.append((-common, (index, place)))
     taken = greedy_matching(pair for _, pair in sorted(shared))
-    return [((index, place), _span_fault(gold_entities[index].span, predicted[place].span)) for index, place in taken]
+    return [
+        ((index, place), _boundary_error(gold_entities[index].span, predicted[place].span)) for index, place in taken
+    ]
 
 
-def _span_fault(gold: tuple[int, int], predicted: tuple[int, int]) -> str:
+def _boundary_error(gold: tuple[int, int], predicted: tuple[int, int]) -> str:
     if predicted[0] <= gold[0] and gold[1] <= predicted[1]:
-        return "span_longer"
-    return "span_shorter" if gold[0] <= predicted[0] and predicted[1] <= gold[1] else "span_overlapping"
+        return "boundary_longer"
+    return "boundary_shorter" if gold[0] <= predicted[0] and predicted[1] <= gold[1] else "boundary_overlap"
 
 
-def _alone(place: int, gold_entities: Sequence[Entity], predicted: Sequence[Entity]) -> Verdict:
-    """The verdict of a prediction that no gold entity is left for."""
+def _unmatched(place: int, gold_entities: Sequence[Entity], predicted: Sequence[Entity]) -> Outcome:
+    """The outcome of a prediction that no gold entity is left for."""
     again = any(same_span_or_text(other, predicted[place]) for other in (*gold_entities, *predicted[:place]))
-    return Verdict("duplicate" if again else "invented")
+    return Outcome("duplicate" if again else "spurious")
 
 
-def _mended(entity: Entity, gold: Entity, name: str, required: Requirement) -> Entity:
-    if name.startswith("span"):
+def _corrected(entity: Entity, gold: Entity, name: str, required: Requirement) -> Entity:
+    if name.startswith("boundary"):
         return replace(entity, text=gold.text, span=gold.span)
-    if name == "type_wrong":
+    if name == "type_error":
         return replace(entity, type=gold.type)
-    if name == "boxed_invisible":
+    if name == "spurious_grounding":
         return replace(entity, visible=False, boxes=(), masks=())
     masks = gold.masks if required.masked else entity.masks
-    if name == "mask_wrong":
+    if name == "mask_error":
         return replace(entity, masks=masks)
     return replace(entity, visible=is_visible(gold), boxes=gold.boxes, masks=masks)

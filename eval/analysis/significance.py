@@ -110,8 +110,8 @@ def _comparison(sides: Sequence[np.ndarray], tasks: Sequence[Task], resampling: 
         posts = sum(side[..., j, :].sum((0, 2)) for side in sides) > 0
         alike = figures["low"] == figures["high"] and figures["difference"] != 0
         figures |= _bounds(figures["low"], figures["high"], alike or (posts.sum() < FEWEST and figures["p"] < 1))
-        predicted = verdict(figures["difference"], figures["p"])
-        rows[task.name] = {"a": _side(runs[0][:, j]), "b": _side(runs[1][:, j]), **figures, "verdict": predicted}
+        concluded = verdict(figures["difference"], figures["p"])
+        rows[task.name] = {"a": _side(runs[0][:, j]), "b": _side(runs[1][:, j]), **figures, "verdict": concluded}
     return rows
 
 

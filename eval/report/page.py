@@ -17,13 +17,13 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from eval.analysis.errors import CORRECT, VERDICTS
+from eval.analysis.errors import CORRECT, OUTCOMES
 from eval.analysis.significance import USUAL, compare
 from eval.analysis.summary import explain
 from eval.counts import without_strata
 from eval.protocols import GMNER, SMNER, Task
 from eval.report.plots import calibration_curve, iou_curve, waterfall
-from eval.report.posts import Answers, Judged, judge, picture_of, post_as_json, with_picture
+from eval.report.posts import Answers, OutcomesByTask, outcomes_by_task, picture_of, post_as_json, with_picture
 from eval.report.tables import too_few
 from eval.scores import tasks_of
 from rivegs_mllm.data.files import write_text
@@ -32,8 +32,8 @@ from rivegs_mllm.types import TYPES, Prediction, Sample, UserError
 _PAGE = Path(__file__).parent / "templates"
 _ODD = {
     "missing_predictions": "without a prediction",
-    "unreadable_answers": "answer not wholly readable",
-    "boxes_without_area": "a predicted box without area, which agrees with nothing",
+    "unreadable_answers": "answer with parse errors",
+    "boxes_without_area": "a predicted box without area, which matches nothing",
     "boxes_outside": "a predicted box that reaches outside the picture",
     "unknown_types": "a predicted type that the gold does not have",
 }
@@ -56,7 +56,7 @@ def write_report(
     image_root: Path | None = None,
     origin: Origin = Origin(),
 ) -> list[str]:
-    """Writes the page to ``out``, whole or not at all: scores with intervals, error budget, curves, and every post.
+    """Writes the page to ``out``, whole or not at all: scores with intervals, error analysis, curves, and every post.
 
     ``predictions`` are one system's or two systems', by name; of two, the second is compared with the first. At most
     ``limit`` posts carry their picture, made small; ``folder`` is what the samples' image paths are relative to. What
@@ -76,15 +76,15 @@ def write_report(
         task for task in min((tasks_of(gold, predicted) for predicted in systems), key=len) if task in (GMNER, SMNER)
     ]
     figures = _figures(results, list(predictions), tasks)
-    judged = [judge(sample, answers, tasks) for sample in gold]
-    pictured = with_picture(gold, judged, [_costs(result, GMNER) for result in results], limit)
-    posts, problems = _posts(gold, answers, judged, pictured, folder, image_root)
+    outcomes = [outcomes_by_task(sample, answers, tasks) for sample in gold]
+    pictured = with_picture(gold, outcomes, [_costs(result, GMNER) for result in results], limit)
+    posts, problems = _posts(gold, answers, outcomes, pictured, folder, image_root)
     page = _render(
         names=list(predictions),
         results=results,
         comparison=compare(gold, [systems[0]], [systems[1]])["strict"] if len(systems) == 2 else {},
         tasks=[task.name for task in tasks],
-        moves=_moves([by_task[GMNER.name] for by_task in judged]) if len(systems) == 2 else {},
+        moves=_moves([by_task[GMNER.name] for by_task in outcomes]) if len(systems) == 2 else {},
         posts=posts,
         problems=problems,
         origin=origin,
@@ -92,7 +92,7 @@ def write_report(
         **figures,
         data={
             "systems": list(predictions),
-            "verdicts": VERDICTS,
+            "outcomes": OUTCOMES,
             "costs": {task.name: [_costs(result, task) for result in results] for task in tasks},
             "types": _types(gold, systems),
             "posts": posts,
@@ -123,13 +123,13 @@ def system_names(paths: Sequence[Path]) -> list[str]:
 def _posts(
     gold: Sequence[Sample],
     answers: Answers,
-    judged: Sequence[Judged],
+    outcomes: Sequence[OutcomesByTask],
     pictured: set[str],
     folder: Path,
     image_root: Path | None,
 ) -> tuple[list[dict], list[str]]:
     posts, problems = [], []
-    for sample, by_task in zip(gold, judged, strict=True):
+    for sample, by_task in zip(gold, outcomes, strict=True):
         picture, problem = picture_of(sample, folder, image_root) if sample.id in pictured else (None, "")
         posts.append(post_as_json(sample, answers, by_task, picture, problem))
         if problem:
@@ -171,7 +171,7 @@ def _render(**values: object) -> str:
         "base-uri 'none'; form-action 'none'"
     )
     results, posts = values["results"], values["posts"]
-    budget = results[0]["error_budget"]["GMNER"]["mended"]
+    budget = results[0]["error_budget"]["GMNER"]["corrected"]
     return environment.get_template("page.html.jinja").render(
         **values,
         two=len(results) == 2,
@@ -183,7 +183,7 @@ def _render(**values: object) -> str:
             (name for name in budget if budget[name]["gain"] > 0), key=lambda n: budget[n]["gain"], default=""
         ),
         pictured=sum(post["picture"] is not None for post in posts),
-        verdicts=VERDICTS,
+        outcomes=OUTCOMES,
         odd=_ODD,
         found=[key for key in _ODD if any(result[key]["count"] for result in results)],
         few=list(dict.fromkeys(note for result in results for note in too_few(result))),
@@ -195,7 +195,7 @@ def _render(**values: object) -> str:
 
 
 def _entities(post: dict) -> list[dict]:
-    return [*post["gold"], *(entity for predicted in post["said"] for entity in predicted["entities"])]
+    return [*post["gold"], *(entity for predicted in post["predicted"] for entity in predicted["entities"])]
 
 
 def _hash(text: str) -> str:
@@ -204,7 +204,7 @@ def _hash(text: str) -> str:
 
 
 def _costs(result: Mapping, task: Task) -> dict[str, float]:
-    return {name: row["gain"] for name, row in result["error_budget"][task.name]["mended"].items()}
+    return {name: row["gain"] for name, row in result["error_budget"][task.name]["corrected"].items()}
 
 
 def _types(gold: Sequence[Sample], systems: Sequence[Sequence[Prediction]]) -> list[str]:
@@ -217,15 +217,17 @@ def _types(gold: Sequence[Sample], systems: Sequence[Sequence[Prediction]]) -> l
     return [name for name in TYPES if name in met] + sorted(met - set(TYPES))
 
 
-def _moves(judged: Sequence[Sequence]) -> dict:
-    """What two systems make of the gold entities: ``{"counts": {(A's verdict, B's): count}, "tally", "rows",
+def _moves(outcomes: Sequence[Sequence]) -> dict:
+    """What two systems make of the gold entities: ``{"counts": {(A's outcome, B's): count}, "tally", "rows",
     "columns"}``."""
-    counts = Counter((first.name, second.name) for a, b in judged for first, second in zip(a.gold, b.gold, strict=True))
-    tally = Counter({"mended": 0, "broken": 0, "right": 0, "wrong": 0})
+    counts = Counter(
+        (first.name, second.name) for a, b in outcomes for first, second in zip(a.gold, b.gold, strict=True)
+    )
+    tally = Counter({"fixed": 0, "regressed": 0, "right": 0, "wrong": 0})
     for (first, second), count in counts.items():
         if second == CORRECT:
-            tally["right" if first == CORRECT else "mended"] += count
+            tally["right" if first == CORRECT else "fixed"] += count
         else:
-            tally["broken" if first == CORRECT else "wrong"] += count
-    rows, columns = ([name for name in VERDICTS if any(key[side] == name for key in counts)] for side in (0, 1))
+            tally["regressed" if first == CORRECT else "wrong"] += count
+    rows, columns = ([name for name in OUTCOMES if any(key[side] == name for key in counts)] for side in (0, 1))
     return {"counts": counts, "tally": tally, "rows": rows, "columns": columns}

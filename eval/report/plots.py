@@ -37,11 +37,11 @@ _LINK = "{http://www.w3.org/1999/xlink}href"
 
 
 def waterfall(budget: Mapping, system: int, least: float) -> Markup:
-    """The error budget as a waterfall, percent: today's F1, what mending each verdict alone gives, the rest to 100.
+    """The error analysis as a waterfall, percent: today's F1, what correcting each type of error gives, the rest.
 
     ``budget`` is as `eval.analysis.errors.error_budget` gives it, ``least`` where the axis begins.
     """
-    gains = {name: 100 * row["gain"] for name, row in budget["mended"].items() if abs(row["gain"]) >= 0.00005}
+    gains = {name: 100 * row["gain"] for name, row in budget["corrected"].items() if abs(row["gain"]) >= 0.00005}
     steps = sorted(gains.items(), key=lambda step: -step[1])
     now = 100 * budget["f1"]
     together = 100 - now - sum(gains.values())
@@ -51,7 +51,7 @@ def waterfall(budget: Mapping, system: int, least: float) -> Markup:
     for name, gain in steps:
         rows.append((name.replace("_", " "), gain, start, GAIN))
         start += gain
-    rows += [("only together", together, start, FAINT), ("all mended", 100.0, 0.0, RULE)]
+    rows += [("in combination", together, start, FAINT), ("all corrected", 100.0, 0.0, RULE)]
     for place, (_, width, left, colour) in enumerate(rows):
         axes.barh(place, width, left=left, height=0.66, color=colour, linewidth=0)
         words = f"{width:.2f}" if colour in (SYSTEMS[system], RULE) else f"{width:+.2f}".replace("-", "−")
@@ -90,7 +90,7 @@ def iou_curve(sweeps: Sequence[Mapping], names: Sequence[str]) -> Markup:
                 label=label,
             )
             words.append(f"{names[system]} {task} from {points[0]:.1f} to {points[-1]:.1f}")
-    axes.set_xlabel("IoU that a region must reach", color=FAINT)
+    axes.set_xlabel("IoU threshold", color=FAINT)
     axes.set_ylabel("F1", color=FAINT)
     axes.set_ylim(0, max(1.0, 1.08 * axes.dataLim.ymax))
     _legend(axes, "lower left")
@@ -98,7 +98,7 @@ def iou_curve(sweeps: Sequence[Mapping], names: Sequence[str]) -> Markup:
 
 
 def calibration_curve(curves: Sequence[Mapping | None], names: Sequence[str]) -> Markup:
-    """How often an entity is visible by how probable it was said to be; below, how many entities said so.
+    """Share of visible entities by predicted probability; below, the number of entities.
 
     ``curves`` are, for each system, as `eval.analysis.calibration.reliability` gives them, None where it has no score.
     """
@@ -117,7 +117,7 @@ def calibration_curve(curves: Sequence[Mapping | None], names: Sequence[str]) ->
             marker=_MARKERS[system],
             markersize=4,
             linewidth=1.6,
-            label=f"{'AB'[system] + ' ' if len(curves) > 1 else ''}off by {100 * curve['ece']:.2f}",
+            label=f"{'AB'[system] + ' ' if len(curves) > 1 else ''}ECE {100 * curve['ece']:.2f}",
         )
         each = 1 / len(curves)
         lower.bar(
@@ -127,11 +127,11 @@ def calibration_curve(curves: Sequence[Mapping | None], names: Sequence[str]) ->
             color=SYSTEMS[system],
             linewidth=0,
         )
-        words.append(f"{names[system]} is off by {100 * curve['ece']:.2f} on average")
+        words.append(f"{names[system]} has an expected calibration error of {100 * curve['ece']:.2f}")
     upper.set_ylim(-0.03, 1.03)
-    upper.set_ylabel("is visible", color=FAINT)
+    upper.set_ylabel("share visible", color=FAINT)
     upper.tick_params(labelbottom=False)
-    lower.set_xlabel("probability said", color=FAINT)
+    lower.set_xlabel("predicted probability", color=FAINT)
     lower.set_ylabel("entities", color=FAINT)
     lower.locator_params(axis="y", nbins=3)
     _legend(upper, "upper left")

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice, zip_longest
 from pathlib import Path
 
-from eval.analysis.errors import CORRECT, VERDICTS, PostVerdicts, Requirement, Verdict, verdicts_of
+from eval.analysis.errors import CORRECT, OUTCOMES, Outcome, PostOutcomes, Requirement, outcomes_of
 from eval.coordinates import locate_mentions
 from eval.protocols import Task, boxes_of, is_visible, masks_of
 from eval.report.thumbnails import Picture, outline, small_picture
@@ -20,35 +20,35 @@ from rivegs_mllm.types import Entity, Prediction, Sample
 Answers = Mapping[str, Mapping[str, Prediction]]
 """Of each system, its predictions by post."""
 
-Judged = dict[str, list[PostVerdicts]]
-"""Of a post, by task: the verdicts of each system."""
+OutcomesByTask = dict[str, list[PostOutcomes]]
+"""Of a post, by task: the outcomes of each system."""
 
 
-def judge(sample: Sample, answers: Answers, tasks: Sequence[Task]) -> Judged:
-    """The verdicts of every system on a post."""
+def outcomes_by_task(sample: Sample, answers: Answers, tasks: Sequence[Task]) -> OutcomesByTask:
+    """The outcomes of every system on a post."""
     return {
-        task.name: [verdicts_of(sample, predicted.get(sample.id), Requirement(task)) for predicted in answers.values()]
+        task.name: [outcomes_of(sample, predicted.get(sample.id), Requirement(task)) for predicted in answers.values()]
         for task in tasks
     }
 
 
-def worst(verdicts: PostVerdicts, cost: Mapping[str, float]) -> str:
-    """The verdict of a post that costs most, `CORRECT` where all is right or there is nothing."""
-    found = {verdict.name for verdict in (*verdicts.gold, *verdicts.predicted)} - {CORRECT}
-    order = list(VERDICTS)
+def worst(outcomes: PostOutcomes, cost: Mapping[str, float]) -> str:
+    """The outcome of a post that costs most, `CORRECT` where all is right or there is nothing."""
+    found = {outcome.name for outcome in (*outcomes.gold, *outcomes.predicted)} - {CORRECT}
+    order = list(OUTCOMES)
     return min(found, key=lambda name: (-cost[name], order.index(name)), default=CORRECT)
 
 
 def with_picture(
-    gold: Sequence[Sample], judged: Sequence[Judged], costs: Sequence[Mapping[str, float]], limit: int
+    gold: Sequence[Sample], outcomes: Sequence[OutcomesByTask], costs: Sequence[Mapping[str, float]], limit: int
 ) -> set[str]:
     """The ids of the at most ``limit`` posts whose picture the page carries.
 
-    In turns from the groups of posts with the same worst verdicts, costliest group first, so that each is to be seen;
-    within a group spread evenly over the gold. ``costs`` are, for each system, the F1 that mending a verdict gives.
+    In turns from the groups of posts with the same worst outcomes, costliest group first, so that each is to be seen;
+    within a group spread evenly over the gold. ``costs`` are, for each system, the F1 of correcting each type of error.
     """
     groups: dict[tuple[str, ...], list[str]] = defaultdict(list)
-    for sample, by_task in zip(gold, judged, strict=True):
+    for sample, by_task in zip(gold, outcomes, strict=True):
         if sample.image:
             first = next(iter(by_task.values()))
             empty = not any(one.gold or one.predicted for one in first)
@@ -59,12 +59,15 @@ def with_picture(
     return {name for names, count in taken.items() for name in _spread(groups[names], count)}
 
 
-def post_as_json(sample: Sample, answers: Answers, judged: Judged, picture: Picture | None, problem: str) -> dict:
+def post_as_json(
+    sample: Sample, answers: Answers, outcomes: OutcomesByTask, picture: Picture | None, problem: str
+) -> dict:
     """A post as the page's script reads it; masks are drawn only where there is a picture.
 
     ``{"id", "subset", "tokens", "size": [width, height] or None, "picture", "problem", "knowledge", "gold": [entity],
-    "said": [{"missing", "entities", "knowledge", "raw", "errors"}], "verdicts": {task: [{"gold", "said"}]}}``; a
-    verdict is [name, place of the partner or None]. Boxes are [x, y, width, height] in pixels of the original.
+    "predicted": [{"missing", "entities", "knowledge", "raw", "errors"}],
+    "outcomes": {task: [{"gold", "predicted"}]}}``; an outcome is [name, index of the partner or None]. Boxes are [x, y,
+    width, height] in pixels of the original.
     """
     size = (picture.width, picture.height) if picture else sample.size
     drawn = picture is not None
@@ -77,10 +80,10 @@ def post_as_json(sample: Sample, answers: Answers, judged: Judged, picture: Pict
         "problem": problem,
         "knowledge": sample.knowledge,
         "gold": [_entity(entity, drawn) for entity in sample.entities],
-        "said": [_answer(sample, predicted.get(sample.id), drawn) for predicted in answers.values()],
-        "verdicts": {
-            task: [{"gold": _pairs(verdicts.gold), "said": _pairs(verdicts.predicted)} for verdicts in systems]
-            for task, systems in judged.items()
+        "predicted": [_answer(sample, predicted.get(sample.id), drawn) for predicted in answers.values()],
+        "outcomes": {
+            task: [{"gold": _pairs(outcomes.gold), "predicted": _pairs(outcomes.predicted)} for outcomes in systems]
+            for task, systems in outcomes.items()
         },
     }
 
@@ -130,8 +133,8 @@ def _entity(entity: Entity, drawn: bool) -> dict:
     }
 
 
-def _pairs(verdicts: Sequence[Verdict]) -> list[tuple[str, int | None]]:
-    return [(verdict.name, verdict.partner) for verdict in verdicts]
+def _pairs(outcomes: Sequence[Outcome]) -> list[tuple[str, int | None]]:
+    return [(outcome.name, outcome.partner) for outcome in outcomes]
 
 
 def _short(value: float) -> float:

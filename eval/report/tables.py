@@ -9,23 +9,23 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from eval.analysis.errors import VERDICTS
+from eval.analysis.errors import OUTCOMES
 from eval.counts import without_strata
 from eval.protocols import PROTOCOLS
 from eval.sample_size import few
 
 _LISTED = {
     "missing_predictions": "posts without a prediction",
-    "unreadable_answers": "posts whose answer was not wholly readable",
-    "boxes_without_area": "posts with a predicted box without area, which agrees with nothing",
+    "unreadable_answers": "posts whose answer has parse errors",
+    "boxes_without_area": "posts with a predicted box without area, which matches nothing",
     "boxes_outside": "posts with a predicted box that reaches outside the picture",
     "unknown_types": "posts with a predicted type that the gold does not have",
 }
 
 
 def format_scores(result: dict, subsets: bool = False, stages: bool = False) -> RenderableType:
-    """The result of `eval.scores.evaluate` or `eval.analysis.summary.explain`: scores by protocol first, last what was
-    odd.
+    """The result of `eval.scores.evaluate` or `eval.analysis.summary.explain`: scores by protocol first, warnings about
+    the input last.
 
     Of the subsets those that the posts are marked as are shown, with ``subsets`` all of them; the stages with
     ``stages``; intervals, budget, sweep and calibration where they are in the result.
@@ -152,7 +152,7 @@ def _stages(stages: dict) -> Table:
     masked = "segmentation" in stages["all"]
     if masked:
         headings.append("mask mIoU")
-    title = "Stages: spans without type, then visibility and regions of entities named rightly"
+    title = "Stages: spans without type, then visibility and regions of entities with correct mention and type"
     table = _table(title, ["subset"], headings)
     for subset, row in stages.items():
         seen, boxed = row["entailment"], row["grounding"]
@@ -168,7 +168,11 @@ def _stages(stages: dict) -> Table:
 
 def _confusion(stages: dict) -> RenderableType:
     confusion, span = stages["entailment"]["confusion"], stages["span"]
-    table = _table("Visibility, of entities named rightly", ["gold"], [f"said {predicted}" for predicted in confusion])
+    table = _table(
+        "Visibility, of entities with correct mention and type",
+        ["gold"],
+        [f"predicted {predicted}" for predicted in confusion],
+    )
     for gold, row in confusion.items():
         table.add_row(gold, *map(str, row.values()))
     figures = f"P {_percent(span['precision'])}, R {_percent(span['recall'])}, F1 {_percent(span['f1'])}"
@@ -188,21 +192,21 @@ def _mean(side: dict) -> str:
 
 
 def _budget(budget: dict) -> Table:
-    """The verdicts that were given; their counts add up to the last row of the first part."""
-    title = f"Where {budget['task']} is lost: F1 {_percent(budget['f1'])}, and with one thing mended"
-    table = _table(title, ["verdict"], ["predicted", "gold", "F1", "gain"])
+    """The outcomes that were met; their counts add up to the last row of the first part."""
+    title = f"Error analysis, {budget['task']}: F1 {_percent(budget['f1'])}, and with one type of error corrected"
+    table = _table(title, ["outcome"], ["predicted", "gold", "F1", "gain"])
     sides = (budget["predicted"], budget["gold"])
-    for name, words in VERDICTS.items():
+    for name, words in OUTCOMES.items():
         if any(side.get(name) for side in sides):
-            mended = budget["mended"].get(name)
-            gained = [_percent(mended["f1"]), f"{100 * mended['gain']:+.2f}"] if mended else ["", ""]
+            corrected = budget["corrected"].get(name)
+            gained = [_percent(corrected["f1"]), f"{100 * corrected['gain']:+.2f}"] if corrected else ["", ""]
             table.add_row(words, *(str(side.get(name, "")) for side in sides), *gained)
     table.add_row("all", *(str(sum(side.values())) for side in sides), "", "")
     table.add_section()
-    for stage, row in budget["replaced"].items():
+    for stage, row in budget["oracle"].items():
         estimated = f" ({row['estimated']} estimated)" if row["estimated"] else ""
         gain = f"{100 * (row['f1'] - budget['f1']):+.2f}"
-        table.add_row(f"{stage} as in the gold{estimated}", "", "", _percent(row["f1"]), gain)
+        table.add_row(f"gold {stage}{estimated}", "", "", _percent(row["f1"]), gain)
     return table
 
 

@@ -70,14 +70,21 @@ def test_boxes_in_shares_of_the_picture_are_told(files, capsys, other):
 
 
 def test_each_option_adds_its_part(files, capsys):
-    for option, words in (("subsets", "box:small"), ("stages", "said visible"), ("sweep", "IoU threshold")):
+    for option, words in (("subsets", "box:small"), ("stages", "predicted visible"), ("sweep", "IoU threshold")):
         evaluate(EvaluateArgs(files / "data", [files / "half.jsonl"], **{option: True}))
         shown = capsys.readouterr().out
         assert words in shown
         assert "95 %" not in shown
     evaluate(EvaluateArgs(files / "data", [files / "half.jsonl"], protocol=list(PROTOCOLS), explain=True))
     shown = capsys.readouterr().out
-    for words in ("box:small", "said visible", "IoU threshold", "95 %", "Where GMNER is lost", "calibration error"):
+    for words in (
+        "box:small",
+        "predicted visible",
+        "IoU threshold",
+        "95 %",
+        "Error analysis, GMNER",
+        "calibration error",
+    ):
         assert words in shown
     for protocol in PROTOCOLS:
         assert f"Scores, protocol {protocol}" in shown
@@ -226,7 +233,7 @@ def test_the_command_line_passes_every_option_on(files, capsys):
     assert written["comparison"]["right"]["e2e"]["GMNER"]["verdict"] == "B is better"
     assert "box:small" in capsys.readouterr().out
     assert main(["evaluate", gold, half, right, "--seeds", "--explain"]) == 0
-    assert "Where GMNER is lost" in capsys.readouterr().out
+    assert "Error analysis, GMNER" in capsys.readouterr().out
     assert main(["export", "riveg", gold, half, "--out", str(files / "out")]) == 0
     rows = [str(files / "out" / name) for name in ("test.txt", "half.txt")]
     assert main(["evaluate", "--format", "riveg", *rows]) == 0

@@ -12,12 +12,12 @@ import pytest
 from PIL import Image, ImageDraw
 from pycocotools import mask as coco
 
-from eval.analysis.errors import VERDICTS
+from eval.analysis.errors import OUTCOMES
 from eval.analysis.summary import explain
 from eval.protocols import GMNER
 from eval.report.page import Origin, system_names, write_report
 from eval.report.plots import calibration_curve, iou_curve, waterfall
-from eval.report.posts import judge, with_picture
+from eval.report.posts import outcomes_by_task, with_picture
 from eval.report.thumbnails import outline, small_picture
 from rivegs_mllm.data.images import PictureError
 from rivegs_mllm.types import Box, Entity, Mask, Prediction, Sample, UserError
@@ -70,8 +70,8 @@ def test_a_hostile_post_stays_text(pictures):
     assert page.count("</script") == 2
     assert "<img" not in page
     shown = data_of(page)["posts"][0]
-    assert shown["id"] == shown["gold"][0]["text"] == shown["said"][0]["entities"][0]["type"] == HOSTILE
-    assert shown["said"][0]["raw"] == f"</pre>{HOSTILE}"
+    assert shown["id"] == shown["gold"][0]["text"] == shown["predicted"][0]["entities"][0]["type"] == HOSTILE
+    assert shown["predicted"][0]["raw"] == f"</pre>{HOSTILE}"
 
 
 def test_the_page_needs_nothing_else_and_allows_nothing_else(pictures):
@@ -95,7 +95,7 @@ def test_scores_and_intervals_of_one_system(pictures):
     assert "unseen MNER 0.00 no interval – 0.00" in text
     assert "only 3 posts: figures of fewer than 30 say little" in text
     assert "without a prediction which 2 1" in text
-    assert "Most is lost to missed : 20.00 points" in text
+    assert "Largest loss: missed , 20.00 points" in text
 
 
 def test_two_systems_are_compared(pictures):
@@ -107,28 +107,30 @@ def test_two_systems_are_compared(pictures):
     text = words(page)
     assert "No difference is shown in GMNER: −3.64 F1" in text  # 2 * 2 / (3 + 8) - 2 * 2 / (2 + 8)
     assert "from 40.00 to 36.36" in text
-    assert "1 right in B alone 1 right in A alone 1 right in both 5 wrong in both" in text
+    assert "1 correct in B alone 1 correct in A alone 1 correct in both 5 wrong in both" in text
     moves = dict(re.findall(r'data-change="(\w+>\w+)"[^>]*>(\d+)<', page))
     assert moves == {
         "correct>correct": "1",
         "correct>missed": "1",
         "missed>correct": "1",
-        "missed>said_invisible": "1",
+        "missed>missed_grounding": "1",
         "missed>missed": "4",
     }
 
 
-def test_every_entity_has_the_verdict_of_the_budget(pictures):
+def test_every_entity_has_the_outcome_of_the_budget(pictures):
     gold = [replace(post(0), entities=(*post(0).entities, Entity("RT", "ORG", (0, 1), visible=False)))]
     said = Prediction("0", entities=(replace(gold[0].entities[0], boxes=(Box(10, 20, 60, 90),)), Entity("!", "LOC")))
     page, _ = write(pictures, gold, {"tiny": [said]})
     shown = data_of(page)["posts"][0]
-    assert shown["verdicts"] == {
-        "GMNER": [{"gold": [["box_off", 0], ["missed", None]], "said": [["box_off", 0], ["invented", None]]}]
+    assert shown["outcomes"] == {
+        "GMNER": [
+            {"gold": [["localisation", 0], ["missed", None]], "predicted": [["localisation", 0], ["spurious", None]]}
+        ]
     }
-    assert shown["said"][0]["entities"][1]["span"] == [3, 4]  # found in the text, to be marked there
-    assert data_of(page)["verdicts"] == VERDICTS
-    counted = re.search(r"box off box on the object, but not well enough (\d+) (\d+)", words(page))
+    assert shown["predicted"][0]["entities"][1]["span"] == [3, 4]  # found in the text, to be marked there
+    assert data_of(page)["outcomes"] == OUTCOMES
+    counted = re.search(r"localisation box on the object, with too low an IoU (\d+) (\d+)", words(page))
     assert counted.groups() == ("1", "1")
 
 
@@ -139,19 +141,19 @@ def test_boxes_lie_in_the_frame_of_the_original_picture(pictures):
     shown = data_of(write(pictures, gold, {"tiny": [Prediction("0", entities=(wild,))]})[0])["posts"][0]
     assert shown["size"] == [1600, 1200]
     assert shown["gold"][0]["boxes"] == [[10, 20, 100, 70]]
-    assert shown["said"][0]["entities"][0]["boxes"] == [[-5, 400, 1e6, 0]]
+    assert shown["predicted"][0]["entities"][0]["boxes"] == [[-5, 400, 1e6, 0]]
     uri = shown["picture"].partition(",")[2]
     assert Image.open(io.BytesIO(base64.b64decode(uri))).size == (560, 420)
 
 
-def test_the_pictured_posts_show_every_verdict(pictures):
+def test_the_pictured_posts_show_every_outcome(pictures):
     gold = [post(index) for index in range(8)]
     off = Prediction("7", entities=(replace(post(7).entities[0], boxes=(Box(10, 20, 60, 90),)),))
     said = [*map(right, gold[:5]), off]  # 0 to 4 right, 5 and 6 missed, 7 off
-    judged = [judge(sample, {"tiny": {one.id: one for one in said}}, [GMNER]) for sample in gold]
-    costs = [{"missed": 0.1, "box_off": 0.3}]
+    found = [outcomes_by_task(sample, {"tiny": {one.id: one for one in said}}, [GMNER]) for sample in gold]
+    costs = [{"missed": 0.1, "localisation": 0.3}]
     for limit, expected in ((0, ""), (1, "7"), (2, "57"), (3, "057"), (4, "0567"), (5, "02567")):
-        assert with_picture(gold, judged, costs, limit) == set(expected)
+        assert with_picture(gold, found, costs, limit) == set(expected)
     page, _ = write(pictures, gold, {"tiny": said}, limit=99)
     assert pictured(page) == list("01234567")
     assert write(pictures, gold, {"tiny": said}, limit=99)[0] == page
@@ -164,7 +166,7 @@ def test_masks_become_outlines_only_where_a_picture_is(pictures):
     mask = Mask((200, 300), run["counts"].decode())
     gold = [replace(post(0), entities=(replace(post(0).entities[0], masks=(mask,)),))]
     shown = data_of(write(pictures, gold, {"tiny": [right(gold[0])]})[0])
-    assert list(shown["posts"][0]["verdicts"]) == ["GMNER", "SMNER"]
+    assert list(shown["posts"][0]["outcomes"]) == ["GMNER", "SMNER"]
     (path,) = shown["posts"][0]["gold"][0]["masks"]
     drawn = Image.new("L", (300, 200))
     corners = [tuple(map(float, corner.split())) for corner in path.strip("MZ").split("L")]
@@ -174,7 +176,7 @@ def test_masks_become_outlines_only_where_a_picture_is(pictures):
     assert len(path) < 900
     without = Prediction("0", entities=(replace(gold[0].entities[0], masks=()),))
     mixed, _ = write(pictures, gold, {"boxes": [without], "masks": [right(gold[0])]})
-    assert list(data_of(mixed)["posts"][0]["verdicts"]) == ["GMNER"]
+    assert list(data_of(mixed)["posts"][0]["outcomes"]) == ["GMNER"]
     assert "SMNER 100.00 no interval" in words(mixed)  # the second's, and nothing to compare it with
     assert 'id="show-masks"' in mixed
     bare = data_of(write(pictures, gold, {"tiny": [right(gold[0])]}, limit=0)[0])
@@ -227,7 +229,7 @@ def test_posts_without_anything_to_show(pictures):
     gold = [Sample("0", ("hi",)), replace(post(1), entities=())]
     page, problems = write(pictures, gold, {"tiny": [Prediction("0"), Prediction("1")]})
     assert problems == []
-    assert "No entity that is named rightly has a probability" in words(page)
+    assert "No entity with correct mention and type has a predicted probability" in words(page)
     assert data_of(page)["posts"][0]["size"] is None
 
 
@@ -253,17 +255,17 @@ def test_curves_have_their_numbers(pictures):
 
 
 def budget(**gains: float) -> dict:
-    return {"task": "GMNER", "f1": 0.6, "mended": {name: {"gain": gain} for name, gain in gains.items()}}
+    return {"task": "GMNER", "f1": 0.6, "corrected": {name: {"gain": gain} for name, gain in gains.items()}}
 
 
 def test_the_waterfall_adds_up_and_is_in_the_order_of_the_loss():
-    figure = waterfall(budget(missed=0.1, box_off=0.25, invented=0.0), 0, 20)
+    figure = waterfall(budget(missed=0.1, localisation=0.25, spurious=0.0), 0, 20)
     texts = re.findall(r"<text[^>]*>([^<]+)</text>", figure)
     names = [text for text in texts if not re.fullmatch(r"[−+.\d]+", text)]
-    assert names == ["F1 now", "box off", "missed", "only together", "all mended"]
+    assert names == ["F1 now", "localisation", "missed", "in combination", "all corrected"]
     assert [text for text in texts if text[0] in "+−"] == ["+25.00", "+10.00", "+5.00"]
-    assert 'aria-label="GMNER F1 60.00; box off +25.00, missed +10.00, only together +5.00"' in figure
-    assert "−5.00" in waterfall(budget(missed=0.2, box_off=0.25), 0, 20)  # more than there is to win
+    assert 'aria-label="GMNER F1 60.00; localisation +25.00, missed +10.00, in combination +5.00"' in figure
+    assert "−5.00" in waterfall(budget(missed=0.2, localisation=0.25), 0, 20)  # more than there is to win
     assert "var(--a)" in figure
     assert "var(--b)" in waterfall(budget(), 1, 20)
 
@@ -317,7 +319,7 @@ def test_a_picture_that_cannot_be_shown_is_a_fault_in_the_page_s_list(pictures, 
     names = ["one", "two"][:systems]
     page, problems = write(pictures, gold, {name: [right(one) for one in gold] for name in names})
     assert len(problems) == 1
-    assert "Missing or odd" in page
+    assert "Parse and data warnings" in page
     assert "post 0: " in words(page)
     assert "NaN" not in page
     assert "nan" not in re.sub(r"[a-z]nan|nan[a-z]", "", words(page).lower())

@@ -163,9 +163,9 @@ def test_the_policy_stops_what_would_be_put_in(browser, report):
 
 def test_filters(opened):
     page = opened()
-    options = page.locator("#verdict option").all_text_contents()
-    assert options == ["any", "correct (60)", "missed (10)", "invented (1)", "boxed invisible (5)"]
-    page.select_option("#verdict", "missed")
+    options = page.locator("#outcome option").all_text_contents()
+    assert options == ["any", "correct (60)", "missed (10)", "spurious (1)", "spurious grounding (5)"]
+    page.select_option("#outcome", "missed")
     assert count(page) == "1 to 10 of 10 posts that fit, of 30"
     assert set(shown(page)) == {f"post-{index:02}" for index in range(0, 30, 3)}
     page.select_option("#type", "ORG")
@@ -179,15 +179,15 @@ def test_filters(opened):
     page.keyboard.press("c")
     assert count(page) == "1 to 12 of 30 posts"
     page.select_option("#system", "0")
-    assert "boxed invisible" not in page.inner_text("#verdict")
+    assert "spurious grounding" not in page.inner_text("#outcome")
 
 
-def test_what_one_mends_and_breaks(opened):
+def test_fixes_and_regressions(opened):
     page = opened()
     assert page.locator(".tally").inner_text().split("\n")[::2] == ["10", "5", "45", "0"]
-    page.select_option("#change", "broken")
+    page.select_option("#change", "regressed")
     assert sorted(shown(page)) == [f"post-{index:02}" for index in range(5)]
-    assert page.locator(".post").first.locator(".change.bad").inner_text() == "B breaks"
+    assert page.locator(".post").first.locator(".change.bad").inner_text() == "regressed in B"
     page.click(".moves button.good")
     assert page.input_value("#change") == "missed>correct"
     assert count(page) == "1 to 10 of 10 posts that fit, of 30"
@@ -263,7 +263,7 @@ def test_tab_goes_through_the_controls_in_order_with_a_ring(opened):
         page.keyboard.press("Tab")
         passed.append(page.evaluate("document.activeElement.id"))
         assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
-    controls = ["verdict", "type", "system", "change", "subset", "task", "order"]
+    controls = ["outcome", "type", "system", "change", "subset", "task", "order"]
     layers = [f"show-{name}" for name in ("gold", "a", "b", "masks", "names")]
     assert passed == [*controls, *layers, "after"]
 

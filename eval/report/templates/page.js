@@ -1,7 +1,7 @@
 // Filters, orders, pages and keys. What a post looks like is in post.js.
 const filters = () => ({
   words: $("search").value.toLowerCase().split(/\s+/).filter(Boolean),
-  verdict: $("verdict").value,
+  outcome: $("outcome").value,
   type: $("type").value,
   system: $("system")?.value ?? "",
   change: $("change")?.value ?? "",
@@ -11,8 +11,8 @@ const filters = () => ({
 const texts = new Map();
 function textOf(post) {
   if (!texts.has(post)) {
-    const entities = [post.gold, ...post.said.map((said) => said.entities)].flat();
-    const parts = [post.id, ...post.tokens, ...post.knowledge, ...post.said.flatMap((said) => [said.raw, said.knowledge, ...said.errors]),
+    const entities = [post.gold, ...post.predicted.map((predicted) => predicted.entities)].flat();
+    const parts = [post.id, ...post.tokens, ...post.knowledge, ...post.predicted.flatMap((predicted) => [predicted.raw, predicted.knowledge, ...predicted.errors]),
       ...entities.flatMap((entity) => [entity.text, entity.expression])];
     texts.set(post, parts.join(" ").toLowerCase());
   }
@@ -20,28 +20,28 @@ function textOf(post) {
 }
 
 function rowFits(row, filter) {
-  const judged = row.said.filter((said, system) => said && (filter.system === "" || Number(filter.system) === system));
-  if (filter.verdict && !judged.some((said) => said.verdict === filter.verdict)) return false;
-  if (filter.type && row.gold?.type !== filter.type && !judged.some((said) => said.entity?.type === filter.type)) return false;
-  if (!filter.verdict && !filter.type && filter.system !== "" && !judged.length) return false;
+  const kept = row.predicted.filter((predicted, system) => predicted && (filter.system === "" || Number(filter.system) === system));
+  if (filter.outcome && !kept.some((predicted) => predicted.outcome === filter.outcome)) return false;
+  if (filter.type && row.gold?.type !== filter.type && !kept.some((predicted) => predicted.entity?.type === filter.type)) return false;
+  if (!filter.outcome && !filter.type && filter.system !== "" && !kept.length) return false;
   if (!filter.change) return true;
   const [from, to] = filter.change.split(">");
   if (to === undefined) return changeOf(row) === filter.change;
-  return row.gold !== null && row.said[0].verdict === from && row.said[1].verdict === to;
+  return row.gold !== null && row.predicted[0].outcome === from && row.predicted[1].outcome === to;
 }
 
 function fits(post, filter) {
   if (filter.subset && post.subset !== filter.subset) return false;
   if (filter.words.length && !filter.words.every((word) => textOf(post).includes(word))) return false;
-  if (!filter.verdict && !filter.type && !filter.change) return true;
+  if (!filter.outcome && !filter.type && !filter.change) return true;
   return rows(post).some((row) => rowFits(row, filter));
 }
 
 // Orders: all put posts with a picture first.
-const costOf = (post) => Math.max(0, ...rows(post).flatMap((row) => row.said.map((said, system) =>
-  said && said.verdict !== "correct" ? 1 + data.costs[$("task").value][system][said.verdict] : 0)));
-const surenessOf = (post) => Math.max(0, ...rows(post).flatMap((row) => row.said.map((said) =>
-  said?.entity && said.entity.score !== null && row.gold && row.gold.visible !== said.entity.visible ? Math.abs(said.entity.score - 0.5) : 0)));
+const costOf = (post) => Math.max(0, ...rows(post).flatMap((row) => row.predicted.map((predicted, system) =>
+  predicted && predicted.outcome !== "correct" ? 1 + data.costs[$("task").value][system][predicted.outcome] : 0)));
+const surenessOf = (post) => Math.max(0, ...rows(post).flatMap((row) => row.predicted.map((predicted) =>
+  predicted?.entity && predicted.entity.score !== null && row.gold && row.gold.visible !== predicted.entity.visible ? Math.abs(predicted.entity.score - 0.5) : 0)));
 const RANKS = { cost: costOf, sure: surenessOf, file: () => 0 };
 
 let chosen = [];
@@ -82,17 +82,17 @@ function turn(step, last = false) {
 }
 
 // Controls
-function fillVerdicts() {
-  const kept = $("verdict").value;
+function fillOutcomes() {
+  const kept = $("outcome").value;
   const system = $("system")?.value ?? "";
   const counts = new Map();
   for (const post of data.posts) for (const row of rows(post)) {
-    const names = row.said.filter((said, place) => said && (system === "" || Number(system) === place)).map((said) => said.verdict);
+    const names = row.predicted.filter((predicted, place) => predicted && (system === "" || Number(system) === place)).map((predicted) => predicted.outcome);
     for (const name of new Set(names)) counts.set(name, (counts.get(name) ?? 0) + 1);
   }
-  const options = Object.keys(data.verdicts).filter((name) => counts.has(name) || name === kept);
-  $("verdict").replaceChildren(make("option", { value: "" }, "any"), ...options.map((name) => make("option", { value: name, title: data.verdicts[name] }, `${spaced(name)} (${counts.get(name) ?? 0})`)));
-  $("verdict").value = kept;
+  const options = Object.keys(data.outcomes).filter((name) => counts.has(name) || name === kept);
+  $("outcome").replaceChildren(make("option", { value: "" }, "any"), ...options.map((name) => make("option", { value: name, title: data.outcomes[name] }, `${spaced(name)} (${counts.get(name) ?? 0})`)));
+  $("outcome").value = kept;
 }
 
 function layer(id) {
@@ -114,8 +114,8 @@ function select(change) {
 }
 
 function clear(andChoose = true) {
-  for (const id of ["search", "verdict", "type", "system", "change", "subset"]) if ($(id)) $(id).value = "";
-  fillVerdicts();
+  for (const id of ["search", "outcome", "type", "system", "change", "subset"]) if ($(id)) $(id).value = "";
+  fillOutcomes();
   if (andChoose) choose();
 }
 
@@ -163,11 +163,11 @@ for (const button of document.querySelectorAll(".pager button")) {
   button.addEventListener("click", () => turn(Number(button.dataset.turn)));
 }
 $("search").addEventListener("input", choose);
-for (const id of ["verdict", "type", "change", "subset", "order"]) $(id)?.addEventListener("change", choose);
-for (const id of ["system", "task"]) $(id)?.addEventListener("change", () => { fillVerdicts(); choose(); });
+for (const id of ["outcome", "type", "change", "subset", "order"]) $(id)?.addEventListener("change", choose);
+for (const id of ["system", "task"]) $(id)?.addEventListener("change", () => { fillOutcomes(); choose(); });
 for (const id of ["gold", "a", "b", "masks", "names"]) $(`show-${id}`)?.addEventListener("change", () => layer(id));
 for (const button of document.querySelectorAll("[data-change]")) button.addEventListener("click", () => select(button.dataset.change));
 $("close").addEventListener("click", () => $("keys").close());
 $("tools").hidden = false;
-fillVerdicts();
+fillOutcomes();
 choose();

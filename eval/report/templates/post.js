@@ -4,7 +4,7 @@ const data = JSON.parse(document.getElementById("data").textContent);
 const $ = (id) => document.getElementById(id);
 const SIDES = ["a", "b"].slice(0, data.systems.length);
 const PER_PAGE = 12;
-const spaced = (verdict) => verdict.replaceAll("_", " ");
+const spaced = (outcome) => outcome.replaceAll("_", " ");
 const percent = (value) => (100 * value).toFixed(1);
 
 function make(name, properties = {}, ...children) {
@@ -24,24 +24,24 @@ function draw(name, attributes, ...children) {
   return element;
 }
 
-// Rows of a post: each gold entity with what every system made of it, then what was said beside the gold.
+// Rows of a post: each gold entity with what every system made of it, then what was predicted beside the gold.
 function rowsOf(post, task) {
-  const verdicts = post.verdicts[task];
+  const outcomes = post.outcomes[task];
   const rows = post.gold.map((gold, index) => ({
     gold,
-    said: verdicts.map((one, system) => {
-      const [verdict, partner] = one.gold[index];
-      return { verdict, entity: partner === null ? null : post.said[system].entities[partner] };
+    predicted: outcomes.map((one, system) => {
+      const [outcome, partner] = one.gold[index];
+      return { outcome, entity: partner === null ? null : post.predicted[system].entities[partner] };
     }),
   }));
   const alone = new Map();
-  verdicts.forEach((one, system) => one.said.forEach(([verdict, partner], place) => {
+  outcomes.forEach((one, system) => one.predicted.forEach(([outcome, partner], place) => {
     if (partner !== null) return;
-    const entity = post.said[system].entities[place];
-    let key = JSON.stringify([entity.text, entity.type, entity.span, verdict]);
-    while (alone.get(key)?.said[system]) key += "+";
-    if (!alone.has(key)) alone.set(key, { gold: null, said: verdicts.map(() => null) });
-    alone.get(key).said[system] = { verdict, entity };
+    const entity = post.predicted[system].entities[place];
+    let key = JSON.stringify([entity.text, entity.type, entity.span, outcome]);
+    while (alone.get(key)?.predicted[system]) key += "+";
+    if (!alone.has(key)) alone.set(key, { gold: null, predicted: outcomes.map(() => null) });
+    alone.get(key).predicted[system] = { outcome, entity };
   }));
   return [...rows, ...alone.values()];
 }
@@ -57,8 +57,8 @@ function rows(post) {
 
 function changeOf(row) {
   if (SIDES.length < 2 || !row.gold) return "";
-  const [a, b] = row.said.map((said) => said.verdict === "correct");
-  return a === b ? (a ? "right" : "wrong") : b ? "mended" : "broken";
+  const [a, b] = row.predicted.map((predicted) => predicted.outcome === "correct");
+  return a === b ? (a ? "right" : "wrong") : b ? "fixed" : "regressed";
 }
 
 // A post
@@ -68,11 +68,11 @@ function card(post) {
   if (post.subset) title.append(make("span", { className: "faint" }, post.subset));
   const words = make("div", {}, title, textLine(post));
   if (post.problem) words.append(make("p", { className: "bad" }, post.problem));
-  post.said.forEach((said, system) => {
-    const about = said.missing ? ["no prediction"] : said.errors;
+  post.predicted.forEach((predicted, system) => {
+    const about = predicted.missing ? ["no prediction"] : predicted.errors;
     if (about.length) words.append(make("p", { className: "bad" }, label(system), " ", about.join("; ")));
   });
-  words.append(table.length ? entityTable(table) : make("p", { className: "faint" }, "No entity, and none was said."), answers(post));
+  words.append(table.length ? entityTable(table) : make("p", { className: "faint" }, "No entity, and none was predicted."), answers(post));
   const picture = post.size ? pictureOf(post, table) : null;
   const classes = `card post${picture ? "" : " blind"}`;
   const article = make("article", { className: classes, tabIndex: 0, "aria-label": `post ${post.id}` }, picture, words);
@@ -81,7 +81,7 @@ function card(post) {
   return article;
 }
 
-const label = (system) => make("span", { className: `badge ${SIDES[system]}` }, data.systems.length > 1 ? SIDES[system].toUpperCase() : "said");
+const label = (system) => make("span", { className: `badge ${SIDES[system]}` }, data.systems.length > 1 ? SIDES[system].toUpperCase() : "predicted");
 
 // Of the post's regions only those of one row of its table, or all of them again.
 function light(article, row) {
@@ -99,13 +99,13 @@ function textLine(post) {
     return owners;
   };
   const gold = owner(post.gold);
-  const said = post.said.map((one) => owner(one.entities));
+  const predicted = post.predicted.map((one) => owner(one.entities));
   const line = make("p", { className: "text", dir: "auto" });
-  const keys = post.tokens.map((_, at) => [gold[at], ...said.map((owners) => owners[at])].join());
+  const keys = post.tokens.map((_, at) => [gold[at], ...predicted.map((owners) => owners[at])].join());
   for (let start = 0, end; start < post.tokens.length; start = end) {
     for (end = start + 1; end < post.tokens.length && keys[end] === keys[start];) end += 1;
     const text = post.tokens.slice(start, end).join(" ");
-    const classes = SIDES.filter((_, system) => said[system][start] >= 0).map((side) => `in-${side}`);
+    const classes = SIDES.filter((_, system) => predicted[system][start] >= 0).map((side) => `in-${side}`);
     if (gold[start] >= 0) classes.push("named");
     if (start) line.append(" ");
     line.append(classes.length ? make("mark", { className: classes.join(" "), ...(gold[start] >= 0 ? { "data-type": post.gold[gold[start]].type } : {}) }, text) : make("span", {}, text));
@@ -125,7 +125,7 @@ function pictureOf(post, table) {
       if (isNamed) names.push(nameTag(entity, side, index, post.size));
     };
     if (row.gold) add(row.gold, "gold", true);
-    row.said.forEach((said, system) => { if (said?.entity) add(said.entity, SIDES[system], !(row.gold && bestIou(said.entity, row.gold) > 0.5)); });
+    row.predicted.forEach((predicted, system) => { if (predicted?.entity) add(predicted.entity, SIDES[system], !(row.gold && bestIou(predicted.entity, row.gold) > 0.5)); });
   });
   svg.append(...names);
   const button = make("button", { type: "button", className: "zoom", "aria-label": `Enlarge the picture of post ${post.id}`, "aria-expanded": "false" }, svg);
@@ -157,21 +157,21 @@ function entityTable(table) {
   const heads = [make("th", { scope: "col" }, make("span", { className: "badge gold" }, "gold")), ...SIDES.map((_, system) => make("th", { scope: "col" }, label(system), " ", make("small", {}, data.systems[system])))];
   const body = make("tbody", {}, ...table.map((row, index) => {
     const change = changeOf(row);
-    const mark = change === "mended" || change === "broken" ? make("span", { className: `change ${change === "mended" ? "good" : "bad"}` }, `B ${change === "mended" ? "mends" : "breaks"}`) : null;
+    const mark = change === "fixed" || change === "regressed" ? make("span", { className: `change ${change === "fixed" ? "good" : "bad"}` }, `${change} in B`) : null;
     const gold = make("th", { scope: "row" }, ...(row.gold ? [...named(row.gold), ...(mark ? [" ", mark] : []), shown(row.gold), expression(row.gold)] : [make("span", { className: "faint" }, "nothing")]));
-    return make("tr", { "data-row": index }, gold, ...row.said.map((said, system) => cell(said, row.gold, system)));
+    return make("tr", { "data-row": index }, gold, ...row.predicted.map((predicted, system) => cell(predicted, row.gold, system)));
   }));
   return make("table", { className: "entities" }, make("thead", {}, make("tr", {}, ...heads)), body);
 }
 
-// What a system made of an entity; of what is as in the gold only the verdict and the probability are repeated.
-function cell(said, gold, system) {
-  if (!said) return make("td", {});
-  const { verdict, entity } = said;
-  const right = verdict === "correct";
+// What a system made of an entity; of what is as in the gold only the outcome and the probability are repeated.
+function cell(predicted, gold, system) {
+  if (!predicted) return make("td", {});
+  const { outcome, entity } = predicted;
+  const right = outcome === "correct";
   const iou = entity && gold ? bestIou(entity, gold) : null;
-  const words = `${right ? "✓" : "✗"} ${spaced(verdict)}${iou === null ? "" : `, IoU ${iou.toFixed(2)}`}`;
-  const parts = [make("span", { className: `verdict ${right ? "good" : "bad"}`, title: data.verdicts[verdict] }, words)];
+  const words = `${right ? "✓" : "✗"} ${spaced(outcome)}${iou === null ? "" : `, IoU ${iou.toFixed(2)}`}`;
+  const parts = [make("span", { className: `outcome ${right ? "good" : "bad"}`, title: data.outcomes[outcome] }, words)];
   if (entity) {
     if (!gold || entity.text !== gold.text || entity.type !== gold.type) parts.push(...named(entity));
     parts.push(shown(entity));
@@ -187,9 +187,9 @@ const expression = (entity) => (entity.expression ? make("i", { dir: "auto" }, e
 const whether = (entity) => (!entity.visible ? "not in the picture" : entity.boxes.length ? "in the picture" : "in the picture, without a box");
 const shown = (entity) => make("div", { className: "faint" }, `${whether(entity)}${entity.score === null ? "" : `, ${percent(entity.score)} %`}`);
 
-function bestIou(said, gold) {
-  if (!said.boxes.length || !gold.boxes.length) return null;
-  const [x, y, w, h] = said.boxes[0];
+function bestIou(predicted, gold) {
+  if (!predicted.boxes.length || !gold.boxes.length) return null;
+  const [x, y, w, h] = predicted.boxes[0];
   return Math.max(...gold.boxes.map(([gx, gy, gw, gh]) => {
     const across = Math.min(x + w, gx + gw) - Math.max(x, gx);
     const down = Math.min(y + h, gy + gh) - Math.max(y, gy);
@@ -201,9 +201,9 @@ function answers(post) {
   const list = make("dl", { className: "answers" });
   const add = (what, text) => { if (text) list.append(make("dt", {}, ...what), make("dd", {}, make("pre", { dir: "auto" }, text))); };
   add(["knowledge that came with the post"], post.knowledge.join("\n"));
-  post.said.forEach((said, system) => {
-    add([label(system), " knowledge"], said.knowledge);
-    add([label(system), " raw answer"], said.raw);
+  post.predicted.forEach((predicted, system) => {
+    add([label(system), " knowledge"], predicted.knowledge);
+    add([label(system), " raw answer"], predicted.raw);
   });
   return list.children.length ? make("details", {}, make("summary", {}, "knowledge and raw answers"), list) : "";
 }

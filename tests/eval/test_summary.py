@@ -41,8 +41,8 @@ def test_one_system_explained():
     result = explain(GOLD, WORSE, Criteria(tuple(PROTOCOLS)))
     assert {**result, **evaluate(GOLD, WORSE, Criteria(tuple(PROTOCOLS)))} == result
     assert set(result["intervals"]) == set(result["iou_sweep"]) == set(PROTOCOLS)
-    assert result["error_budget"]["GMNER"]["gold"]["box_on_nothing"] == 20
-    assert result["error_budget"]["GMNER"]["mended"]["box_on_nothing"]["f1"] == 1
+    assert result["error_budget"]["GMNER"]["gold"]["background"] == 20
+    assert result["error_budget"]["GMNER"]["corrected"]["background"]["f1"] == 1
     assert result["calibration"]["total"] == 80
     json.dumps(result, allow_nan=False)
     shown = text(format_scores(result))

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as coco
 
-from eval.analysis.errors import CORRECT, VERDICTS, Requirement, error_budget, mend, verdicts_of
+from eval.analysis.errors import CORRECT, OUTCOMES, Requirement, correct_errors, error_budget, outcomes_of
 from eval.protocols import GMNER, SMNER
 from eval.scores import evaluate
 from rivegs_mllm.types import TYPES, Box, Entity, Mask, Prediction, Sample
@@ -36,45 +36,45 @@ def rectangle(width: int, height: int) -> Mask:
 
 def names(golds, answers, task=GMNER, errors=()) -> tuple[list[str], list[str]]:
     sample = Sample("1", TOKENS, entities=tuple(golds))
-    found = verdicts_of(sample, Prediction("1", entities=tuple(answers), errors=tuple(errors)), Requirement(task))
-    return [verdict.name for verdict in found.gold], [verdict.name for verdict in found.predicted]
+    found = outcomes_of(sample, Prediction("1", entities=tuple(answers), errors=tuple(errors)), Requirement(task))
+    return [outcome.name for outcome in found.gold], [outcome.name for outcome in found.predicted]
 
 
 @pytest.mark.parametrize(
-    ("gold", "answer", "verdict"),
+    ("gold", "answer", "outcome"),
     [
         (said("b c"), said("b c"), CORRECT),
         (said("b c", boxes=[SQUARE]), said("b c", boxes=[MORE]), CORRECT),
-        (said("b c"), said("a b c"), "span_longer"),
-        (said("b c"), said("b c d"), "span_longer"),
-        (said("b c"), said("b"), "span_shorter"),
-        (said("b c"), said("c d", "ORG"), "span_overlapping"),
-        (said("b c"), replace(said("c d"), span=None), "span_overlapping"),
-        (said("b"), said("b", "ORG"), "type_wrong"),
-        (said("b", boxes=[SQUARE]), said("b", "ORG"), "type_wrong"),
-        (said("b", boxes=[SQUARE]), said("b", visible=False), "said_invisible"),
-        (said("b", boxes=[SQUARE]), said("b", visible=False, boxes=[SQUARE]), "said_invisible"),
-        (said("b", boxes=[SQUARE]), said("b", visible=True), "said_invisible"),
-        (said("b"), said("b", boxes=[SQUARE]), "boxed_invisible"),
-        (said("b", boxes=[SQUARE]), said("b", boxes=[LITTLE]), "box_off"),
-        (said("b", boxes=[SQUARE]), said("b", boxes=[OTHER]), "box_on_another"),
-        (said("b", boxes=[SQUARE]), said("b", boxes=[NOWHERE]), "box_on_nothing"),
-        (said("b", boxes=[SQUARE]), said("b", boxes=[Box(10, 10, 0, 0)]), "box_on_nothing"),  # corners swapped
+        (said("b c"), said("a b c"), "boundary_longer"),
+        (said("b c"), said("b c d"), "boundary_longer"),
+        (said("b c"), said("b"), "boundary_shorter"),
+        (said("b c"), said("c d", "ORG"), "boundary_overlap"),
+        (said("b c"), replace(said("c d"), span=None), "boundary_overlap"),
+        (said("b"), said("b", "ORG"), "type_error"),
+        (said("b", boxes=[SQUARE]), said("b", "ORG"), "type_error"),
+        (said("b", boxes=[SQUARE]), said("b", visible=False), "missed_grounding"),
+        (said("b", boxes=[SQUARE]), said("b", visible=False, boxes=[SQUARE]), "missed_grounding"),
+        (said("b", boxes=[SQUARE]), said("b", visible=True), "missed_grounding"),
+        (said("b"), said("b", boxes=[SQUARE]), "spurious_grounding"),
+        (said("b", boxes=[SQUARE]), said("b", boxes=[LITTLE]), "localisation"),
+        (said("b", boxes=[SQUARE]), said("b", boxes=[OTHER]), "confused_entity"),
+        (said("b", boxes=[SQUARE]), said("b", boxes=[NOWHERE]), "background"),
+        (said("b", boxes=[SQUARE]), said("b", boxes=[Box(10, 10, 0, 0)]), "background"),  # corners swapped
     ],
 )
-def test_verdicts_of_pairs(gold, answer, verdict):
+def test_verdicts_of_pairs(gold, answer, outcome):
     another = said("j", boxes=[OTHER])
-    assert names([gold, another], [answer, another]) == ([verdict, CORRECT], [verdict, CORRECT])
+    assert names([gold, another], [answer, another]) == ([outcome, CORRECT], [outcome, CORRECT])
 
 
 def test_verdicts_of_those_without_a_partner():
     assert names([said("a"), said("b")], [said("a"), said("a"), said("c")]) == (
-        [CORRECT, "missed"], [CORRECT, "duplicate", "invented"],
+        [CORRECT, "missed"], [CORRECT, "duplicate", "spurious"],
     )  # fmt: skip
-    assert names([said("a")], [said("c"), said("c")]) == (["missed"], ["invented", "duplicate"])
-    assert names([said("a"), said("b")], [said("a")], errors=["no closing bracket"])[0] == [CORRECT, "unreadable"]
-    found = verdicts_of(Sample("1", TOKENS, entities=(said("a"),)), None)
-    assert [verdict.name for verdict in found.gold] == ["missed"]
+    assert names([said("a")], [said("c"), said("c")]) == (["missed"], ["spurious", "duplicate"])
+    assert names([said("a"), said("b")], [said("a")], errors=["no closing bracket"])[0] == [CORRECT, "parse_error"]
+    found = outcomes_of(Sample("1", TOKENS, entities=(said("a"),)), None)
+    assert [outcome.name for outcome in found.gold] == ["missed"]
 
 
 def test_a_right_pair_is_not_spoilt_by_a_wrong_one_of_the_same_mention():
@@ -85,21 +85,21 @@ def test_a_right_pair_is_not_spoilt_by_a_wrong_one_of_the_same_mention():
 
 
 @pytest.mark.parametrize(
-    ("gold", "answer", "verdict"),
+    ("gold", "answer", "outcome"),
     [
         ([rectangle(10, 10)], [rectangle(10, 6)], CORRECT),
-        ([rectangle(10, 10)], [rectangle(10, 5)], "mask_wrong"),
-        ([rectangle(10, 10)], [], "mask_wrong"),
+        ([rectangle(10, 10)], [rectangle(10, 5)], "mask_error"),
+        ([rectangle(10, 10)], [], "mask_error"),
     ],
 )
-def test_masks(gold, answer, verdict):
+def test_masks(gold, answer, outcome):
     golds = [said("a", boxes=[SQUARE], masks=gold)]
     answers = [said("a", boxes=[SQUARE], masks=answer)]
-    assert names(golds, answers, SMNER) == ([verdict], [verdict])
+    assert names(golds, answers, SMNER) == ([outcome], [outcome])
     assert names(golds, answers, GMNER) == ([CORRECT], [CORRECT])
     if answer:
         off = [replace(answers[0], boxes=(LITTLE,), masks=(rectangle(2, 2),))]
-        assert names(golds, off, SMNER) == (["box_off"], ["box_off"])
+        assert names(golds, off, SMNER) == (["localisation"], ["localisation"])
 
 
 def test_a_budget_by_hand():
@@ -114,36 +114,36 @@ def test_a_budget_by_hand():
     )
     budget = error_budget([Sample("1", TOKENS, entities=golds)], [Prediction("1", entities=answers)])
     assert {name: count for name, count in budget["predicted"].items() if count} == {
-        CORRECT: 1, "invented": 2, "span_shorter": 1, "type_wrong": 1, "box_off": 1,
+        CORRECT: 1, "spurious": 2, "boundary_shorter": 1, "type_error": 1, "localisation": 1,
     }  # fmt: skip
     assert {name: count for name, count in budget["gold"].items() if count} == {
-        CORRECT: 1, "missed": 1, "span_shorter": 1, "type_wrong": 1, "box_off": 1,
+        CORRECT: 1, "missed": 1, "boundary_shorter": 1, "type_error": 1, "localisation": 1,
     }  # fmt: skip
     assert budget["f1"] == pytest.approx(2 / 11)
-    f1 = {name: row["f1"] for name, row in budget["mended"].items() if row["gain"]}
+    f1 = {name: row["f1"] for name, row in budget["corrected"].items() if row["gain"]}
     assert f1 == pytest.approx(
         {
-            "invented": 2 / 9,  # two predictions fewer
+            "spurious": 2 / 9,  # two predictions fewer
             "missed": 4 / 12,  # one right prediction more
-            "span_shorter": 4 / 11,
-            "box_off": 4 / 11,
+            "boundary_shorter": 4 / 11,
+            "localisation": 4 / 11,
         }
     )
-    assert budget["mended"]["type_wrong"]["gain"] == 0  # its box would still be wrong
-    replaced = budget["replaced"]
+    assert budget["corrected"]["type_error"]["gain"] == 0  # its box would still be wrong
+    oracle = budget["oracle"]
     # Boxes: c, and a, are named and seen rightly.
-    assert replaced["regions"] == {"f1": pytest.approx(4 / 11), "estimated": 0}
+    assert oracle["regions"] == {"f1": pytest.approx(4 / 11), "estimated": 0}
     # Visibility: nothing was said invisible; the box of c is right, that of a is not.
-    assert replaced["visibility"] == {"f1": pytest.approx(2 / 11), "estimated": 0}
+    assert oracle["visibility"] == {"f1": pytest.approx(2 / 11), "estimated": 0}
     # Mentions: of a, b, c one is right when judged without type; d and "e f" are taken to be so as often.
-    assert replaced["mentions"] == {"f1": pytest.approx((1 + 2 / 3) / 5), "estimated": 2}
+    assert oracle["mentions"] == {"f1": pytest.approx((1 + 2 / 3) / 5), "estimated": 2}
 
 
 def test_visibility_replaced_takes_unseen_boxes_as_right_as_often_as_seen_ones():
     golds = (said("a", boxes=[SQUARE]), said("b", boxes=[OTHER]), said("c", boxes=[NOWHERE]), said("d"))
     answers = (said("a", boxes=[SQUARE]), said("b", boxes=[SQUARE]), said("c", visible=False), said("d", boxes=[OTHER]))
     budget = error_budget([Sample("1", TOKENS, entities=golds)], [Prediction("1", entities=answers)])
-    assert budget["replaced"]["visibility"] == {"f1": pytest.approx((1 + 0.5 + 1) / 4), "estimated": 1}
+    assert budget["oracle"]["visibility"] == {"f1": pytest.approx((1 + 0.5 + 1) / 4), "estimated": 1}
 
 
 @st.composite
@@ -188,8 +188,8 @@ def test_verdicts_add_up_and_agree_with_the_scores(made, task):
         assert budget["f1"] == row["f1"]
     for name in set(budget["predicted"]) & set(budget["gold"]):
         assert budget["predicted"][name] == budget["gold"][name]  # these come in pairs
-    assert all(entry["gain"] >= -1e-12 for entry in budget["mended"].values())
-    assert set(budget["predicted"]) | set(budget["gold"]) == set(VERDICTS)
+    assert all(entry["gain"] >= -1e-12 for entry in budget["corrected"].values())
+    assert set(budget["predicted"]) | set(budget["gold"]) == set(OUTCOMES)
     json.dumps(budget, allow_nan=False)
 
 
@@ -198,11 +198,13 @@ def test_verdicts_add_up_and_agree_with_the_scores(made, task):
 def test_all_verdicts_mended_give_the_gold(made):
     sample, prediction = made
     for _ in range(8):  # an entity may be wrong in several ways, of which each round mends the first
-        verdicts = verdicts_of(sample, prediction)
-        wrong = {verdict.name for verdict in (*verdicts.gold, *verdicts.predicted)} - {CORRECT}
+        outcomes = outcomes_of(sample, prediction)
+        wrong = {outcome.name for outcome in (*outcomes.gold, *outcomes.predicted)} - {CORRECT}
         if not wrong:
             break
-        prediction = replace(prediction, entities=mend(sample, prediction.entities, verdicts, sorted(wrong)[0]))
+        prediction = replace(
+            prediction, entities=correct_errors(sample, prediction.entities, outcomes, sorted(wrong)[0])
+        )
     assert not wrong
 
 
@@ -211,4 +213,4 @@ def test_the_gold_as_prediction_has_no_error():
     budget = error_budget(gold, [Prediction("1", entities=gold[0].entities)])
     assert budget["f1"] == 1
     assert {name for name, count in {**budget["predicted"], **budget["gold"]}.items() if count} == {CORRECT}
-    assert {row["f1"] for row in budget["replaced"].values()} == {1}
+    assert {row["f1"] for row in budget["oracle"].values()} == {1}
