@@ -15,10 +15,13 @@ from rivegs_mllm.types import Prediction, UserError
 Item = TypeVar("Item")
 
 NO_PICTURE = "no picture"
-CUT = "cut"
+TRUNCATED = "truncated"
 NOT_ANSWERED = "not answered"
-_KINDS = (NOT_ANSWERED, CUT, NO_PICTURE)
-_KIND = re.compile(rf"(?:^|: )({'|'.join(_KINDS)}): ")
+_KINDS = (NOT_ANSWERED, TRUNCATED, NO_PICTURE)
+_FORMER = {"cut": TRUNCATED}
+"""What a kind was called in predictions of before."""
+
+_KIND = re.compile(rf"(?:^|: )({'|'.join((*_KINDS, *_FORMER))}): ")
 OTHER = "other"
 """Such as of what a model wrote, of which not all could be read."""
 
@@ -61,9 +64,9 @@ def check_some_answered(predictions: Sequence[Prediction], posts: int) -> None:
 
 
 def kinds_of(prediction: Prediction) -> set[str]:
-    """What is wrong with a post: NOT_ANSWERED, CUT, NO_PICTURE, OTHER."""
+    """What is wrong with a post: NOT_ANSWERED, TRUNCATED, NO_PICTURE, OTHER."""
     found = [_KIND.search(error) for error in prediction.errors]
-    return {match[1] if match else OTHER for match in found}
+    return {_FORMER.get(match[1], match[1]) if match else OTHER for match in found}
 
 
 def is_hindered(prediction: Prediction) -> bool:

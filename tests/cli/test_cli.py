@@ -159,7 +159,7 @@ def test_posts_that_are_not_answered_as_they_are_end_no_run(emblems, tmp_path, c
     said = capsys.readouterr().out
     assert f"wrote {out}: 4 posts, " in said
     assert "1 cut, 1 no picture" in said
-    assert re.search(r"^  long: cut: read [0-9]+ of", said, re.MULTILINE)
+    assert re.search(r"^  long: truncated: read [0-9]+ of", said, re.MULTILINE)
     assert "  lost: no picture: " in said
     answers = read_predictions(out)
     assert [answer.id for answer in answers] == [posts[0]["id"], posts[1]["id"], "long", "lost"]

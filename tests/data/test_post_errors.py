@@ -60,7 +60,7 @@ def test_a_run_in_which_nothing_can_be_answered_ends_early():
         check_some_answered(broken, 100)
     with pytest.raises(UserError, match="first 2 posts"):
         check_some_answered(broken[:2], 2)
-    check_some_answered([with_errors("cut: read 2 of 9 words"), *broken], 100)
+    check_some_answered([with_errors("truncated: read 2 of 9 words"), *broken], 100)
     check_some_answered([], 0)
 
 
@@ -70,7 +70,11 @@ def test_a_run_in_which_nothing_can_be_answered_ends_early():
         ((), set(), False),
         (("not a line of an answer: 'cut: no'",), {"other"}, False),
         (("no picture: x.jpg: no such picture",), {"no picture"}, True),
-        (("tagger (gold): not answered: RuntimeError: x", "cut: read 2 of 3 words"), {"not answered", "cut"}, True),
+        (
+            ("tagger (gold): not answered: RuntimeError: x", "cut: read 2 of 3 words"),
+            {"not answered", "truncated"},
+            True,
+        ),
     ],
 )
 def test_kinds(errors, kinds, hindered):

@@ -188,8 +188,8 @@ def test_of_a_long_post_the_beginning_is_answered(system, generator, learned, sa
     long = with_tokens(seen, *seen.tokens * 300)
     *others, answer = short.answer([*samples, long])
     assert unscored(others) == unscored(answers)
-    [error] = [error for error in answer.errors if error.startswith("cut")]
-    said = rf"cut: read ([0-9]+) of {len(long.tokens)} words, as a prompt may have {longest} tokens"
+    [error] = [error for error in answer.errors if error.startswith("truncated")]
+    said = rf"truncated: read ([0-9]+) of {len(long.tokens)} words, as a prompt may have {longest} tokens"
     read = int(re.fullmatch(said, error)[1])
     assert encode(short, with_tokens(seen, *long.tokens[:read]))["input_ids"].shape[1] <= longest
     assert encode(short, with_tokens(seen, *long.tokens[: read + 1]))["input_ids"].shape[1] > longest
@@ -201,7 +201,7 @@ def test_a_word_longer_than_a_prompt_is_not_answered(system, learned, samples, a
     short = Generator(system, learned / "data", max_new_tokens=100, max_length=1000)
     first, answer = short.answer([samples[0], with_tokens(samples[0], "Zarvik" * 5000, "Molen")])
     assert unscored([first]) == unscored(answers[:1])
-    assert answer == Prediction("long", errors=("cut: read 0 of 2 words, as a prompt may have 1000 tokens",))
+    assert answer == Prediction("long", errors=("truncated: read 0 of 2 words, as a prompt may have 1000 tokens",))
 
 
 def test_of_a_long_draft_all_entities_are_kept(system, learned, samples):
@@ -213,7 +213,7 @@ def test_of_a_long_draft_all_entities_are_kept(system, learned, samples):
     [answer] = short.continue_answers([long], [draft], "entities")
     assert [entity.span for entity in answer.entities] == [(last, last + 1)]
     assert answer.entities[0].visible is not None
-    assert answer.errors[0].startswith("cut: read ")
+    assert answer.errors[0].startswith("truncated: read ")
 
 
 def test_answers_that_leave_no_room_for_a_prompt_are_refused(system, learned):

@@ -153,7 +153,7 @@ def test_the_same_batches_from_other_parts_go_on_where_they_were(tmp_path, base,
 def test_checkpoints_of_an_unknown_run_are_refused(tmp_path, base, data, finished):
     copied(finished, tmp_path, True)
     (tmp_path / "run" / "run.json").write_text('{"data": {}}')
-    with pytest.raises(UserError, match="does not say with what it was started"):
+    with pytest.raises(UserError, match="does not say what it was started with"):
         train(make_recipe(tmp_path, base, data, *STEPS))
 
 

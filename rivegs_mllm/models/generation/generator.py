@@ -12,7 +12,7 @@ from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteria
 
 from rivegs_mllm.answer.serialization import Piece, parse
 from rivegs_mllm.data.images import PictureError, with_size
-from rivegs_mllm.data.post_errors import CUT, NO_PICTURE
+from rivegs_mllm.data.post_errors import NO_PICTURE, TRUNCATED
 from rivegs_mllm.models.base_model import System, check_decision_tokens
 from rivegs_mllm.models.batching import SampleEncoder, Tensors, batch, dummy_row, encode_prompt, ensure_picture
 from rivegs_mllm.models.generation.mention_constraint import MentionConstraint, TokenBytes
@@ -115,7 +115,7 @@ class Generator:
             return _Prompt(given, tensors, errors)
         given = self._truncate(given)
         read = f"read {len(given.tokens)} of {len(sample.tokens)} words"
-        error = f"{CUT}: {read}, as a prompt may have {self.max_prompt_tokens} tokens"
+        error = f"{TRUNCATED}: {read}, as a prompt may have {self.max_prompt_tokens} tokens"
         return _Prompt(given, self._encode(given), (*errors, error))
 
     @staticmethod
