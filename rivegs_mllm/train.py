@@ -25,6 +25,7 @@ from eval.scores import evaluate
 from rivegs_mllm.answer.contract import FILE_NAME
 from rivegs_mllm.cascade.training import StageTraining, train_stage
 from rivegs_mllm.config.answering import save_recipe
+from rivegs_mllm.config.dataset_types import with_dataset_types
 from rivegs_mllm.config.layers import read_layers
 from rivegs_mllm.config.schema import Recipe
 from rivegs_mllm.config.yaml_loader import decode
@@ -245,7 +246,7 @@ def start(path: Path | str, overrides: Sequence[str] = ()) -> Path:
 
 
 def _read(path: Path | str, overrides: Sequence[str]) -> Recipe | StageTraining:
-    layered = read_layers(path, overrides)
+    layered = with_dataset_types(read_layers(path, overrides))
     return decode(StageTraining if "stage" in layered.sections else Recipe, layered)
 
 

@@ -15,8 +15,9 @@ TYPES = ("PER", "LOC", "ORG", "OTHER")
 """The entity types of Twitter-GMNER, in the order in which reports list them."""
 
 
-NOT_IN_A_TYPE = re.compile(r"[(),\\<|\s]")
-"""What the name of a type cannot hold, since the answers of models are read by these."""
+NOT_IN_A_TYPE = re.compile(r"[(),\\<|]|[^\S ]|^ | $|  ")
+"""What the name of a type cannot hold, since the answers of models are read by these; single spaces between words are
+read."""
 
 
 MAX_PIXELS = 89_478_485

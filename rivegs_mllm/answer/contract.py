@@ -84,7 +84,7 @@ class Contract:
             yield f"types {shown(list(self.types))}: needs at least one type, and each only once"
         for name in self.types:
             if type(name) is not str or not name or NOT_IN_A_TYPE.search(name):
-                yield f"types: {shown(name)} is empty or holds white space or one of ( ) , \\ < |"
+                yield f"types: {shown(name)} is empty, or holds one of ( ) , \\ < | or more than single spaces"
         if self.encoding == "loc" and not (type(self.bins) is int and 1 <= self.bins <= 9999):
             yield f"bins {shown(self.bins)}: the encoding 'loc' needs a whole number from 1 to 9999"
         if self.encoding == "native" and self.bins is not None:

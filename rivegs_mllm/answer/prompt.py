@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from string import Formatter
 from typing import Protocol
@@ -31,6 +31,14 @@ def check_instruction(instruction: str) -> None:
             raise UserError(f"answer.instruction: {{{written:.80}}} is no field; it may hold {{text}} and {{types}}")
     if "text" not in [name for _, name, _, _ in fields]:
         raise UserError("answer.instruction: has no {text}, so the model would never see the post")
+
+
+def describe_types(instruction: str, types: Collection[str]) -> str:
+    """The instruction with descriptions of types beside their names; as it is where they are names alone."""
+    if not isinstance(types, Mapping):
+        return instruction
+    named = ", ".join(f"{name} ({text})" if text else name for name, text in types.items())
+    return instruction.replace("{types}", named.replace("{", "{{").replace("}", "}}"))
 
 
 def messages(sample: Sample, instruction: str, types: tuple[str, ...]) -> list[dict]:

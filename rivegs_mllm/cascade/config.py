@@ -31,6 +31,7 @@ from rivegs_mllm.cascade.runner import LoadedModels, StageReport, Step, file_fin
 from rivegs_mllm.cascade.segmentation.base import Segmenter
 from rivegs_mllm.cascade.tagging.base import Tagger
 from rivegs_mllm.config.bounds import BatchSize, check_bounds
+from rivegs_mllm.config.dataset_types import with_dataset_types
 from rivegs_mllm.config.layers import Layered, read_layers
 from rivegs_mllm.config.yaml_loader import decode
 from rivegs_mllm.data.foreign import loading
@@ -84,13 +85,13 @@ def names_slot(layered: Layered) -> bool:
     return not layered.sections.keys().isdisjoint(SLOTS)
 
 
-def read_cascade(path: Path | str, overrides: Sequence[str] = ()) -> CascadeRecipe:
+def read_cascade(path: Path | str, overrides: Sequence[str] = (), data: Path | None = None) -> CascadeRecipe:
     """The recipe in a YAML file, with overrides such as ``--grounder.type=gold`` or ``--expander=null``.
 
-    Another type for a slot lets its settings go. Raises UserError that names the file and the key for a key that is
-    unknown or a value that does not fit.
+    Another type for a slot lets its settings go. Entity types that the recipe does not name are those of the dataset in
+    ``data``. Raises UserError that names the file and the key for a key that is unknown or a value that does not fit.
     """
-    return as_cascade(read_layers(path, overrides))
+    return as_cascade(with_dataset_types(read_layers(path, overrides), data))
 
 
 def as_cascade(layered: Layered) -> CascadeRecipe:

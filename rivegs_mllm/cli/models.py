@@ -173,7 +173,7 @@ def _predict_end_to_end(args: argparse.Namespace, overrides: list[str], samples:
     from rivegs_mllm.config.answering import read_answering, trained_folder
     from rivegs_mllm.predict import predict
 
-    recipe = read_answering(args.recipe, overrides)
+    recipe = read_answering(args.recipe, overrides, args.data)
     adapter = None if args.untuned else args.adapter or trained_folder(args.recipe, overrides)
     return predict(recipe, samples, args.data, args.out, adapter)
 
@@ -183,7 +183,7 @@ def _predict_cascade(args: argparse.Namespace, overrides: list[str], samples: li
 
     if args.adapter or args.untuned:
         raise UserError(f"{args.recipe} is a cascade, whose stages name their own weights: --SLOT.adapter=FOLDER")
-    predictions, _ = predict_cascade(read_cascade(args.recipe, overrides), samples, args.data, args.out)
+    predictions, _ = predict_cascade(read_cascade(args.recipe, overrides, args.data), samples, args.data, args.out)
     return predictions
 
 

@@ -44,7 +44,7 @@ def compare(
     ``out/compare.md`` and ``compare.html``, the predictions in ``out/<name>.jsonl``. Raises UserError for a recipe
     that is wrong, before any system is run.
     """
-    systems = read_systems(recipes, sweep, only)
+    systems = read_systems(recipes, sweep, only, folder)
     for name in systems:
         check_output(out / f"{name}.jsonl", [folder / f"{split}.jsonl"])
     samples = read_split(folder, split)

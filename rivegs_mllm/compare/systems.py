@@ -18,6 +18,7 @@ from rivegs_mllm.cascade.config import (
     type_names_of,
 )
 from rivegs_mllm.config.answering import Answering, answering, folder_of
+from rivegs_mllm.config.dataset_types import with_dataset_types
 from rivegs_mllm.config.layers import Layered, read_layers
 from rivegs_mllm.config.yaml_print import as_yaml
 from rivegs_mllm.data.foreign import shown
@@ -37,19 +38,20 @@ class ComparedSystem:
 
 
 def read_systems(
-    recipes: Sequence[Path], sweep: str | None = None, only: Sequence[str] = ()
+    recipes: Sequence[Path], sweep: str | None = None, only: Sequence[str] = (), data: Path | None = None
 ) -> dict[str, ComparedSystem]:
     """The systems by name, in the order of ``recipes`` or, where given, of ``only``.
 
     A recipe is called by its file's name, variants by their own names. With ``sweep`` the one recipe is a cascade, and
     follows with that type in each slot that has it, as ``<name>_<type>_<slot>``; ``none`` also leaves slots out. What
-    would lack a field that a stage needs is no system. Raises UserError for a recipe that cannot be read, and for one
-    that is to be run and cannot be.
+    would lack a field that a stage needs is no system. Entity types that a recipe does not name are those of the
+    dataset in ``data``. Raises UserError for a recipe that cannot be read, and for one that is to be run and cannot be.
     """
     found: dict[str, ComparedSystem] = {}
     for name, layered in _swept(recipes, sweep) if sweep else _named(recipes):
         if name in found:
             raise UserError(f"{found[name].where} and {layered.name} have the same name, {name}; rename one")
+        layered = with_dataset_types(layered, data)
         text = as_yaml(layered)
         if names_slot(layered):
             found[name] = ComparedSystem(layered.name, as_cascade(layered), layered.files, text)

@@ -12,6 +12,7 @@ from peft import LoraConfig
 from transformers import TrainingArguments
 
 from rivegs_mllm.config.bounds import TokenCount, check_bounds
+from rivegs_mllm.config.dataset_types import with_dataset_types
 from rivegs_mllm.config.layers import Layered, read_layers, word
 from rivegs_mllm.config.schema import AnswerRecipe, ModelRecipe, PredictRecipe, Recipe, check_answering
 from rivegs_mllm.config.yaml_loader import decode
@@ -52,9 +53,12 @@ _OWN = tuple(own.name for own in dataclasses.fields(Answering))
 _OF_TRAINING = {own.name for own in dataclasses.fields(Recipe)} - set(_OWN)
 
 
-def read_answering(path: Path | str, overrides: Sequence[str] = ()) -> Answering:
-    """What a recipe of an end-to-end model says about prediction. Raises UserError as `schema.read_recipe` does."""
-    return answering(read_layers(path, overrides))
+def read_answering(path: Path | str, overrides: Sequence[str] = (), data: Path | None = None) -> Answering:
+    """What a recipe of an end-to-end model says about prediction. Raises UserError as `schema.read_recipe` does.
+
+    Types that it does not name are those of the dataset in ``data``, or else in its ``data.folder``.
+    """
+    return answering(with_dataset_types(read_layers(path, overrides), data))
 
 
 def answering(layered: Layered) -> Answering:

@@ -31,8 +31,10 @@ from rivegs_mllm.config.bounds import (
     TokenCount,
     check_bounds,
 )
+from rivegs_mllm.config.dataset_types import with_dataset_types
 from rivegs_mllm.config.distilled import Distilled
-from rivegs_mllm.config.yaml_loader import parse_recipe
+from rivegs_mllm.config.layers import read_layers
+from rivegs_mllm.config.yaml_loader import decode
 from rivegs_mllm.data.foreign import shown
 from rivegs_mllm.types import TYPES, UserError
 
@@ -118,7 +120,9 @@ class AnswerRecipe:
     """What an answer holds and how the model is asked for it."""
 
     segments: list[str] = field(default_factory=lambda: list(SEGMENTS))
-    types: list[str] = field(default_factory=lambda: list(TYPES))
+    types: list[str] | dict[str, str] = field(default_factory=lambda: list(TYPES))
+    """The entity types, perhaps with descriptions, which the instruction's ``{types}`` then holds; by default those of
+    the dataset."""
     encoding: Annotated[str, OneOf(ENCODINGS)] = "loc"
     bins: Annotated[int, Bounds(1, 9999)] | None = 1000
     instruction: str = INSTRUCTION
@@ -200,4 +204,4 @@ def read_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
 
     Raises UserError that names the file and the key for a key that is unknown or a value that does not fit.
     """
-    return parse_recipe(Recipe, path, overrides)
+    return decode(Recipe, with_dataset_types(read_layers(path, overrides)))

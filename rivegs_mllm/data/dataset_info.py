@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import orjson
+
 from rivegs_mllm.data.files import write_json
-from rivegs_mllm.data.foreign import read_object, shown
+from rivegs_mllm.data.foreign import numbered_lines, read_object, shown
+from rivegs_mllm.data.jsonl import SPLITS
 from rivegs_mllm.types import UserError
 
 NAME = "dataset.json"
@@ -51,6 +54,24 @@ def read_info(folder: Path) -> DatasetInfo | None:
         types[name] = text
     posts, entities = (_counts(path, key, raw.get(key)) for key in ("posts", "entities"))
     return DatasetInfo(types, posts, entities, _string(path, "format", raw), _string(path, "boxes", raw))
+
+
+def dataset_types(folder: Path) -> dict[str, str]:
+    """The entity types of a dataset with their descriptions, "" for none: what ``dataset.json`` says, or else those of
+    the entities, sorted; none where there is no dataset. Raises UserError for a ``dataset.json`` that is wrong.
+
+    Lines that are wrong are left to whoever reads the samples.
+    """
+    if info := read_info(folder):
+        return info.types
+    found = set()
+    for path in (path for split in SPLITS if (path := folder / f"{split}.jsonl").is_file()):
+        for _, line in numbered_lines(path):
+            try:
+                found.update(entity["type"] for entity in orjson.loads(line).get("entities") or [])
+            except (orjson.JSONDecodeError, AttributeError, KeyError, TypeError):
+                continue
+    return dict.fromkeys(sorted(name for name in found if type(name) is str), "")
 
 
 def _string(path: Path, key: str, raw: dict[str, object]) -> str:

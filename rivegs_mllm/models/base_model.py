@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from rivegs_mllm.answer.contract import NATIVE_STEPS, Contract, loc_tokens
-from rivegs_mllm.answer.prompt import check_instruction
+from rivegs_mllm.answer.prompt import check_instruction, describe_types
 from rivegs_mllm.answer.serialization import NO, YES
 from rivegs_mllm.config.answering import Answering
 from rivegs_mllm.config.schema import AnswerRecipe, ModelRecipe, Recipe
@@ -51,7 +51,7 @@ def load_base(recipe: Answering | Recipe) -> System:
     processor, contract = load_without_weights(recipe)
     model = load_model(recipe.model)
     add_embedding_rows(model, processor.tokenizer)
-    return System(model, processor, contract, recipe.answer.instruction)
+    return System(model, processor, contract, describe_types(recipe.answer.instruction, recipe.answer.types))
 
 
 def load_without_weights(recipe: Answering | Recipe) -> tuple[ProcessorMixin, Contract]:

@@ -22,6 +22,7 @@ from PIL import Image
 from transformers import BaseImageProcessor, PreTrainedTokenizerBase
 
 from rivegs_mllm.answer.contract import NATIVE_STEPS, Contract, ContractError
+from rivegs_mllm.answer.prompt import describe_types
 from rivegs_mllm.answer.serialization import in_text_order, parse
 from rivegs_mllm.config.schema import Recipe
 from rivegs_mllm.data.boxes import are_shares
@@ -134,8 +135,15 @@ def write_preview(recipe: Recipe, out: Path, count: int = 6, image_root: Path | 
     if not samples:
         raise UserError(f"{folder}: no sample has a usable picture, the first: {faults[0]}")
     encoder = SampleEncoder(processor, recipe.answer.weights)
+    instruction = describe_types(recipe.answer.instruction, recipe.answer.types)
     dataset = AnswerDataset(
-        samples, folder, encoder, contract, recipe.answer.instruction, recipe.augment, recipe.train.seed
+        samples,
+        folder,
+        encoder,
+        contract,
+        instruction,
+        recipe.augment,
+        recipe.train.seed,
     )
     lengths = check_lengths(dataset, sys.maxsize)
     refused = [(sample.id, n) for sample, n in zip(samples, lengths, strict=True) if n > recipe.max_length]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from rivegs_mllm.answer.prompt import describe_types
 from rivegs_mllm.config.schema import read_recipe
 from rivegs_mllm.data.images import picture_size
 from rivegs_mllm.models.base_model import load_without_weights
@@ -33,8 +34,15 @@ def refusals(path: Path, overrides: Sequence[str], folder: Path) -> Iterator[tup
         return
     sound = [sample for sample, fault in measure_pictures(samples, folder, picture_size) if not fault]
     encoder = SampleEncoder(processor, recipe.answer.weights)
+    instruction = describe_types(recipe.answer.instruction, recipe.answer.types)
     dataset = AnswerDataset(
-        sound, folder, encoder, contract, recipe.answer.instruction, recipe.augment, recipe.train.seed
+        sound,
+        folder,
+        encoder,
+        contract,
+        instruction,
+        recipe.augment,
+        recipe.train.seed,
     )
     for sample in sound:
         try:

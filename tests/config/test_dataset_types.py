@@ -1,0 +1,89 @@
+"""The types of a recipe that names none are those of its dataset."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from rivegs_mllm.answer.contract import Contract
+from rivegs_mllm.answer.prompt import INSTRUCTION, describe_types, messages
+from rivegs_mllm.answer.serialization import parse, render
+from rivegs_mllm.cascade.config import read_cascade
+from rivegs_mllm.config.answering import read_answering
+from rivegs_mllm.config.dataset_types import with_dataset_types
+from rivegs_mllm.config.layers import read_layers
+from rivegs_mllm.config.schema import read_recipe
+from rivegs_mllm.config.yaml_print import as_yaml
+from rivegs_mllm.data.dataset_info import DatasetInfo, write_info
+from rivegs_mllm.types import TYPES, Entity, Sample, UserError
+
+TINY = "recipes/tiny/e2e.yaml"
+
+
+@pytest.fixture
+def data(tmp_path) -> Path:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    lines = [
+        {"id": str(number), "tokens": ["Ada"], "entities": [{"text": "Ada", "type": kind, "span": [0, 1]}]}
+        for number, kind in enumerate(("Sports Event", "athlete", "athlete"))
+    ]
+    (folder / "train.jsonl").write_text("\n".join([*map(json.dumps, lines), "[]", '{"entities": [1]}', "{"]))
+    return folder
+
+
+def test_types_are_found_in_the_entities(data):
+    recipe = read_recipe(TINY, [f"--data.folder={data}"])
+    assert recipe.answer.types == ["Sports Event", "athlete"]
+    assert recipe.answer.instruction == "Types: {types}\n{text}"
+    shown = as_yaml(with_dataset_types(read_layers(TINY, [f"--data.folder={data}"])))
+    assert f"# from the entities of {data}" in shown
+
+
+def test_dataset_json_goes_before_them_with_its_descriptions(data):
+    write_info(data, DatasetInfo({"athlete": "a {sports} person", "brand": ""}))
+    recipe = read_answering("recipes/e2e/qwen2_5_vl_3b.yaml", data=data)
+    assert recipe.answer.types == {"athlete": "a {sports} person", "brand": ""}
+    assert "{types}" in recipe.answer.instruction
+    told = describe_types(INSTRUCTION, recipe.answer.types)
+    (turn,) = messages(Sample("1", ("Ada",)), told, ("athlete", "brand"))
+    assert "(athlete (a {sports} person), brand)" in turn["content"][-1]["text"]
+    assert describe_types(INSTRUCTION, ["athlete"]) == INSTRUCTION
+
+
+def test_what_a_recipe_says_stays(data):
+    recipe = read_recipe(TINY, [f"--data.folder={data}", "--answer.types=[athlete]"])
+    assert recipe.answer.types == ["athlete"]
+    assert recipe.answer.instruction == "{text}"
+    assert read_cascade("recipes/cascade/tiny.yaml", ["--types=[brand]"], data).types == ["brand"]
+
+
+def test_a_cascade_has_those_of_the_posts_that_it_is_given(data):
+    assert read_cascade("recipes/cascade/tiny.yaml", (), data).types == ["Sports Event", "athlete"]
+    assert read_cascade("recipes/cascade/tiny.yaml").types == list(TYPES)
+
+
+def test_the_four_types_are_the_default_in_their_order(data, tmp_path):
+    (data / "train.jsonl").write_text(
+        '{"id": "1", "tokens": ["a"], "entities": [{"text": "a", "type": "ORG", "span": [0, 1]}]}'
+    )
+    recipe = read_recipe(TINY, [f"--data.folder={data}"])
+    assert recipe.answer.types == list(TYPES)
+    assert recipe.answer.instruction == "{text}"
+    assert read_recipe(TINY, [f"--data.folder={tmp_path / 'none'}"]).answer.types == list(TYPES)
+
+
+def test_a_dataset_json_that_is_wrong_is_told(data):
+    (data / "dataset.json").write_text('{"version": 1, "types": "PER"}')
+    with pytest.raises(UserError, match=r"dataset.json: types: 'PER' is not a list"):
+        read_recipe(TINY, [f"--data.folder={data}"])
+
+
+@pytest.mark.parametrize("name", ["Sports Event", "Événement sportif", "スポーツ", "спорт", "A-1_b.c"])
+def test_names_of_types_have_spaces_and_any_letters(name):
+    contract = Contract("qwen2_5_vl", "loc", 784, 78400, 28, 64, segments=("entities",), types=(name, "other"))
+    entity = Entity("Ada (b)", name, (0, 2))
+    text = "".join(piece.text for piece in render(("Ada", "(b)"), "", (entity,), contract, None))
+    read = parse("1", text, ("Ada", "(b)"), contract, None)
+    assert [(own.text, own.type, own.span) for own in read.entities] == [("Ada (b)", name, (0, 2))]
+    assert read.errors == ()
