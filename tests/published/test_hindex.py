@@ -51,7 +51,7 @@ def test_states():
     close(memory.regions, "out.img_proj", 2e-5)
     text = model.encoder.bart_encoder.placed(model.table(IDS))
     close(torch.cat((memory.regions, text), 1), "out.encoder_input", 2e-5)
-    assert memory.seen.equal(CASE["out.decoder_memory_mask"])
+    assert memory.mask.equal(CASE["out.decoder_memory_mask"])
     close(memory.states, "out.encoder", 2e-5)
     close(model.states(INDICES[:, :-1], memory), "out.decoder_hidden", 2e-5, UNFINISHED)
 

@@ -275,7 +275,7 @@ def test_it_starts_from_bart(tmp_path):
     theirs = bart(input_ids=IDS, attention_mask=mask, decoder_input_ids=IDS, decoder_attention_mask=mask)
     seen = mask.bool()
     torch.testing.assert_close(memory.states[seen], theirs.encoder_last_hidden_state[seen], atol=2e-5, rtol=0)
-    ours = model.decoder.decoder(IDS, model.table(IDS), memory.states, memory.seen)
+    ours = model.decoder.decoder(IDS, model.table(IDS), memory.states, memory.mask)
     torch.testing.assert_close(ours[seen], theirs.last_hidden_state[seen], atol=2e-5, rtol=0)
     wider = HIndex(dataclasses.replace(TOY, width=64), 118)
     with pytest.raises(UserError, match="another size"):

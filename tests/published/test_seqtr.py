@@ -92,7 +92,7 @@ def test_a_picture_is_looked_at_once_for_all_expressions():
 
 def test_the_places_of_the_picture():
     memory = toy(BOX).encode_fused(CASE["out.fused"], SHAPES, (128, 96))
-    assert memory.ignored.equal(CASE["out.x_mask"])
+    assert memory.padding.equal(CASE["out.x_mask"])
     close(memory.values, "out.memory", 2e-5)
     close(memory.keys - memory.values, "out.x_pos", 2e-5)
 

@@ -22,13 +22,13 @@ class Attention(nn.Module):
         self.q_proj, self.out_proj = nn.Linear(width, width), nn.Linear(width, width)
         self.heads = sizes.heads
 
-    def forward(self, states: torch.Tensor, others: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
-        """(B, n, width): ``states`` look at ``others`` (B, m, width) where ``seen``, (B or 1, n or 1, m), is true."""
+    def forward(self, states: torch.Tensor, others: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """(B, n, width): ``states`` attend to ``others`` (B, m, width) where ``mask``, (B or 1, n or 1, m), is true."""
         query, key, value = (
             layer(own).unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for layer, own in ((self.q_proj, states), (self.k_proj, others), (self.v_proj, others))
         )
-        found = F.scaled_dot_product_attention(query, key, value, seen[:, None])
+        found = F.scaled_dot_product_attention(query, key, value, mask[:, None])
         return self.out_proj(found.transpose(1, 2).flatten(2))
 
 
@@ -43,17 +43,17 @@ class EncoderLayer(nn.Module):
         self.final_layer_norm = nn.LayerNorm(sizes.width)
         self.dropout = nn.Dropout(DROPOUT)
 
-    def attended(self, states: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
+    def attended(self, states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """The states behind their self-attention."""
-        return self.self_attn_layer_norm(states + self.dropout(self.self_attn(states, states, seen)))
+        return self.self_attn_layer_norm(states + self.dropout(self.self_attn(states, states, mask)))
 
     def widened(self, states: torch.Tensor) -> torch.Tensor:
         """The states behind the feed-forward part."""
         return self.final_layer_norm(states + self.dropout(self.fc2(F.gelu(self.fc1(states)))))
 
-    def forward(self, states: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
-        """(B, n, width); ``seen`` as of ``Attention``."""
-        return self.widened(self.attended(states, seen))
+    def forward(self, states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """(B, n, width); ``mask`` as of ``Attention``."""
+        return self.widened(self.attended(states, mask))
 
 
 class DecoderLayer(EncoderLayer):
@@ -65,11 +65,11 @@ class DecoderLayer(EncoderLayer):
         self.encoder_attn_layer_norm = nn.LayerNorm(sizes.width)
 
     def forward(
-        self, states: torch.Tensor, seen: torch.Tensor, memory: torch.Tensor, open_memory: torch.Tensor
+        self, states: torch.Tensor, mask: torch.Tensor, memory: torch.Tensor, memory_mask: torch.Tensor
     ) -> torch.Tensor:
-        """(B, n, width); ``memory`` (B, m, width) is seen where ``open_memory`` (B, 1, m) is true."""
-        states = self.attended(states, seen)
-        found = self.encoder_attn(states, memory, open_memory)
+        """(B, n, width); ``memory`` (B, m, width) is attended to where ``memory_mask`` (B, 1, m) is true."""
+        states = self.attended(states, mask)
+        found = self.encoder_attn(states, memory, memory_mask)
         return self.widened(self.encoder_attn_layer_norm(states + self.dropout(found)))
 
 
@@ -97,11 +97,11 @@ class Encoder(_Stack):
         self.embed_tokens = nn.Embedding(sizes.rows, sizes.width)
         self.img_proj = nn.Linear(sizes.region, sizes.width)
 
-    def forward(self, ids: torch.Tensor, regions: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
-        """(B, boxes + n, width), of ids (B, n) and projected regions (B, boxes, width); ``seen`` (B, boxes + n)."""
+    def forward(self, ids: torch.Tensor, regions: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """(B, boxes + n, width), of ids (B, n) and projected regions (B, boxes, width); ``mask`` (B, boxes + n)."""
         states = torch.cat((regions, self.placed(self.embed_tokens(ids))), 1)
         for layer in self.layers:
-            states = layer(states, seen[:, None])
+            states = layer(states, mask[:, None])
         return states
 
 
@@ -112,15 +112,15 @@ class Decoder(_Stack):
         super().__init__(sizes, DecoderLayer)
 
     def forward(
-        self, ids: torch.Tensor, words: torch.Tensor, memory: torch.Tensor, open_memory: torch.Tensor
+        self, ids: torch.Tensor, words: torch.Tensor, memory: torch.Tensor, memory_mask: torch.Tensor
     ) -> torch.Tensor:
-        """(B, n, width), of ids (B, n) and their rows; ``open_memory`` (B, m). Padding behind the end is seen by
-        nothing but itself."""
+        """(B, n, width), of ids (B, n) and their rows; ``memory_mask`` (B, m). Padding after the end is attended to
+        by itself alone."""
         length = ids.shape[1]
         earlier = torch.ones(length, length, dtype=torch.bool, device=ids.device).tril()
         itself = torch.eye(length, dtype=torch.bool, device=ids.device)
-        seen = earlier & ((ids != PAD)[:, None] | itself)
+        mask = earlier & ((ids != PAD)[:, None] | itself)
         states = self.placed(words)
         for layer in self.layers:
-            states = layer(states, seen, memory, open_memory[:, None])
+            states = layer(states, mask, memory, memory_mask[:, None])
         return states

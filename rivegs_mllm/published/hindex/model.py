@@ -19,14 +19,14 @@ _MASKED_BOX_SCORE = -1e4
 
 @dataclass(frozen=True)
 class Memory:
-    """What the decoder sees of a batch: ``states`` (B, boxes + L, width), where they are ``seen``, the projected
-    ``regions`` (B, boxes, width), of which those that are ``there`` (B, boxes) can be written, and the source's
+    """The encoded batch: ``states`` (B, boxes + L, width) and their attention ``mask``, the projected
+    ``regions`` (B, boxes, width), of which those that are ``present`` (B, boxes) can be written, and the source's
     ``ids`` (B, L)."""
 
     states: torch.Tensor
-    seen: torch.Tensor
+    mask: torch.Tensor
     regions: torch.Tensor
-    there: torch.Tensor
+    present: torch.Tensor
     ids: torch.Tensor
 
     @property
@@ -67,8 +67,8 @@ class _Decoder(nn.Module):
 class HIndex(nn.Module):
     """Writes a post's names, types and regions. ``first_label`` is the table's row of the first label.
 
-    ``as_published``: the encoder hides the regions that are there and looks at the missing ones; a missing one can be
-    written; and a region is there when its features sum to more than 0, where else any number but 0 does. ``overlap``
+    ``as_published``: the encoder masks the present regions and attends to the missing ones; a missing one can be
+    generated; and a region is present when its features sum to more than 0, by default when any is not 0. ``overlap``
     learns which boxes are the entity's at all, and not how much each is.
     """
 
@@ -85,18 +85,18 @@ class HIndex(nn.Module):
         """The rows of words and labels."""
         return self.encoder.bart_encoder.embed_tokens
 
-    def there(self, features: torch.Tensor) -> torch.Tensor:
-        """(B, boxes): which regions are there, of features (B, boxes, region)."""
+    def present(self, features: torch.Tensor) -> torch.Tensor:
+        """(B, boxes): which regions are present, of features (B, boxes, region)."""
         return features.sum(-1) > 0 if self.as_published else (features != 0).any(-1)
 
     def encode(self, ids: torch.Tensor, features: torch.Tensor) -> Memory:
         """What the decoder sees of texts ``ids`` (B, L), ended by CLOSE and padded, and of regions."""
-        there, words = self.there(features), ids != PAD
+        present, words = self.present(features), ids != PAD
         regions = self.encoder.bart_encoder.img_proj(features)
-        shown = torch.cat((~there if self.as_published else there, words), 1)
+        shown = torch.cat((~present if self.as_published else present, words), 1)
         states = self.encoder.bart_encoder(ids, regions, shown)
-        written = torch.ones_like(there) if self.as_published else there
-        return Memory(states, torch.cat((there, words), 1), regions, written, ids)
+        written = torch.ones_like(present) if self.as_published else present
+        return Memory(states, torch.cat((present, words), 1), regions, written, ids)
 
     def score(self, indices: torch.Tensor, memory: Memory) -> Scores:
         """The scores of what follows each place of sequences (B, n) that begin with START."""
@@ -108,13 +108,13 @@ class HIndex(nn.Module):
         labels = drop(table(self.decoder.mapping[END:]))
         start = torch.full_like(states[..., :1], _MASKED_START_SCORE)
         of_words = (states @ words.mT).masked_fill(~_writable(memory.ids)[:, None], _MASKED_WORD_SCORE)
-        of_boxes = (states @ boxes.mT).masked_fill(~memory.there[:, None], _MASKED_BOX_SCORE)
+        of_boxes = (states @ boxes.mT).masked_fill(~memory.present[:, None], _MASKED_BOX_SCORE)
         return Scores(torch.cat((start, states @ labels.T, of_words), -1), of_boxes)
 
     def states(self, indices: torch.Tensor, memory: Memory) -> torch.Tensor:
         """(B, n, width): the decoder's states of sequences of indices."""
         ids = self.ids_of(indices, memory.ids)
-        return self.decoder.decoder(ids, self.table(ids), memory.states, memory.seen)
+        return self.decoder.decoder(ids, self.table(ids), memory.states, memory.mask)
 
     def ids_of(self, indices: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
         """BART's ids of indices: labels' rows, the source's tokens, and padding behind the first end."""

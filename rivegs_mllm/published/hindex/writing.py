@@ -12,7 +12,8 @@ from rivegs_mllm.published.hindex.model import HIndex, Memory
 from rivegs_mllm.published.hindex.sizes import END, NO_REGION, REGION, START
 
 MAX_INDICES = 30
-"""As published; with it comes MORE of an index for each region that is there and each token of the source."""
+"""As published; with it comes EXTRA_PER_TOKEN of an index for each region that is present and each token of the
+source."""
 
 EXTRA_PER_TOKEN = 0.6
 
@@ -31,7 +32,7 @@ class Generated:
 @torch.inference_mode()
 def generate(model: HIndex, memory: Memory, max_indices: int = MAX_INDICES) -> Generated:
     """The likeliest indices, one after the other, until every sequence has ended or is as long as it may be."""
-    limits = (memory.seen.sum(1) * EXTRA_PER_TOKEN).long() + max_indices
+    limits = (memory.mask.sum(1) * EXTRA_PER_TOKEN).long() + max_indices
     indices = torch.full((len(limits), 1), START, device=limits.device)
     boxes, scores, box_scores = torch.zeros_like(indices), [], []
     ended = torch.zeros_like(limits, dtype=torch.bool)

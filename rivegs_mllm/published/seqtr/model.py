@@ -26,7 +26,7 @@ class Memory:
 
     values: torch.Tensor
     keys: torch.Tensor
-    ignored: torch.Tensor
+    padding: torch.Tensor
 
 
 class LanguageEncoder(nn.Module):
@@ -136,16 +136,16 @@ class SeqTR(nn.Module):
         return product(self.fusion(self.vis_enc(pictures)), self.lan_enc(words))
 
     def encode(self, pictures: torch.Tensor, words: torch.Tensor, shapes: torch.Tensor) -> Memory:
-        """What the decoder looks at. ``shapes`` (B, 2): height and width of each picture without its padding, or of
+        """The decoder's memory. ``shapes`` (B, 2): height and width of each picture without its padding, or of
         the given maps. Arguments as of ``fuse``."""
         fused = self.fuse(pictures, words)
         return self.encode_fused(fused, shapes.expand(len(fused), -1), tuple(pictures.shape[-2:]))
 
     def encode_fused(self, fused: torch.Tensor, shapes: torch.Tensor, size: tuple[int, int]) -> Memory:
         """As ``encode``, of a fused map; ``size`` is the height and width of the batch."""
-        ignored = padding_mask(shapes, size, tuple(fused.shape[-2:]))
-        values, keys = self.head.transformer.encode(fused, ignored)
-        return Memory(values, keys, ignored.flatten(1))
+        padding = padding_mask(shapes, size, tuple(fused.shape[-2:]))
+        values, keys = self.head.transformer.encode(fused, padding)
+        return Memory(values, keys, padding.flatten(1))
 
     def embed(self, tokens: torch.Tensor) -> torch.Tensor:
         """(B, length + 1, width): a sequence's tokens (B, length) behind its start, at most ``places`` long.
@@ -164,7 +164,7 @@ class SeqTR(nn.Module):
 
     def score(self, tokens: torch.Tensor, memory: Memory) -> torch.Tensor:
         """(B, length, bins + 1): the scores of the token that follows each place of ``embed(tokens)``."""
-        states = self.head.transformer.decode(self.embed(tokens), memory.values, memory.keys, memory.ignored)
+        states = self.head.transformer.decode(self.embed(tokens), memory.values, memory.keys, memory.padding)
         return self.head.scores(states)
 
     def forward(

@@ -36,11 +36,11 @@ class EncoderLayer(_Layer):
     def __init__(self, sizes: Sizes, dropout: float):
         super().__init__(sizes, dropout, norms=2)
 
-    def forward(self, states: torch.Tensor, positions: torch.Tensor, ignored: torch.Tensor) -> torch.Tensor:
-        """(B, places, width); ``ignored`` (B, places) is true where attention is masked."""
+    def forward(self, states: torch.Tensor, positions: torch.Tensor, padding: torch.Tensor) -> torch.Tensor:
+        """(B, places, width); ``padding`` (B, places) is true where attention is masked."""
         placed = states + positions
-        seen, _ = self.self_attn(placed, placed, states, key_padding_mask=ignored, need_weights=False)
-        states = self.norm1(states + self.dropout(seen))
+        attended, _ = self.self_attn(placed, placed, states, key_padding_mask=padding, need_weights=False)
+        states = self.norm1(states + self.dropout(attended))
         return self.norm2(states + self.widened(states))
 
 
@@ -57,16 +57,18 @@ class DecoderLayer(_Layer):
         positions: torch.Tensor,
         memory: torch.Tensor,
         keys: torch.Tensor,
-        ignored: torch.Tensor,
+        padding: torch.Tensor,
     ) -> torch.Tensor:
         """(B, length, width); ``memory`` are the values and ``keys`` the keys of the picture's places."""
         length = states.shape[1]
         later = torch.ones(length, length, dtype=torch.bool, device=states.device).triu(1)
         placed = states + positions
-        seen, _ = self.self_attn(placed, placed, states, attn_mask=later, need_weights=False)
-        states = self.norm1(states + self.dropout(seen))
-        seen, _ = self.multihead_attn(states + positions, keys, memory, key_padding_mask=ignored, need_weights=False)
-        states = self.norm2(states + self.dropout(seen))
+        attended, _ = self.self_attn(placed, placed, states, attn_mask=later, need_weights=False)
+        states = self.norm1(states + self.dropout(attended))
+        attended, _ = self.multihead_attn(
+            states + positions, keys, memory, key_padding_mask=padding, need_weights=False
+        )
+        states = self.norm2(states + self.dropout(attended))
         return self.norm3(states + self.widened(states))
 
 
@@ -117,31 +119,31 @@ class Transformer(nn.Module):
         self.query_embedding = nn.Embedding(sizes.bins + 1, sizes.width)
         self.seq_positional_encoding = _Positions(sizes.places, sizes.width)
 
-    def encode(self, maps: torch.Tensor, ignored: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The memory and its keys, each (B, H * W, width), of maps (B, channels, H, W) and ``ignored`` (B, H, W)."""
+    def encode(self, maps: torch.Tensor, padding: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The memory and its keys, each (B, H * W, width), of maps (B, channels, H, W) and ``padding`` (B, H, W)."""
         states = self.input_proj(maps).flatten(2).transpose(1, 2)
-        positions = sine_positions(ignored, states.shape[-1]).to(states.dtype)
+        positions = sine_positions(padding, states.shape[-1]).to(states.dtype)
         for layer in self.encoder.layers:
-            states = layer(states, positions, ignored.flatten(1))
+            states = layer(states, positions, padding.flatten(1))
         return states, states + positions
 
     def decode(
-        self, sequence: torch.Tensor, memory: torch.Tensor, keys: torch.Tensor, ignored: torch.Tensor
+        self, sequence: torch.Tensor, memory: torch.Tensor, keys: torch.Tensor, padding: torch.Tensor
     ) -> torch.Tensor:
-        """(B, length, width): the states of an embedded sequence; ``ignored`` (B, H * W)."""
+        """(B, length, width): the states of an embedded sequence; ``padding`` (B, H * W)."""
         positions = self.seq_positional_encoding(sequence.shape[1])
         for layer in self.decoder.layers:
-            sequence = layer(sequence, positions, memory, keys, ignored)
+            sequence = layer(sequence, positions, memory, keys, padding)
         return self.decoder.norm(sequence)
 
 
-def sine_positions(ignored: torch.Tensor, width: int) -> torch.Tensor:
+def sine_positions(padding: torch.Tensor, width: int) -> torch.Tensor:
     """DETR's positions (arXiv 2005.12872) of places (B, H, W) that are not ignored: (B, H * W, width), y before x."""
-    seen = (~ignored).float()
-    rows, columns = seen.cumsum(1), seen.cumsum(2)
+    attended = (~padding).float()
+    rows, columns = attended.cumsum(1), attended.cumsum(2)
     rows = rows / (rows[:, -1:] + 1e-6) * 2 * math.pi
     columns = columns / (columns[:, :, -1:] + 1e-6) * 2 * math.pi
-    steps = torch.arange(width // 2, device=ignored.device)
+    steps = torch.arange(width // 2, device=padding.device)
     rates = _TEMPERATURE ** (2 * (steps // 2) / (width // 2))
     halves = []
     for counts in (rows, columns):

@@ -20,13 +20,13 @@ class _Heads(nn.Module):
         self.value = nn.Linear(width, width)
         self.heads = heads
 
-    def forward(self, states: torch.Tensor, others: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
+    def forward(self, states: torch.Tensor, others: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         query, key, value = (
             layer(own).unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for layer, own in ((self.query, states), (self.key, others), (self.value, others))
         )
         dropout = _DROPOUT if self.training else 0.0
-        found = F.scaled_dot_product_attention(query, key, value, seen[:, None, None], dropout)
+        found = F.scaled_dot_product_attention(query, key, value, mask[:, None, None], dropout)
         return found.transpose(1, 2).flatten(2)
 
 
@@ -63,18 +63,18 @@ class _Layer(nn.Module):
         self.intermediate = _Intermediate(sizes)
         self.output = _Output(sizes.ffn, sizes.width)
 
-    def forward(self, states: torch.Tensor, others: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
-        states = self.attention.output(self.attention.self(states, others, seen), states)
+    def forward(self, states: torch.Tensor, others: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        states = self.attention.output(self.attention.self(states, others, mask), states)
         return self.output(F.gelu(self.intermediate.dense(states)), states)
 
 
 class Layer(nn.Module):
-    """One layer: ``states`` (B, n, width) look at ``others`` (B, m, width) where ``seen`` (B, m) is true."""
+    """One layer: ``states`` (B, n, width) attend to ``others`` (B, m, width) where ``mask`` (B, m) is true."""
 
     def __init__(self, sizes: Sizes):
         super().__init__()
         self.layer = nn.ModuleList([_Layer(sizes)])
 
-    def forward(self, states: torch.Tensor, others: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
+    def forward(self, states: torch.Tensor, others: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """(B, n, width)."""
-        return self.layer[0](states, others, seen)
+        return self.layer[0](states, others, mask)

@@ -69,12 +69,12 @@ class UMT(nn.Module):
     ) -> States:
         """``input_ids``, ``token_type_ids`` and ``mask`` (B, T); ``regions`` (B, 49, channels), row by row."""
         states = self.bert(input_ids=input_ids, token_type_ids=token_type_ids, attention_mask=mask).last_hidden_state
-        states, seen = self.dropout(states), mask.bool()
+        states, valid = self.dropout(states), mask.bool()
         everywhere = torch.ones(regions.shape[:2], dtype=torch.bool, device=regions.device)
-        auxiliary = self.aux_classifier(self.self_attention(states, states, seen))
-        text = self.self_attention_v2(states, states, seen)
+        auxiliary = self.aux_classifier(self.self_attention(states, states, valid))
+        text = self.self_attention_v2(states, states, valid)
         aware = self.txt2img_attention(text, self.vismap2text(regions), everywhere)
-        picture = self.img2txt_attention(self.vismap2text_v2(regions), text, seen)
+        picture = self.img2txt_attention(self.vismap2text_v2(regions), text, valid)
         through = self.txt2txt_attention(text, picture, everywhere)
         gate = self.gate(torch.cat((through, aware), -1)).sigmoid()
         fused = torch.cat((through, gate * aware), -1)
@@ -92,9 +92,9 @@ class UMT(nn.Module):
         auxiliary_tags: torch.Tensor,
     ) -> dict[str, torch.Tensor]:
         """The loss, a mean over rows; tags (B, T) are regions in the fields' labels, other arguments of ``encode``."""
-        states, seen = self.encode(input_ids, token_type_ids, mask, regions), mask.bool()
-        main = -self.crf(states.scores.float(), tags, seen, reduction="mean")
-        auxiliary = -self.aux_crf(states.auxiliary.float(), auxiliary_tags, seen, reduction="mean")
+        states, valid = self.encode(input_ids, token_type_ids, mask, regions), mask.bool()
+        main = -self.crf(states.scores.float(), tags, valid, reduction="mean")
+        auxiliary = -self.aux_crf(states.auxiliary.float(), auxiliary_tags, valid, reduction="mean")
         return {"loss": main + AUXILIARY_SHARE * auxiliary, "main": main, "auxiliary": auxiliary}
 
     def decode(self, states: States, mask: torch.Tensor) -> list[list[int]]:
