@@ -20,7 +20,7 @@ Encoded = TypeVar("Encoded")
 Batch = dict[str, object]
 """Arguments of a scorer's model by name: tensors, or dicts of tensors."""
 
-MAX_ASPECT_RATIO = 20
+MAX_ASPECT_RATIO = 20  # well below the 200 at which Qwen-VL's processor refuses a picture
 
 
 class VisibilityScorer(Protocol[Encoded]):

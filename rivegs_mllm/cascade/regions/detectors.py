@@ -20,8 +20,8 @@ from rivegs_mllm.types import UserError
 PHRASES = ("person", "logo", "flag", "building", "team", "animal", "vehicle", "food", "object")
 """What Twitter's pictures show of entities."""
 
-_CLASSES = 91
-_MIN_SCORE = 0.01
+_CLASSES = 91  # of COCO, background among them
+_MIN_SCORE = 0.01  # torchvision's default is 0.05; recall of proposals matters more than precision
 _NETWORKS = {"resnet50_fpn": fasterrcnn_resnet50_fpn, "resnet50_fpn_v2": fasterrcnn_resnet50_fpn_v2}
 
 

@@ -14,7 +14,7 @@ from rivegs_mllm.cascade.regions.base import Proposals, Propose, Proposer, split
 from rivegs_mllm.models.device import device_of
 from rivegs_mllm.types import TYPES
 
-_VOTE_IOU = 0.5
+_VOTE_IOU = 0.5  # from which on two patches predict the same box, as Prec@0.5 counts
 
 
 @Proposer.register_subclass("patches")

@@ -35,7 +35,7 @@ from rivegs_mllm.training.sampling import VARIANT_STRATEGIES, MultiVariantDatase
 from rivegs_mllm.types import TYPES, Entity, Prediction, Sample, UserError
 
 STAGE = "tagger (crf)"
-FORBIDDEN_SCORE = -10_000.0
+FORBIDDEN_SCORE = -10_000.0  # finite: the CRF's log-sum-exp over infinities has no gradient
 WEIGHTS = "model.safetensors"
 NO_KNOWLEDGE = "none"
 

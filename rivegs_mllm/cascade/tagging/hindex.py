@@ -46,7 +46,7 @@ from rivegs_mllm.training.sampling import MultiVariantDataset
 from rivegs_mllm.types import TYPES, Entity, Prediction, Sample, UserError
 
 TYPE_NAME = "hindex"
-_TINY_STD = 0.07  # a score is the product of two rows, without a scale
+_TINY_STD = 0.07  # a score is the dot product of two rows, without a scale
 _WORDS = {"PER": "person", "LOC": "location", "ORG": "organization", "OTHER": "others"}
 """By which words a type's row begins, other types by their own name."""
 

@@ -8,7 +8,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from rivegs_mllm.published.umt.sizes import Sizes
 
-_EPSILON = 1e-12
+_EPSILON = 1e-12  # BERT's
 _DROPOUT = 0.1
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-WARM_UP = 0.1
+WARM_UP = 0.1  # the share of all steps, as published
 _DECAY = 0.01
 
 
