@@ -45,16 +45,19 @@ def decode_brush(code: Sequence[int], size: tuple[int, int], place: str) -> np.n
     lengths = [bits.take(4) + 1 for _ in _LENGTH_BITS]
     if count != width * height * _CHANNELS:
         raise fault
-    values = np.zeros(count, np.uint32)
+    values = np.zeros(count, bool)
     start = 0
     while start < count:
         equal = bits.take(1)
         end = start + 1 + bits.take(lengths[bits.take(2)])
         if end > count:
             raise fault
-        values[start:end] = bits.take(value_bits) if equal else [bits.take(value_bits) for _ in range(end - start)]
+        if equal:
+            values[start:end] = bits.take(value_bits) > 0
+        else:
+            values[start:end] = [bits.take(value_bits) > 0 for _ in range(end - start)]
         start = end
-    return values.reshape(height, width, _CHANNELS)[..., -1] > 0
+    return values.reshape(height, width, _CHANNELS)[..., -1]
 
 
 class _Bits:

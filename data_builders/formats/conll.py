@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from data_builders.formats.tags import spans_of
 from data_builders.formats.text_files import read_lines
 from rivegs_mllm.data.foreign import shown
 from rivegs_mllm.types import TYPES, Entity, UserError
@@ -127,11 +128,13 @@ def _post(path: Path | str, number: int, block: list[str]) -> ConllPost:
         repairs.append(Repair(number + 1, "further columns", message))
     if " ".join(tokens).split() != tokens:
         repairs += _mend_tokens(tokens, number + 1)
-    spans, orphans = _spans(tags)
+    spans, orphans = spans_of(tags)
     for index in orphans:
         message = f"{shown(tokens[index])} is tagged {tags[index][:80]} but continues no such entity; it starts one"
         repairs.append(Repair(number + 1 + index, "orphan tag", message))
-    entities = [Entity(" ".join(tokens[start:end]), kind, (start, end)) for start, end, kind in spans]
+    entities = [
+        Entity(" ".join(tokens[start:end]), _OTHER_NAMES.get(kind, kind), (start, end)) for start, end, kind in spans
+    ]
     return ConllPost(identity, number, tuple(tokens), tuple(entities), tuple(repairs))
 
 
@@ -145,26 +148,3 @@ def _mend_tokens(tokens: list[str], number: int) -> list[Repair]:
             message = f"the token {shown(token)} is read as {shown(mended)}"
             repairs.append(Repair(number + index, "blank token", message))
     return repairs
-
-
-def _spans(tags: list[str]) -> tuple[list[tuple[int, int, str]], list[int]]:
-    """(start, end, type) of each entity, end-exclusive, and the indices of the orphan I- tags."""
-    spans: list[tuple[int, int, str]] = []
-    orphans = []
-    open_kind = ""
-    for index, tag in enumerate(tags):
-        if tag == "O":
-            open_kind = ""
-        elif tag[0] == "I" and _kind(tag) == open_kind:
-            spans[-1] = (spans[-1][0], index + 1, open_kind)
-        else:
-            if tag[0] == "I":
-                orphans.append(index)
-            open_kind = _kind(tag)
-            spans.append((index, index + 1, open_kind))
-    return spans, orphans
-
-
-def _kind(tag: str) -> str:
-    """The type of a tag that is not O."""
-    return _OTHER_NAMES.get(tag[2:], tag[2:])

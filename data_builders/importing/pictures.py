@@ -123,7 +123,7 @@ def find_pictures(posts: Sequence[Post], folders: Sequence[Path], out: Path, all
             message = f"{post.image} is not in {where}; name its folder by --images"
             findings.append(Finding("missing picture", post.place, message, level))
     by_file = {str(file): file for _, file in wanted if isinstance(file, Path)}
-    headers = dict(zip(by_file, for_each_picture(read_header, list(by_file), _THREADS), strict=True))
+    headers = dict(zip(by_file, for_each_picture(read_header, list(by_file), _THREADS), strict=True)) if by_file else {}
     found = {}
     turned = set()
     for post, file in wanted:

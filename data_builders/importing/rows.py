@@ -9,15 +9,15 @@ from dataclasses import replace
 
 import orjson
 
+from data_builders.formats.tags import spans_of
 from data_builders.importing.box_formats import BoxFormat, parse
 from data_builders.importing.columns import Columns, format_in
 from data_builders.importing.fields import Fields, is_number, numbers_of
 from data_builders.importing.records import Mention, Post, Region, Source
-from data_builders.importing.tags import spans_of
 from rivegs_mllm.data.foreign import shown
 from rivegs_mllm.types import Mask, UserError
 
-_LONGEST_LIST = 2**24
+_LONGEST_LITERAL = 2**20
 _TRUE, _FALSE = ("true", "yes", "1", "visible"), ("false", "no", "0", "invisible", "not visible")
 UNDECIDED = "undecided"
 """What a column says of a mention of which nobody has decided whether the picture shows it."""
@@ -267,7 +267,7 @@ def _parsed(text: str, where: str) -> object:
     except orjson.JSONDecodeError:
         pass
     try:
-        if len(text) > _LONGEST_LIST:
+        if len(text) > _LONGEST_LITERAL:
             raise ValueError
         return ast.literal_eval(text)
     except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):

@@ -155,6 +155,8 @@ def _split(
 
 def _digests(posts: Sequence[Post], pictures: Pictures) -> list[str | None]:
     found = {own.path: own for own in pictures.by_post.values()}
+    if not found:
+        return [None] * len(posts)
 
     def digest(path: str) -> str:
         return found[path].digest()

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-
-import regex
 
 from data_builders.importing.records import Mention, Post
 from rivegs_mllm.data.alignment import Aligned, align
@@ -167,9 +166,14 @@ def _occurrences(words: str, text: str) -> list[tuple[int, int]]:
     parts = words.split()
     if not parts:
         return []
-    pattern = r"\s+".join(map(regex.escape, parts))
-    whole = [match.span() for match in regex.finditer(rf"(?<![\p{{L}}\p{{N}}]){pattern}(?![\p{{L}}\p{{N}}])", text)]
-    return whole or [match.span() for match in regex.finditer(pattern, text)]
+    found = [match.span() for match in re.finditer(r"\s+".join(map(re.escape, parts)), text)]
+    return [own for own in found if _is_whole(own, text)] or found
+
+
+def _is_whole(place: tuple[int, int], text: str) -> bool:
+    """Whether no letter or figure stands directly before or behind."""
+    before, behind = text[: place[0]][-1:], text[place[1] :][:1]
+    return not before.isalnum() and not behind.isalnum()
 
 
 def _from_utf16(place: tuple[int, int], text: str) -> tuple[int, int] | None:

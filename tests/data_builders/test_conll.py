@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_builders.formats.conll import Repair, _spans, read_knowledge_posts, read_posts
+from data_builders.formats.conll import Repair, read_knowledge_posts, read_posts
+from data_builders.formats.tags import spans_of
 from rivegs_mllm.types import Entity, UserError
 
 
@@ -64,7 +65,7 @@ def test_spans_are_those_of_the_definition(tags):
         behind = range(start + 1, len(tags))
         end = next((index for index in behind if tags[index] == "O" or begins[index]), len(tags))
         expected.append((start, end, tags[start][2:]))
-    spans, _ = _spans(tags)
+    spans, _ = spans_of(tags)
     assert list(map(tuple, spans)) == expected
 
 

@@ -12,10 +12,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from data_builders.formats.conll import ID_MARK
+from data_builders.formats.tags import is_iob1, is_tag, spans_of
 from data_builders.formats.text_files import read_lines
 from data_builders.importing.fields import MOST_BYTES
 from data_builders.importing.records import Left, Mention, Post, Source
-from data_builders.importing.tags import is_iob1, is_tag, spans_of
 from rivegs_mllm.data.foreign import shown
 from rivegs_mllm.types import UserError
 
