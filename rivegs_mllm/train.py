@@ -118,7 +118,7 @@ def read_data(recipe: Recipe) -> Posts:
     train = read_posts(folder, data.train, recipe.distilled)
     if not train:
         raise UserError(f"{folder}: the split '{data.train}' holds no sample to train on")
-    dev = read_split(folder, data.dev)[: data.dev_posts] if recipe.train.eval_strategy != "no" else []
+    dev = read_split(folder, data.dev)[: data.max_eval_samples] if recipe.train.eval_strategy != "no" else []
     return Posts(train, dev, read_split(folder, data.test) if data.test else [])
 
 

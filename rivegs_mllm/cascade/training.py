@@ -159,7 +159,7 @@ def _read_data(recipe: StageTraining) -> tuple[StageData, list[Sample]]:
         raise UserError(f"{folder}: the split '{names.train}' holds no sample to train on")
     dev = []
     if recipe.train.eval_strategy != "no":
-        dev = read_posts(folder, names.dev, recipe.distilled)[: names.dev_posts]
+        dev = read_posts(folder, names.dev, recipe.distilled)[: names.max_eval_samples]
     test = read_posts(folder, names.test, recipe.distilled) if names.test else []
     check_types([*samples, *dev, *test], recipe.types)
     return StageData(samples, dev, folder, tuple(recipe.types), recipe.train.seed), test

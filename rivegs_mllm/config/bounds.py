@@ -92,7 +92,7 @@ BatchSize = Annotated[int, Bounds(1, 2**16)]
 TokenCount = Annotated[int, Bounds(1, 2**20)]
 Pixels = Annotated[int, Bounds(1, 2**27)]
 Side = Annotated[int, Bounds(1, 2**16)]
-InFlight = Annotated[int, Bounds(1, 10_000)]
+Concurrency = Annotated[int, Bounds(1, 10_000)]
 
 
 def check_bounds(settings: object) -> None:

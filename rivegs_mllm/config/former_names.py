@@ -12,14 +12,20 @@ from rivegs_mllm.config.yaml_text import Written
 from rivegs_mllm.types import UserError
 
 KEYS = {
+    "dev_posts": "max_eval_samples",
     "empty_words": "on_empty_token",
+    "failures_in_a_row": "max_consecutive_failures",
     "head_rate": "head_learning_rate",
     "how": "strategy",
+    "in_flight": "max_concurrency",
+    "key_env": "api_key_env",
+    "made_up_names": "name_augmentation",
     "most": "max_regions",
     "most_pieces": "max_pieces",
     "most_tokens": "max_tokens",
     "most_words": "max_words",
     "otherwise": "fallback",
+    "patience": "retry",
     "refer": "query_fields",
     "renamings": "renamed_variants",
     "unnamed": "drop_mentions",

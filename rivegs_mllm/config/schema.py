@@ -92,7 +92,7 @@ class DataRecipe:
     dev: str = "dev"
     test: str | None = None
     """A split to score what was trained on, at the end; None for none."""
-    dev_posts: PositiveInt | None = None
+    max_eval_samples: PositiveInt | None = None
     """How many posts of dev, from its start, are answered at each evaluation; None for all."""
 
 

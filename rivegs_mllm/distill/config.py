@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rivegs_mllm.config.bounds import InFlight, NonNegativeFloat, NonNegativeInt, PositiveInt, check_bounds
+from rivegs_mllm.config.bounds import Concurrency, NonNegativeFloat, NonNegativeInt, PositiveInt, check_bounds
 from rivegs_mllm.config.yaml_loader import parse_recipe
 from rivegs_mllm.distill.tasks import Task
 from rivegs_mllm.llm.client import Chat, RetryPolicy, Sampling
@@ -40,10 +40,10 @@ class Prices:
 class Limits:
     """How hard the teacher is pressed, and when a run stops by itself."""
 
-    in_flight: InFlight = 16
+    max_concurrency: Concurrency = 16
     """How many questions are open at a time."""
-    patience: RetryPolicy = field(default_factory=RetryPolicy)
-    failures_in_a_row: PositiveInt = 50
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
+    max_consecutive_failures: PositiveInt = 50
     """So many questions that failed one after the other stop the run: something is wrong with the teacher."""
     max_requests: NonNegativeInt | None = None
     """Requests that this run may send, those that are tried again among them."""

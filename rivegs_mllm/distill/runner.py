@@ -207,11 +207,11 @@ class _Run:
         self.report = writer.report
         self.spent_before = spent_before
         self.reserved = 0.0  # the most that the questions under way can cost
-        self.failures_in_a_row = 0
+        self.consecutive_failures = 0
         self.stopping = asyncio.Event()
 
     async def ask_all(self) -> None:
-        """Asks everything, ``in_flight`` at a time, until it is done or stopped; what is under way is waited for."""
+        """Asks everything, ``max_concurrency`` at a time, until done or stopped; what is under way is waited for."""
         loop = asyncio.get_running_loop()
         for sign in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(sign, self._interrupt)
@@ -219,7 +219,7 @@ class _Run:
         left = iter(ask)
         try:
             with ProgressReporter(len(ask)) as progress:
-                workers = [self._work(left, progress) for _ in range(min(self.limits.in_flight, len(ask)))]
+                workers = [self._work(left, progress) for _ in range(min(self.limits.max_concurrency, len(ask)))]
                 await asyncio.gather(*workers)
         finally:
             for sign in (signal.SIGINT, signal.SIGTERM):
@@ -251,7 +251,7 @@ class _Run:
         self.reserved += most
         try:
             messages = self.writer.questions.messages(question.index, question.mention)
-            answer = await ask(self.teacher, messages, self.limits.patience, self._may_try, self._pause)
+            answer = await ask(self.teacher, messages, self.limits.retry, self._may_try, self._pause)
         except TeacherError as error:
             self._stop(str(error), error)
             return None
@@ -269,9 +269,9 @@ class _Run:
         except OSError as error:
             self.report.lost += 1
             self._stop(_FULL, not_written(self.recipe.store, error))
-        self.failures_in_a_row = self.failures_in_a_row + 1 if answer.error else 0
-        if self.failures_in_a_row >= self.limits.failures_in_a_row:
-            self._stop(f"{self.failures_in_a_row} questions in a row failed, the last with: {answer.error}")
+        self.consecutive_failures = self.consecutive_failures + 1 if answer.error else 0
+        if self.consecutive_failures >= self.limits.max_consecutive_failures:
+            self._stop(f"{self.consecutive_failures} questions in a row failed, the last with: {answer.error}")
 
     def _may_try(self) -> bool:
         limit = self.limits.max_requests

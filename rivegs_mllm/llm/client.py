@@ -119,7 +119,7 @@ class OpenAIChat(Chat):
 
     model: str
     base_url: str = "https://api.openai.com/v1"
-    key_env: str | None = "OPENAI_API_KEY"
+    api_key_env: str | None = "OPENAI_API_KEY"
     """The environment variable that holds the key; null for an endpoint that wants none."""
     name: str | None = None
     """What the teacher is called in stores; the model's name where null."""
@@ -300,11 +300,11 @@ class ChatClient:
     """A teacher for callers without an event loop: ``with ChatClient(chat) as client: answers = client(questions)``."""
 
     def __init__(
-        self, chat: Chat, sampling: Sampling | None = None, in_flight: int = 16, policy: RetryPolicy | None = None
+        self, chat: Chat, sampling: Sampling | None = None, max_concurrency: int = 16, policy: RetryPolicy | None = None
     ):
-        """Opens the teacher. ``in_flight`` questions at most are asked at a time."""
+        """Opens the teacher. ``max_concurrency`` questions at most are asked at a time."""
         self.teacher = chat.open(sampling or Sampling())
-        self.in_flight = in_flight
+        self.max_concurrency = max_concurrency
         self.policy = policy or RetryPolicy()
         self.loop = asyncio.new_event_loop()
 
@@ -313,7 +313,7 @@ class ChatClient:
         return self.loop.run_until_complete(self._ask_all(questions))
 
     async def _ask_all(self, questions: Sequence[Messages]) -> list[Answer]:
-        limit = asyncio.Semaphore(self.in_flight)
+        limit = asyncio.Semaphore(self.max_concurrency)
 
         async def one(messages: Messages) -> Answer:
             async with limit:

@@ -147,7 +147,7 @@ class OpenAITeacher:
                 "followed: set teacher.base_url to where the endpoint is"
             )
         if status == 401:
-            raise TeacherError(f"{where}; set {self.chat.key_env or 'teacher.key_env'} to a key that it knows")
+            raise TeacherError(f"{where}; set {self.chat.api_key_env or 'teacher.api_key_env'} to a key that it knows")
         if status in (404, 405) or error.code == "model_not_found":
             raise TeacherError(f"{where}; check teacher.base_url (it mostly ends in /v1) and teacher.model")
         if status == 402 or error.code == "insufficient_quota":
@@ -202,16 +202,18 @@ def _key(chat: OpenAIChat) -> str:
     if address.scheme not in ("http", "https") or not address.netloc:
         raise UserError(f"teacher.base_url: {chat.base_url!r} is no address such as http://localhost:8000/v1")
     if address.username or address.password or address.query:
-        raise UserError("teacher.base_url: holds a user, password or query; keys are read from teacher.key_env alone")
-    if chat.key_env is None:
+        raise UserError(
+            "teacher.base_url: holds a user, password or query; keys are read from teacher.api_key_env alone"
+        )
+    if chat.api_key_env is None:
         return ""
-    key = os.environ.get(chat.key_env, "").strip()
+    key = os.environ.get(chat.api_key_env, "").strip()
     if not all("!" <= letter <= "~" for letter in key):
-        raise UserError(f"teacher.key_env: {chat.key_env} holds characters that no key has; export it again")
+        raise UserError(f"teacher.api_key_env: {chat.api_key_env} holds characters that no key has; export it again")
     if not key:
         raise UserError(
-            f"teacher.key_env: the environment has no {chat.key_env}; export it, or set key_env to null for an "
-            "endpoint that wants no key"
+            f"teacher.api_key_env: the environment has no {chat.api_key_env}; export it, or set api_key_env to null "
+            "for an endpoint that wants no key"
         )
     return key
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from eval.matching import box_iou
 from rivegs_mllm.config.augmentation import Augmentation
-from rivegs_mllm.training.name_augmentation import made_up_names, rename
+from rivegs_mllm.training.name_augmentation import rename, replacement_names
 from rivegs_mllm.types import Box, Sample
 
 
@@ -28,13 +28,13 @@ def augmented(sample: Sample, augmentation: Augmentation, words: Sequence[str], 
             for entity in sample.entities
         )
         sample = dataclasses.replace(sample, entities=entities)
-    if augmentation.made_up_names and rng.random() < augmentation.made_up_names:
+    if augmentation.name_augmentation and rng.random() < augmentation.name_augmentation:
         sample = _renamed(sample, words, rng)
     return sample
 
 
 def _renamed(sample: Sample, words: Sequence[str], rng: random.Random) -> Sample:
-    new = made_up_names([entity.text for entity in sample.entities], words, rng)
+    new = replacement_names([entity.text for entity in sample.entities], words, rng)
     return dataclasses.replace(
         sample,
         tokens=tuple(rename(token, new) for token in sample.tokens),

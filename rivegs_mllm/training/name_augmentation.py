@@ -18,7 +18,7 @@ def name_words(samples: Sequence[Sample]) -> list[str]:
     return sorted(filter(_is_name, words))
 
 
-def made_up_names(mentions: Sequence[str], words: Sequence[str], rng: random.Random) -> dict[str, str]:
+def replacement_names(mentions: Sequence[str], words: Sequence[str], rng: random.Random) -> dict[str, str]:
     """For each word of the mentions that is a name, in lower case, the first half of one of ``words`` and the second
     half of another.
     """
@@ -28,7 +28,7 @@ def made_up_names(mentions: Sequence[str], words: Sequence[str], rng: random.Ran
 
 def renamed_tokens(sample: Sample, words: Sequence[str], rng: random.Random) -> tuple[str, ...]:
     """The post's tokens under made-up names."""
-    new = made_up_names([entity.text for entity in sample.entities], words, rng)
+    new = replacement_names([entity.text for entity in sample.entities], words, rng)
     return tuple(rename(token, new) for token in sample.tokens)
 
 

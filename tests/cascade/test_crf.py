@@ -19,7 +19,7 @@ from rivegs_mllm.cascade.tagging.windows import WordEncoder
 from rivegs_mllm.cascade.training import StageData, train_stage
 from rivegs_mllm.data.jsonl import read_split
 from rivegs_mllm.models.text_encoders import load_encoder, tiny_tokenizer
-from rivegs_mllm.training.name_augmentation import made_up_names, rename
+from rivegs_mllm.training.name_augmentation import rename, replacement_names
 from rivegs_mllm.types import TYPES, Entity, Prediction, Sample, UserError
 
 POST = ("Ann", "Lee", "plays", "chess", "in", "Barcelona", "tonight")
@@ -268,7 +268,7 @@ def test_names_are_replaced_in_text_and_knowledge_alike():
     import random
 
     rng = random.Random(0)
-    new = made_up_names(["ANN Verano of"], ["gasteel"], rng)
+    new = replacement_names(["ANN Verano of"], ["gasteel"], rng)
     assert new == {"verano": "gasteel"}
     assert rename("ANN Verano of verano plays", new) == "ANN Gasteel of gasteel plays"
     assert rename("Ann Verano is of VERANO.", new) == "Ann Gasteel is of GASTEEL."

@@ -11,7 +11,7 @@ from rivegs_mllm.config.answering import FILE_NAME, read_answering, save_recipe,
 from rivegs_mllm.config.schema import read_recipe
 from rivegs_mllm.types import UserError
 
-OVERRIDES = ("--lora.r=4", "--train.learning_rate=3e-4", "--augment.made_up_names=0.5", "--predict.batch_size=3")
+OVERRIDES = ("--lora.r=4", "--train.learning_rate=3e-4", "--augment.name_augmentation=0.5", "--predict.batch_size=3")
 
 
 def test_what_is_saved_is_what_was_trained_by(tmp_path, base, emblems):

@@ -47,8 +47,8 @@ def recipe(folder: Path, server, samples=None, **changes) -> DistillRecipe:
         "data": DistillData(folder / "data"),
         "store": folder / "store",
         "task": KnowledgeTask(ExampleSelection(choose="none")),
-        "teacher": OpenAIChat("made", server.url, key_env=None, timeout=5),
-        "limits": Limits(in_flight=4, patience=QUICK, **limits),
+        "teacher": OpenAIChat("made", server.url, api_key_env=None, timeout=5),
+        "limits": Limits(max_concurrency=4, retry=QUICK, **limits),
     }
     return DistillRecipe(**{**plain, **changes})
 
@@ -100,7 +100,7 @@ def test_same_question_is_asked_once_and_an_edited_one_anew(tmp_path):
 def test_another_teacher_or_sampling_is_another_question(tmp_path):
     with ChatServer(good) as server:
         distill(recipe(tmp_path, server))
-        distill(recipe(tmp_path, server, teacher=OpenAIChat("other", server.url, key_env=None)))
+        distill(recipe(tmp_path, server, teacher=OpenAIChat("other", server.url, api_key_env=None)))
         assert server.count == 24
         distill(recipe(tmp_path, server, sampling=Sampling(temperature=1.0)))
         assert server.count == 36
@@ -147,7 +147,7 @@ def test_wrong_key_and_wrong_model_stop_at_once_and_keep_what_is_under_way(tmp_p
 
 def test_teacher_that_is_down_stops_the_run(tmp_path):
     with ChatServer(lambda *_: Reply(503, b"{}")) as server:
-        report = distill(recipe(tmp_path, server, posts(40), limits={"failures_in_a_row": 5}))
+        report = distill(recipe(tmp_path, server, posts(40), limits={"max_consecutive_failures": 5}))
     assert "in a row failed" in report.stopped
     assert 5 <= report.failed <= 9
     assert report.left == 40 - report.failed
@@ -422,11 +422,11 @@ def test_command_from_a_recipe(tmp_path, capsys):
         (tmp_path / "recipe.yaml").write_text(
             f"data: {{folder: {tmp_path / 'data'}}}\nstore: {tmp_path / 'store'}\n"
             "task: {type: knowledge, examples: {choose: none}}\n"
-            f"teacher: {{type: openai, model: made, base_url: '{server.url}', key_env: null}}\n"
+            f"teacher: {{type: openai, model: made, base_url: '{server.url}', api_key_env: null}}\n"
         )
         assert command.run(tmp_path / "recipe.yaml", [], True, False) == 0
         assert "unique prompts to ask: 5" in capsys.readouterr().out
-        overrides = ["--data.posts=3", "--limits.in_flight=2", "--teacher.name=alias"]
+        overrides = ["--data.posts=3", "--limits.max_concurrency=2", "--teacher.name=alias"]
         assert command.run(tmp_path / "recipe.yaml", overrides, False, False) == 0
         assert "answered 3" in capsys.readouterr().out
         assert command.run(tmp_path / "recipe.yaml", ["--limits.max_requests=1"], False, False) == 1

@@ -28,7 +28,7 @@ print(sum(len(prediction.entities) for prediction in predictions))
 for attempt in (
     lambda: Store(out / "new"),
     lambda: read_store(out / "store", "knowledge"),
-    lambda: chat.OpenAIChat("some", key_env=None).open(chat.Sampling()),
+    lambda: chat.OpenAIChat("some", api_key_env=None).open(chat.Sampling()),
 ):
     try:
         attempt()

@@ -33,8 +33,8 @@ import rivegs_mllm.store.answer_store as store
 from functools import partial
 import rivegs_mllm.distill.runner as teach
 teach.Store = partial(store.Store, rows_a_shard=17)  # so that kills hit the making of shards too
-patience = RetryPolicy(attempts=50, seconds=600, first_wait=0.01, last_wait=0.02)  # no question may fail for good
-wanted = replace(wanted, limits=replace(wanted.limits, in_flight={IN_FLIGHT}, patience=patience))
+retry = RetryPolicy(attempts=50, seconds=600, first_wait=0.01, last_wait=0.02)  # no question may fail for good
+wanted = replace(wanted, limits=replace(wanted.limits, max_concurrency={IN_FLIGHT}, retry=retry))
 wanted.teacher.timeout = 60.0
 sys.stderr = open(os.devnull, "w")
 for line in sys.stdin:

@@ -45,7 +45,7 @@ def test_vllm_without_vllm_says_what_to_do():
         ("--task.examples.choose=nearest", "choose"),
         ("--task.examples.features=null", "features"),
         ("--task.examples.count=0", "count"),
-        ("--limits.in_flight=0", "in_flight"),
+        ("--limits.max_concurrency=0", "max_concurrency"),
         ("--limits.max_cost=1", "prices"),
         ("--teacher.type=oracle", "oracle"),
         ("surprise", "written --key=value"),

@@ -36,10 +36,10 @@ def store(tmp_path_factory, emblems):
 
     with ChatServer(reply) as server:
         for model in ("one", "two"):
-            teacher = OpenAIChat(model, server.url, key_env=None)
+            teacher = OpenAIChat(model, server.url, api_key_env=None)
             asked = recipe(folder, server, data=DistillData(emblems), teacher=teacher)
             distill(asked)
-        distill(replace(asked, task=ExpressionTask(), teacher=OpenAIChat("one", server.url, key_env=None)))
+        distill(replace(asked, task=ExpressionTask(), teacher=OpenAIChat("one", server.url, api_key_env=None)))
     return folder / "store"
 
 

@@ -127,10 +127,10 @@ def run(folder: Path, server: ChatServer, retry_failed: bool = False) -> str:
         folder,
         server,
         posts(3),
-        teacher=OpenAIChat("made", server.url, key_env="MADE_KEY", timeout=1.0),
+        teacher=OpenAIChat("made", server.url, api_key_env="MADE_KEY", timeout=1.0),
         limits={},
     )
-    limits = Limits(in_flight=3, patience=RetryPolicy(attempts=2, seconds=2, first_wait=0.01, last_wait=0.02))
+    limits = Limits(max_concurrency=3, retry=RetryPolicy(attempts=2, seconds=2, first_wait=0.01, last_wait=0.02))
     settings.limits = limits
     try:
         return str(distill(settings, retry_failed))

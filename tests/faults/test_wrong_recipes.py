@@ -91,8 +91,8 @@ WRONG_VALUES = [
     ("answer.instruction", ["a"]),
     ("answer.segments", "entities"),
     ("answer.types", [1, [2]]),
-    ("data.dev_posts", -6),
-    ("data.dev_posts", 0),
+    ("data.max_eval_samples", -6),
+    ("data.max_eval_samples", 0),
     ("data.folder", None),
     ("data.folder", ""),
     ("data.folder", {"a": 1}),
@@ -140,7 +140,7 @@ WRONG_VALUES = [
     ("train.metric_for_best_model", "eval_banana"),
     ("train.learnig_rate", 1),
     ("augment.box_jitter", NAN),
-    ("augment.made_up_names", 2),
+    ("augment.name_augmentation", 2),
     ("augment.knowledge", "all"),
     ("distilled.knowledge", [1]),
     ("surprise", 1),
@@ -319,14 +319,14 @@ def test_lists_numbers_and_quoted_words_are_read_as_before(tmp_path):
             "--answer.weights={visible: 2}",
             "--answer.weights.entities=1.5",
             "--lora.target_modules=[q_proj, v_proj]",
-            "--data.dev_posts=null",
+            "--data.max_eval_samples=null",
             "--train.report_to=[tensorboard]",
         ],
     )
     assert recipe.answer.segments == ["entities", "visible"]
     assert recipe.answer.weights == {"visible": 2.0, "entities": 1.5}
     assert recipe.lora.target_modules == {"q_proj", "v_proj"}
-    assert recipe.data.dev_posts is None
+    assert recipe.data.max_eval_samples is None
     merged = tmp_path / "merged.yaml"
     merged.write_text(
         TINY.read_text(encoding="utf-8").replace("predict:\n", "predict:\n  <<: {batch_size: 3, max_new_tokens: 9}\n")

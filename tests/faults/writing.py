@@ -20,7 +20,7 @@ from rivegs_mllm.types import Prediction
 CASCADE = "".join(f"{slot}: {{type: gold}}\n" for slot in ("tagger", "expander", "entailment", "grounder", "segmenter"))
 DISTILL = """\
 task: {{type: knowledge, examples: {{choose: none}}}}
-teacher: {{type: openai, base_url: {url}/v1, model: m, key_env: null, timeout: 20}}
+teacher: {{type: openai, base_url: {url}/v1, model: m, api_key_env: null, timeout: 20}}
 data: {{folder: {data}}}
 store: {out}
 """

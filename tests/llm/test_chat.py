@@ -24,9 +24,9 @@ QUICK = RetryPolicy(attempts=3, seconds=5, first_wait=0.01, last_wait=0.02)
 HELLO = [{"role": "user", "content": "hello"}]
 
 
-def ask(server: ChatServer, *questions, policy: RetryPolicy = QUICK, in_flight: int = 8, **settings):
-    chat = OpenAIChat(model="made", base_url=server.url, **{"key_env": None, "timeout": 5.0, **settings})
-    with ChatClient(chat, Sampling(max_tokens=32), in_flight, policy) as asker:
+def ask(server: ChatServer, *questions, policy: RetryPolicy = QUICK, max_concurrency: int = 8, **settings):
+    chat = OpenAIChat(model="made", base_url=server.url, **{"api_key_env": None, "timeout": 5.0, **settings})
+    with ChatClient(chat, Sampling(max_tokens=32), max_concurrency, policy) as asker:
         return asker(questions or [HELLO])
 
 
@@ -55,7 +55,7 @@ def test_answers_come_in_order_within_the_limit():
         return answer
 
     with ChatServer(reply) as server:
-        answers = ask(server, *questions, in_flight=7)
+        answers = ask(server, *questions, max_concurrency=7)
     assert [answer.text for answer in answers] == [str(number) for number in range(40)]
     assert server.most == 7
 
@@ -158,7 +158,7 @@ def test_endless_answer_is_cut_off():
 def test_what_no_question_can_pass_stops_at_once(reply, cure, monkeypatch):
     monkeypatch.setenv("MADE_KEY", "sekret-1234")
     with ChatServer(lambda *_: reply) as server, pytest.raises(TeacherError, match=cure) as error:
-        ask(server, key_env="MADE_KEY")
+        ask(server, api_key_env="MADE_KEY")
     assert server.count == 1
     assert "sekret-1234" not in str(error.value)
     assert server.headers[0]["authorization"] == "bearer sekret-1234"
@@ -180,10 +180,10 @@ def test_refusal_is_an_answer_with_its_own_reason():
 def test_key_comes_from_the_environment_alone(monkeypatch):
     monkeypatch.delenv("MADE_KEY", raising=False)
     with pytest.raises(UserError, match="MADE_KEY"):
-        OpenAIChat(model="made", key_env="MADE_KEY").open(Sampling())
+        OpenAIChat(model="made", api_key_env="MADE_KEY").open(Sampling())
     for address in ("http://me:word@host/v1", "http://host/v1?key=1", "host:80", "ftp://host"):
         with pytest.raises(UserError, match="base_url"):
-            OpenAIChat(model="made", base_url=address, key_env=None).open(Sampling())
+            OpenAIChat(model="made", base_url=address, api_key_env=None).open(Sampling())
 
 
 def test_digest_is_of_contents_and_key_of_everything(tmp_path):

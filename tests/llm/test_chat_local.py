@@ -57,7 +57,7 @@ def writer(tmp_path_factory) -> str:
 
 def answers(model: str, questions, batch_size: int, max_tokens: int = 12, **settings):
     with ChatClient(
-        HFChat(model, batch_size=batch_size), Sampling(max_tokens=max_tokens, **settings), in_flight=8
+        HFChat(model, batch_size=batch_size), Sampling(max_tokens=max_tokens, **settings), max_concurrency=8
     ) as asker:
         return asker(questions)
 

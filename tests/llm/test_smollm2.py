@@ -71,7 +71,7 @@ def recipe(folder: Path, data: Path, teacher, task, max_tokens: int, posts: int 
         task=task,
         teacher=teacher,
         sampling=Sampling(max_tokens=max_tokens),
-        limits=Limits(in_flight=4),
+        limits=Limits(max_concurrency=4),
         licence="SmolLM2 is under Apache-2.0",
     )
 
@@ -178,8 +178,8 @@ def _when_ready(server: subprocess.Popen, address: str) -> str:
 
 
 def test_knowledge_and_expressions_from_an_endpoint(tmp_path, data, unpacked, served):
-    teacher = OpenAIChat(str(unpacked), served, key_env=None, name="SmolLM2", timeout=600)
-    with ChatClient(teacher, Sampling(max_tokens=16), in_flight=1) as asker:
+    teacher = OpenAIChat(str(unpacked), served, api_key_env=None, name="SmolLM2", timeout=600)
+    with ChatClient(teacher, Sampling(max_tokens=16), max_concurrency=1) as asker:
         (answer,) = asker([[{"role": "user", "content": "What is the capital of France?"}]])
     assert "Paris" in answer.text
     assert (answer.error, answer.attempts) == ("", 1)

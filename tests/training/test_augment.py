@@ -124,7 +124,7 @@ NAMED = Sample(
 
 def test_made_up_names_stand_everywhere_alike_and_change_nothing_else():
     words = name_words([NAMED])
-    drawn = [augmented(NAMED, Augmentation(made_up_names=0.5), words, 0, epoch) for epoch in range(200)]
+    drawn = [augmented(NAMED, Augmentation(name_augmentation=0.5), words, 0, epoch) for epoch in range(200)]
     renamed = [sample for sample in drawn if sample != NAMED]
     assert 70 <= len(renamed) <= 130
     assert len({sample.tokens for sample in renamed}) > 1

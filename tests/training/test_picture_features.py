@@ -67,7 +67,7 @@ def test_posts_without_a_picture_are_trained_on(both, monkeypatch, count):
 
 
 def test_made_up_names_are_read_with_the_features_of_their_picture(tmp_path, base, emblems):
-    run = trainer(tmp_path, base, emblems, CACHED, "--augment.made_up_names=1")
+    run = trainer(tmp_path, base, emblems, CACHED, "--augment.name_augmentation=1")
     dataset = run.train_dataset
     first = [dataset[index] for index in range(6)]
     dataset.set_epoch(1)

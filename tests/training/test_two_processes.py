@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="DeepSpeed b
 SETTINGS = (
     LEARNED,
     "--predict.max_new_tokens=60",
-    "--data.dev_posts=3",  # of which one process has two and the other the one without picture
+    "--data.max_eval_samples=3",  # of which one process has two and the other the one without picture
     "--predict.batch_size=1",
     "--train.num_train_epochs=2",
     "--train.eval_strategy=steps",

@@ -18,7 +18,7 @@ from rivegs_mllm.answer.prompt import expansion_messages, knowledge_messages
 from rivegs_mllm.cascade.base import Stage
 from rivegs_mllm.cascade.knowledge.base import Knowledge
 from rivegs_mllm.cascade.knowledge.expansion import Expander, with_expressions
-from rivegs_mllm.config.bounds import InFlight
+from rivegs_mllm.config.bounds import Concurrency
 from rivegs_mllm.data.images import is_outside
 from rivegs_mllm.llm.answer_checks import check_expression, check_knowledge
 from rivegs_mllm.llm.client import Answer, Chat, ChatClient, Messages, Sampling
@@ -35,8 +35,8 @@ class LlmKnowledge(Knowledge):
     """PLIM: which names the post holds and what is known of them, asked with similar annotated posts as examples.
 
     ``captions`` are stores or files that say what the pictures show, ``pictures`` shows the picture itself, to a
-    teacher that sees; from outside the dataset's folder only those in ``image_root``. ``in_flight`` questions at most
-    are open at a time.
+    teacher that sees; from outside the dataset's folder only those in ``image_root``. At most ``max_concurrency``
+    questions are open at a time.
     """
 
     teacher: Chat
@@ -45,7 +45,7 @@ class LlmKnowledge(Knowledge):
     pictures: bool = False
     image_root: Path | None = None
     sampling: Sampling = field(default_factory=Sampling)
-    in_flight: InFlight = 16
+    max_concurrency: Concurrency = 16
     SEES_GOLD: ClassVar[bool] = False
 
     def load(self, folder: Path) -> Stage:
@@ -61,7 +61,7 @@ class KnowledgeWriter:
         self.folder = folder
         self.captions = Captions(settings.captions)
         self.features = tempfile.TemporaryDirectory(prefix="rivegs-examples-")  # those of the examples are made once
-        self.ask = _opened(self, settings.teacher, settings.sampling, settings.in_flight)
+        self.ask = _opened(self, settings.teacher, settings.sampling, settings.max_concurrency)
 
     def __call__(self, samples: Sequence[Sample], partials: Sequence[Prediction]) -> list[Prediction]:
         if not samples:
@@ -86,8 +86,8 @@ class LlmExpander(Expander):
     """Entity expansion: "what is X in the Text?", asked in the light of what the picture shows.
 
     ``captions`` are stores or files that say that; ``knowledge``: whether the post's knowledge stands there too;
-    ``pictures`` shows the picture itself, from outside the dataset's folder only those in ``image_root``. ``in_flight``
-    questions at most are open at a time.
+    ``pictures`` shows the picture itself, from outside the dataset's folder only those in ``image_root``. At most
+    ``max_concurrency`` questions are open at a time.
     """
 
     teacher: Chat
@@ -96,7 +96,7 @@ class LlmExpander(Expander):
     pictures: bool = False
     image_root: Path | None = None
     sampling: Sampling = field(default_factory=Sampling)
-    in_flight: InFlight = 16
+    max_concurrency: Concurrency = 16
     SEES_GOLD: ClassVar[bool] = False
 
     def requires(self) -> Sequence[str]:
@@ -115,7 +115,7 @@ class ExpressionWriter:
         self.settings = settings
         self.folder = folder
         self.captions = Captions(settings.captions)
-        self.ask = _opened(self, settings.teacher, settings.sampling, settings.in_flight)
+        self.ask = _opened(self, settings.teacher, settings.sampling, settings.max_concurrency)
 
     def __call__(self, samples: Sequence[Sample], partials: Sequence[Prediction]) -> list[Prediction]:
         questions: dict[tuple[str, str], Messages] = {}
@@ -141,9 +141,9 @@ class ExpressionWriter:
         return dataclasses.replace(partial, errors=(*partial.errors, *notes))
 
 
-def _opened(stage: object, teacher: Chat, sampling: Sampling, in_flight: int) -> ChatClient:
+def _opened(stage: object, teacher: Chat, sampling: Sampling, max_concurrency: int) -> ChatClient:
     """The teacher, closed when the stage is let go."""
-    asker = ChatClient(teacher, sampling, in_flight)
+    asker = ChatClient(teacher, sampling, max_concurrency)
     weakref.finalize(stage, asker.close)
     return asker
 

@@ -30,7 +30,7 @@ from rivegs_mllm.config.bounds import BatchSize, Dropout, NonNegativeInt, OneOf,
 from rivegs_mllm.models.device import best_device, count_parameters, device_of
 from rivegs_mllm.models.text_encoders import bare_encoder, load_encoder, load_tokenizer, marks
 from rivegs_mllm.published.weights import save_weights
-from rivegs_mllm.training.name_augmentation import made_up_names, name_words, rename
+from rivegs_mllm.training.name_augmentation import name_words, rename, replacement_names
 from rivegs_mllm.training.sampling import VARIANT_STRATEGIES, MultiVariantDataset
 from rivegs_mllm.types import TYPES, Entity, Prediction, Sample, UserError
 
@@ -297,7 +297,7 @@ class CrfTraining(TrainableStage):
 def _renamed(
     tokens: Sequence[str], knowledge: str, mentions: Sequence[str], words: Sequence[str], rng: random.Random
 ) -> tuple[tuple[str, ...], str]:
-    new = made_up_names(mentions, words, rng)
+    new = replacement_names(mentions, words, rng)
     return tuple(rename(token, new) for token in tokens), rename(knowledge, new)
 
 
