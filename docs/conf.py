@@ -34,6 +34,10 @@ NAVIGATION = {
     "Evaluate": ["docs/evaluation"],
     "Develop": ["CONTRIBUTING", "docs/reliability"],
 }
+_NAMED = {page for pages in NAVIGATION.values() for page in pages}
+_OTHERS = {f"docs/{page.stem}" for page in Path(__file__).parent.glob("*.md")} - _NAMED
+if _OTHERS:
+    NAVIGATION["More"] = sorted(_OTHERS)
 
 
 def _add_navigation(app: Sphinx, page: str, source: list[str]) -> None:

@@ -64,7 +64,7 @@ def dataset_types(folder: Path) -> dict[str, str]:
     """
     if info := read_info(folder):
         return info.types
-    found = set()
+    found: set[str] = set()
     for path in (path for split in SPLITS if (path := folder / f"{split}.jsonl").is_file()):
         for _, line in numbered_lines(path):
             try:

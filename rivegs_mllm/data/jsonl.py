@@ -121,12 +121,14 @@ def _scan(
         raise RecordError(f"{path}: no such file")
     seen: dict[str, int] = {}
     for number, line in numbered_lines(path):
+        decoded: object = None
         try:
-            record = parse(orjson.loads(line))
+            decoded = orjson.loads(line)
+            record = parse(decoded)
         except orjson.JSONDecodeError as error:
             yield number, RecordError(f"{path}:{number}: not JSON: {error}")
         except FieldError as fault:
-            for message in dict.fromkeys([str(fault), *faults(orjson.loads(line))]):
+            for message in dict.fromkeys([str(fault), *faults(decoded)]):
                 yield number, RecordError(f"{path}:{number}: {message}")
         else:
             if seen.setdefault(record.id, number) == number:
@@ -184,7 +186,7 @@ def _sample_faults(value: object) -> Iterator[str]:
     readable = not any(_fault(_strings, tokens, "tokens"))
     for index, entity in enumerate(entities if type(entities) is list else []):
         if readable:
-            yield from _fault(_gold_entity, entity, index, tuple(tokens), size if _is_size(size) else None)
+            yield from _fault(_gold_entity, entity, index, tuple(tokens or ()), size if _is_size(size) else None)
         else:
             yield from _fault(_entity, entity, index)
 

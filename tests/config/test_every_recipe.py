@@ -5,46 +5,12 @@ from pathlib import Path
 import pytest
 import yaml
 from recipe_files import ROOT, commands, named, overrides, recipes
+from recipe_kinds import OTHERS, kind, read
 
 from rivegs_mllm.cascade.config import as_cascade, names_slot
-from rivegs_mllm.cascade.regions.base import ProposalRecipe
-from rivegs_mllm.cascade.training import StageTraining
-from rivegs_mllm.config.layers import Layered, read_layers
-from rivegs_mllm.config.schema import Recipe
-from rivegs_mllm.config.yaml_loader import decode
-from rivegs_mllm.distill.config import DistillRecipe
-from rivegs_mllm.distill.pseudo_labels import RowsRecipe
-from rivegs_mllm.tiny.build import BaseRecipe
+from rivegs_mllm.config.layers import read_layers
 
-KINDS = {
-    "e2e": (Recipe, ["accelerate", "launch"]),
-    "tiny": (Recipe, ["rivegs", "train"]),
-    "stages": (StageTraining, ["rivegs", "train"]),
-    "cascade": (None, ["rivegs"]),
-    "distill": (DistillRecipe, ["rivegs", "distill"]),
-    "regions": (ProposalRecipe, ["rivegs", "propose"]),
-}
-OTHERS = {
-    "base.yaml": (BaseRecipe, ["python", "-m", "rivegs_mllm.tiny.build"]),
-    "cascade_rows.yaml": (RowsRecipe, ["rivegs", "distill"]),
-}
 BASES = sorted((ROOT / "recipes").rglob("_*.yaml"))
-
-
-def kind(path: Path) -> tuple[type | None, list[str]]:
-    """The dataclass of a recipe, None for a cascade, and how the command begins that starts it."""
-    return OTHERS.get(path.name) or KINDS[path.parent.name]
-
-
-def decoded(layered: Layered, kind: type | None) -> object:
-    return as_cascade(layered) if kind is None else decode(kind, layered)
-
-
-def read(path: Path, *said: str) -> list[object]:
-    own, _ = kind(path)
-    on_cpu = ["--train.use_cpu=true"] if own in (Recipe, StageTraining) else []
-    layered = read_layers(path, [*said, *on_cpu])
-    return [decoded(one, own) for one in layered.variants().values() or [layered]]
 
 
 @pytest.mark.parametrize("path", recipes(), ids=named)
