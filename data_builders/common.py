@@ -11,7 +11,7 @@ from itertools import count
 from pathlib import Path
 from typing import Literal
 
-from data_builders.findings import SHOWN, DatasetReport, Finding, count_split, rare_types
+from data_builders.findings import DatasetReport, Finding, count_split, rare_types
 from data_builders.formats.conll import ConllPost, read_posts
 from data_builders.image_index import for_each_picture
 from rivegs_mllm.data.files import write_text
@@ -20,6 +20,8 @@ from rivegs_mllm.data.jsonl import SPLITS, write_records
 from rivegs_mllm.types import Sample, UserError
 
 FINDINGS = "findings.txt"
+_TOLD = 20
+"""So many errors are told where nothing is built."""
 
 # Headers are a read and little work each: more threads than cores hide the waiting for a disk.
 _THREADS = 16
@@ -128,7 +130,7 @@ def refuse_errors(done: str, report: DatasetReport, listing: Path) -> None:
     errors = report.errors
     if errors:
         counts = ", ".join(f"{count} x {kind}" for kind, count in Counter(error.kind for error in errors).items())
-        shown = "".join(f"\n  {error.kind}: {error.place}: {error.message}" for error in errors[:SHOWN])
+        shown = "".join(f"\n  {error.kind}: {error.place}: {error.message}" for error in errors[:_TOLD])
         raise UserError(f"nothing {done}: {counts}; all are listed in {listing}{shown}")
 
 

@@ -7,13 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from data_builders.findings import Finding
-from data_builders.importing.formats import FORMATS, Columns
+from data_builders.importing.formats import FORMATS, ColumnNames
 from data_builders.importing.records import Post, Source
 from data_builders.importing.splitting import folder_split, split_named
 from rivegs_mllm.types import UserError
 
 
-def read_all(name: str, paths: Sequence[Path], columns: Columns) -> Source:
+def read_all(name: str, paths: Sequence[Path], columns: ColumnNames) -> Source:
     """The posts of all files, each with the split that it or its file says. Raises UserError."""
     posts: list[Post] = []
     notes: list[str] = []

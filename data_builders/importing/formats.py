@@ -21,7 +21,7 @@ from data_builders.importing.readers.sharegpt import read_sharegpt
 from data_builders.importing.readers.table import read_table
 from data_builders.importing.records import Source
 
-Columns = Mapping[str, str]
+ColumnNames = Mapping[str, str]
 """What the user says of a table: the column of a field, by the field's name."""
 
 
@@ -30,7 +30,7 @@ class Format:
     """``read(path, columns)`` reads a file; where ``endings`` are given a folder stands for its files with these, else
     it is read as it is."""
 
-    read: Callable[[Path, Columns], Source]
+    read: Callable[[Path, ColumnNames], Source]
     endings: tuple[str, ...]
 
 

@@ -26,7 +26,7 @@ class Placing:
 
     ``annotated`` and ``size`` are (width, height) in these, None where nothing says them; ``orientation`` is the EXIF
     orientation by which the annotations are to be turned, 1 for not at all. ``remark`` says what is changed, "" for
-    nothing; its first word is never about a single region.
+    nothing.
     """
 
     annotated: tuple[int, int] | None

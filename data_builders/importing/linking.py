@@ -50,10 +50,13 @@ def _by_words(region: Region, mentions: Sequence[Mention]) -> tuple[list[int], s
 
 
 def _of_text(text: str, kind: str, mentions: Sequence[Mention]) -> list[int]:
-    """The mentions that read so, those of the type if there are any."""
-    own = [index for index, mention in enumerate(mentions) if text and _key(mention.text) == _key(text)]
-    typed = [index for index in own if _key(mentions[index].type) == _key(kind)]
-    return typed or own
+    """The mentions that read so, exactly or else but for capitals; those of the type if there are any."""
+    for same in (str, look_of, _key):
+        own = [index for index, mention in enumerate(mentions) if text and same(mention.text) == same(text)]
+        typed = [index for index in own if _key(mentions[index].type) == _key(kind)]
+        if own:
+            return typed or own
+    return []
 
 
 def _key(text: str) -> str:

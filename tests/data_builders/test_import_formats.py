@@ -1,9 +1,14 @@
 """Each format from a small file as its tool writes it."""
 
+import os
+from pathlib import Path
+
 import pytest
 from importing_files import imported, json_file, kinds, picture
 
+from data_builders.twitter_gmner import build_twitter_gmner
 from rivegs_mllm.data.dataset_info import read_info
+from rivegs_mllm.data.jsonl import SPLITS, read_split
 from rivegs_mllm.data.masks import decode
 from rivegs_mllm.types import Box, Entity, UserError
 
@@ -203,3 +208,35 @@ def test_texts_with_boxes_of_coco(tmp_path, pictures):
     assert kinds(done) == ["region without mention"]
     with pytest.raises(UserError, match=r"no post has a text.*rivegs import csv .* --regions"):
         imported("coco", regions, tmp_path / "out", images=[pictures])
+
+
+PUBLISHED = Path(os.environ.get("RIVEGS_DATA", "/nowhere")) / "twitter_gmner" / "Twitter10000_v2.0"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not PUBLISHED.is_dir(), reason="RIVEGS_DATA has no Twitter10000_v2.0")
+def test_the_published_set_is_imported_as_it_is_built(tmp_path):
+    """CoNLL with VOC's boxes beside it, by the readers of everybody's files and by the set's own builder."""
+    build_twitter_gmner(PUBLISHED, [], tmp_path / "built", without_images=True)
+    request = {"regions": PUBLISHED / "xml", "without_images": True, "split": ""}
+    imported("conll", PUBLISHED / "txt", tmp_path / "imported", **request)
+    for split in SPLITS:
+        built = read_split(tmp_path / "built", split)
+        assert read_split(tmp_path / "imported", split) == built
+
+
+def test_a_label_in_capitals_goes_to_the_mention_in_capitals(tmp_path, pictures):
+    path = tmp_path / "posts.csv"
+    path.write_text('text,image,entities\nNIKE is Nike,p1.jpg,"[[0,4,""brand""],[8,12,""brand""]]"\n')
+    content = {
+        "images": [{"id": 1, "file_name": "p1.jpg", "width": 80, "height": 60}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 9, 9]}],
+        "categories": [{"id": 1, "name": "NIKE"}],
+    }
+    regions = json_file(tmp_path / "boxes.json", content)
+    samples, _ = imported("csv", path, tmp_path / "out", images=[pictures], regions=regions)
+    assert [bool(own.boxes) for own in samples[0].entities] == [True, False]
+    content["categories"][0]["name"] = "nike"
+    regions = json_file(tmp_path / "boxes.json", content)
+    samples, _ = imported("csv", path, tmp_path / "out", images=[pictures], regions=regions)
+    assert [bool(own.boxes) for own in samples[0].entities] == [True, True]

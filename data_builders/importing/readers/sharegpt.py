@@ -39,7 +39,7 @@ _MARKS = BoxFormat("xyxy", 1000.0)
 
 @dataclass(frozen=True, slots=True)
 class _Named:
-    """A thing that an answer names. ``boxes`` are in the unit ``format``, None where it is not said."""
+    """A thing that an answer names."""
 
     text: str
     type: str
