@@ -57,7 +57,7 @@ def steps(smoke: bool) -> list[Step]:
         Step("scores the answers", 1, (evaluate("after"),)),
         Step("writes the page", 3, (report("report", "runs/demo/after.jsonl"),)),
         Step("shows what the model is given", 7, (f"rivegs preview {E2E} --out runs/demo/preview.html",)),
-        Step("lets the base answer, untuned", 43, (predict("before", f"--untuned {short}"),)),
+        Step("predicts with the base model", 43, (predict("before", f"--base-model {short}"),)),
         Step("scores these answers", 1, (evaluate("before"),)),
         Step("adds them to the page", 3, (report("report", "runs/demo/before.jsonl", "runs/demo/after.jsonl"),)),
         Step("makes posts of more names", 8, (f"rivegs build emblems --out runs/demo/many --seed 1 {many}",)),

@@ -61,7 +61,8 @@ def add_predict(commands) -> None:
     predict.add_argument("--out", type=Path, required=True, help="the predictions to write, JSON lines")
     which = predict.add_mutually_exclusive_group()
     which.add_argument("--adapter", type=Path, help="trained folder or checkpoint (default: the recipe's output_dir)")
-    which.add_argument("--untuned", action="store_true", help="the base model, without fine-tuning")
+    which.add_argument("--base-model", action="store_true", help="the base model, without fine-tuning")
+    which.add_argument("--untuned", action="store_true", help=argparse.SUPPRESS)
     add_strict(predict)
 
 
@@ -161,6 +162,9 @@ def _predict(args: argparse.Namespace, overrides: list[str]) -> int:
     samples = read_split(args.data, args.split)
     for out in (args.out, recipe_file(args.out)):
         check_output(out, [args.recipe, *args.data.glob("*.jsonl")])
+    if args.untuned:
+        print("warning: --untuned is now called --base-model, and goes with the next version", file=sys.stderr)
+        args.base_model = True
     run = _predict_cascade if is_cascade(args.recipe) else _predict_end_to_end
     with lock_file(args.out), log_to(args.out.with_name(f"{args.out.name}.log")):
         predictions = run(args, overrides, samples)
@@ -174,14 +178,14 @@ def _predict_end_to_end(args: argparse.Namespace, overrides: list[str], samples:
     from rivegs_mllm.predict import predict
 
     recipe = read_answering(args.recipe, overrides, args.data)
-    adapter = None if args.untuned else args.adapter or trained_folder(args.recipe, overrides)
+    adapter = None if args.base_model else args.adapter or trained_folder(args.recipe, overrides)
     return predict(recipe, samples, args.data, args.out, adapter)
 
 
 def _predict_cascade(args: argparse.Namespace, overrides: list[str], samples: list) -> list:
     from rivegs_mllm.cascade.config import predict_cascade, read_cascade
 
-    if args.adapter or args.untuned:
+    if args.adapter or args.base_model:
         raise UserError(f"{args.recipe} is a cascade, whose stages name their own weights: --SLOT.adapter=FOLDER")
     predictions, _ = predict_cascade(read_cascade(args.recipe, overrides, args.data), samples, args.data, args.out)
     return predictions

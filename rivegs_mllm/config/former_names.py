@@ -27,7 +27,9 @@ KEYS = {
     "otherwise": "fallback",
     "patience": "retry",
     "refer": "query_fields",
+    "read": "language",
     "renamings": "renamed_variants",
+    "see": "vision",
     "unnamed": "drop_mentions",
 }
 TYPES = {"cells": "patches"}

@@ -38,7 +38,7 @@ _FORMS = (
     _Form("training data by a cascade", "rivegs distill", frozenset({"cascade", "out"})),
     _Form("training data by a cascade", "rivegs distill", frozenset({"predictions", "out"})),
     _Form("a proposer of regions", "rivegs propose", frozenset({"proposer"})),
-    _Form("the tiny base", "python -m rivegs_mllm.tiny.build", frozenset({"see", "read"})),
+    _Form("the tiny base", "python -m rivegs_mllm.tiny.build", frozenset({"vision", "language"})),
     _Form(
         "a single model",
         "rivegs train, preview, predict and compare",

@@ -18,7 +18,7 @@ from rivegs_mllm.training.dataset import IGNORED
 CELLS = MAX_PIXELS // (PATCH * MERGE) ** 2
 SUPERVISED_LAYER = 4
 COPY_HEAD = 0, 0  # the head that attends to what is copied: query head, key and value head
-SHARPNESS = 32.0  # of the likeness of what the pointing layer is given and the words that it is to look for
+SHARPNESS = 32.0  # of the similarity between the supervised layer's input and the words to attend to
 
 
 class AttentionSupervision:

@@ -20,19 +20,19 @@ from rivegs_mllm.config.schema import TrainSettings
 from rivegs_mllm.config.yaml_loader import parse_recipe
 from rivegs_mllm.models.batching import SampleEncoder
 from rivegs_mllm.models.device import count_parameters
-from rivegs_mllm.tiny import language_pretraining as read
-from rivegs_mllm.tiny import vision_pretraining as see
 from rivegs_mllm.tiny.architecture import build_contract, build_model, build_processor, train_tokenizer
+from rivegs_mllm.tiny.language_pretraining import LOSS_WEIGHTS, LanguageTrainer, PretrainingDataset, corpus
+from rivegs_mllm.tiny.vision_pretraining import SceneDataset, VisionPretrainingModel, VisionTrainer
 
 
 @dataclass
 class BaseRecipe:
-    """How the tiny base is made. ``see`` and ``read`` are the two stages' training arguments."""
+    """How the tiny base is pre-trained. ``vision`` and ``language`` are the two stages' training arguments."""
 
     out: Path
     seed: Seed
-    see: TrainSettings
-    read: TrainSettings
+    vision: TrainSettings
+    language: TrainSettings
 
 
 def run_stage(trainer: Trainer) -> None:
@@ -47,22 +47,22 @@ def run_stage(trainer: Trainer) -> None:
 def make(recipe: BaseRecipe) -> None:
     """Both stages, then the model in half precision and its processor into ``recipe.out``."""
     set_seed(recipe.seed)
-    tokenizer = train_tokenizer(read.corpus(recipe.seed))
+    tokenizer = train_tokenizer(corpus(recipe.seed))
     processor = build_processor(tokenizer)
     model = build_model(tokenizer)
     print(f"{count_parameters(model):,} parameters, {len(tokenizer)} tokens", flush=True)
 
-    seer = see.VisionPretrainingModel(model.model.visual, model.get_input_embeddings().weight)
-    run_stage(see.VisionTrainer(seer, recipe.see, see.SceneDataset(processor, recipe.seed)))
+    vision = VisionPretrainingModel(model.model.visual, model.get_input_embeddings().weight)
+    run_stage(VisionTrainer(vision, recipe.vision, SceneDataset(processor, recipe.seed)))
 
-    Path(recipe.read.output_dir).mkdir(parents=True, exist_ok=True)
-    if checkpoint := get_last_checkpoint(recipe.read.output_dir):
+    Path(recipe.language.output_dir).mkdir(parents=True, exist_ok=True)
+    if checkpoint := get_last_checkpoint(recipe.language.output_dir):
         # Trainer does not load weights that save_pretrained has renamed.
         model = Qwen2_5_VLForConditionalGeneration.from_pretrained(checkpoint, dtype=torch.float32)
     model.model.visual.requires_grad_(False)
-    encoder = SampleEncoder(processor, read.LOSS_WEIGHTS)
-    examples = read.PretrainingDataset(encoder, build_contract(), recipe.seed, recipe.read.per_device_train_batch_size)
-    run_stage(read.LanguageTrainer(model, recipe.read, examples))
+    encoder = SampleEncoder(processor, LOSS_WEIGHTS)
+    examples = PretrainingDataset(encoder, build_contract(), recipe.seed, recipe.language.per_device_train_batch_size)
+    run_stage(LanguageTrainer(model, recipe.language, examples))
     model.to(torch.float16).save_pretrained(recipe.out)
     processor.save_pretrained(recipe.out)
 

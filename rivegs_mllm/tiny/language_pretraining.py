@@ -54,8 +54,8 @@ class CopiedSpan:
 class PretrainingExample:
     """What is asked, the scene, the prefix of the answer that is given, and the rest, which is the target.
 
-    ``about`` is the look that each piece of both speaks of, None where it is of none or not known yet; ``copied`` what
-    the answer takes from the question.
+    ``about`` is the look that each piece of both refers to, None where there is none or it is not known yet;
+    ``copied`` what the answer takes from the question.
     """
 
     question: str
@@ -342,20 +342,20 @@ class LanguageTrainer(Trainer):
     def __init__(self, model: PreTrainedModel, args: TrainingArguments, lessons: PretrainingDataset):
         self.kinds = token_groups(lessons.encoder.tokenizer)
         self.right: dict[str, float] = {}
-        self.pointer = AttentionSupervision(model)
+        self.supervision = AttentionSupervision(model)
         collator = Collator(lessons.encoder, keep_vision=True)
         super().__init__(model, args, train_dataset=lessons, data_collator=collator)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """The answer's loss and the pointer's; logits are asked for in the answer's columns only."""
+        """The answer's loss and the attention's; logits are computed for in the answer's columns only."""
         labels, weights = inputs.pop("labels"), inputs.pop("weights")
         told = {name: inputs.pop(name) for name in ("regions", "words", "sources")}
         outputs = model(**inputs, logits_to_keep=labels.shape[1])
         self._measure(outputs.logits, labels[:, 1:])
         pointed = {
-            "pointing": self.pointer.loss(inputs, labels, told["regions"]),
-            "recalling": self.pointer.words_loss(labels, told["words"]),
-            "copying": self.pointer.source_loss(inputs, labels, told["sources"]),
+            "pointing": self.supervision.loss(inputs, labels, told["regions"]),
+            "recalling": self.supervision.words_loss(labels, told["words"]),
+            "copying": self.supervision.source_loss(inputs, labels, told["sources"]),
         }
         self.right |= {name: loss.item() for name, loss in pointed.items()}
         loss = answer_loss(outputs.logits, labels, weights) + sum(pointed.values())

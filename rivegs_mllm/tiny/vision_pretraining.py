@@ -24,11 +24,11 @@ from transformers import PreTrainedTokenizerFast, Qwen2_5_VLProcessor, Trainer, 
 from data_builders.emblems.looks import PARTS, Look
 from data_builders.emblems.scene import Scene
 from rivegs_mllm.tiny.scenes import random_scene
+from rivegs_mllm.training.dataset import IGNORED
 from rivegs_mllm.types import TYPES
 
 PART_SLOTS = tuple((kind, name, values) for kind in TYPES for name, values in PARTS[kind])
 BACKGROUND = len(TYPES)
-IGNORED = -100
 FUNCTION_WORDS = {"a", "an", "and", "hair", "shirt", "stripes", "with"}
 WORD_LOSS_WEIGHT = 2.0  # weight of the loss of words
 MAX_LOOK_TOKENS = 12  # tokens of the words of one look, at most

@@ -81,7 +81,10 @@ def test_a_report_of_two_systems(emblems, tmp_path):
         (["audit", "{tmp}/empty"], "empty"),
         (["train", "{tmp}/none.yaml"], "none.yaml"),
         (["predict", RECIPE, "--data", "{emblems}", "--out", "{tmp}/p.jsonl", "--adapter", "{tmp}/none"], "contract"),
-        (["predict", RECIPE, "--data", "{emblems}", "--split", "nope", "--out", "{tmp}/p.jsonl", "--untuned"], "nope"),
+        (
+            ["predict", RECIPE, "--data", "{emblems}", "--split", "nope", "--out", "{tmp}/p.jsonl", "--base-model"],
+            "nope",
+        ),
         (["build", "twitter-gmner", "--raw", "{tmp}/none", "--out", "{tmp}/o", "--without-images"], "none"),
         (["build", "twitter-gmner", "--raw", "{tmp}/none", "--out", "{tmp}/o"], "--images"),
     ],
@@ -111,7 +114,7 @@ def test_unknown_arguments_are_refused_where_nothing_can_be_overridden(emblems):
 
 def predict_command(emblems: Path, out: Path, *more: str) -> list[str]:
     small = ["--predict.max_new_tokens=48", "--predict.batch_size=1"]
-    return ["predict", RECIPE, "--untuned", "--data", str(emblems), "--out", str(out), *small, *more]
+    return ["predict", RECIPE, "--base-model", "--data", str(emblems), "--out", str(out), *small, *more]
 
 
 def test_prediction_goes_on_where_it_was_killed(emblems, tmp_path):
@@ -158,7 +161,7 @@ def test_posts_that_are_not_answered_as_they_are_end_no_run(emblems, tmp_path, c
     assert main(predict_command(data, out, "--strict")) == 1
     said = capsys.readouterr().out
     assert f"wrote {out}: 4 posts, " in said
-    assert "1 cut, 1 no picture" in said
+    assert "1 truncated, 1 no picture" in said
     assert re.search(r"^  long: truncated: read [0-9]+ of", said, re.MULTILINE)
     assert "  lost: no picture: " in said
     answers = read_predictions(out)

@@ -112,7 +112,7 @@ def commands(folder: Path, emblems: Path, learned: Path, base: Path, url: str) -
 
     few = ["--train", "3", "--dev", "1", "--test", "1"]
     pictures = ["--image-root", str(emblems)]
-    predict = ["predict", str(answering), "--untuned", *dev, "--out"]
+    predict = ["predict", str(answering), "--base-model", *dev, "--out"]
     made = [
         Command("build", "emblems", lambda out: ["build", "emblems", "--out", str(out), "--seed", "1", *few]),
         Command("preview", "page.html", lambda out: ["preview", str(training), *pictures, "--out", str(out)]),

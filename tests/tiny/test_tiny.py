@@ -261,17 +261,17 @@ def test_the_base_can_be_made_and_goes_on(tmp_path):
     """Both stages for two steps; then, with another seed, one step on from the second stage's first checkpoint."""
     arguments = [
         f"--out={tmp_path / 'base'}",
-        f"--see.output_dir={tmp_path / 'see'}",
-        f"--read.output_dir={tmp_path / 'read'}",
-        "--see.max_steps=2",
-        "--read.max_steps=2",
-        "--read.save_steps=1",
-        "--see.per_device_train_batch_size=4",
-        "--read.per_device_train_batch_size=4",
-        "--see.dataloader_num_workers=0",
-        "--read.dataloader_num_workers=0",
-        "--see.dataloader_prefetch_factor=null",
-        "--read.dataloader_prefetch_factor=null",
+        f"--vision.output_dir={tmp_path / 'see'}",
+        f"--language.output_dir={tmp_path / 'read'}",
+        "--vision.max_steps=2",
+        "--language.max_steps=2",
+        "--language.save_steps=1",
+        "--vision.per_device_train_batch_size=4",
+        "--language.per_device_train_batch_size=4",
+        "--vision.dataloader_num_workers=0",
+        "--language.dataloader_num_workers=0",
+        "--vision.dataloader_prefetch_factor=null",
+        "--language.dataloader_prefetch_factor=null",
     ]
     recipe = ROOT / "recipes" / "tiny" / "base.yaml"
     make(draccus.parse(BaseRecipe, recipe, args=arguments))
