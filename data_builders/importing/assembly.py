@@ -88,6 +88,12 @@ def _sample(
     tally.kept["mentions"] += len(merged)
     drawn = _Drawn(post, merged, text.tokens, tally, findings)
     size = drawn.regions(picture, boxes, frame)
+    for index, (key, mentions) in enumerate(merged.items()):
+        if (drawn.boxes[index] or drawn.masks[index]) and any(mention.visible is False for mention in mentions):
+            name = " ".join(text.tokens[key[0] : key[1]])
+            findings.append(
+                Finding("visible after all", post.place, f"{shown(name)} is said not to be, but has a region")
+            )
     decided = grounded and bool(picture or post.image or post.regions)
     entities = [
         _entity(span, mentions, text.tokens, drawn.boxes[index], drawn.masks[index], decided)
@@ -180,7 +186,8 @@ class _Drawn:
         if box is None:
             self._drop("region without area", region, "it covers no pixel of the picture")
             return None, None
-        return self._clipped(region, box, way.size), mask
+        inside = self._clipped(region, box, way.size)
+        return (None, None) if inside is None else (inside, mask)
 
     def _clipped(self, region: Region, box: Box, size: tuple[int, int] | None) -> Box | None:
         edges = [box.xmin, box.ymin, box.xmax, box.ymax]

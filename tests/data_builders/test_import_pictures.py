@@ -112,6 +112,15 @@ def test_boxes_that_do_not_fit_are_listed(tmp_path, box, kind):
     assert samples[0].entities[0].boxes == ((Box(70, 5, 80, 35),) if kind == "box cut" else ())
 
 
+def test_a_region_goes_before_what_is_said_of_visibility_and_that_is_told(tmp_path):
+    pictures = picture(tmp_path / "pictures" / "p1.jpg", (80, 60)).parent
+    path = tmp_path / "posts.csv"
+    path.write_text('text,image,mention,type,visible,boxes_xyxy\nAda won,p1.jpg,Ada,x,no,"[[1, 2, 3, 4]]"\n')
+    samples, done = imported("csv", path, tmp_path / "out", images=[pictures])
+    assert samples[0].entities[0].visible
+    assert kinds(done) == ["visible after all"]
+
+
 def test_normalised_boxes_in_coco_are_told(tmp_path):
     pictures = picture(tmp_path / "pictures" / "p1.jpg", (800, 600)).parent
     path = coco(tmp_path, (800, 600), [0.5, 0.5, 0.4, 0.4])

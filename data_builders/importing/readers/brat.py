@@ -23,20 +23,24 @@ _FALSE = ("false", "no", "0")
 
 def read_brat(path: Path, _: Mapping[str, str]) -> Source:
     """A post a text, of the folder or one below it, which may be called as a split. Raises UserError."""
-    files = [path] if path.is_file() else sorted(path.rglob("*.txt"))
-    if not files:
-        raise UserError(f"{path}: has no .txt file")
     left: list[Left] = []
     posts = []
-    for file in files:
+    for file in [path] if path.is_file() else sorted(path.rglob("*.txt")):
+        annotations = file.with_suffix(".ann")
+        if not annotations.is_file():
+            left.append(
+                Left("text without annotations", str(file), f"has no {annotations.name} beside it; is left out")
+            )
+            continue
         try:
             text = read_bytes(file).decode("utf-8-sig")
         except UnicodeDecodeError as error:
             raise UserError(f"{file}: not UTF-8 at byte {error.start}; save it as UTF-8") from None
-        annotations = file.with_suffix(".ann")
-        mentions = _mentions(annotations, left) if annotations.exists() else {}
+        mentions = _mentions(annotations, left)
         split = "" if file.parent == path else file.parent.name
         posts.append(Post(str(file), file.stem, text, mentions=tuple(mentions.values()), split=split))
+    if not posts:
+        raise UserError(f"{path}: no .txt file with its .ann beside it")
     return Source(posts, left=left)
 
 

@@ -14,6 +14,9 @@ from rivegs_mllm.data.foreign import one_line
 from rivegs_mllm.types import UserError
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+|[\w.-]+")
+_MOST_HELD = 2**33
+"""Bytes of pictures, which are held in memory until all is known."""
+
 _SAVED = ("dataset_dict.json", "state.json")
 
 
@@ -21,9 +24,13 @@ def read_datasets(path: Path, said: Mapping[str, str]) -> Source:
     """The posts of all splits; ``said`` are columns by field. Raises UserError."""
     posts: list[Post] = []
     source = None
+    held = 0
     for split, dataset in _load(path).items():
         columns = find_columns(dataset.column_names, said, f"{path}: {split}")
         source = read_rows(_rows(path, split, dataset), columns)
+        held += sum(len(post.picture) for post in source.posts)
+        if held > _MOST_HELD:
+            raise UserError(f"{path}: more than {_MOST_HELD:,} bytes of pictures; save them as files, for --images")
         posts += [post if post.split else replace(post, split=split) for post in source.posts]
     if source is None:
         raise UserError(f"{path}: has no split")
