@@ -178,7 +178,9 @@ def _predict_end_to_end(args: argparse.Namespace, overrides: list[str], samples:
     from rivegs_mllm.predict import predict
 
     recipe = read_answering(args.recipe, overrides, args.data)
-    adapter = None if args.base_model else args.adapter or trained_folder(args.recipe, overrides)
+    adapter = None if args.base_model else args.adapter or trained_folder(args.recipe, overrides, args.data)
+    if adapter:
+        print(f"the model in {adapter}")
     return predict(recipe, samples, args.data, args.out, adapter)
 
 

@@ -56,7 +56,9 @@ def read_systems(
         if names_slot(layered):
             found[name] = ComparedSystem(layered.name, as_cascade(layered), layered.files, text)
         else:
-            found[name] = ComparedSystem(layered.name, answering(layered), layered.files, text, folder_of(layered))
+            found[name] = ComparedSystem(
+                layered.name, answering(layered), layered.files, text, folder_of(layered, data)
+            )
     for name in only:
         if name not in found:
             raise UserError(f"--only {name}: no such system; there are {shown(', '.join(found))}")

@@ -13,7 +13,7 @@ from transformers import TrainingArguments
 
 from rivegs_mllm.config.bounds import TokenCount, check_bounds
 from rivegs_mllm.config.dataset_types import with_dataset_types
-from rivegs_mllm.config.layers import Layered, read_layers, word
+from rivegs_mllm.config.layers import OVERRIDE, Layered, folder_for, read_layers, word
 from rivegs_mllm.config.schema import AnswerRecipe, ModelRecipe, PredictRecipe, Recipe, check_answering
 from rivegs_mllm.config.yaml_loader import decode
 from rivegs_mllm.data.files import write_text
@@ -66,17 +66,22 @@ def answering(layered: Layered) -> Answering:
     return decode(Answering, layered.without(_OF_TRAINING))
 
 
-def trained_folder(path: Path | str, overrides: Sequence[str] = ()) -> Path:
-    """Where a recipe's training leaves the adapter. Raises UserError where the recipe does not train."""
-    return folder_of(read_layers(path, overrides))
+def trained_folder(path: Path | str, overrides: Sequence[str] = (), data: Path | None = None) -> Path:
+    """Where a recipe's training leaves the adapter: that of a run on the dataset in ``data``, if there is one, and else
+    on the recipe's own. Raises UserError where the recipe does not train."""
+    return folder_of(read_layers(path, overrides), data)
 
 
-def folder_of(layered: Layered) -> Path:
+def folder_of(layered: Layered, data: Path | None = None) -> Path:
     """As ``trained_folder``, of a recipe that has been read."""
     train = layered.sections.get("train")
     folder = word(train, "output_dir") if isinstance(train, dict) else None
     if not folder:
         raise UserError(f"{layered.name}: train.output_dir: missing, so name the trained folder: --adapter FOLDER")
+    if data is not None and train["output_dir"].by != OVERRIDE:
+        of_data = folder_for(layered.path.stem, data)
+        if (of_data / FILE_NAME).is_file():
+            return of_data
     return Path(folder)
 
 

@@ -23,14 +23,17 @@ from rivegs_mllm.config.yaml_text import Written, read_file, read_value
 from rivegs_mllm.types import UserError
 
 OVERRIDE = "override"
-DEFAULT_FOLDER = "default: runs/<stem>"
+DEFAULT_FOLDER = "default: runs/<recipe>"
+DEFAULT_FOLDER_OF_DATA = "default: runs/<recipe>-<data>"
+
+DEFAULTS = (DEFAULT_FOLDER, DEFAULT_FOLDER_OF_DATA)
 
 _VARIANT = re.compile(r"\w[\w.+-]*")
 _LONGEST = 400
 
 
 class Said(NamedTuple):
-    """A value that is not a section, and who said it: a file, ``OVERRIDE`` or ``DEFAULT_FOLDER``."""
+    """A value that is not a section, and who said it: a file, ``OVERRIDE`` or one of the defaults."""
 
     value: object
     by: str
@@ -72,7 +75,7 @@ class Layered:
             own = own.get(key) if isinstance(own, dict) else None
         while isinstance(own, dict):
             own = next(iter(own.values()), None)
-        if isinstance(own, Said) and own.by not in (str(self.path), OVERRIDE, DEFAULT_FOLDER):
+        if isinstance(own, Said) and own.by not in (str(self.path), OVERRIDE, *DEFAULTS):
             return UserError(f"{own.by}: {said} (a base of {self.name})")
         return UserError(f"{self.name}: {said}")
 
@@ -83,7 +86,8 @@ def read_layers(path: Path | str, overrides: Sequence[str] = ()) -> Layered:
     A path below ``recipes/`` where nothing is names the recipe that is installed with the package.
 
     A base's ``train.output_dir`` is not handed down, or a run would end in the folder of another: where a recipe that
-    trains names none, it is ``runs/<the file's name without its ending>``.
+    trains names none, it is ``runs/<the file's name without its ending>``. With an override of ``data.folder`` and none
+    of the output it is that with ``-<the data folder's name>``, so that a run on other data is another run.
     """
     path = find_recipe(Path(path))
     if path.name.startswith("_"):
@@ -213,10 +217,20 @@ def _drop_folder(sections: Section) -> None:
         train.pop("output_dir", None)
 
 
+def folder_for(stem: str, data: Path) -> Path:
+    """Where a recipe called ``stem`` leaves a run on the dataset in ``data``, unless it is told."""
+    return Path(f"runs/{stem}-{data.resolve().name}")
+
+
 def _name_folder(sections: Section, stem: str) -> None:
-    train = _opened(sections.get("train"))
-    if train:
-        sections["train"] = {**train, "output_dir": train.get("output_dir", Said(f"runs/{stem}", DEFAULT_FOLDER))}
+    train, data = _opened(sections.get("train")), sections.get("data")
+    if not train:
+        return
+    said = train.get("output_dir", Said(f"runs/{stem}", DEFAULT_FOLDER))
+    folder = data.get("folder") if isinstance(data, dict) else None
+    if isinstance(folder, Said) and folder.by == OVERRIDE and isinstance(said, Said) and said.by != OVERRIDE:
+        said = Said(str(folder_for(stem, Path(word(data, "folder") or "data"))), DEFAULT_FOLDER_OF_DATA)
+    sections["train"] = {**train, "output_dir": said}
 
 
 def _lay_over(sections: Section, override: str) -> None:

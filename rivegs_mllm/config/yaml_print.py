@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from rivegs_mllm.config.layers import DEFAULT_FOLDER, OVERRIDE, Layered, Said, Section
+from rivegs_mllm.config.layers import DEFAULTS, OVERRIDE, Layered, Said, Section
 from rivegs_mllm.config.yaml_text import Unreadable, Written, read_value
 
 _PLAIN = re.compile(r"[\w./](?:[\w./+-]|:(?=\w)| (?=\w))*", re.ASCII)
@@ -41,7 +41,7 @@ def _section(section: Section, indent: str) -> Iterator[str]:
 
 
 def _by(by: str) -> str:
-    if by in (OVERRIDE, DEFAULT_FOLDER):
+    if by in (OVERRIDE, *DEFAULTS):
         return by
     return f"from {by if by.isprintable() else ascii(by)}"
 

@@ -9,7 +9,7 @@ from rivegs_mllm.answer.contract import Contract
 from rivegs_mllm.answer.prompt import INSTRUCTION, describe_types, messages
 from rivegs_mllm.answer.serialization import parse, render
 from rivegs_mllm.cascade.config import read_cascade
-from rivegs_mllm.config.answering import read_answering
+from rivegs_mllm.config.answering import read_answering, trained_folder
 from rivegs_mllm.config.dataset_types import with_dataset_types
 from rivegs_mllm.config.layers import read_layers
 from rivegs_mllm.config.schema import read_recipe
@@ -87,3 +87,19 @@ def test_names_of_types_have_spaces_and_any_letters(name):
     read = parse("1", text, ("Ada", "(b)"), contract, None)
     assert [(own.text, own.type, own.span) for own in read.entities] == [("Ada (b)", name, (0, 2))]
     assert read.errors == ()
+
+
+def test_a_run_on_other_data_has_a_folder_of_its_own(data, tmp_path, monkeypatch):
+    other = [f"--data.folder={data}"]
+    assert read_recipe(TINY, other).train.output_dir == "runs/e2e-data"
+    assert read_recipe(TINY).train.output_dir == "runs/demo/model"
+    assert read_recipe(TINY, [*other, "--train.output_dir=runs/x"]).train.output_dir == "runs/x"
+    assert "# default: runs/<recipe>-<data>" in as_yaml(read_layers(TINY, other))
+    recipe = Path(TINY).resolve()
+    monkeypatch.chdir(tmp_path)
+    assert trained_folder(recipe, (), data) == Path("runs/demo/model")  # there is no run on that data yet
+    (tmp_path / "runs/e2e-data").mkdir(parents=True)
+    (tmp_path / "runs/e2e-data/recipe.yaml").touch()
+    assert trained_folder(recipe, (), data) == Path("runs/e2e-data")
+    assert trained_folder(recipe, ["--train.output_dir=runs/x"], data) == Path("runs/x")
+    assert trained_folder(recipe) == Path("runs/demo/model")
