@@ -17,8 +17,8 @@ from data_builders.importing.records import Post
 from rivegs_mllm.data.images import ENDINGS, Header, PictureError, picture_digest, read_header
 from rivegs_mllm.types import UserError
 
-EMBEDDED = "images"
-"""The folder of a dataset that takes the pictures which lie within the file of annotations."""
+OWN = "images"
+"""The folder of a dataset that takes pictures which lie within the file of annotations, or are to be copied."""
 
 _MOST_FILES = 2_000_000
 _UPLOADED = re.compile(r"[0-9a-f]{8}-(.+)")  # as Label Studio names what is uploaded
@@ -27,11 +27,13 @@ _THREADS = 16
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """``path`` is relative to the dataset's folder; ``file`` where the picture is now, or its bytes."""
+    """``path`` is relative to the dataset's folder; ``file`` where the picture is now, or its bytes. ``is_own``: it is
+    still to be written into the dataset's folder."""
 
     path: str
     header: Header
     file: Path | bytes
+    is_own: bool = False
 
     def digest(self) -> str:
         """Of the file's bytes. Raises PictureError."""
@@ -101,8 +103,11 @@ def _in_common(own: Sequence[str], other: Sequence[str]) -> int:
     return next((number for number, (one, two) in enumerate(pairs) if one != two), min(len(own), len(other)))
 
 
-def find_pictures(posts: Sequence[Post], folders: Sequence[Path], out: Path, allow_missing: bool) -> Pictures:
+def find_pictures(
+    posts: Sequence[Post], folders: Sequence[Path], out: Path, allow_missing: bool, copy: bool
+) -> Pictures:
     """The pictures of the posts. One that is missing or cannot be read is an error, with ``allow_missing`` a warning.
+    With ``copy`` all are to be written into the dataset's folder, else only those that lie in the annotations.
 
     A post without a picture's name has the picture that is called as its id, if there is one.
     """
@@ -131,8 +136,9 @@ def find_pictures(posts: Sequence[Post], folders: Sequence[Path], out: Path, all
         if isinstance(header, PictureError):
             findings.append(Finding("unreadable picture", post.place, str(header), level))
             continue
-        path = _embedded_name(file) if isinstance(file, bytes) else Path(os.path.relpath(file, out)).as_posix()
-        found[post.place] = Picture(path, header, file)
+        is_own = copy or isinstance(file, bytes)
+        path = _own_name(file) if is_own else Path(os.path.relpath(file, out)).as_posix()
+        found[post.place] = Picture(path, header, file, is_own)
         if header.orientation != 1 and path not in turned:
             turned.add(path)
             findings.append(Finding("rotated picture", path, f"EXIF orientation {header.orientation}; read upright"))
@@ -146,8 +152,10 @@ def _embedded_header(content: bytes) -> Header | PictureError:
         return PictureError(f"the picture in the file: {str(error).partition(': ')[2]}")
 
 
-def _embedded_name(content: bytes) -> str:
-    """Of the content, since no name of the file's is used as a path; endings are told by the first bytes."""
+def _own_name(file: Path | bytes) -> str:
+    """Of the content, since no name of the annotations' is used as a path; endings are told by the first bytes."""
+    if isinstance(file, Path):
+        return f"{OWN}/{picture_digest(file)[:32]}{file.suffix.lower()}"
     heads = {b"\x89PNG": "png", b"GIF8": "gif", b"RIFF": "webp", b"BM": "bmp"}
-    ending = next((ending for head, ending in heads.items() if content.startswith(head)), "jpg")
-    return f"{EMBEDDED}/{sha256(content).hexdigest()[:32]}.{ending}"
+    ending = next((ending for head, ending in heads.items() if file.startswith(head)), "jpg")
+    return f"{OWN}/{sha256(file).hexdigest()[:32]}.{ending}"

@@ -50,6 +50,7 @@ class Request:
     types: Path | None = None
     without_images: bool = False
     allow_missing: bool = False
+    copy_images: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +123,7 @@ def _pictures(request: Request, posts: Sequence[Post]) -> Pictures:
     )
     if not request.images and not any(post.image for post in posts):
         folders = []  # nothing asks for pictures, so that nobody's home folder is listed
-    return find_pictures(posts, folders, request.out, request.allow_missing)
+    return find_pictures(posts, folders, request.out, request.allow_missing, request.copy_images)
 
 
 def _split(
@@ -196,8 +197,9 @@ def _write(
     write_text(out / FINDINGS, "".join(f"{finding}\n" for finding in findings))
     refuse_errors("imported", report, out / FINDINGS)
     for picture in {own.path: own for own in pictures.by_post.values()}.values():
-        if isinstance(picture.file, bytes):
-            write_bytes(out / picture.path, picture.file)
+        if picture.is_own:
+            content = picture.file if isinstance(picture.file, bytes) else picture.file.read_bytes()
+            write_bytes(out / picture.path, content)
     # No old split may stand beside a new one if writing stops half-way.
     for name in (*(f"{split}.jsonl" for split in SPLITS), NAME):
         (out / name).unlink(missing_ok=True)

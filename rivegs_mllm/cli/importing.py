@@ -37,6 +37,9 @@ def add_import(commands) -> None:
     pictures.add_argument("--without-images", action="store_true", help="leave them out")
     pictures.add_argument("--allow-missing", action="store_true", help="posts whose picture is missing keep their text")
     pictures.add_argument(
+        "--copy-images", action="store_true", help="into the dataset's folder (default: its files name where they are)"
+    )
+    pictures.add_argument(
         "--regions", type=Path, metavar="PATH", help="boxes or masks of the texts, by the names of pictures"
     )
     pictures.add_argument(
@@ -74,6 +77,7 @@ def _import(args: argparse.Namespace, _: list[str]) -> None:
         args.types,
         args.without_images,
         args.allow_missing,
+        args.copy_images,
     )
     with lock_folder(args.out):
         imported = import_dataset(request)

@@ -112,6 +112,14 @@ def test_boxes_that_do_not_fit_are_listed(tmp_path, box, kind):
     assert samples[0].entities[0].boxes == ((Box(70, 5, 80, 35),) if kind == "box cut" else ())
 
 
+def test_pictures_are_copied_under_names_of_their_content(tmp_path):
+    pictures = picture(tmp_path / "pictures" / "p1.jpg", (80, 60)).parent
+    samples, _ = imported("coco", coco(tmp_path, (80, 60)), tmp_path / "out", images=[pictures], copy_images=True)
+    assert samples[0].image.startswith("images/")
+    assert samples[0].id == "p1"
+    assert (tmp_path / "out" / samples[0].image).read_bytes() == (pictures / "p1.jpg").read_bytes()
+
+
 def test_a_region_goes_before_what_is_said_of_visibility_and_that_is_told(tmp_path):
     pictures = picture(tmp_path / "pictures" / "p1.jpg", (80, 60)).parent
     path = tmp_path / "posts.csv"
