@@ -9,6 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
 from rivegs_mllm.cascade.base import StageError
 from rivegs_mllm.config.check import check_saved, resolve
 from rivegs_mllm.config.former_names import current
@@ -18,6 +22,9 @@ from rivegs_mllm.types import UserError
 
 METADATA_FILE = "stage.json"
 METADATA_VERSION = 1
+WEIGHTS = "model.safetensors"
+VISION_FOLDER = "eyes"
+"""Where a frozen vision encoder lies in the folder of a stage."""
 
 
 @dataclass(frozen=True)
@@ -82,3 +89,12 @@ def read_metadata(folder: Path, stage: str, kind: str, types: Sequence[str], set
     except UserError as error:
         raise StageError(f"{stage}: {path}: {error}; train the stage again") from None
     return metadata
+
+
+def load_weights(model: nn.Module, folder: Path, stage: str) -> None:
+    """Loads a trained stage's weights. Raises StageError, which begins with ``stage``, where they do not fit."""
+    path = folder / WEIGHTS
+    try:
+        model.load_state_dict(load_file(path))
+    except (RuntimeError, OSError, SafetensorError) as error:
+        raise StageError(f"{stage}: {path}: {error}; train the stage again") from None

@@ -20,7 +20,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from rivegs_mllm.cascade.base import Stage, StageError
-from rivegs_mllm.cascade.checkpoint import StageMetadata, read_metadata
+from rivegs_mllm.cascade.checkpoint import WEIGHTS, StageMetadata, read_metadata
 from rivegs_mllm.cascade.entailment.base import (
     DecisionRule,
     Entailment,
@@ -45,7 +45,6 @@ from rivegs_mllm.training.sampling import MultiVariantDataset
 from rivegs_mllm.types import TYPES, Prediction, Sample, UserError
 
 STAGE = "entailment (caption)"
-WEIGHTS = "model.safetensors"
 BATCH_SIZE = 64
 """Pairs in a batch."""
 

@@ -15,6 +15,7 @@ import draccus
 
 from rivegs_mllm.cascade.base import Stage, StageError
 from rivegs_mllm.cascade.checkpoint import METADATA_FILE, StageMetadata, read_metadata
+from rivegs_mllm.cascade.encoding import encode_pictures
 from rivegs_mllm.cascade.entailment.base import (
     DecisionRule,
     Entailment,
@@ -28,17 +29,13 @@ from rivegs_mllm.cascade.expressions import ExpressionVariants
 from rivegs_mllm.cascade.referring import all_parts, check_parts, entity_names, slots_required_by
 from rivegs_mllm.cascade.rows import entailment_rows
 from rivegs_mllm.cascade.training import StageData, Trainable, TrainableStage
-from rivegs_mllm.data.batching import batches
 from rivegs_mllm.data.foreign import loading
 from rivegs_mllm.data.images import GLANCE, PictureError, open_for_model
-from rivegs_mllm.data.progress import track
 from rivegs_mllm.models.device import count_parameters
 from rivegs_mllm.training.sampling import MultiVariantDataset
 from rivegs_mllm.types import TYPES, Prediction, Sample, UserError
 
 STAGE = "entailment (classifier)"
-BATCH_SIZE = 32
-"""Pictures encoded in a batch before training."""
 
 
 class ClassifierStage:
@@ -157,7 +154,8 @@ class ClassifierTraining(TrainableStage):
         data = data.with_checked_pictures()
         scorer = self.model.build()
         rows = MultiVariantDataset(self._rows(data, scorer), self.expressions.strategy, data.seed)
-        seen = _encode_all(rows.variants, scorer) if scorer.cacheable else {}
+        images = {row[0].image: row[0].image for row in rows.variants} if scorer.cacheable else {}
+        seen = encode_pictures(images, scorer.encode_images, GLANCE)
         stage = ClassifierStage(scorer, self.query_fields, DecisionRule(), data.folder)
         return Trainable(
             model=scorer.model,
@@ -191,15 +189,6 @@ class ClassifierTraining(TrainableStage):
         if cut:
             print(f"{STAGE}: {len(cut)} texts are too long, the first: {cut[0]}")
         return rows
-
-
-def _encode_all(rows: Sequence[Sequence[EntailmentExample]], scorer: VisibilityScorer) -> dict[Path, object]:
-    """All pictures of the rows, encoded."""
-    encoded: dict[Path, object] = {}
-    paths = list(dict.fromkeys(variants[0].image for variants in rows))
-    for batch in track(list(batches(paths, BATCH_SIZE)), "pictures"):
-        encoded.update(zip(batch, scorer.encode_images([open_for_model(path, GLANCE) for path in batch]), strict=True))
-    return encoded
 
 
 def collate(rows: Sequence[EntailmentExample], scorer: VisibilityScorer, seen: Mapping[Path, object]) -> Batch:

@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from rivegs_mllm.cascade.base import StageError
+from rivegs_mllm.cascade.checkpoint import VISION_FOLDER, WEIGHTS
 from rivegs_mllm.cascade.entailment.scorer import Batch, ScorerRecipe, pad_narrow, with_bce_loss
 from rivegs_mllm.config.bounds import Bounds, NonNegativeFloat, Side
 from rivegs_mllm.models.device import best_device, device_of
@@ -31,9 +32,6 @@ from rivegs_mllm.models.late_interaction import (
     pad_pairs,
 )
 from rivegs_mllm.published.weights import save_weights
-
-ENCODER_FOLDER = "eyes"
-WEIGHTS = "model.safetensors"
 
 
 class PatchMatcher(nn.Module):
@@ -110,7 +108,7 @@ class PatchScorer:
 
     def save(self, folder: Path) -> None:
         """Tower, processor and what was trained."""
-        self.vision_encoder.save(folder / ENCODER_FOLDER)
+        self.vision_encoder.save(folder / VISION_FOLDER)
         save_weights(self.model, folder / WEIGHTS)
 
     def _pairs(self, encoded: Sequence[PatchFeatures], image_index: Sequence[int], texts: Sequence[str]) -> Batch:
@@ -136,7 +134,7 @@ class PatchScorerRecipe(ScorerRecipe):
         """See ``ScorerRecipe.load``."""
         path = folder / WEIGHTS
         try:
-            scorer = self._over(VisionEncoder.load(folder / ENCODER_FOLDER))
+            scorer = self._over(VisionEncoder.load(folder / VISION_FOLDER))
             scorer.model.load_state_dict(load_file(path))
         except (RuntimeError, OSError, ValueError, SafetensorError) as error:
             raise StageError(f"entailment (classifier): {path}: {error}; train the stage again") from None

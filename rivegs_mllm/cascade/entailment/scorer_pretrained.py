@@ -30,6 +30,7 @@ from transformers import (
 )
 
 from rivegs_mllm.cascade.base import StageError
+from rivegs_mllm.cascade.checkpoint import WEIGHTS
 from rivegs_mllm.cascade.entailment.scorer import Batch, ScorerRecipe, pad_narrow, with_bce_loss
 from rivegs_mllm.config.bounds import Dropout
 from rivegs_mllm.models.device import best_device, device_of
@@ -38,7 +39,6 @@ from rivegs_mllm.models.pretrained import load_pretrained
 from rivegs_mllm.published.weights import save_weights
 
 STAGE = "entailment (classifier)"
-WEIGHTS = "model.safetensors"
 
 Tensors = Mapping[str, torch.Tensor]
 

@@ -7,31 +7,27 @@ at a patch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, ClassVar
 
 import torch
 from PIL import Image
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 from torch.nn.utils.rnn import pad_sequence
 from torchvision.ops import box_convert, generalized_box_iou_loss
 
-from rivegs_mllm.cascade.base import Stage, StageError
-from rivegs_mllm.cascade.checkpoint import read_metadata
+from rivegs_mllm.cascade.base import Stage, named_errors
+from rivegs_mllm.cascade.checkpoint import VISION_FOLDER, WEIGHTS, load_weights, read_metadata
+from rivegs_mllm.cascade.encoding import encode_pictures
 from rivegs_mllm.cascade.expressions import ExpressionVariants
 from rivegs_mllm.cascade.grounding.base import Grounder, GroundingStage, Localization, grounding_metrics, pictured_rows
 from rivegs_mllm.cascade.referring import all_parts, check_parts, entity_names, slots_required_by, training_texts
 from rivegs_mllm.cascade.rows import GroundingRow
 from rivegs_mllm.cascade.training import StageData, Trainable, TrainableStage
 from rivegs_mllm.config.bounds import Bounds, Side
-from rivegs_mllm.data.batching import batches
-from rivegs_mllm.data.images import open_for_model
-from rivegs_mllm.data.progress import track
 from rivegs_mllm.models.device import best_device, count_parameters, device_of
 from rivegs_mllm.models.late_interaction import (
     MASKED_SCORE,
@@ -42,13 +38,9 @@ from rivegs_mllm.models.late_interaction import (
 )
 from rivegs_mllm.published.weights import save_weights
 from rivegs_mllm.training.sampling import MultiVariantDataset
-from rivegs_mllm.types import TYPES, Box, UserError
+from rivegs_mllm.types import TYPES, Box
 
 STAGE = "grounder (patches)"
-ENCODER_FOLDER = "eyes"
-WEIGHTS = "model.safetensors"
-BATCH_SIZE = 32
-"""How many pictures go through the tower together."""
 
 
 class PatchGroundingModel(nn.Module):
@@ -148,15 +140,10 @@ class PatchGrounder(Grounder):
     def load(self, folder: Path) -> Stage:
         """The stage, on the GPU where there is one. Raises StageError for a folder that is incomplete."""
         metadata = read_metadata(self.checkpoint, STAGE, "patches", self.types, PatchGrounderTraining)
-        path = self.checkpoint / WEIGHTS
-        try:
-            vision_encoder = VisionEncoder.load(self.checkpoint / ENCODER_FOLDER)
-            model = PatchGroundingModel(vision_encoder.words, metadata.settings["width"], metadata.settings["layers"])
-            model.load_state_dict(load_file(path))
-        except UserError as error:
-            raise StageError(f"{STAGE}: {error}") from None
-        except (RuntimeError, OSError, SafetensorError) as error:
-            raise StageError(f"{STAGE}: {path}: {error}; train the stage again") from None
+        with named_errors(STAGE):
+            vision_encoder = VisionEncoder.load(self.checkpoint / VISION_FOLDER)
+        model = PatchGroundingModel(vision_encoder.words, metadata.settings["width"], metadata.settings["layers"])
+        load_weights(model, self.checkpoint, STAGE)
         device = best_device()
         vision_encoder.tower.to(device)
         num_parameters = count_parameters(model, vision_encoder.tower)
@@ -219,7 +206,7 @@ class PatchGrounderTraining(TrainableStage):
         stage = GroundingStage("patches", PatchLocator(model, vision_encoder), self.query_fields, data.folder, 0)
 
         def save(folder: Path) -> None:
-            vision_encoder.save(folder / ENCODER_FOLDER)
+            vision_encoder.save(folder / VISION_FOLDER)
             save_weights(model, folder / WEIGHTS)
 
         return Trainable(
@@ -233,7 +220,7 @@ class PatchGrounderTraining(TrainableStage):
 
     def _rows(self, data: StageData, vision_encoder: VisionEncoder) -> list[list[GroundingExample]]:
         views = pictured_rows(data.train, data.folder)
-        patches = encode_pictures({view.id: data.folder / view.image for view in views}, vision_encoder)
+        patches = encode_pictures({view.id: data.folder / view.image for view in views}, vision_encoder.encode_images)
         posts = {sample.id: frozenset().union(*map(entity_names, sample.entities)) for sample in data.train}
         return [
             [
@@ -242,16 +229,6 @@ class PatchGrounderTraining(TrainableStage):
             ]
             for view, entities in zip(views, self.expressions.variants(views, self.query_fields), strict=True)
         ]
-
-
-def encode_pictures(pictures: Mapping[str, Path], vision_encoder: VisionEncoder) -> dict[str, PatchFeatures]:
-    """The patches of each picture, by the name it is given under."""
-    patches: dict[str, PatchFeatures] = {}
-    for names in track(list(batches(list(pictures), BATCH_SIZE)), "pictures"):
-        patches.update(
-            zip(names, vision_encoder.encode_images([open_for_model(pictures[name]) for name in names]), strict=True)
-        )
-    return patches
 
 
 def collate(rows: Sequence[GroundingExample]) -> dict[str, torch.Tensor]:

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import ClassVar
 
 from rivegs_mllm.cascade.base import Stage, StageError, named_errors
-from rivegs_mllm.cascade.checkpoint import read_metadata
+from rivegs_mllm.cascade.checkpoint import VISION_FOLDER, read_metadata
 from rivegs_mllm.cascade.grounding.base import Grounder, GroundingStage
 from rivegs_mllm.cascade.grounding.seqtr_predictor import PixelInput, SeqTRPredictor, TowerInput
-from rivegs_mllm.cascade.grounding.seqtr_training import ENCODER_FOLDER, STAGE, TYPE_NAME, SeqTRTraining
+from rivegs_mllm.cascade.grounding.seqtr_training import STAGE, TYPE_NAME, SeqTRTraining
 from rivegs_mllm.cascade.referring import all_parts, check_parts, slots_required_by
 from rivegs_mllm.models.device import best_device, count_parameters
 from rivegs_mllm.models.late_interaction import VisionEncoder
@@ -67,7 +67,7 @@ class SeqTRSource:
         settings = self._metadata(stage).settings
         doubtful = settings["as_published"] if self.as_published is None else self.as_published
         model, known = load(self.checkpoint, doubtful)
-        vision_encoder = None if settings["base"] is None else VisionEncoder.load(self.checkpoint / ENCODER_FOLDER)
+        vision_encoder = None if settings["base"] is None else VisionEncoder.load(self.checkpoint / VISION_FOLDER)
         image_input = PixelInput(settings["side"]) if vision_encoder is None else TowerInput(vision_encoder)
         return SeqTRPredictor(model, image_input, known, settings["max_words"]), vision_encoder
 

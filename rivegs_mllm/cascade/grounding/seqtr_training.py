@@ -11,15 +11,16 @@ import torch
 
 from eval.stage_metrics import segmentation_scores
 from rivegs_mllm.cascade.base import without_labels
+from rivegs_mllm.cascade.checkpoint import VISION_FOLDER
+from rivegs_mllm.cascade.encoding import encode_pictures
 from rivegs_mllm.cascade.expressions import ExpressionVariants
 from rivegs_mllm.cascade.grounding.base import GroundingStage, grounding_metrics
 from rivegs_mllm.cascade.grounding.seqtr_masks import ExpressionSegmentingStage
-from rivegs_mllm.cascade.grounding.seqtr_predictor import ImageInput, PixelInput, SeqTRPredictor, TowerInput
+from rivegs_mllm.cascade.grounding.seqtr_predictor import PixelInput, SeqTRPredictor, TowerInput
 from rivegs_mllm.cascade.referring import all_parts, check_parts, training_texts
 from rivegs_mllm.cascade.rows import GroundingRow, grounding_rows
 from rivegs_mllm.cascade.training import StageData, Trainable, TrainableStage
 from rivegs_mllm.config.bounds import Bounds, NonNegativeInt, OneOf, Side
-from rivegs_mllm.data.batching import batches
 from rivegs_mllm.data.images import open_for_model
 from rivegs_mllm.data.masks import decode
 from rivegs_mllm.models.late_interaction import VisionEncoder
@@ -34,9 +35,7 @@ from rivegs_mllm.training.sampling import MultiVariantDataset
 from rivegs_mllm.types import Entity, Prediction, Sample, UserError
 
 TYPE_NAME = "seqtr"
-ENCODER_FOLDER = "eyes"
 STAGE = "grounder (seqtr)"
-_BATCH_SIZE = 32
 
 
 @dataclass(frozen=True)
@@ -114,7 +113,8 @@ class SeqTRTraining(TrainableStage):
         asked = model if averaged is None else averaged.mean
         predictor = SeqTRPredictor(asked, image_input, known, self.max_words)
         rows = MultiVariantDataset(_rows(views, texts, predictor), self.expressions.strategy, data.seed)
-        seen = {} if vision_encoder is None else _seen(views, data.folder, image_input)
+        pictures = {} if vision_encoder is None else {view.image: data.folder / view.image for view in views}
+        seen = encode_pictures(pictures, image_input.prepare)
 
         def collate(batch: Sequence[SeqTRExample]) -> dict[str, torch.Tensor]:
             images = [
@@ -131,7 +131,7 @@ class SeqTRTraining(TrainableStage):
 
         def store(folder: Path) -> None:
             if vision_encoder is not None:
-                vision_encoder.save(folder / ENCODER_FOLDER)
+                vision_encoder.save(folder / VISION_FOLDER)
             save(asked, known, folder)
 
         return Trainable(
@@ -204,14 +204,6 @@ def _rows(
         print(f"{STAGE}: {len(cut)} of {len(flat)} texts are too long, such as {cut[0][0]!r}: {cut[0][1]}")
     rest = iter(words)
     return [[SeqTRExample(view, next(rest)) for _ in own] for view, own in zip(views, texts, strict=True)]
-
-
-def _seen(views: Sequence[GroundingRow], folder: Path, image_input: ImageInput) -> dict[str, PreparedImage]:
-    """What the model takes of each picture, by its name."""
-    found: dict[str, PreparedImage] = {}
-    for names in batches(list(dict.fromkeys(view.image for view in views)), _BATCH_SIZE):
-        found.update(zip(names, image_input.prepare([open_for_model(folder / name) for name in names]), strict=True))
-    return found
 
 
 def _mask_of(view: GroundingRow):

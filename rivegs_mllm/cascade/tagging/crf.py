@@ -13,15 +13,12 @@ from pathlib import Path
 from typing import Annotated, ClassVar
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from eval.scores import evaluate
 from eval.stage_metrics import subset_names
-from rivegs_mllm.cascade.base import StageError
-from rivegs_mllm.cascade.checkpoint import StageMetadata, read_metadata
+from rivegs_mllm.cascade.checkpoint import WEIGHTS, StageMetadata, load_weights, read_metadata
 from rivegs_mllm.cascade.rows import OUTSIDE, bio_tags
 from rivegs_mllm.cascade.tagging.base import Tagged, Tagger
 from rivegs_mllm.cascade.tagging.windows import EMPTY_WORDS, WordEncoder
@@ -36,7 +33,6 @@ from rivegs_mllm.types import TYPES, Entity, Prediction, Sample, UserError
 
 STAGE = "tagger (crf)"
 FORBIDDEN_SCORE = -10_000.0  # finite: the CRF's log-sum-exp over infinities has no gradient
-WEIGHTS = "model.safetensors"
 NO_KNOWLEDGE = "none"
 
 
@@ -192,10 +188,7 @@ def load_predictor(folder: Path, types: Sequence[str], batch_size: int) -> tuple
     metadata = read_metadata(folder, STAGE, "crf", types, CrfTraining)
     settings = metadata.settings
     model = WordTagger(bare_encoder(folder), metadata.types, settings["dropout"])
-    try:
-        model.load_state_dict(load_file(folder / WEIGHTS))
-    except (RuntimeError, OSError, SafetensorError) as error:
-        raise StageError(f"{STAGE}: {folder / WEIGHTS}: {error}; train the stage again") from None
+    load_weights(model, folder, STAGE)
     model.to(best_device()).eval()
     encoder = WordEncoder(
         load_tokenizer(folder), settings["max_length"], settings["on_empty_token"], STAGE, marks(model.encoder)

@@ -14,7 +14,7 @@ from typing import Annotated, ClassVar
 import torch
 
 from rivegs_mllm.cascade.base import Stage, named_errors
-from rivegs_mllm.cascade.checkpoint import StageMetadata, read_metadata
+from rivegs_mllm.cascade.checkpoint import VISION_FOLDER, StageMetadata, read_metadata
 from rivegs_mllm.cascade.rows import bio_tags
 from rivegs_mllm.cascade.tagging.base import Tagger, TaggingStage
 from rivegs_mllm.cascade.tagging.crf import span_metrics
@@ -43,7 +43,6 @@ from rivegs_mllm.training.sampling import MultiVariantDataset
 from rivegs_mllm.types import TYPES, UserError
 
 TYPE_NAME = "umt"
-ENCODER_FOLDER = "eyes"
 RESNET = "resnet.safetensors"
 _NAMES = {"MISC": "OTHER"}
 _BATCH_SIZE = 32
@@ -104,7 +103,7 @@ class UmtTagger(Tagger):
     def _image_encoder(self, metadata: StageMetadata) -> ImageEncoder:
         part = metadata.settings["as_published"] if self.as_published is None else self.as_published
         if metadata.settings["base"] is not None:
-            return TowerEncoder(VisionEncoder.load(self.checkpoint / ENCODER_FOLDER), part)
+            return TowerEncoder(VisionEncoder.load(self.checkpoint / VISION_FOLDER), part)
         return ResNetEncoder(load_resnet(metadata.settings["resnet"], self.checkpoint / RESNET), part)
 
 
@@ -175,7 +174,7 @@ class UmtTraining(TrainableStage):
             if vision_encoder is None:
                 save_weights(image_encoder.model, folder / RESNET)
             else:
-                vision_encoder.save(folder / ENCODER_FOLDER)
+                vision_encoder.save(folder / VISION_FOLDER)
 
         return Trainable(
             model=model,
