@@ -26,6 +26,7 @@ from data_builders.findings import DatasetReport, Finding
 from data_builders.formats.labelme import LabelmeFile, LabelmeRegion, read_regions
 from rivegs_mllm.data.images import read_header, upright
 from rivegs_mllm.data.jsonl import SPLITS, read_split
+from rivegs_mllm.data.masks import encode
 from rivegs_mllm.types import TYPES, Box, Entity, Mask, Sample, UserError
 
 _OTHER_NAMES = {"MISC": "OTHER"}
@@ -83,7 +84,7 @@ def _with_masks(sample: Sample, path: Path | None, gmner: Path, out: Path, findi
         findings += [Finding(fault.kind, str(path), fault.message) for fault in content.faults]
         size = size or content.size
         for region in _on_picture(content, replace(sample, size=size), gmner, path, findings):
-            mask = _to_mask(region.pixels)
+            mask = encode(region.pixels)
             for index in _owners(region.label, mask, sample.entities, path, findings):
                 masks[index].append(mask)
     for entity, own in zip(sample.entities, masks, strict=True):
@@ -118,11 +119,6 @@ def _on_picture(
         else:
             findings.append(Finding("shape without area", str(path), f"{region.label!r} covers no pixel when scaled"))
     return regions
-
-
-def _to_mask(pixels: np.ndarray) -> Mask:
-    height, width = pixels.shape
-    return Mask((height, width), coco.encode(np.asfortranarray(pixels, np.uint8))["counts"].decode())
 
 
 def _owners(label: str, mask: Mask, entities: Sequence[Entity], path: Path, findings: list[Finding]) -> list[int]:

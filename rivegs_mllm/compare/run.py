@@ -96,15 +96,11 @@ def _figures(
     peaks = [cost.peak_memory for cost in costs if cost.peak_memory is not None]
     total = {
         "parameters": _parameters(recipe, costs),
-        "seconds_a_post": sum(_a_post(cost) for cost in costs),
+        "seconds_a_post": sum(cost.seconds / cost.posts for cost in costs if cost.posts),
         "peak_memory": max(peaks, default=None),
     }
     plain = [dataclasses.asdict(cost) for cost in costs]
     return {"scores": evaluate(samples, predictions), "stages": stages, "costs": plain, "total": total}
-
-
-def _a_post(cost: StageReport) -> float:
-    return cost.seconds / cost.posts if cost.posts else 0.0
 
 
 def _parameters(recipe: CascadeRecipe | Answering, costs: Sequence[StageReport]) -> int:

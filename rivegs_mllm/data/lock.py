@@ -136,7 +136,9 @@ def _sign(descriptor: int, lock: Path, target: Path, locked: bool) -> None:
     """Writes this process into the lock file, and makes sure, where nothing else does, that no other wrote after it."""
     ours = _this_process()
     try:
-        _write(descriptor, ours)
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, json.dumps(asdict(ours)).encode(), 0)
+        os.fsync(descriptor)
     except BaseException:
         _release(descriptor, lock)
         raise
@@ -221,9 +223,3 @@ def _read(descriptor: int) -> Owner | None:
         return Owner(**json.loads(os.pread(descriptor, 1 << 16, 0)))
     except (ValueError, TypeError):
         return None
-
-
-def _write(descriptor: int, owner: Owner) -> None:
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, json.dumps(asdict(owner)).encode(), 0)
-    os.fsync(descriptor)

@@ -41,6 +41,13 @@ class FewShotEntity:
     explanation: str = ""
     shown: bool | None = None
 
+    @property
+    def visibility(self) -> str:
+        """Whether the picture shows it, in words."""
+        if self.shown is None:
+            return ""
+        return f"The picture shows {self.text}." if self.shown else f"The picture does not show {self.text}."
+
 
 @dataclass(frozen=True, slots=True)
 class FewShotExample:
@@ -57,7 +64,7 @@ class FewShotExample:
     def answer(self) -> str:
         """The annotation as the answer that the teacher is to imitate: a line of names, then the explanations."""
         names = "; ".join(f"{entity.text} ({type_word(entity.type)})" for entity in self.entities)
-        said = [part for entity in self.entities for part in (entity.explanation, _shown(entity)) if part]
+        said = [part for entity in self.entities for part in (entity.explanation, entity.visibility) if part]
         rest = " ".join([*said, self.relation]).strip()
         return f"Named entities: {names or 'none'}" + (f"\n{rest}" if rest else "")
 
@@ -142,12 +149,6 @@ def _explanation(sample: Sample, entity: Entity) -> str:
     known = next((part.rstrip(".") for part in sentences if entity.text.casefold() in part.casefold()), "")
     looks = f"{entity.text} looks like {entity.expression}" if entity.expression else ""
     return " ".join(f"{part}." for part in (known, looks) if part)
-
-
-def _shown(entity: FewShotEntity) -> str:
-    if entity.shown is None:
-        return ""
-    return f"The picture shows {entity.text}." if entity.shown else f"The picture does not show {entity.text}."
 
 
 def _example(raw: object, folder: Path) -> FewShotExample:

@@ -98,9 +98,12 @@ class HFTeacher:
             try:
                 answers = await asyncio.to_thread(self._answer, [messages for messages, _ in some])
             except Exception as error:
+                if isinstance(error, torch.cuda.OutOfMemoryError):
+                    size = self.chat.batch_size
+                    error = TeacherError(f"the teacher ran out of memory with teacher.batch_size={size}; lower it")
                 for _, future in some:
                     if not future.done():
-                        future.set_exception(_as_user_error(error, self.chat.batch_size))
+                        future.set_exception(error)
                 continue
             for (_, future), answer in zip(some, answers, strict=True):
                 if not future.done():
@@ -114,7 +117,12 @@ class HFTeacher:
             try:
                 shown = [load_image(path, self.chat.max_side) for path in picture_paths(messages)]
                 text = _rendered(self.processor, messages, self.multimodal)
-                self._check_length(text)
+                # Memory grows with a question, and beyond its context a model's answers are worth nothing.
+                tokens = len(self.tokenizer(text, add_special_tokens=False).input_ids)
+                if tokens > self.max_prompt_tokens:
+                    raise _TooLongError(
+                        f"the question has {tokens} tokens, and the model can read {self.max_prompt_tokens} of them"
+                    )
             except (PictureError, _TooLongError) as error:
                 errors[index] = Answer(error=str(error))
             else:
@@ -125,14 +133,6 @@ class HFTeacher:
         return [
             errors[index] if index in errors else self._read(*next(told), seconds) for index in range(len(questions))
         ]
-
-    def _check_length(self, text: str) -> None:
-        """Raises _TooLongError: memory grows with a question, and a model is no longer itself beyond its context."""
-        tokens = len(self.tokenizer(text, add_special_tokens=False).input_ids)
-        if tokens > self.max_prompt_tokens:
-            raise _TooLongError(
-                f"the question has {tokens} tokens, and the model can read {self.max_prompt_tokens} of them"
-            )
 
     @torch.inference_mode()
     def _generate(self, texts: list[str], pictures: list[list[Image.Image]]) -> list[tuple[int, list[int]]]:
@@ -154,7 +154,8 @@ class HFTeacher:
         return list(zip(lengths, whole[:, inputs["input_ids"].shape[1] :].tolist(), strict=True))
 
     def _read(self, prompt_tokens: int, tokens: list[int], seconds: float) -> Answer:
-        ends = _as_list(self.settings.eos_token_id)
+        ends = self.settings.eos_token_id
+        ends = ends if isinstance(ends, list) else [ends]
         end = next((index for index, token in enumerate(tokens) if token in ends), None)
         kept = tokens[:end]
         text = self.tokenizer.decode(kept, skip_special_tokens=True)
@@ -304,13 +305,3 @@ def _text(content: str | list[dict]) -> str:
     if isinstance(content, str):
         return content
     return "\n".join(part["text"] for part in content if part["type"] == "text")
-
-
-def _as_list(value: int | list[int] | None) -> list[int]:
-    return [] if value is None else value if isinstance(value, list) else [value]
-
-
-def _as_user_error(error: Exception, batch_size: int) -> Exception:
-    if isinstance(error, torch.cuda.OutOfMemoryError):
-        return TeacherError(f"the teacher ran out of memory with teacher.batch_size={batch_size}; take a smaller one")
-    return error

@@ -235,7 +235,7 @@ def read_rows(folder: Path) -> Iterator[StoredAnswer]:
     for path in shards:
         rows = _parquet().read_shard(path)
         try:
-            yield from map(_row, rows)
+            yield from (StoredAnswer(**{**row, "faults": tuple(row["faults"])}) for row in rows)
         except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, OSError) as error:
             raise _unreadable(path, error) from None
     sealed = {_number(path) for path in shards}
@@ -272,11 +272,6 @@ def _parquet() -> ModuleType:
     from rivegs_mllm.store import parquet as shards
 
     return shards
-
-
-def _row(values: dict) -> StoredAnswer:
-    values["faults"] = tuple(values["faults"])
-    return StoredAnswer(**values)
 
 
 def _read_journal(journal: Path) -> list[StoredAnswer]:

@@ -55,7 +55,8 @@ def read_posts(folder: Path, split: str, distilled: Distilled | None) -> list[Sa
         if store is None:
             continue
         attached = attach(samples, store, distilled.clean, distilled.teachers)
-        if len(attached.without) == _wanted(what, samples) > 0:
+        places = len(samples) if what == "knowledge" else sum(len(sample.entities) for sample in samples)
+        if len(attached.without) == places > 0:
             raise UserError(f"{store}: has no usable {what} for any post of {folder}, split {split}")
         samples = attached.samples
         if PartialState().is_main_process:
@@ -105,11 +106,6 @@ def attach_expressions(
             entities.append(replace(entity, expression=rows[0].text) if rows else entity)
         attached.append(replace(sample, entities=tuple(entities)))
     return MergedSamples(attached, without, faulty)
-
-
-def _wanted(what: str, samples: Sequence[Sample]) -> int:
-    """How many texts a store could have."""
-    return len(samples) if what == "knowledge" else sum(len(sample.entities) for sample in samples)
 
 
 def _usable(

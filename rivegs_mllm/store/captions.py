@@ -18,15 +18,14 @@ class Captions:
 
     def __init__(self, sources: Sequence[Path]):
         """Reads the sources. Raises UserError where one cannot be read."""
-        self.texts = [_texts(source) for source in sources]
+        self.texts = [
+            {sample: rows[0].text for (sample, _), rows in read_store(source, "caption").items()}
+            if source.is_dir()
+            else read_captions(source)
+            for source in sources
+        ]
 
     def of(self, sample: Sample) -> str:
         """The caption of the post's picture, "" where there is none."""
         names = (sample.id, Path(sample.image).stem, sample.id.partition("#")[0])
         return next((texts[name] for texts in self.texts for name in names if texts.get(name)), "")
-
-
-def _texts(source: Path) -> dict[str, str]:
-    if source.is_dir():
-        return {sample: rows[0].text for (sample, _), rows in read_store(source, "caption").items()}
-    return read_captions(source)

@@ -142,16 +142,13 @@ class VisionPretrainingModel(nn.Module):
             used = target.ne(IGNORED)
             # summed over the slots of one emblem, averaged over cells
             loss = loss + F.cross_entropy(head(own[used]), target[used], reduction="sum") / max(len(own), 1)
-        loss = loss + self._words(raw[on].float(), words[on])
+        filled = raw[on].float()[:, : self.filled]
+        loss = loss + WORD_LOSS_WEIGHT * unlike_words(filled, words[on], self.embedding, self.sharpness.exp())
         predicted = corners(self.boxes(own))
         loss = loss + 5 * F.l1_loss(predicted, boxes[on]) + 2 * generalized_box_iou_loss(predicted, boxes[on]).mean()
         loss = loss + F.mse_loss(self.centres(tokens), centres)
         self._measure(tokens, predicted, kind, parts, boxes, on)
         return {"loss": loss}
-
-    def _words(self, cells: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
-        """How unlike the cells are to the embeddings of their words, weighted."""
-        return WORD_LOSS_WEIGHT * unlike_words(cells[:, : self.filled], words, self.embedding, self.sharpness.exp())
 
     @torch.no_grad()
     def _measure(self, tokens, predicted, kind, parts, boxes, on) -> None:

@@ -26,7 +26,7 @@ def check_pictures(samples: Sequence[Sample], folder: Path) -> list[Sample]:
     Raises UserError that lists the samples whose picture is missing, damaged, of another size than recorded, or of a
     shape that no model takes, and those with a mask of another size.
     """
-    looked = on_main(lambda: measure_pictures(samples, folder, _decoded_size))
+    looked = on_main(lambda: measure_pictures(samples, folder, lambda path: open_picture(path).size))
     faults = [fault for _, fault in looked if fault]
     if faults:
         shown = "\n  ".join(faults[:_MAX_LISTED])
@@ -78,7 +78,3 @@ def _measured(paths: Iterable[Path], measure: Callable[[Path], Size]) -> dict[Pa
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         sizes = pool.map(size_or_error, paths)
         return dict(zip(paths, track(sizes, "pictures", len(paths), quiet), strict=True))
-
-
-def _decoded_size(path: Path) -> Size:
-    return open_picture(path).size

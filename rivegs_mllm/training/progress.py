@@ -66,12 +66,13 @@ class TrainingProgress(TrainerCallback):
             rates.append(f"{logs[TOKENS] / seconds:,.0f} tokens/s")
         left = (now - self.started) / max(state.global_step - self.first, 1) * (state.max_steps - state.global_step)
         self.told, self.last = now, state.global_step
+        peak = peak_bytes()
         parts = [
             f"step {state.global_step}/{state.max_steps}",
             f"loss {float(logs['loss']):.4f}",
             f"learning rate {float(logs.get('learning_rate', 0)):.2e}",
             *rates,
-            *_memory(),
+            *([] if peak is None else [f"{peak / 1e9:.1f} GB"]),
             f"{clock(left)} left",
         ]
         return "  ".join(parts)
@@ -90,8 +91,3 @@ def clock(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
-
-
-def _memory() -> list[str]:
-    peak = peak_bytes()
-    return [] if peak is None else [f"{peak / 1e9:.1f} GB"]

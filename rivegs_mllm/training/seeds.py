@@ -35,16 +35,12 @@ def train_seeds(train: Callable[[Sequence[str]], Path], out: Path, seeds: Sequen
             runs[str(seed)] = read_metrics(folder)
         if not any(runs[str(seeds[0])].values()):
             raise UserError(f"{out}: nothing was evaluated; set train.eval_strategy, or data.test to a split to score")
-        result = _summary(runs)
+        every = list(runs.values())
+        deviation = _over(every, lambda values: statistics.stdev(values) if len(values) > 1 else 0.0)
+        result = {"seeds": runs, "mean": _over(every, statistics.fmean), "deviation": deviation}
         if PartialState().is_main_process:
             write_json(out / SEEDS_FILE, result)
     return result
-
-
-def _summary(runs: Mapping[str, Figures]) -> dict:
-    every = list(runs.values())
-    deviation = _over(every, lambda values: statistics.stdev(values) if len(values) > 1 else 0.0)
-    return {"seeds": runs, "mean": _over(every, statistics.fmean), "deviation": deviation}
 
 
 def _over(runs: Sequence[Figures], summary: Callable[[list[float]], float]) -> dict:

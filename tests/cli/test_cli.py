@@ -82,7 +82,7 @@ def test_a_report_of_two_systems(emblems, tmp_path):
         (["train", "{tmp}/none.yaml"], "none.yaml"),
         (["predict", RECIPE, "--data", "{emblems}", "--out", "{tmp}/p.jsonl", "--adapter", "{tmp}/none"], "contract"),
         (
-            ["predict", RECIPE, "--data", "{emblems}", "--split", "nope", "--out", "{tmp}/p.jsonl", "--base-model"],
+            ["predict", RECIPE, "--data", "{emblems}", "--split", "nope", "--out", "{tmp}/p.jsonl", "--untuned"],
             "nope",
         ),
         (["build", "twitter-gmner", "--raw", "{tmp}/none", "--out", "{tmp}/o", "--without-images"], "none"),
