@@ -1,4 +1,4 @@
-"""Recipe and posts to a file of predictions, which goes on where it was cut off."""
+"""Recipe and posts to a file of predictions, resumed where it was interrupted."""
 
 from __future__ import annotations
 
@@ -23,26 +23,28 @@ from rivegs_mllm.types import Prediction, Sample, UserError
 
 
 def predict(
-    recipe: Answering, samples: Sequence[Sample], folder: Path, out: Path, adapter: Path | None
+    recipe: Answering, samples: Sequence[Sample], image_root: Path, out: Path, adapter: Path | None
 ) -> list[Prediction]:
     """Answers every sample and writes one prediction a line to ``out``, in the order of the samples.
 
-    ``folder`` is what the samples' pictures are relative to, ``adapter`` the trained folder, None for the base alone.
-    Where `rivegs calibrate` has left its file in ``adapter``, scores and visibility are calibrated by it.
-    Answers are appended to ``out.partial`` as they come, and the file is renamed when it is whole; started again, the
-    run goes on behind the last whole line. A post that cannot be answered ends no run: its ``errors`` say why. Raises
-    UserError where that file is of another run, for a calibration that cannot be read, and where no post at all can be
-    answered.
+    The samples' pictures are relative to ``image_root``; ``adapter`` is the trained folder, None for the base alone.
+    Where `rivegs calibrate` has left its file in ``adapter``, scores and visibility are calibrated by it. Answers are
+    appended to ``out.partial`` as they come, and the file is renamed when it is complete; started again, the run
+    resumes after the last complete line. A post that cannot be answered ends no run: its ``errors`` give the reason.
+    Raises UserError where that file is of another run, for a calibration that cannot be read, and where no post at all
+    can be answered.
     """
     calibration = read_calibration(adapter) if adapter else None
     partial = out.with_name(f"{out.name}.partial")
-    done = _begun(partial, samples, _run_name(recipe, samples, adapter))
+    done = _resume_or_start(partial, samples, _run_name(recipe, samples, adapter))
     system = prepare_for_inference(load_base(recipe) if adapter is None else load_adapter(adapter, recipe))
-    generator = Generator(system, folder, recipe.predict.max_new_tokens, recipe.max_length)
+    generator = Generator(system, image_root, recipe.predict.max_new_tokens, recipe.max_length)
     with partial.open("ab") as file, progress() as bars:
         task = bars.add_task("answers", total=len(samples), completed=len(done))
-        for some in batches(samples[len(done) :], recipe.predict.batch_size):
-            answers = each_by_itself(generator.answer, some, lambda sample, note: Prediction(sample.id, errors=(note,)))
+        for batch in batches(samples[len(done) :], recipe.predict.batch_size):
+            answers = each_by_itself(
+                generator.answer, batch, lambda sample, note: Prediction(sample.id, errors=(note,))
+            )
             if calibration:
                 answers = [calibration.apply(answer) for answer in answers]
             done += answers
@@ -55,8 +57,8 @@ def predict(
     return done
 
 
-def _begun(partial: Path, samples: Sequence[Sample], name: str) -> list[Prediction]:
-    """The predictions that an earlier try left, its last line taken back where it was cut off."""
+def _resume_or_start(partial: Path, samples: Sequence[Sample], name: str) -> list[Prediction]:
+    """The predictions that an interrupted run left, its last line dropped where it is truncated."""
     run = _run_file(partial)
     if not (partial.exists() and run.exists()):
         partial.parent.mkdir(parents=True, exist_ok=True)
@@ -64,7 +66,7 @@ def _begun(partial: Path, samples: Sequence[Sample], name: str) -> list[Predicti
         partial.unlink(missing_ok=True)
         return []
     if run.read_text() != name:
-        raise UserError(f"{partial} was begun by another run (other model, settings or posts); delete it and {run}")
+        raise UserError(f"{partial} was started by another run (other model, settings or posts); delete it and {run}")
     return load_partial(partial, samples, f"delete it and {run}")
 
 

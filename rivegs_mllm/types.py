@@ -1,4 +1,4 @@
-"""The record: what is known of a post, and what a system says about it.
+"""The records: a post with its gold labels, and a system's prediction for it.
 
 Every builder writes these types, every stage fills them, every score reads them. Standard library only.
 
@@ -25,7 +25,7 @@ MAX_PIXELS = 89_478_485
 
 
 class UserError(ValueError):
-    """A mistake that the user can mend. The command line prints its message alone, without a stack trace."""
+    """A mistake that the user can fix. The command line prints its message alone, without a stack trace."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class Entity:
     """A named entity of a post, gold or predicted.
 
     ``text`` is the mention: its tokens joined by single spaces. ``span`` is its token offsets, end-exclusive,
-    or None where it is not known. ``expression`` says in plain words what the entity looks like.
+    or None where it is not known. ``expression`` describes in plain words what the entity looks like.
     ``visible`` is whether the picture shows it, None while undecided; ``visible_score`` the probability
     of that, in [0, 1]. ``boxes`` and ``masks`` are every region that shows it.
     """
@@ -96,10 +96,10 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What a system says about the post ``id``.
+    """A system's prediction for the post ``id``.
 
-    ``raw`` is the model's answer as it came, ``errors`` what of it could not be read, and what of the post could not be
-    given to the model.
+    ``raw`` is the model's answer as it came, ``errors`` what of it could not be parsed, and what of the post could not
+    be given to the model.
     """
 
     id: str

@@ -11,7 +11,7 @@ from rivegs_mllm.config.layers import Layered, read_layers
 from rivegs_mllm.config.schema import Recipe
 from rivegs_mllm.config.yaml_loader import decode
 from rivegs_mllm.distill.config import DistillRecipe
-from rivegs_mllm.distill.pseudo_labels import RowsRecipe
+from rivegs_mllm.distill.pseudo_labels import PseudoLabelRecipe
 from rivegs_mllm.tiny.build import BaseRecipe
 
 KINDS = {
@@ -24,7 +24,7 @@ KINDS = {
 }
 OTHERS = {
     "base.yaml": (BaseRecipe, ["python", "-m", "rivegs_mllm.tiny.build"]),
-    "cascade_rows.yaml": (RowsRecipe, ["rivegs", "distill"]),
+    "cascade_rows.yaml": (PseudoLabelRecipe, ["rivegs", "distill"]),
 }
 
 

@@ -37,7 +37,7 @@ class Calibration:
         score = min(max(score, _EDGE), 1 - _EDGE)
         return 1 / (1 + math.exp(-math.log(score / (1 - score)) / self.temperature))
 
-    def says_visible(self, score: float) -> bool:
+    def is_visible(self, score: float) -> bool:
         """The decision on a raw ``visible_score``."""
         return bool(self.probability(score) >= self.threshold)
 
@@ -51,7 +51,7 @@ class Calibration:
     def _decided(self, entity: Entity) -> Entity:
         if entity.visible_score is None:
             return entity
-        visible = self.says_visible(entity.visible_score) and bool(entity.boxes or entity.masks or entity.visible)
+        visible = self.is_visible(entity.visible_score) and bool(entity.boxes or entity.masks or entity.visible)
         return replace(entity, visible=visible, visible_score=self.probability(entity.visible_score))
 
 

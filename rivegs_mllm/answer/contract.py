@@ -98,7 +98,7 @@ class Contract:
         if self.min_pixels > self.max_pixels:
             yield f"min_pixels {self.min_pixels} is more than max_pixels {self.max_pixels}"
 
-    def until(self, segment: str) -> Contract:
+    def up_to(self, segment: str) -> Contract:
         """The same contract for answers that end after ``segment``, as when only their beginning is forced or read."""
         return dataclasses.replace(self, segments=self.segments[: self.segments.index(segment) + 1])
 

@@ -53,7 +53,7 @@ Span = tuple[int, int]
 
 
 @dataclass(frozen=True)
-class Piece:
+class AnswerLine:
     """A line of an answer with its line feed, and the segment it belongs to."""
 
     segment: str
@@ -84,11 +84,11 @@ def render(
     entities: Iterable[Entity],
     contract: Contract,
     size: tuple[int, int] | None,
-) -> tuple[Piece, ...]:
+) -> tuple[AnswerLine, ...]:
     """The answer that says this, one piece a line; the texts of the pieces joined are the answer.
 
     ``size`` is (width, height) of the original picture, None without one. The pieces of the first segments do not
-    depend on the later ones, so ``render(..., contract.until(segment), ...)`` gives the first pieces of the whole.
+    depend on the later ones, so ``render(..., contract.up_to(segment), ...)`` gives the first pieces of the whole.
     Raises UserError for what an answer of this contract cannot say.
     """
     ordered = in_text_order(entities)
@@ -130,14 +130,14 @@ def parse(
     return Prediction(id, _unescape(knowledge or ""), entities, raw=text, errors=(*errors, *faults))
 
 
-def _line(segment: str, number: int | None, content: str) -> Piece:
+def _line(segment: str, number: int | None, content: str) -> AnswerLine:
     start = line_start(segment, number)
-    return Piece(segment, f"{start} {content}\n" if content else f"{start}\n")
+    return AnswerLine(segment, f"{start} {content}\n" if content else f"{start}\n")
 
 
-def _entity_lines(tokens: Sequence[str], entities: Sequence[Entity], contract: Contract) -> list[Piece]:
+def _entity_lines(tokens: Sequence[str], entities: Sequence[Entity], contract: Contract) -> list[AnswerLine]:
     if not entities:
-        return [Piece("entities", f"{_NO_ENTITY}\n")]
+        return [AnswerLine("entities", f"{_NO_ENTITY}\n")]
     pieces, spans = [], _Spans(tokens)
     for number, entity in enumerate(entities, 1):
         if entity.type not in contract.types:
@@ -152,7 +152,7 @@ def _entity_lines(tokens: Sequence[str], entities: Sequence[Entity], contract: C
     return pieces
 
 
-def _box_lines(entities: Sequence[Entity], contract: Contract, size: tuple[int, int] | None) -> list[Piece]:
+def _box_lines(entities: Sequence[Entity], contract: Contract, size: tuple[int, int] | None) -> list[AnswerLine]:
     if size is None:
         return []
     pieces = []

@@ -189,7 +189,7 @@ class MllmStage:
         calibration = self.model.calibration
         if calibration is None:
             return entities
-        said, probability = calibration.says_visible, calibration.probability
+        said, probability = calibration.is_visible, calibration.probability
         return tuple(
             entity
             if (score := entity.visible_score) is None

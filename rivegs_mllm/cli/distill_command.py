@@ -10,7 +10,7 @@ from rivegs_mllm.data.jsonl import read_split
 from rivegs_mllm.data.lock import lock_file
 from rivegs_mllm.data.logs import LOG, log_to
 from rivegs_mllm.distill.config import read_distill
-from rivegs_mllm.distill.pseudo_labels import is_rows, make_rows, read_rows_recipe
+from rivegs_mllm.distill.pseudo_labels import is_pseudo_label_recipe, make_pseudo_labels, read_pseudo_label_recipe
 from rivegs_mllm.distill.runner import distill, dry_run
 from rivegs_mllm.distill.tasks import captions_of
 from rivegs_mllm.llm.few_shot import draft_examples, write_examples
@@ -19,14 +19,14 @@ from rivegs_mllm.types import UserError
 
 def run(path: Path, overrides: Sequence[str], only_plan: bool, retry_failed: bool) -> int:
     """Runs a recipe of a teacher or of a cascade. Returns 1 where questions are left without an answer, else 0."""
-    if is_rows(read_yaml(path, overrides)):
+    if is_pseudo_label_recipe(read_yaml(path, overrides)):
         if only_plan or retry_failed:
             raise UserError(
                 f"{path}: makes training data from a cascade; --dry-run and --retry-failed are for teachers"
             )
-        recipe = read_rows_recipe(path, overrides)
+        recipe = read_pseudo_label_recipe(path, overrides)
         with log_to(recipe.out / LOG):
-            made = make_rows(recipe)
+            made = make_pseudo_labels(recipe)
         for split, counts in made.items():
             print(f"{split}: " + ", ".join(f"{count:,} {what}" for what, count in counts.items()))
         return 0

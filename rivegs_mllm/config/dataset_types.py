@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from rivegs_mllm.config.layers import Layered, Said, word
+from rivegs_mllm.config.layers import Layered, Sourced, word
 from rivegs_mllm.data.dataset_info import NAME, dataset_types
 from rivegs_mllm.types import TYPES
 
@@ -29,12 +29,12 @@ def with_dataset_types(layered: Layered, folder: Path | None = None) -> Layered:
         return layered
     by = str(folder / NAME) if (folder / NAME).is_file() else f"the entities of {folder}"
     if "model" not in layered.sections:
-        return dataclasses.replace(layered, sections={"types": Said(list(types), by), **layered.sections})
+        return dataclasses.replace(layered, sections={"types": Sourced(list(types), by), **layered.sections})
     answer = layered.sections.get("answer", {})
     if not isinstance(answer, dict) or "types" in answer:
         return layered
-    added = {"types": Said(types if any(types.values()) else list(types), by)}
+    added = {"types": Sourced(types if any(types.values()) else list(types), by)}
     instruction = word(answer, "instruction")
     if instruction is not None and "{types}" not in instruction:
-        added["instruction"] = Said(NAMING_TYPES + instruction, by)
+        added["instruction"] = Sourced(NAMING_TYPES + instruction, by)
     return dataclasses.replace(layered, sections={**layered.sections, "answer": {**answer, **added}})

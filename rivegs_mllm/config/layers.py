@@ -1,6 +1,6 @@
-"""A recipe laid over its bases, with overrides laid over it; every value knows which of them said it.
+"""A recipe laid over its bases, with overrides laid over it; every value has its source.
 
-``base: FILE`` names another recipe, relative to the recipe's own folder, and what the recipe says is laid over that:
+``base: FILE`` names another recipe, relative to the recipe's own folder, and the recipe is laid over that:
 sections key by key, lists and values in place of the base's. ``null`` takes away what the base says, and another
 ``type:`` lets the base's settings of that section go. A base can have a base.
 """
@@ -32,14 +32,14 @@ _VARIANT = re.compile(r"\w[\w.+-]*")
 _LONGEST = 400
 
 
-class Said(NamedTuple):
-    """A value that is not a section, and who said it: a file, ``OVERRIDE`` or one of the defaults."""
+class Sourced(NamedTuple):
+    """A value that is not a section, and its source: a file, ``OVERRIDE`` or one of the defaults."""
 
     value: object
-    by: str
+    source: str
 
 
-Section = dict[str, Union["Section", Said]]
+Section = dict[str, Union["Section", Sourced]]
 
 
 @dataclass(frozen=True)
@@ -70,13 +70,13 @@ class Layered:
 
     def fault(self, said: str) -> UserError:
         """The error for a message that begins with a key, naming the file where the key was written."""
-        own: Section | Said | None = self.sections
+        own: Section | Sourced | None = self.sections
         for key in said.partition(":")[0].partition("[")[0].split("."):
             own = own.get(key) if isinstance(own, dict) else None
         while isinstance(own, dict):
             own = next(iter(own.values()), None)
-        if isinstance(own, Said) and own.by not in (str(self.path), OVERRIDE, *DEFAULTS):
-            return UserError(f"{own.by}: {said} (a base of {self.name})")
+        if isinstance(own, Sourced) and own.source not in (str(self.path), OVERRIDE, *DEFAULTS):
+            return UserError(f"{own.source}: {said} (a base of {self.name})")
         return UserError(f"{self.name}: {said}")
 
 
@@ -96,7 +96,7 @@ def read_layers(path: Path | str, overrides: Sequence[str] = ()) -> Layered:
     if "variants" in sections:
         sections, files = _with_variants(path, sections, files)
     for override in overrides:
-        _lay_over(sections, override)
+        _override(sections, override)
     _name_folder(sections, path.stem)
     return Layered(path, str(path), sections, files)
 
@@ -104,7 +104,7 @@ def read_layers(path: Path | str, overrides: Sequence[str] = ()) -> Layered:
 def word(content: dict, key: str) -> str | None:
     """The text that a key of a section has, None where it has none or is not there."""
     value = content.get(key)
-    value = value.value if isinstance(value, Said) else value
+    value = value.value if isinstance(value, Sourced) else value
     value = value.text if isinstance(value, Written) else value
     return value if isinstance(value, str) else None
 
@@ -115,7 +115,7 @@ def _over_bases(path: Path, named_by: str = "") -> tuple[Section, tuple[Path, ..
     sections: Section = {}
     for own, content in reversed(chain):
         _drop_folder(sections)
-        sections = _merged(sections, _said(content, str(own)))
+        sections = _merged(sections, _sourced(content, str(own)))
     return sections, tuple(own for own, _ in chain)
 
 
@@ -187,7 +187,7 @@ def _variant(path: Path, key: str, own: Section) -> tuple[Section, tuple[Path, .
     if "base" not in own:
         return own, ()
     base = own.pop("base")
-    named = resolve(Path, base.value if isinstance(base, Said) else base, f"{key}.base")
+    named = resolve(Path, base.value if isinstance(base, Sourced) else base, f"{key}.base")
     below, files = _over_bases(path.parent / named, f"{key}.base")
     if not named.name.startswith("_"):
         _name_folder(below, named.stem)
@@ -204,7 +204,7 @@ def _merged(below: Section, above: Section) -> Section:
         under = below.get(key)
         if isinstance(own, dict) and isinstance(under, dict):
             made[key] = _merged(under, own)
-        elif key in below and isinstance(own, Said) and isinstance(own.value, Written) and own.value.value is None:
+        elif key in below and isinstance(own, Sourced) and isinstance(own.value, Written) and own.value.value is None:
             del made[key]
         else:
             made[key] = own
@@ -226,14 +226,19 @@ def _name_folder(sections: Section, stem: str) -> None:
     train, data = _opened(sections.get("train")), sections.get("data")
     if not train:
         return
-    said = train.get("output_dir", Said(f"runs/{stem}", DEFAULT_FOLDER))
+    said = train.get("output_dir", Sourced(f"runs/{stem}", DEFAULT_FOLDER))
     folder = data.get("folder") if isinstance(data, dict) else None
-    if isinstance(folder, Said) and folder.by == OVERRIDE and isinstance(said, Said) and said.by != OVERRIDE:
-        said = Said(str(folder_for(stem, Path(word(data, "folder") or "data"))), DEFAULT_FOLDER_OF_DATA)
+    if (
+        isinstance(folder, Sourced)
+        and folder.source == OVERRIDE
+        and isinstance(said, Sourced)
+        and said.source != OVERRIDE
+    ):
+        said = Sourced(str(folder_for(stem, Path(word(data, "folder") or "data"))), DEFAULT_FOLDER_OF_DATA)
     sections["train"] = {**train, "output_dir": said}
 
 
-def _lay_over(sections: Section, override: str) -> None:
+def _override(sections: Section, override: str) -> None:
     key, equals, value = override.removeprefix("--").partition("=")
     if not (override.startswith("--") and equals and key):
         raise UserError(f"{override[:_LONGEST]}: an override is written --key=value")
@@ -246,20 +251,20 @@ def _lay_over(sections: Section, override: str) -> None:
     read = current_type(read_value(value), warn) if last == "type" else current(read_value(value), warn)
     if last == "type" and word(sections, "type") != word({"type": read}, "type"):
         sections.clear()  # another type does not know the settings of this one
-    sections[last] = Said(read, OVERRIDE)
+    sections[last] = Sourced(read, OVERRIDE)
 
 
-def _opened(own: Section | Said | None) -> Section:
+def _opened(own: Section | Sourced | None) -> Section:
     """A section to write in: one in braces that an override said, and an empty one in place of a value."""
-    if isinstance(own, Said):
+    if isinstance(own, Sourced):
         value = own.value.value if isinstance(own.value, Written) else own.value
-        own = _said(value, own.by) if isinstance(value, dict) else None
+        own = _sourced(value, own.source) if isinstance(value, dict) else None
     return own if isinstance(own, dict) else {}
 
 
-def _said(value: object, by: str) -> Section | Said:
-    return {key: _said(own, by) for key, own in value.items()} if isinstance(value, dict) else Said(value, by)
+def _sourced(value: object, by: str) -> Section | Sourced:
+    return {key: _sourced(own, by) for key, own in value.items()} if isinstance(value, dict) else Sourced(value, by)
 
 
-def _content(own: Section | Said) -> object:
-    return own.value if isinstance(own, Said) else {key: _content(below) for key, below in own.items()}
+def _content(own: Section | Sourced) -> object:
+    return own.value if isinstance(own, Sourced) else {key: _content(below) for key, below in own.items()}

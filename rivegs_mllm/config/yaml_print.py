@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from rivegs_mllm.config.layers import DEFAULTS, OVERRIDE, Layered, Said, Section
+from rivegs_mllm.config.layers import DEFAULTS, OVERRIDE, Layered, Section, Sourced
 from rivegs_mllm.config.yaml_text import Unreadable, Written, read_value
 
 _PLAIN = re.compile(r"[\w./](?:[\w./+-]|:(?=\w)| (?=\w))*", re.ASCII)
@@ -27,11 +27,11 @@ def recipe_file(predictions: Path) -> Path:
 def _section(section: Section, indent: str) -> Iterator[str]:
     for name, own in section.items():
         start = f"{indent}{_text(name)}:"
-        if not isinstance(own, Said):
+        if not isinstance(own, Sourced):
             yield start if own else f"{start} {{}}"
             yield from _section(own, f"{indent}  ")
             continue
-        from_where = f"  # {_by(own.by)}"
+        from_where = f"  # {_shown_source(own.source)}"
         text = own.value
         if isinstance(text, str) and _is_block(text):
             yield f"{start} |-{from_where}"
@@ -40,10 +40,10 @@ def _section(section: Section, indent: str) -> Iterator[str]:
             yield f"{start} {_value(text)}{from_where}"
 
 
-def _by(by: str) -> str:
-    if by in (OVERRIDE, *DEFAULTS):
-        return by
-    return f"from {by if by.isprintable() else ascii(by)}"
+def _shown_source(source: str) -> str:
+    if source in (OVERRIDE, *DEFAULTS):
+        return source
+    return f"from {source if source.isprintable() else ascii(source)}"
 
 
 def _value(value: object) -> str:

@@ -31,7 +31,7 @@ class Prices:
     prompt: NonNegativeFloat = 0.0
     completion: NonNegativeFloat = 0.0
 
-    def of(self, prompt_tokens: float, completion_tokens: float) -> float:
+    def cost(self, prompt_tokens: float, completion_tokens: float) -> float:
         """What so many tokens cost."""
         return (prompt_tokens * self.prompt + completion_tokens * self.completion) / 1e6
 

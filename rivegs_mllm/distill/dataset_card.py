@@ -1,4 +1,4 @@
-"""The dataset card of a store: who was asked what, how it went, what it cost."""
+"""The dataset card of a store: teachers, questions, failures, cost."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ kind, sample, mention and teacher the last one counts.
 """
 
 
-def note_run(recipe: DistillRecipe, kind: str, prompt: str, report: dict) -> list[str]:
-    """Adds a run to the store's list of runs. What was damaged in that list is left out and told in lines."""
+def record_run(recipe: DistillRecipe, kind: str, prompt: str, report: dict) -> list[str]:
+    """Adds a run to the store's list of runs. What was damaged in that list is left out; returns a line on it."""
     path = recipe.store / RUNS
     before, notes = _runs(path)
     run = {
@@ -90,7 +90,7 @@ def _counts(store: Path) -> str:
         count = figures[kind, teacher]
         count["all"] += 1
         count["failed"] += status == FAILED
-        count["marked"] += bool(found)
+        count["flagged"] += bool(found)
         faults[kind, teacher].update(found)
     for row in read_rows(store):
         count = figures[row.kind, row.teacher]
@@ -98,12 +98,12 @@ def _counts(store: Path) -> str:
         count["completion"] += row.completion_tokens or 0
         count["cost"] += row.cost
     lines = [
-        "| kind | teacher | questions | failed | marked | prompt tokens | answer tokens | cost |",
+        "| kind | teacher | questions | failed | flagged | prompt tokens | answer tokens | cost |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for (kind, teacher), count in sorted(figures.items()):
         lines.append(
-            f"| {kind} | {_cell(teacher)} | {count['all']:,} | {_share(count, 'failed')} | {_share(count, 'marked')} "
+            f"| {kind} | {_cell(teacher)} | {count['all']:,} | {_share(count, 'failed')} | {_share(count, 'flagged')} "
             f"| {count['prompt']:,} | {count['completion']:,} | {count['cost']:,.4f} |"
         )
     marks = [
@@ -111,7 +111,7 @@ def _counts(store: Path) -> str:
         for (kind, teacher), found in sorted(faults.items())
         for name, count in found.most_common()
     ]
-    said = "Marked are answers in which the checks found faults; training leaves them out unless it is told otherwise."
+    said = "Flagged are answers that fail a quality check; training leaves them out unless `distilled.clean` is false."
     return "\n".join(["## Counts", *lines, "", said, *marks, ""])
 
 

@@ -76,13 +76,13 @@ class Known:
 class Plan:
     """``ask`` has one question a key; ``same`` the further posts it is the answer for, by key.
 
-    ``take_over`` are questions answered for another post before, ``broken`` those that cannot even be asked, with the
+    ``reused`` are questions answered for another post before, ``broken`` those that cannot even be asked, with the
     reason. ``done`` and ``failed`` count what earlier runs answered, and what failed in them and is left alone.
     """
 
     ask: Sequence[PlannedQuestion]
     same: Mapping[str, Sequence[PlannedQuestion]]
-    take_over: Sequence[PlannedQuestion]
+    reused: Sequence[PlannedQuestion]
     broken: Sequence[tuple[PlannedQuestion, str]]
     done: int
     failed: int
@@ -129,7 +129,7 @@ def make_plan(recipe: DistillRecipe, questions: Questions, known: Known, retry_f
     return Plan(
         ask=[same[0] for same in new.values()],
         same={key: same[1:] for key, same in new.items() if len(same) > 1},
-        take_over=[question for question in askable if question.key in known.answered],
+        reused=[question for question in askable if question.key in known.answered],
         broken=[(question, fault) for question, fault in left if fault],
         done=settled.count(DONE),
         failed=settled.count(FAILED_BEFORE),
@@ -177,7 +177,7 @@ def describe(recipe: DistillRecipe, questions: Questions, known: Known, plan: Pl
     prompt = guessed if measured is None else len(plan.ask) * measured
     written = known.completion_tokens.mean
     completion = len(plan.ask) * (recipe.sampling.max_tokens if written is None else written)
-    cost = recipe.prices.of(prompt, completion)
+    cost = recipe.prices.cost(prompt, completion)
     prompts_by = "4 bytes a token" if measured is None else "by earlier answers"
     answers_by = "the longest that are allowed" if written is None else "by earlier answers"
     same = sum(map(len, plan.same.values()))
@@ -185,9 +185,9 @@ def describe(recipe: DistillRecipe, questions: Questions, known: Known, plan: Pl
         f"{len(questions.samples):,} posts, {sum(map(len, questions.mentions)):,} questions of kind {questions.kind} "
         f"to {recipe.teacher.identity['teacher']}",
         f"unique prompts to ask: {len(plan.ask):,}",
-        f"answered before: {plan.done:,}; the same question for another post: {len(plan.take_over):,} answered, "
+        f"answered before: {plan.done:,}; the same question for another post: {len(plan.reused):,} answered, "
         f"{same:,} to be asked once",
-        f"failed before: {plan.failed:,} (--retry-failed takes up these alone); cannot be asked: {len(plan.broken):,}",
+        f"failed before: {plan.failed:,} (--retry-failed asks only these); cannot be asked: {len(plan.broken):,}",
         f"tokens expected: {prompt:,.0f} of prompts ({prompts_by}), {completion:,.0f} of answers ({answers_by})",
         f"cost expected: {cost:,.2f}; the store has cost {known.cost:,.2f}",
     ]

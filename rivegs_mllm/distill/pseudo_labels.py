@@ -40,7 +40,7 @@ NOWHERE = "a box or mask has no area, or is not of the picture"
 
 
 @dataclass
-class RowsRecipe:
+class PseudoLabelRecipe:
     """A cascade, or the predictions of one, that becomes training data in the folder ``out``.
 
     A post becomes a row only where all its entities are sure: one that is left out would teach the model to miss it.
@@ -63,27 +63,27 @@ class RowsRecipe:
             raise UserError(f"min_confidence: {self.min_confidence} is not between 0.5 and 1")
 
 
-def is_rows(content: Mapping) -> bool:
+def is_pseudo_label_recipe(content: Mapping) -> bool:
     """Whether a recipe is of this kind: it names a cascade or predictions."""
     return "cascade" in content or "predictions" in content
 
 
-def read_rows_recipe(path: Path, overrides: Sequence[str] = ()) -> RowsRecipe:
+def read_pseudo_label_recipe(path: Path, overrides: Sequence[str] = ()) -> PseudoLabelRecipe:
     """The recipe in a YAML file. Raises UserError that names file and key."""
-    return parse_recipe(RowsRecipe, path, overrides)
+    return parse_recipe(PseudoLabelRecipe, path, overrides)
 
 
-def make_rows(recipe: RowsRecipe) -> dict[str, Counter[str]]:
+def make_pseudo_labels(recipe: PseudoLabelRecipe) -> dict[str, Counter[str]]:
     """Writes ``out/<split>.jsonl``, the provenance of every field and the posts left out; gives counts by split.
 
     Pictures stay where they are: their paths are made relative to ``out``. Raises UserError.
     """
     check_output(recipe.out, [recipe.data.folder])
     with lock_folder(recipe.out):
-        return _make_rows(recipe)
+        return _make_pseudo_labels(recipe)
 
 
-def _make_rows(recipe: RowsRecipe) -> dict[str, Counter[str]]:
+def _make_pseudo_labels(recipe: PseudoLabelRecipe) -> dict[str, Counter[str]]:
     counts: dict[str, Counter[str]] = {}
     sources = _sources(recipe)
     short = {name: source["source"] for name, source in sources.items()}
@@ -92,7 +92,7 @@ def _make_rows(recipe: RowsRecipe) -> dict[str, Counter[str]]:
     for split in recipe.data.splits:
         samples = [without_labels(sample) for sample in read_split(recipe.data.folder, split)[: recipe.data.posts]]
         predictions = _predicted(recipe, samples, split)
-        rows, reasons = select_rows(samples, predictions, recipe.min_confidence, recipe.boxes)
+        rows, reasons = select_confident(samples, predictions, recipe.min_confidence, recipe.boxes)
         counts[split] = Counter(rows=len(rows), posts=len(samples))
         counts[split].update(reasons.values())
         left_out += [f"{split} {identity}: {reason}\n" for identity, reason in reasons.items()]
@@ -105,7 +105,7 @@ def _make_rows(recipe: RowsRecipe) -> dict[str, Counter[str]]:
     return counts
 
 
-def select_rows(
+def select_confident(
     samples: Sequence[Sample], predictions: Sequence[Prediction], min_confidence: float, boxes: bool = True
 ) -> tuple[list[Sample], dict[str, str]]:
     """The posts whose predictions are sure, labelled with them, and why each other post is left out, by its id."""
@@ -123,7 +123,7 @@ def select_rows(
     return rows, reasons
 
 
-def _sources(recipe: RowsRecipe) -> dict[str, dict]:
+def _sources(recipe: PseudoLabelRecipe) -> dict[str, dict]:
     """By field what fills it: its ``source`` in short, and what is needed to have it once more."""
     if recipe.predictions is not None:
         digest = hashlib.sha256(recipe.predictions.read_bytes()).hexdigest() if recipe.predictions.is_file() else ""
@@ -141,7 +141,7 @@ def _sources(recipe: RowsRecipe) -> dict[str, dict]:
     return sources
 
 
-def _predicted(recipe: RowsRecipe, samples: Sequence[Sample], split: str) -> list[Prediction]:
+def _predicted(recipe: PseudoLabelRecipe, samples: Sequence[Sample], split: str) -> list[Prediction]:
     if recipe.predictions is not None:
         return read_predictions(recipe.predictions)
     from rivegs_mllm.cascade.config import read_cascade, run_cascade

@@ -1,4 +1,4 @@
-"""The run: a teacher is asked what the plan says, a fixed number of questions at a time, and every answer is kept."""
+"""The run: a teacher is asked the questions of the plan, a fixed number at a time, and every answer is stored."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rivegs_mllm.cascade.base import without_labels
 from rivegs_mllm.data.jsonl import read_split
 from rivegs_mllm.data.progress import ProgressReporter
 from rivegs_mllm.distill.config import DistillRecipe
-from rivegs_mllm.distill.dataset_card import note_run, write_card
+from rivegs_mllm.distill.dataset_card import record_run, write_card
 from rivegs_mllm.distill.planner import Plan, PlannedQuestion, describe, make_plan, shown, what_is_known
 from rivegs_mllm.distill.tasks import ExpressionTask, Questions
 from rivegs_mllm.llm.client import Answer, Teacher, TeacherError, ask
@@ -34,7 +34,7 @@ class Report:
     """
 
     answered: int = 0
-    taken_over: int = 0
+    reused: int = 0
     failed: int = 0
     failed_before: int = 0
     done_before: int = 0
@@ -55,18 +55,18 @@ class Report:
 
     def __str__(self) -> str:
         lines = [
-            f"answered {self.answered:,}, taken over {self.taken_over:,}, failed {self.failed:,}, "
+            f"answered {self.answered:,}, reused {self.reused:,}, failed {self.failed:,}, "
             f"answered before {self.done_before:,}, failed before {self.failed_before:,}, not asked {self.left:,}",
             f"{self.requests:,} requests, cost {self.cost:,.4f}",
         ]
         if self.faults:
-            lines.append("marked: " + ", ".join(f"{name} {count:,}" for name, count in self.faults.most_common()))
+            lines.append("flagged: " + ", ".join(f"{name} {count:,}" for name, count in self.faults.most_common()))
         if self.lost:
             lines.append(f"{self.lost:,} answers came and could not be written; their questions will be asked again")
         if self.failed or self.failed_before:
-            lines.append("--retry-failed asks what failed once more")
+            lines.append("--retry-failed asks the failed questions again")
         if self.stopped and not self.error:
-            lines.append(f"stopped: {self.stopped}; the same command goes on")
+            lines.append(f"stopped: {self.stopped}; the same command resumes")
         return "\n".join([*lines, *self.notes])
 
 
@@ -96,7 +96,7 @@ def distill(recipe: DistillRecipe, retry_failed: bool = False) -> Report:
             raise report.error
         prompt = shown(questions, plan.ask[0]) if plan.ask else ""
         figures = {name: value for name, value in vars(report).items() if name not in ("error", "notes")}
-        report.notes += note_run(recipe, questions.kind, prompt, figures)
+        report.notes += record_run(recipe, questions.kind, prompt, figures)
         write_card(recipe)
     return report
 
@@ -136,19 +136,19 @@ class _Writer:
         """Writes what needs no teacher: questions that cannot be asked, and answers that other posts have."""
         for question, fault in self.plan.broken:
             self.write(question, Answer(error=fault, attempts=0))
-        if self.plan.take_over:
-            wanted = {question.key for question in self.plan.take_over}
+        if self.plan.reused:
+            wanted = {question.key for question in self.plan.reused}
             rows = {
                 row.key: row for row in read_rows(self.recipe.store) if row.key in wanted and row.status == ANSWERED
             }
-            for question in self.plan.take_over:
-                self._take_over(rows[question.key], question)
+            for question in self.plan.reused:
+                self._reuse(rows[question.key], question)
 
     def write(self, question: PlannedQuestion, answer: Answer) -> None:
         """Writes an answer, for its own post and for those with the same question. Raises OSError."""
         sample = self.questions.samples[question.index]
         found, faults = ({}, []) if answer.error else self.questions.check(sample, answer)
-        cost = self.recipe.prices.of(answer.prompt_tokens or 0, answer.completion_tokens or 0)
+        cost = self.recipe.prices.cost(answer.prompt_tokens or 0, answer.completion_tokens or 0)
         identity = self.recipe.teacher.identity
         row = StoredAnswer(
             sample=sample.id,
@@ -178,9 +178,9 @@ class _Writer:
         else:
             self.report.answered += 1
         for other in self.plan.same.get(question.key, ()):
-            self._take_over(row, other)
+            self._reuse(row, other)
 
-    def _take_over(self, row: StoredAnswer, question: PlannedQuestion) -> None:
+    def _reuse(self, row: StoredAnswer, question: PlannedQuestion) -> None:
         """The row of another post for this one, whose question is the same. It is read anew: the posts may differ."""
         sample = self.questions.samples[question.index]
         found, faults = {}, []
@@ -190,7 +190,7 @@ class _Writer:
         free = {"prompt_tokens": None, "completion_tokens": None, "cost": 0.0, "latency": 0.0, "tries": 0}
         read = {"fields": orjson.dumps(found).decode(), "faults": tuple(faults)}
         self.store.append(dataclasses.replace(row, **made, **free, **read))
-        self.report.taken_over += 1
+        self.report.reused += 1
 
 
 class _Run:
@@ -243,7 +243,7 @@ class _Run:
 
     async def _ask(self, question: PlannedQuestion) -> Answer | None:
         """The answer to a question; None where there is none to be kept, as it may be answered another time."""
-        most = self.recipe.prices.of(question.most_prompt_tokens, self.recipe.sampling.max_tokens)
+        most = self.recipe.prices.cost(question.most_prompt_tokens, self.recipe.sampling.max_tokens)
         limit = self.limits.max_cost
         if limit is not None and self.spent + self.reserved + most > limit:
             self._stop(f"the next question could take the store's cost past {limit:g}")

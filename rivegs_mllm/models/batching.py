@@ -16,7 +16,7 @@ from transformers import ProcessorMixin
 
 from rivegs_mllm.answer.contract import Contract
 from rivegs_mllm.answer.prompt import messages
-from rivegs_mllm.answer.serialization import Piece
+from rivegs_mllm.answer.serialization import AnswerLine
 from rivegs_mllm.data.images import PictureError, open_for_model, processed
 from rivegs_mllm.types import Sample
 
@@ -41,7 +41,7 @@ class SampleEncoder:
         text = self.processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
         return dict(self.processor(text=[text], images=None if image is None else [image], return_tensors="pt"))
 
-    def answer(self, pieces: Sequence[Piece], end: bool = True) -> Tensors:
+    def answer(self, pieces: Sequence[AnswerLine], end: bool = True) -> Tensors:
         """``answer``, the token ids, and ``weights``, both (tokens,); ``end`` adds the end token.
 
         Tokenised piece by piece, so that the pieces of a forced prefix have the tokens that they have in training.

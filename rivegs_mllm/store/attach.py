@@ -35,7 +35,7 @@ class MergedSamples:
             else ""
         )
         lacking = f"{len(self.without):,} have no {what} there{first}"
-        return f"{store}: {lacking}; {self.faulty:,} marked answers left out"
+        return f"{store}: {lacking}; {self.faulty:,} flagged answers left out"
 
 
 def read_posts(folder: Path, split: str, distilled: Distilled | None) -> list[Sample]:

@@ -21,7 +21,7 @@ from data_builders.emblems.language import invent_names, write_post
 from data_builders.emblems.looks import Look, near_look, random_look
 from data_builders.emblems.scene import Scene
 from rivegs_mllm.answer.contract import Contract, loc_tokens
-from rivegs_mllm.answer.serialization import NO, YES, Piece, escape, line_start
+from rivegs_mllm.answer.serialization import NO, YES, AnswerLine, escape, line_start
 from rivegs_mllm.models.batching import SampleEncoder, Tensors
 from rivegs_mllm.tiny.architecture import BINS, MERGE
 from rivegs_mllm.tiny.attention_supervision import CELLS, AttentionSupervision
@@ -60,8 +60,8 @@ class PretrainingExample:
 
     question: str
     scene: Scene | None
-    given: tuple[Piece, ...]
-    answer: tuple[Piece, ...]
+    given: tuple[AnswerLine, ...]
+    answer: tuple[AnswerLine, ...]
     about: tuple[Look | None, ...]
     copied: tuple[CopiedSpan, ...] = ()
 
@@ -98,7 +98,9 @@ def repeat_task(rng: random.Random) -> PretrainingExample:
         text = " ".join(words[start : start + rng.randint(3, 20)])
     text, question, label = escape(text), "Repeat: ", "text: "
     copied = (CopiedSpan(0, len(label), len(question), len(text)),)
-    return PretrainingExample(f"{question}{text}", None, (), (Piece("entities", f"{label}{text}\n"),), (None,), copied)
+    return PretrainingExample(
+        f"{question}{text}", None, (), (AnswerLine("entities", f"{label}{text}\n"),), (None,), copied
+    )
 
 
 def capitals_task(rng: random.Random) -> PretrainingExample:
@@ -124,7 +126,7 @@ def capitals_task(rng: random.Random) -> PretrainingExample:
     elif rng.random() < 0.7:
         sentence = rng.choice(_OF_A_CAPITAL)
         lines.insert(0, _filled([("capitals:", ()), *((f" {sentence}", run) for run in runs), ("\n", ())]))
-    answer = tuple(Piece("entities", text) for text, _ in lines)
+    answer = tuple(AnswerLine("entities", text) for text, _ in lines)
     copied = tuple(CopiedSpan(number, *place) for number, (_, own) in enumerate(lines) for place in own)
     scene = random_scene(rng) if rng.random() < 0.4 else None
     return PretrainingExample(f"{question}{' '.join(words)}", scene, (), answer, (None,) * len(answer), copied)
@@ -167,13 +169,13 @@ def decide_task(rng: random.Random, contract: Contract) -> PretrainingExample:
     looks = dict.fromkeys(placement.look for placement in scene.placements if rng.random() < 0.7)
     while len(looks) < 6:
         looks[_absent(rng, scene)] = None
-    pieces: list[Piece] = []
+    pieces: list[AnswerLine] = []
     about: list[Look | None] = []
     for look in rng.sample(list(looks), len(looks)):
         (own,) = where([look], scene)
         about += [None, look, look]
-        pieces += [Piece("knowledge", f"{look.expression}?"), Piece("visible", YES if own else NO)]
-        pieces.append(Piece("boxes", f" {contract.encode_boxes(own, scene.image.size)}\n" if own else "\n"))
+        pieces += [AnswerLine("knowledge", f"{look.expression}?"), AnswerLine("visible", YES if own else NO)]
+        pieces.append(AnswerLine("boxes", f" {contract.encode_boxes(own, scene.image.size)}\n" if own else "\n"))
     return PretrainingExample("Judge.", scene, (), tuple(pieces), tuple(about))
 
 
@@ -188,7 +190,7 @@ def find_task(rng: random.Random, contract: Contract) -> PretrainingExample:
     looks = rng.sample(list(asked), len(asked))
     boxes = where(looks, scene)
     decisions = tuple(
-        Piece("visible", f"{line_start('visible', number)}{YES if own else NO}\n")
+        AnswerLine("visible", f"{line_start('visible', number)}{YES if own else NO}\n")
         for number, own in enumerate(boxes, 1)
     )
     shown = [look for look, own in zip(looks, boxes, strict=True) if own]
@@ -209,18 +211,18 @@ def where(looks: list[Look], scene: Scene) -> list[tuple[Box, ...]]:
     return [tuple(placement.box for placement in scene.placements if placement.look == look) for look in looks]
 
 
-def expressions(looks: list[Look]) -> tuple[Piece, ...]:
+def expressions(looks: list[Look]) -> tuple[AnswerLine, ...]:
     """The third segment of an answer."""
     return tuple(
-        Piece("expressions", f"{line_start('expressions', number)} {look.expression}\n")
+        AnswerLine("expressions", f"{line_start('expressions', number)} {look.expression}\n")
         for number, look in enumerate(looks, 1)
     )
 
 
-def boxed(boxes: list[tuple[Box, ...]], scene: Scene, contract: Contract) -> tuple[Piece, ...]:
+def boxed(boxes: list[tuple[Box, ...]], scene: Scene, contract: Contract) -> tuple[AnswerLine, ...]:
     """The last segment of an answer."""
     return tuple(
-        Piece("boxes", f"{line_start('boxes', number)} {contract.encode_boxes(own, scene.image.size)}\n")
+        AnswerLine("boxes", f"{line_start('boxes', number)} {contract.encode_boxes(own, scene.image.size)}\n")
         for number, own in enumerate(boxes, 1)
         if own
     )
@@ -256,7 +258,9 @@ class PretrainingDataset(IterableDataset):
     def encode(self, example: PretrainingExample) -> Tensors:
         """An example as the trainer's collator takes it; the tokens that are given have no weight."""
         prompt = self.prompt(example)
-        answer = self.encoder.answer((*(Piece("knowledge", piece.text) for piece in example.given), *example.answer))
+        answer = self.encoder.answer(
+            (*(AnswerLine("knowledge", piece.text) for piece in example.given), *example.answer)
+        )
         tokens = len(answer["answer"])
         told = {
             "regions": self.regions(example, prompt, tokens),
@@ -321,7 +325,7 @@ class PretrainingDataset(IterableDataset):
         encoded = self.encoder.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         return [end for _, end in encoded.offset_mapping]
 
-    def _pieces(self, example: PretrainingExample) -> Iterator[tuple[Piece, Look | None, slice]]:
+    def _pieces(self, example: PretrainingExample) -> Iterator[tuple[AnswerLine, Look | None, slice]]:
         """Each piece, the look it refers to, and its tokens; of one that is given its last."""
         start = 0
         for number, (piece, look) in enumerate(zip((*example.given, *example.answer), example.about, strict=True)):

@@ -18,7 +18,7 @@ import torch
 from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
 
 from eval.matching import best_box_iou
-from rivegs_mllm.answer.serialization import Piece
+from rivegs_mllm.answer.serialization import AnswerLine
 from rivegs_mllm.data.progress import track
 from rivegs_mllm.models.batching import SampleEncoder, Tensors, batch
 from rivegs_mllm.tiny import language_pretraining as read
@@ -69,7 +69,7 @@ def measure(folder: Path, count: int = PROBED_SAMPLES) -> dict[str, float]:
 
 @torch.inference_mode()
 def generate(
-    model: torch.nn.Module, encoder: SampleEncoder, rows: Sequence[tuple[Tensors, Sequence[Piece]]]
+    model: torch.nn.Module, encoder: SampleEncoder, rows: Sequence[tuple[Tensors, Sequence[AnswerLine]]]
 ) -> list[str]:
     """The model's continuation of prompts and of given prefixes of the answers."""
     tokenizer = encoder.tokenizer

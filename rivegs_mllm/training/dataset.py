@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from rivegs_mllm.answer.contract import Contract
 from rivegs_mllm.answer.prompt import messages
-from rivegs_mllm.answer.serialization import Piece, render
+from rivegs_mllm.answer.serialization import AnswerLine, render
 from rivegs_mllm.config.augmentation import Augmentation
 from rivegs_mllm.models.batching import SampleEncoder, Tensors, batch, dummy_row, encode_prompt, ensure_picture
 from rivegs_mllm.training.augmentation import augmented
@@ -78,7 +78,7 @@ class AnswerDataset(Dataset):
         """The sample as it is trained with in this epoch."""
         return augmented(sample, self.augmentation, self.words, self.seed, int(self.epoch))
 
-    def pieces(self, sample: Sample) -> tuple[Piece, ...]:
+    def pieces(self, sample: Sample) -> tuple[AnswerLine, ...]:
         """The answer to a sample that ``augment`` returned."""
         (knowledge,) = sample.knowledge or ("",)
         size = sample.size if sample.image else None
@@ -147,12 +147,12 @@ def _lengths(dataset: AnswerDataset, sample: Sample) -> tuple[int, int]:
     return tokens, tokens + extra_knowledge_tokens(dataset, sample, pieces)
 
 
-def extra_knowledge_tokens(dataset: AnswerDataset, sample: Sample, pieces: Sequence[Piece]) -> int:
+def extra_knowledge_tokens(dataset: AnswerDataset, sample: Sample, pieces: Sequence[AnswerLine]) -> int:
     """By how many tokens the sample's longest knowledge text is longer than the one in ``pieces``."""
     contract = dataset.contract
     if "knowledge" not in contract.segments or dataset.augmentation.knowledge != "draw":
         return 0
-    lines = [render(sample.tokens, text, (), contract.until("knowledge"), None) for text in sample.knowledge]
+    lines = [render(sample.tokens, text, (), contract.up_to("knowledge"), None) for text in sample.knowledge]
     drawn = [piece for piece in pieces if piece.segment == "knowledge"]
     lengths = [len(dataset.encoder.answer(line)["answer"]) for line in (drawn, *lines)]
     return max(lengths) - lengths[0]

@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from rivegs_mllm.answer.contract import Contract
-from rivegs_mllm.answer.serialization import NO, SEGMENTS, YES, Piece, in_text_order, line_start, parse, render
+from rivegs_mllm.answer.serialization import NO, SEGMENTS, YES, AnswerLine, in_text_order, line_start, parse, render
 from rivegs_mllm.data.jsonl import read_predictions, write_records
 from rivegs_mllm.types import TYPES, Box, Entity, Prediction, UserError
 
@@ -22,7 +22,7 @@ CONTRACTS = [
     NATIVE,
     Contract("qwen3_vl", "native", 3136, 1003520, 32),
     LOC,
-    *[LOC.until(segment) for segment in SEGMENTS],
+    *[LOC.up_to(segment) for segment in SEGMENTS],
     dataclasses.replace(LOC, segments=("entities",)),
     dataclasses.replace(LOC, segments=("entities", "boxes")),
     dataclasses.replace(LOC, segments=("entities", "visible")),
@@ -77,7 +77,7 @@ def records(draw):
     return tokens, draw(free_text), in_text_order(entities)
 
 
-def text_of(pieces: tuple[Piece, ...]) -> str:
+def text_of(pieces: tuple[AnswerLine, ...]) -> str:
     return "".join([piece.text for piece in pieces])
 
 
@@ -129,7 +129,7 @@ def test_pieces_are_lines_and_a_beginning_of_the_segments_is_a_beginning_of_the_
     order = [SEGMENTS.index(piece.segment) for piece in pieces]
     assert order == sorted(order)
     for segment in contract.segments:
-        first = render(*record, contract.until(segment), SIZE)
+        first = render(*record, contract.up_to(segment), SIZE)
         assert first == pieces[: len(first)]
         assert all(SEGMENTS.index(piece.segment) > SEGMENTS.index(segment) for piece in pieces[len(first) :])
 
@@ -201,7 +201,7 @@ def test_the_whole_format_in_one_example():
 
 def test_what_breaks_lines_stays_on_its_line():
     assert all(len(f"x{character}x".splitlines()) == 2 for character in BREAKS)
-    contract = LOC.until("knowledge")
+    contract = LOC.up_to("knowledge")
     knowledge = "x".join(["", *BREAKS, ""])
     (piece,) = render((), knowledge, (), contract, None)
     assert piece.text.splitlines() == [piece.text[:-1]]
@@ -276,7 +276,7 @@ def test_what_cannot_be_written_is_refused(entity, contract, message):
 
 def test_what_is_not_asked_for_is_not_looked_at():
     draft = (Entity("x", "PER", (0, 1)),)
-    assert text_of(render(("x",), "", draft, LOC.until("entities"), SIZE)) == "knowledge:\nentity 1: x (PER)\n"
+    assert text_of(render(("x",), "", draft, LOC.up_to("entities"), SIZE)) == "knowledge:\nentity 1: x (PER)\n"
     assert text_of(render(("x",), "", draft, LOC, None)).splitlines()[-1] == "visible 1: no"
 
 

@@ -262,5 +262,5 @@ def test_a_processor_with_other_limits_is_refused():
 
 
 def test_until():
-    assert SAMPLE.until("expressions").segments == ("knowledge", "entities", "expressions")
-    assert SAMPLE.until("boxes") == SAMPLE
+    assert SAMPLE.up_to("expressions").segments == ("knowledge", "entities", "expressions")
+    assert SAMPLE.up_to("boxes") == SAMPLE

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from recipe_files import ROOT, named, recipes
 
 from rivegs_mllm.cli.main import main
-from rivegs_mllm.config.layers import DEFAULT_FOLDER, Layered, Said, read_layers
+from rivegs_mllm.config.layers import DEFAULT_FOLDER, Layered, Sourced, read_layers
 from rivegs_mllm.config.yaml_loader import read_yaml
 from rivegs_mllm.config.yaml_print import as_yaml
 from rivegs_mllm.config.yaml_text import plain
@@ -92,7 +92,7 @@ VALUES = st.recursive(
 @given(st.dictionaries(TEXTS, VALUES, max_size=4))
 def test_any_text_is_read_back_as_it_was(tmp_path_factory, content):
     def said(value):
-        return {key: said(own) for key, own in value.items()} if isinstance(value, dict) else Said(value, "a\nb")
+        return {key: said(own) for key, own in value.items()} if isinstance(value, dict) else Sourced(value, "a\nb")
 
     content = {f"x{key}": value for key, value in content.items()}  # `base`, `variants` and `train` have a meaning
     path = tmp_path_factory.mktemp("texts") / "x.yaml"

@@ -83,14 +83,14 @@ def test_same_question_is_asked_once_and_an_edited_one_anew(tmp_path):
     samples += [replace(samples[0], id="copy-of-0"), replace(samples[1], id="copy-of-1")]
     with ChatServer(good) as server:
         report = distill(recipe(tmp_path, server, samples))
-        assert (server.count, report.answered, report.taken_over) == (3, 3, 2)
+        assert (server.count, report.answered, report.reused) == (3, 3, 2)
         samples.append(replace(samples[2], id="copy-of-2"))
         samples[0] = replace(samples[0], tokens=("Ann", "edited"), entities=())
         report = distill(recipe(tmp_path, server, samples))
-        assert (server.count, report.answered, report.taken_over, report.done_before) == (4, 1, 1, 4)
+        assert (server.count, report.answered, report.reused, report.done_before) == (4, 1, 1, 4)
         samples[0] = posts(1)[0]  # back to what it was: answered already
         report = distill(recipe(tmp_path, server, samples, prices=Prices(1, 1)))
-        assert (server.count, report.taken_over) == (4, 1)
+        assert (server.count, report.reused) == (4, 1)
     found = read_store(tmp_path / "store", "knowledge")
     assert found["post-0", ""][0].text.endswith(samples[0].text)
     assert found["copy-of-2", ""][0].tries == 0
@@ -209,7 +209,7 @@ def test_dry_run_asks_nobody_and_says_what_would_be_asked(tmp_path):
     assert "cost expected: 0.00; the store has cost 0.00" in said
 
 
-def test_wrong_answers_are_kept_and_marked(tmp_path):
+def test_wrong_answers_are_kept_and_flagged(tmp_path):
     said = {
         "Bob0 ": "",
         "Bob1 ": "I'm sorry, but I cannot help with that.",

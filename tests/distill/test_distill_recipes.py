@@ -5,7 +5,7 @@ from recipe_files import ROOT, commands, overrides, recipes
 
 from rivegs_mllm.config.yaml_loader import read_yaml
 from rivegs_mllm.distill.config import read_distill
-from rivegs_mllm.distill.pseudo_labels import is_rows, read_rows_recipe
+from rivegs_mllm.distill.pseudo_labels import is_pseudo_label_recipe, read_pseudo_label_recipe
 from rivegs_mllm.llm.client import VLLMChat
 from rivegs_mllm.types import UserError
 
@@ -15,8 +15,8 @@ RECIPES = recipes("distill")
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_each_command_of_a_recipe_has_a_teacher_or_a_cascade(path):
     for said in (overrides(path, words) for words in commands(path)):
-        if is_rows(read_yaml(path)):
-            assert read_rows_recipe(path, said).cascade is not None
+        if is_pseudo_label_recipe(read_yaml(path)):
+            assert read_pseudo_label_recipe(path, said).cascade is not None
             continue
         recipe = read_distill(path, said)
         assert recipe.teacher.identity["teacher"]

@@ -1,4 +1,4 @@
-"""From teachers to trained weights: several teachers' answers in one store, drawn in training, marked ones left out."""
+"""From teachers to trained weights: several teachers' answers in one store, drawn in training, flagged ones omitted."""
 
 import re
 from dataclasses import replace
@@ -64,15 +64,15 @@ def test_single_model_is_trained_from_a_store(tmp_path, base, emblems, store, ca
     short = ("--train.max_steps=2", "--max_length=768", f"--data.folder={emblems}")
     settings = (*short, f"--distilled.knowledge={store}", f"--distilled.expressions={store}")
     trainer = make_trainer(make_recipe(tmp_path / "clean", base, emblems, *settings))
-    assert "0 have no knowledge there; 1 marked answers left out" in capsys.readouterr().out
+    assert "0 have no knowledge there; 1 flagged answers left out" in capsys.readouterr().out
     first, *others = texts(trainer)
     assert len(first) == 1, "teacher two refused"
     assert "one knows" in "".join(first)
     assert sum("one knows" in "".join(each) and "two knows" in "".join(each) for each in others) >= 0.9 * len(others)
     for sample in trainer.train_dataset.samples:
         assert all(entity.expression == "a thing to be seen" for entity in sample.entities)
-    marked = make_trainer(make_recipe(tmp_path / "all", base, emblems, *settings, "--distilled.clean=false"))
-    assert "sorry" in "".join(texts(marked)[0])
+    flagged = make_trainer(make_recipe(tmp_path / "all", base, emblems, *settings, "--distilled.clean=false"))
+    assert "sorry" in "".join(texts(flagged)[0])
     only = (*settings[:-1], "--distilled.teachers=[two]")
     alone = make_trainer(make_recipe(tmp_path / "two", base, emblems, *only))
     assert all(len(each) == 1 and "two knows" in "".join(each) for each in texts(alone)[1:])

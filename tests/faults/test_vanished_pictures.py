@@ -187,6 +187,6 @@ def test_while_a_teacher_is_asked(trials, monkeypatch, data, tmp_path, count):
         with ChatServer(lambda *_: completion("a person")) as server:
             plain = distill_recipe(folder / "run", server, task=CaptionTask())
             report = distill(dataclasses.replace(plain, data=DistillData(folder)))
-        assert report.answered + report.failed + report.taken_over == 4
+        assert report.answered + report.failed + report.reused == 4
 
     try_each(trials, monkeypatch, data, tmp_path, "questions to a teacher", step, count, 9)

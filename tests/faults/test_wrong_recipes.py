@@ -25,7 +25,7 @@ from rivegs_mllm.config.yaml_loader import parse_recipe, read_yaml
 from rivegs_mllm.config.yaml_text import plain
 from rivegs_mllm.data.jsonl import read_split
 from rivegs_mllm.distill.config import DistillRecipe, read_distill
-from rivegs_mllm.distill.pseudo_labels import read_rows_recipe
+from rivegs_mllm.distill.pseudo_labels import read_pseudo_label_recipe
 from rivegs_mllm.llm.few_shot import draft_examples
 from rivegs_mllm.training.preview import write_preview
 from rivegs_mllm.types import UserError
@@ -455,7 +455,7 @@ READERS = {
     STAGE: lambda path, overrides: parse_recipe(StageTraining, path, overrides),
     CASCADE: read_cascade,
     DISTILL: read_distill,
-    ROWS: read_rows_recipe,
+    ROWS: read_pseudo_label_recipe,
 }
 
 

@@ -84,10 +84,10 @@ def ask_all(folder: Path, data: Path, posts: int, teacher, knowledge: KnowledgeT
     """Knowledge and expressions of the first posts, looked at: everything asked is answered and read by training."""
     samples = read_split(data, "train")[:posts]
     report = distill(recipe(folder, data, teacher, knowledge, 48, posts))
-    assert (report.answered + report.taken_over, report.failed) == (posts, 0)
+    assert (report.answered + report.reused, report.failed) == (posts, 0)
     report = distill(recipe(folder, data, teacher, expressions, 16, posts))
     named = sum(len({entity.text for entity in sample.entities}) for sample in samples)
-    assert (report.answered + report.taken_over, report.failed) == (named, 0)
+    assert (report.answered + report.reused, report.failed) == (named, 0)
     again = distill(recipe(folder, data, teacher, expressions, 16, posts))
     assert (again.requests, again.done_before) == (0, named)
     rows = list(read_rows(folder / "store"))

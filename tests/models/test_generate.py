@@ -133,7 +133,7 @@ def test_a_forced_prefix_is_kept_and_gone_on_from(generator, samples, until):
     answers = generator.continue_answers(samples, drafts, until)
     later = {"entities": "visible 1:", "visible": "box "}[until]
     for sample, answer in zip(samples, answers, strict=True):
-        contract = generator.system.contract.until(until)
+        contract = generator.system.contract.up_to(until)
         pieces = render(sample.tokens, "", sample.entities, contract, sample.size if sample.image else None)
         forced = "".join(piece.text for piece in pieces)
         assert answer.raw.startswith(forced)

@@ -18,9 +18,9 @@ from rivegs_mllm.distill.pseudo_labels import (
     UNPLACED,
     UNREAD,
     UNSURE,
-    RowsRecipe,
-    make_rows,
-    select_rows,
+    PseudoLabelRecipe,
+    make_pseudo_labels,
+    select_confident,
 )
 from rivegs_mllm.train import train
 from rivegs_mllm.types import Box, Entity, Mask, Prediction, Sample, UserError
@@ -31,7 +31,7 @@ BONN = Entity("Bonn", "LOC", None, "", False, 0.02, (Box(0, 0, 2, 2),), (Mask((1
 
 
 def chosen(prediction: Prediction | None, **settings):
-    return select_rows([POST], [prediction] if prediction else [], **{"min_confidence": 0.9, **settings})
+    return select_confident([POST], [prediction] if prediction else [], **{"min_confidence": 0.9, **settings})
 
 
 def test_sure_prediction_becomes_gold():
@@ -83,8 +83,8 @@ def test_dataset_folder_that_can_be_trained_on(tmp_path):
     Image.new("RGB", (20, 10)).save(data / "p.png")
     doubt = dataclasses.replace(ANN, visible_score=0.5)
     write_records(tmp_path / "said.jsonl", [Prediction("p", entities=(ANN,)), Prediction("q", entities=(doubt,))])
-    recipe = RowsRecipe(DistillData(data), tmp_path / "deep" / "rows", predictions=tmp_path / "said.jsonl")
-    counts = make_rows(recipe)
+    recipe = PseudoLabelRecipe(DistillData(data), tmp_path / "deep" / "rows", predictions=tmp_path / "said.jsonl")
+    counts = make_pseudo_labels(recipe)
     assert counts == {"train": {"rows": 1, "posts": 2, UNSURE: 1}}
     (row,) = read_split(recipe.out, "train")
     assert [entity.text for entity in row.entities] == ["Ann"], "its own gold is no part of it"
@@ -102,10 +102,10 @@ def test_rows_of_a_real_cascade(tmp_path, trained):
     mllm = f"{{type: mllm, recipe: {trained.recipe}, adapter: {trained.recipe.parent / 'run'}}}"
     slots = dict.fromkeys(("knowledge", "tagger", "expander", "entailment", "grounder"), mllm)
     recipe.write_text("".join(f"{slot}: {choice}\n" for slot, choice in slots.items()))
-    rows = RowsRecipe(
+    rows = PseudoLabelRecipe(
         DistillData(trained.data, ["dev"]), tmp_path / "rows", cascade=recipe, min_confidence=0.5, boxes=False
     )
-    counts = make_rows(rows)["dev"]
+    counts = make_pseudo_labels(rows)["dev"]
     assert counts["posts"] == len(trained.samples)
     made = read_split(rows.out, "dev")
     assert len(made) == counts["rows"] >= 1
@@ -119,7 +119,7 @@ def test_rows_of_a_real_cascade(tmp_path, trained):
     }
     settings = json.loads((rows.out / "made_by.json").read_text())["boxes"]["settings"]
     assert settings == {"recipe": str(trained.recipe), "adapter": str(trained.recipe.parent / "run")}
-    surer = make_rows(dataclasses.replace(rows, out=tmp_path / "surer", min_confidence=1.0))["dev"]
+    surer = make_pseudo_labels(dataclasses.replace(rows, out=tmp_path / "surer", min_confidence=1.0))["dev"]
     assert surer["rows"] < counts["rows"], "an untrained head is never wholly sure"
     assert surer["posts"] == sum(number for what, number in surer.items() if what != "posts")
     base = trained.recipe.parent / "base"
@@ -127,12 +127,12 @@ def test_rows_of_a_real_cascade(tmp_path, trained):
     assert (single / "adapter_model.safetensors").is_file(), "the single model is trained on the rows"
     recipe.write_text("tagger: {type: gold}\n")
     with pytest.raises(UserError, match="tagger is gold"):
-        make_rows(dataclasses.replace(rows, out=tmp_path / "other"))
+        make_pseudo_labels(dataclasses.replace(rows, out=tmp_path / "other"))
 
 
 def test_recipe_needs_one_source():
     for sources in ({}, {"cascade": Path("a"), "predictions": Path("b")}):
         with pytest.raises(UserError, match="either cascade"):
-            RowsRecipe(DistillData(Path("x")), Path("y"), **sources)
+            PseudoLabelRecipe(DistillData(Path("x")), Path("y"), **sources)
     with pytest.raises(UserError, match="min_confidence"):
-        RowsRecipe(DistillData(Path("x")), Path("y"), cascade=Path("a"), min_confidence=0.3)
+        PseudoLabelRecipe(DistillData(Path("x")), Path("y"), cascade=Path("a"), min_confidence=0.3)

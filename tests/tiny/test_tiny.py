@@ -148,7 +148,11 @@ def test_each_token_is_told_the_cells_it_speaks_of(processor):
     lessons = read.PretrainingDataset(SampleEncoder(processor, read.LOSS_WEIGHTS), build_contract(), 0, 4)
     shown = scene()
     car, absent = shown.placements[0].look, Look("OTHER", ("cup", "green"))
-    pieces = (read.Piece("visible", " yes\n"), read.Piece("visible", " no\n"), read.Piece("visible", " yes\n"))
+    pieces = (
+        read.AnswerLine("visible", " yes\n"),
+        read.AnswerLine("visible", " no\n"),
+        read.AnswerLine("visible", " yes\n"),
+    )
     row = lessons.encode(read.PretrainingExample("Judge.", shown, (), pieces, (car, absent, None)))
     _, rows, columns = (row["image_grid_thw"][0] // 2).tolist()
     assert row["regions"].shape == (len(row["answer"]), 1 + pointing.CELLS)
@@ -172,7 +176,7 @@ def test_what_is_read_has_words_and_what_is_to_be_described_has_none(processor):
     (line,) = read.expressions([car])
     tokens = len(lessons.encoder.answer((line,), end=False)["answer"])
     found = lessons.encode(
-        read.PretrainingExample("Find.", shown, (line,), (read.Piece("visible", " yes\n"),), (car, car))
+        read.PretrainingExample("Find.", shown, (line,), (read.AnswerLine("visible", " yes\n"),), (car, car))
     )
     told = found["words"].ge(0).any(-1)
     assert told.nonzero().flatten().tolist() == [tokens - 1, tokens, tokens + 1]

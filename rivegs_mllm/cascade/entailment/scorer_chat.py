@@ -12,7 +12,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from PIL import Image
 from transformers import AutoProcessor, ProcessorMixin
 
-from rivegs_mllm.answer.serialization import NO, YES, Piece, escape
+from rivegs_mllm.answer.serialization import NO, YES, AnswerLine, escape
 from rivegs_mllm.cascade.base import StageError
 from rivegs_mllm.cascade.entailment.scorer import Batch, ScorerRecipe, pad_narrow
 from rivegs_mllm.config.schema import ModelRecipe
@@ -55,7 +55,9 @@ class ChatScorer:
         negative_mask: Sequence[Sequence[bool]],
     ) -> Batch:
         """See ``VisibilityScorer.training_batch``; the loss is that of the answer's one token."""
-        return self._batch(encoded, image_index, texts, [(Piece("visible", YES if own else NO),) for own in visible])
+        return self._batch(
+            encoded, image_index, texts, [(AnswerLine("visible", YES if own else NO),) for own in visible]
+        )
 
     @torch.inference_mode()
     def logits(self, encoded: Sequence[Image.Image], image_index: Sequence[int], texts: Sequence[str]) -> torch.Tensor:
@@ -75,7 +77,7 @@ class ChatScorer:
         encoded: Sequence[Image.Image],
         image_index: Sequence[int],
         texts: Sequence[str],
-        answers: Sequence[tuple[Piece, ...]],
+        answers: Sequence[tuple[AnswerLine, ...]],
     ) -> Batch:
         rows = []
         for index, text, answer in zip(image_index, texts, answers, strict=True):

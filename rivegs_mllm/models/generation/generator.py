@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
-from rivegs_mllm.answer.serialization import Piece, parse
+from rivegs_mllm.answer.serialization import AnswerLine, parse
 from rivegs_mllm.data.images import PictureError, with_size
 from rivegs_mllm.data.post_errors import NO_PICTURE, TRUNCATED
 from rivegs_mllm.models.base_model import System, check_decision_tokens
@@ -85,7 +85,7 @@ class Generator:
         A post whose picture cannot be opened is answered from its text alone, and one whose text is too long from its
         beginning; its ``errors`` say so.
         """
-        segments = None if last is None else self.system.contract.until(last).segments
+        segments = None if last is None else self.system.contract.up_to(last).segments
         return self._generate([self._prompt(sample) for sample in samples], [()] * len(samples), segments)
 
     def continue_answers(
@@ -96,7 +96,7 @@ class Generator:
         A text that is too long is cut in the prompt alone: entities may be in the rest. Raises UserError for a
         prediction that an answer cannot say.
         """
-        contract = self.system.contract.until(prefix)
+        contract = self.system.contract.up_to(prefix)
         prompts = [self._with_all_tokens(self._prompt(sample), sample) for sample in samples]
         prefixes = [
             answer_prefix(prompt.sample, prediction, contract)
@@ -141,7 +141,7 @@ class Generator:
 
     @torch.inference_mode()
     def _generate(
-        self, prompts: Sequence[_Prompt], prefixes: Sequence[Sequence[Piece]], segments: Sequence[str] | None
+        self, prompts: Sequence[_Prompt], prefixes: Sequence[Sequence[AnswerLine]], segments: Sequence[str] | None
     ) -> list[Prediction]:
         """The answers behind ``prefixes``: of ``segments`` alone, None for all."""
         model, tokenizer = self.system.model, self.encoder.tokenizer
@@ -178,7 +178,7 @@ class Generator:
     def _read(
         self,
         prompt: _Prompt,
-        prefix: Sequence[Piece],
+        prefix: Sequence[AnswerLine],
         tokens: list[int],
         probabilities: list[float],
         segments: Sequence[str] | None,
@@ -191,7 +191,7 @@ class Generator:
             tokens = tokens[: tokens.index(tokenizer.eos_token_id)]
         text = tokenizer.decode(tokens, clean_up_tokenization_spaces=False)
         if segments is not None:
-            contract = contract.until(segments[-1])
+            contract = contract.up_to(segments[-1])
             text = other_segment_pattern(segments).split(text, maxsplit=1)[0]
         answer = "".join(piece.text for piece in prefix) + text
         scores = visible_scores(tokens, probabilities, self.decision, tokenizer)

@@ -6,18 +6,18 @@ import dataclasses
 from collections.abc import Sequence
 
 from rivegs_mllm.answer.contract import SEGMENTS, Contract
-from rivegs_mllm.answer.serialization import Piece, line_start, parse, render
+from rivegs_mllm.answer.serialization import AnswerLine, line_start, parse, render
 from rivegs_mllm.types import Prediction, Sample, UserError
 
 
-def answer_prefix(sample: Sample, prediction: Prediction, contract: Contract) -> Sequence[Piece]:
+def answer_prefix(sample: Sample, prediction: Prediction, contract: Contract) -> Sequence[AnswerLine]:
     """The segments of ``contract`` with what ``prediction`` says of them.
 
     A prediction whose ``raw`` says the same up to there is taken from ``raw`` as it stands, so that a model continues
     its own words. Raises UserError for what an answer cannot say.
     """
     if _is_in_raw(sample, prediction, contract):
-        return [Piece(contract.segments[-1], f"{line}\n") for line in prediction.raw[:-1].split("\n")]
+        return [AnswerLine(contract.segments[-1], f"{line}\n") for line in prediction.raw[:-1].split("\n")]
     size = sample.size if sample.image else None
     try:
         return render(sample.tokens, prediction.knowledge, prediction.entities, contract, size)
