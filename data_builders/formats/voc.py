@@ -16,7 +16,7 @@ from rivegs_mllm.data.foreign import shown
 from rivegs_mllm.types import Box, UserError
 
 _PARSER = etree.XMLParser(resolve_entities=False, no_network=True, load_dtd=False, remove_comments=True)
-MOST_PIXELS = 10_000_000
+MAX_COORDINATE = 10_000_000
 """Of an edge or a side: no picture is so long, and what is longer is a slip."""
 
 _EDGES = ("xmin", "ymin", "xmax", "ymax")
@@ -123,7 +123,7 @@ def _numbers(
             number = int(text) if text.isdecimal() else float(text)
         except ValueError:
             number = math.nan
-        if not abs(number) <= MOST_PIXELS:
+        if not abs(number) <= MAX_COORDINATE:
             line = "" if element is None else f":{element.sourceline}"
             raise UserError(f"{path}{line}: <{tag}> is {shown(text)}, not a number of pixels")
         numbers.append(number)

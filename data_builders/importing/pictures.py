@@ -14,7 +14,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from data_builders.findings import Finding
 from data_builders.image_index import for_each_picture
 from data_builders.importing.records import Post
-from rivegs_mllm.data.images import ENDINGS, Header, PictureError, picture_digest, read_header
+from rivegs_mllm.data.images import PICTURE_ENDINGS, Header, PictureError, picture_digest, read_header
 from rivegs_mllm.types import UserError
 
 OWN = "images"
@@ -78,7 +78,7 @@ class PictureFiles:
         return None
 
     def _add(self, path: Path) -> None:
-        if path.suffix[1:].lower() in ENDINGS:
+        if path.suffix[1:].lower() in PICTURE_ENDINGS:
             parts = path.parts
             self._roots[parts] = path
             self._named.setdefault(path.name, []).append(parts)

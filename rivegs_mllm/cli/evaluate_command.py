@@ -18,7 +18,7 @@ from eval.protocols import Criteria
 from eval.report.tables import format_comparison, format_proposals, format_scores, format_side_by_side
 from eval.scores import evaluate_files
 from eval.stage_metrics import proposal_scores
-from rivegs_mllm.data.boxes import are_shares
+from rivegs_mllm.data.boxes import are_normalised
 from rivegs_mllm.data.files import check_output, write_json
 from rivegs_mllm.data.jsonl import read_predictions, read_samples
 from rivegs_mllm.data.lock import lock_file
@@ -28,7 +28,7 @@ Systems = Mapping[str, Sequence[Sequence[Prediction]]]
 """The predictions of systems by their names: of each a run or several, its seeds."""
 
 RIVEG_ROWS = "riveg"
-TOPS = (1, 5, 10, 20)
+TOP_N = (1, 5, 10, 20)
 """How many of a detector's boxes are looked at for Top-N-Prec."""
 
 
@@ -89,7 +89,7 @@ def _tell_of_shares(gold: Path, said: Sequence[Path]) -> None:
     """Warns of files whose boxes look like shares of the picture, where no box was right."""
     read = [(gold, read_samples(gold)), *((path, read_predictions(path)) for path in said)]
     for path, records in read:
-        if are_shares(records):
+        if are_normalised(records):
             print(
                 f"warning: {path}: no box is longer than a pixel; boxes are in pixels, not normalised to 1",
                 file=sys.stderr,
@@ -127,7 +127,7 @@ def _in_memory(asked: EvaluateArgs, files: Mapping[str, Sequence[Path]], criteri
     result = evaluate_systems(gold, systems, criteria, asked.explain, asked.sweep)
     if criteria.candidates is None:
         return result
-    return {**result, "proposals": proposal_scores(gold, criteria.candidates, TOPS, asked.iou)}
+    return {**result, "proposals": proposal_scores(gold, criteria.candidates, TOP_N, asked.iou)}
 
 
 def _records(asked: EvaluateArgs, files: Mapping[str, Sequence[Path]]) -> tuple[list[Sample], Systems]:

@@ -13,7 +13,7 @@ from rivegs_mllm.cli.common import add_command, add_image_root, add_strict
 from rivegs_mllm.data.files import check_output
 from rivegs_mllm.data.lock import lock_file, lock_folder
 from rivegs_mllm.data.logs import log_to, quiet_transformers
-from rivegs_mllm.data.post_errors import is_hindered, summary
+from rivegs_mllm.data.post_errors import is_incomplete, summary
 from rivegs_mllm.types import UserError
 
 COMPARE_EXAMPLES = """\
@@ -170,7 +170,7 @@ def _predict(args: argparse.Namespace, overrides: list[str]) -> int:
         predictions = run(args, overrides, samples)
         write_text(recipe_file(args.out), as_yaml(read_layers(args.recipe, overrides)))
     print(f"wrote {args.out}:", "\n".join(summary(predictions)))
-    return 1 if args.strict and any(map(is_hindered, predictions)) else 0
+    return 1 if args.strict and any(map(is_incomplete, predictions)) else 0
 
 
 def _predict_end_to_end(args: argparse.Namespace, overrides: list[str], samples: list) -> list:

@@ -26,7 +26,7 @@ from rivegs_mllm.data.files import check_output, write_json, write_text
 from rivegs_mllm.data.jsonl import read_split, write_records
 from rivegs_mllm.data.lock import lock_folder
 from rivegs_mllm.data.logs import LOG, log_to
-from rivegs_mllm.data.post_errors import is_hindered, summary
+from rivegs_mllm.data.post_errors import is_incomplete, summary
 from rivegs_mllm.types import Prediction, Sample, UserError
 
 __all__ = ["as_tables", "compare"]
@@ -63,7 +63,7 @@ def _compare(
             raise UserError(f"{system.where}: {error}") from error
         write_records(out / f"{name}.jsonl", predictions)
         write_text(recipe_file(out / f"{name}.jsonl"), system.text)
-        errors = {"hindered": sum(map(is_hindered, predictions)), "summary": summary(predictions)}
+        errors = {"hindered": sum(map(is_incomplete, predictions)), "summary": summary(predictions)}
         found[name] = {"recipe": system.where, **_figures(samples, predictions, system.recipe, costs), "errors": errors}
     result = {"data": str(folder), "split": split, "posts": len(samples), "systems": found}
     write_json(out / "compare.json", result)

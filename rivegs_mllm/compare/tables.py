@@ -15,7 +15,7 @@ from eval.sample_size import few
 from rivegs_mllm.cascade.base import ALL_SLOTS, SLOTS
 from rivegs_mllm.data.templates import page_template
 
-TASKS = ("MNER", "GMNER", "EEG", "SMNER", "EES")
+TASK_COLUMNS = ("MNER", "GMNER", "EEG", "SMNER", "EES")
 STAGE_FIGURES = ("grounded", "span F1", "visibility", "Prec@0.5", "box mIoU", "mask mIoU")
 TOTALS = ("parameters", "s/post", "peak memory")
 SCORES_NOTE = (
@@ -58,7 +58,7 @@ def as_tables(result: Mapping) -> Group:
     """The comparison for a terminal of 80 columns: scores, stages, and costs apart."""
     heads, rows = one_table(result)
     rows = [(name if subset == "all" else f"  {subset}", *cells) for name, subset, *cells in rows]
-    tasks, stages = 1 + len(TASKS), 1 + len(TASKS) + len(STAGE_FIGURES)
+    tasks, stages = 1 + len(TASK_COLUMNS), 1 + len(TASK_COLUMNS) + len(STAGE_FIGURES)
     heads = (heads[0], *heads[2:])
     totals = [(row[0], *row[stages:]) for row in rows if any(row[stages:])]
     slots, costs = stage_table(result, kinds=False)
@@ -98,10 +98,10 @@ def one_table(result: Mapping) -> tuple[Row, list[Row]]:
     for name, system in result["systems"].items():
         strict, totals = system["scores"]["strict"], _totals(system["total"])
         for subset, stages in system["stages"].items():
-            tasks = [_percent(strict[subset][task]["f1"]) if task in strict[subset] else _NONE for task in TASKS]
+            tasks = [_percent(strict[subset][task]["f1"]) if task in strict[subset] else _NONE for task in TASK_COLUMNS]
             rows.append((name, subset, *tasks, *_stage_cells(stages, "SMNER" in strict[subset]), *totals))
             totals = ("",) * len(TOTALS)
-    return ("system", "posts", *TASKS, *STAGE_FIGURES, *TOTALS), rows
+    return ("system", "posts", *TASK_COLUMNS, *STAGE_FIGURES, *TOTALS), rows
 
 
 def _best(rows: Sequence[Row]) -> set[tuple[int, int]]:
@@ -109,7 +109,7 @@ def _best(rows: Sequence[Row]) -> set[tuple[int, int]]:
     best = set()
     for subset in {row[1] for row in rows}:
         numbers = [number for number, row in enumerate(rows) if row[1] == subset]
-        for column in range(2, 2 + len(TASKS) + len(STAGE_FIGURES)):
+        for column in range(2, 2 + len(TASK_COLUMNS) + len(STAGE_FIGURES)):
             values = {number: float(rows[number][column]) for number in numbers if rows[number][column] != _NONE}
             if len(set(values.values())) > 1:
                 best |= {(number, column) for number, value in values.items() if value == max(values.values())}

@@ -80,7 +80,7 @@ def append_to(path: Path) -> BinaryIO:
         raise
 
 
-def drop_cut_line(path: Path) -> None:
+def drop_incomplete_line(path: Path) -> None:
     """Cuts off a last line without its line feed, which was being written when a run was killed."""
     with path.open("r+b") as file:
         file.truncate(file.read().rfind(b"\n") + 1)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rivegs_mllm.types import UserError
 
-MOST_BYTES = 2**26
+MAX_JSON_BYTES = 2**26
 _LONGEST_MESSAGE = 600
 _LONGEST_VALUE = 80
 
@@ -18,8 +18,8 @@ _LONGEST_VALUE = 80
 def read_object(path: Path, hint: str, error: type[UserError] = UserError) -> dict[str, object]:
     """The JSON object in a file. Raises ``error``, which names the file and says ``hint``, where there is none."""
     try:
-        if path.stat().st_size > MOST_BYTES:
-            raise error(f"{path}: longer than {MOST_BYTES:,} bytes, which no such file is; {hint}")
+        if path.stat().st_size > MAX_JSON_BYTES:
+            raise error(f"{path}: longer than {MAX_JSON_BYTES:,} bytes, which no such file is; {hint}")
         content = json.loads(path.read_bytes())
     except OSError as fault:
         raise error(f"{path}: cannot be read: {fault.strerror or fault}; {hint}") from None

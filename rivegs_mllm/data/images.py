@@ -21,17 +21,17 @@ from PIL import (
 from rivegs_mllm.data.foreign import one_line
 from rivegs_mllm.types import MAX_PIXELS, Box, Sample, UserError
 
-ENDINGS = ("jpg", "jpeg", "png", "webp", "jfif", "gif", "bmp")
+PICTURE_ENDINGS = ("jpg", "jpeg", "png", "webp", "jfif", "gif", "bmp")
 """File endings that count as pictures, whatever their case; the earlier wins where an id has several."""
 
-LARGEST_ASPECT = 200
+MAX_ASPECT_RATIO = 200
 """No model takes pictures that are longer than this many times their width: the processors of Qwen-VL say so, others
 make the short side nothing or pad it without bound."""
 
-MOST_BYTES = 2**30
+MAX_PICTURE_BYTES = 2**30
 """Of a picture's file: three times what MAX_PIXELS take without any compression."""
 
-GLANCE = 2048
+OVERVIEW_SIDE = 2048
 """The longest side of a picture for models that need no detail: models shrink it further."""
 
 _LONGEST_SHOWN = 300
@@ -131,9 +131,9 @@ def with_size(sample: Sample, folder: Path) -> Sample:
 
 def check_aspect(size: tuple[int, int]) -> None:
     """Raises UserError for a picture of ``size`` (width, height) that is too long and thin for a model."""
-    if max(size) > LARGEST_ASPECT * min(size):
+    if max(size) > MAX_ASPECT_RATIO * min(size):
         raise UserError(
-            f"a picture of {size[0]} x {size[1]}: models refuse more than {LARGEST_ASPECT} to 1; pad or cut it"
+            f"a picture of {size[0]} x {size[1]}: models refuse more than {MAX_ASPECT_RATIO} to 1; pad or cut it"
         )
 
 
@@ -208,7 +208,7 @@ def upright_box(box: Box, size: tuple[int, int], orientation: int) -> Box:
 class PictureIndex:
     """Pictures by id, the id being the file name without its ending. Each folder is scanned once, not its subfolders.
 
-    Where an id is found several times the earlier folder wins, in a folder the earlier of ENDINGS;
+    Where an id is found several times the earlier folder wins, in a folder the earlier of PICTURE_ENDINGS;
     ``shadowed`` lists the files that lost. Ids are looked up, never joined into a path.
     """
 
@@ -234,7 +234,9 @@ class PictureIndex:
         except OSError as error:
             raise PictureError(f"{folder}: not a folder of pictures ({error.strerror})") from None
         pictures = [
-            (ENDINGS.index(end.lower()), end, stem, path) for stem, _, end, path in named if end.lower() in ENDINGS
+            (PICTURE_ENDINGS.index(end.lower()), end, stem, path)
+            for stem, _, end, path in named
+            if end.lower() in PICTURE_ENDINGS
         ]
         for _, _, stem, path in sorted(pictures):
             if stem in self._paths:
@@ -278,7 +280,7 @@ def _file(picture: Path | str | BinaryIO) -> Iterator[BinaryIO]:
         raise PictureError(f"{name}: not a regular file; give the picture's own file")
     with os.fdopen(descriptor, "rb") as file:
         size = os.fstat(descriptor).st_size
-        if not 0 < size <= MOST_BYTES:
+        if not 0 < size <= MAX_PICTURE_BYTES:
             raise PictureError(f"{name}: a file of {size:,} bytes, which no picture has; fetch it again")
         yield file
 

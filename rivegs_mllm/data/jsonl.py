@@ -13,7 +13,7 @@ from typing import TypeGuard, TypeVar
 import orjson
 
 from rivegs_mllm.data.field_errors import FieldError
-from rivegs_mllm.data.files import complete_file, drop_cut_line
+from rivegs_mllm.data.files import complete_file, drop_incomplete_line
 from rivegs_mllm.data.foreign import numbered_lines, shown
 from rivegs_mllm.data.masks import mask_area
 from rivegs_mllm.data.raw_text import is_raw_text, tokenized
@@ -51,7 +51,7 @@ def load_partial(partial: Path, samples: Sequence[Sample], hint: str) -> list[Pr
     """
     if not partial.exists():
         return []
-    drop_cut_line(partial)
+    drop_incomplete_line(partial)
     done = read_predictions(partial)
     if [prediction.id for prediction in done] != [sample.id for sample in samples[: len(done)]]:
         raise UserError(f"{partial} does not hold these posts in this order; {hint}")

@@ -69,7 +69,7 @@ def kinds_of(prediction: Prediction) -> set[str]:
     return {_FORMER.get(match[1], match[1]) if match else OTHER for match in found}
 
 
-def is_hindered(prediction: Prediction) -> bool:
+def is_incomplete(prediction: Prediction) -> bool:
     """Whether a post was not processed in full: not answered, truncated, or without its picture."""
     return bool(kinds_of(prediction) - {OTHER})
 
@@ -82,7 +82,7 @@ def summary(predictions: Sequence[Prediction]) -> list[str]:
     noted = sum(bool(prediction.errors) for prediction in predictions)
     kinds = ", ".join(f"{counts[kind]} {kind}" for kind in (*_KINDS, OTHER) if counts[kind])
     lines = [f"{len(predictions)} posts, {noted} with errors: {kinds}"]
-    hindered = [prediction for prediction in predictions if is_hindered(prediction)]
+    hindered = [prediction for prediction in predictions if is_incomplete(prediction)]
     for prediction in hindered[:_MAX_LISTED]:
         why = next(error for error in prediction.errors if _KIND.search(error))
         lines.append(f"  {prediction.id}: {why}")

@@ -15,7 +15,7 @@ from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
 from rivegs_mllm.answer.prompt import messages
 from rivegs_mllm.config.schema import read_recipe
-from rivegs_mllm.data.images import GLANCE, PictureError, open_for_model
+from rivegs_mllm.data.images import OVERVIEW_SIDE, PictureError, open_for_model
 from rivegs_mllm.data.progress import track
 from rivegs_mllm.llm.embeddings import ImageFeatures, TextFeatures, TextImagePair, UmtFeatures, normalize_rows
 from rivegs_mllm.models.adapter import load_adapter
@@ -58,7 +58,9 @@ def encode_pictures(settings: ImageFeatures, pictures: Sequence[Path | None]) ->
     found: dict[int, np.ndarray] = {}
     faults: list[str] = []
     for some in _batches(shown, settings.batch_size, "picture features"):
-        images = {index: image for index in some if (image := _opened(pictures[index], faults, GLANCE)) is not None}
+        images = {
+            index: image for index in some if (image := _opened(pictures[index], faults, OVERVIEW_SIDE)) is not None
+        }
         if images:
             inputs = processor(list(images.values()), return_tensors="pt").to(model.device)
             found.update(zip(images, encode(**inputs).pooler_output.float().cpu().numpy(), strict=True))

@@ -20,7 +20,7 @@ def ignore_special_tokens(tokenizer: PreTrainedTokenizerBase) -> PreTrainedToken
     return tokenizer
 
 
-def shorten(tokenizer: PreTrainedTokenizerBase, text: str, room: int) -> str:
+def truncate_words(tokenizer: PreTrainedTokenizerBase, text: str, room: int) -> str:
     """The words at the text's beginning that are at most ``room`` tokens, special ones included.
 
     A first word that is longer by itself is cut. ``text`` itself where it fits.

@@ -12,7 +12,7 @@ from rivegs_mllm.training.name_augmentation import rename, replacement_names
 from rivegs_mllm.types import Box, Sample
 
 
-def augmented(sample: Sample, augmentation: Augmentation, words: Sequence[str], seed: int, epoch: int) -> Sample:
+def augment_sample(sample: Sample, augmentation: Augmentation, words: Sequence[str], seed: int, epoch: int) -> Sample:
     """``sample`` as it is trained with in ``epoch``: one knowledge text at most.
 
     Made-up names are put together of ``words``, as ``name_words`` gives them.

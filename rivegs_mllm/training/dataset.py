@@ -16,7 +16,7 @@ from rivegs_mllm.answer.prompt import messages
 from rivegs_mllm.answer.serialization import AnswerLine, render
 from rivegs_mllm.config.augmentation import Augmentation
 from rivegs_mllm.models.batching import SampleEncoder, Tensors, batch, dummy_row, encode_prompt, ensure_picture
-from rivegs_mllm.training.augmentation import augmented
+from rivegs_mllm.training.augmentation import augment_sample
 from rivegs_mllm.training.name_augmentation import name_words
 from rivegs_mllm.types import Sample, UserError
 
@@ -76,7 +76,7 @@ class AnswerDataset(Dataset):
 
     def augment(self, sample: Sample) -> Sample:
         """The sample as it is trained with in this epoch."""
-        return augmented(sample, self.augmentation, self.words, self.seed, int(self.epoch))
+        return augment_sample(sample, self.augmentation, self.words, self.seed, int(self.epoch))
 
     def pieces(self, sample: Sample) -> tuple[AnswerLine, ...]:
         """The answer to a sample that ``augment`` returned."""

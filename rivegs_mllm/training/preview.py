@@ -25,7 +25,7 @@ from rivegs_mllm.answer.contract import NATIVE_STEPS, Contract, ContractError
 from rivegs_mllm.answer.prompt import describe_types
 from rivegs_mllm.answer.serialization import in_text_order, parse
 from rivegs_mllm.config.schema import Recipe
-from rivegs_mllm.data.boxes import are_shares
+from rivegs_mllm.data.boxes import are_normalised
 from rivegs_mllm.data.files import write_text
 from rivegs_mllm.data.images import is_outside, picture_size
 from rivegs_mllm.data.templates import page_template
@@ -154,7 +154,7 @@ def write_preview(recipe: Recipe, out: Path, count: int = 6, image_root: Path | 
     problems = [f"sample {fault}" for fault in faults[:_MAX_LISTED]]
     if faults[_MAX_LISTED:]:
         problems.append(f"and {len(faults) - _MAX_LISTED} more; `rivegs audit {folder}` lists them all")
-    if are_shares(samples):
+    if are_normalised(samples):
         problems.append("no box is longer than a pixel: boxes are pixels of the picture, not shares of it")
     try:
         contract.check_processor(processor)

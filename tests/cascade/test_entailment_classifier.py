@@ -25,7 +25,7 @@ from rivegs_mllm.cascade.entailment.scorer_pretrained import PretrainedScorerRec
 from rivegs_mllm.cascade.training import StageData
 from rivegs_mllm.config.schema import ModelRecipe
 from rivegs_mllm.data.jsonl import read_split, write_records
-from rivegs_mllm.models.plain_text import shorten
+from rivegs_mllm.models.plain_text import truncate_words
 from rivegs_mllm.types import TYPES, Entity, Prediction, Sample, UserError
 
 CHAT = "{{type: chat, base: {{base: {base}, dtype: float32}}, lora: {{r: 4, target_modules: '.*q_proj'}}}}"
@@ -253,7 +253,7 @@ def test_shortened_texts_fit_and_end_behind_a_word(save, text, base):
     }
     tokenizer = tokenizers[save]()
     for max_tokens in range(3, 30):
-        short = shorten(tokenizer, text, max_tokens)
+        short = truncate_words(tokenizer, text, max_tokens)
         length = len(tokenizer(text).input_ids)
         assert text.startswith(short)
         assert len(tokenizer(short).input_ids) <= max_tokens

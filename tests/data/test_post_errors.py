@@ -6,7 +6,7 @@ from rivegs_mllm.data.post_errors import (
     MIN_FAILED_POSTS,
     check_some_answered,
     each_by_itself,
-    is_hindered,
+    is_incomplete,
     kinds_of,
     summary,
     with_error,
@@ -79,7 +79,7 @@ def test_a_run_in_which_nothing_can_be_answered_ends_early():
 )
 def test_kinds(errors, kinds, hindered):
     assert kinds_of(with_errors(*errors)) == kinds
-    assert is_hindered(with_errors(*errors)) == hindered
+    assert is_incomplete(with_errors(*errors)) == hindered
 
 
 def test_the_summary_counts_kinds_and_lists_the_first_that_were_hindered():

@@ -18,7 +18,7 @@ from rivegs_mllm.cascade.grounding.florence2 import Florence2Grounder
 from rivegs_mllm.cascade.grounding.vlm import VlmLocator
 from rivegs_mllm.models.base_model import TINY_BASE, load_base
 from rivegs_mllm.models.batching import SampleEncoder
-from rivegs_mllm.models.plain_text import escape_special_tokens, ignore_special_tokens, shorten
+from rivegs_mllm.models.plain_text import escape_special_tokens, ignore_special_tokens, truncate_words
 from rivegs_mllm.models.text_encoders import tiny_bart_tokenizer, tiny_tokenizer
 from rivegs_mllm.types import TYPES, Entity, Sample
 
@@ -132,8 +132,8 @@ def test_a_chat_model_is_asked_with_text_alone(trained):
 
 def test_a_text_is_cut_behind_a_word():
     tokenizer = ignore_special_tokens(tiny_tokenizer(["Ada met Bob"]))
-    assert shorten(tokenizer, "Ada met Bob", 100) == "Ada met Bob"
-    short = shorten(tokenizer, "Ada met Bob " * 50, 12)
+    assert truncate_words(tokenizer, "Ada met Bob", 100) == "Ada met Bob"
+    short = truncate_words(tokenizer, "Ada met Bob " * 50, 12)
     assert (
         short.split()
         == ["Ada", "met", "Bob"] * (len(short.split()) // 3) + ["Ada", "met", "Bob"][: len(short.split()) % 3]

@@ -8,7 +8,7 @@ from random import Random
 import pytest
 
 from rivegs_mllm.config.augmentation import Augmentation
-from rivegs_mllm.training.augmentation import augmented, jitter
+from rivegs_mllm.training.augmentation import augment_sample, jitter
 from rivegs_mllm.training.name_augmentation import name_words
 from rivegs_mllm.types import Box, Entity, Sample, UserError
 
@@ -34,40 +34,38 @@ def iou(a: Box, b: Box) -> float:
 
 
 def test_knowledge_is_drawn_anew_each_epoch_from_all_texts():
-    drawn = [augmented(POST, Augmentation(), (), 0, epoch).knowledge[0] for epoch in range(100)]
+    drawn = [augment_sample(POST, Augmentation(), (), 0, epoch).knowledge[0] for epoch in range(100)]
     assert set(drawn) == set(POST.knowledge)
     assert min(map(drawn.count, POST.knowledge)) >= 8  # 20 of each are expected
 
 
 def test_knowledge_first_is_always_the_first_and_none_is_none():
     first = Augmentation(knowledge="first")
-    assert {augmented(POST, first, (), 0, epoch).knowledge[0] for epoch in range(20)} == {"text 0"}
-    assert augmented(Sample("a", ("b",)), Augmentation(), (), 0, 0) == Sample("a", ("b",))
+    assert {augment_sample(POST, first, (), 0, epoch).knowledge[0] for epoch in range(20)} == {"text 0"}
+    assert augment_sample(Sample("a", ("b",)), Augmentation(), (), 0, 0) == Sample("a", ("b",))
 
 
 def test_posts_and_seeds_draw_apart():
     others = [Sample(f"post-{number}", ("a",), knowledge=POST.knowledge) for number in range(40)]
-    assert len({augmented(other, Augmentation(), (), 0, 0).knowledge[0] for other in others}) == 5
-    assert len({augmented(POST, Augmentation(), (), seed, 0).knowledge[0] for seed in range(40)}) == 5
-    boxes = {augmented(POST, MOVING, (), seed, epoch).entities[0].boxes for seed in range(5) for epoch in range(5)}
+    assert len({augment_sample(other, Augmentation(), (), 0, 0).knowledge[0] for other in others}) == 5
+    assert len({augment_sample(POST, Augmentation(), (), seed, 0).knowledge[0] for seed in range(40)}) == 5
+    boxes = {augment_sample(POST, MOVING, (), seed, epoch).entities[0].boxes for seed in range(5) for epoch in range(5)}
     assert len(boxes) == 25
 
 
 def test_the_same_is_drawn_in_another_process():
-    code = (
-        "from test_augment import POST, MOVING, augmented\nprint([augmented(POST, MOVING, (), 7, e) for e in range(9)])"
-    )
+    code = "from test_augment import POST, MOVING, augment_sample\nprint([augment_sample(POST, MOVING, (), 7, e) for e in range(9)])"
     command = [sys.executable, "-c", f"import sys; sys.path[:0] = {sys.path!r}\n{code}"]
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    assert printed.strip() == str([augmented(POST, MOVING, (), 7, epoch) for epoch in range(9)])
+    assert printed.strip() == str([augment_sample(POST, MOVING, (), 7, epoch) for epoch in range(9)])
 
 
 def test_zero_moves_nothing():
-    assert augmented(POST, Augmentation(), (), 0, 3).entities == POST.entities
+    assert augment_sample(POST, Augmentation(), (), 0, 3).entities == POST.entities
 
 
 def test_only_boxes_are_changed():
-    moved = augmented(POST, MOVING, (), 0, 0).entities
+    moved = augment_sample(POST, MOVING, (), 0, 0).entities
     assert moved[1] == POST.entities[1]
     assert moved[0].boxes != POST.entities[0].boxes
     assert [(e.text, e.type, e.span, e.expression, e.visible, len(e.boxes)) for e in moved] == [
@@ -124,7 +122,7 @@ NAMED = Sample(
 
 def test_made_up_names_stand_everywhere_alike_and_change_nothing_else():
     words = name_words([NAMED])
-    drawn = [augmented(NAMED, Augmentation(name_augmentation=0.5), words, 0, epoch) for epoch in range(200)]
+    drawn = [augment_sample(NAMED, Augmentation(name_augmentation=0.5), words, 0, epoch) for epoch in range(200)]
     renamed = [sample for sample in drawn if sample != NAMED]
     assert 70 <= len(renamed) <= 130
     assert len({sample.tokens for sample in renamed}) > 1

@@ -37,7 +37,7 @@ from rivegs_mllm.cascade.training import StageData, Trainable, TrainableStage
 from rivegs_mllm.config.bounds import Dropout, PositiveFloat, TokenCount
 from rivegs_mllm.data.batching import batches
 from rivegs_mllm.models.device import best_device, count_parameters, device_of
-from rivegs_mllm.models.plain_text import shorten
+from rivegs_mllm.models.plain_text import truncate_words
 from rivegs_mllm.models.text_encoders import bare_encoder, load_encoder, load_tokenizer
 from rivegs_mllm.published.weights import save_weights
 from rivegs_mllm.store.captions import Captions
@@ -101,9 +101,9 @@ class CaptionScorer:
         special = self.tokenizer.num_special_tokens_to_add(pair=False)
         between = self.tokenizer.num_special_tokens_to_add(pair=True)
         of_caption = min(1, len(self.tokenizer(caption, add_special_tokens=False).input_ids))
-        short = shorten(self.tokenizer, text, self.max_length - between - of_caption + special)
+        short = truncate_words(self.tokenizer, text, self.max_length - between - of_caption + special)
         length = len(self.tokenizer(short, add_special_tokens=False).input_ids)
-        beginning = shorten(self.tokenizer, caption, self.max_length - between - length + special)
+        beginning = truncate_words(self.tokenizer, caption, self.max_length - between - length + special)
         left_out = len(caption) - len(beginning) + len(text) - len(short)
         note = f"caption and {text!r} are longer than {self.max_length} tokens: {left_out} letters cut off"
         return CaptionPair(dict(self.tokenizer(beginning, short))), note if left_out else ""

@@ -30,7 +30,7 @@ from rivegs_mllm.cascade.referring import all_parts, check_parts, entity_names, 
 from rivegs_mllm.cascade.rows import entailment_rows
 from rivegs_mllm.cascade.training import StageData, Trainable, TrainableStage
 from rivegs_mllm.data.foreign import loading
-from rivegs_mllm.data.images import GLANCE, PictureError, open_for_model
+from rivegs_mllm.data.images import OVERVIEW_SIDE, PictureError, open_for_model
 from rivegs_mllm.models.device import count_parameters
 from rivegs_mllm.training.sampling import MultiVariantDataset
 from rivegs_mllm.types import TYPES, Prediction, Sample, UserError
@@ -59,7 +59,7 @@ class ClassifierStage:
             try:
                 if not sample.image:
                     raise PictureError("the post has none")
-                images.append(open_for_model(self.folder / sample.image, GLANCE))
+                images.append(open_for_model(self.folder / sample.image, OVERVIEW_SIDE))
                 indices.append(index)
             except PictureError as error:
                 filled[index] = with_nothing_visible(partial, f"{STAGE}: no picture: {error}")
@@ -155,7 +155,7 @@ class ClassifierTraining(TrainableStage):
         scorer = self.model.build()
         rows = MultiVariantDataset(self._rows(data, scorer), self.expressions.strategy, data.seed)
         images = {row[0].image: row[0].image for row in rows.variants} if scorer.cacheable else {}
-        seen = encode_pictures(images, scorer.encode_images, GLANCE)
+        seen = encode_pictures(images, scorer.encode_images, OVERVIEW_SIDE)
         stage = ClassifierStage(scorer, self.query_fields, DecisionRule(), data.folder)
         return Trainable(
             model=scorer.model,
@@ -195,7 +195,7 @@ def collate(rows: Sequence[EntailmentExample], scorer: VisibilityScorer, seen: M
     """A batch to train on, each picture in it once; those not among ``seen`` are opened."""
     paths = list(dict.fromkeys(row.image for row in rows))
     new = [path for path in paths if path not in seen]
-    fresh = scorer.encode_images([open_for_model(path, GLANCE) for path in new]) if new else []
+    fresh = scorer.encode_images([open_for_model(path, OVERVIEW_SIDE) for path in new]) if new else []
     encoded = {**seen, **dict(zip(new, fresh, strict=True))}
     spoken = {row.image: row.spoken for row in rows}
     return scorer.training_batch(

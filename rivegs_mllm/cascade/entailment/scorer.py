@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812
 from transformers import PreTrainedTokenizerBase
 
-from rivegs_mllm.models.plain_text import shorten
+from rivegs_mllm.models.plain_text import truncate_words
 
 Encoded = TypeVar("Encoded")
 Batch = dict[str, object]
@@ -78,7 +78,7 @@ def with_bce_loss(logits: torch.Tensor, labels: torch.Tensor | None) -> dict[str
 
 def truncate_texts(scorer: VisibilityScorer, texts: Sequence[str]) -> tuple[list[str], list[str]]:
     """The texts, each truncated at a word to ``max_tokens``; and a note on each that was."""
-    short = [shorten(scorer.tokenizer, text, scorer.max_tokens) for text in texts]
+    short = [truncate_words(scorer.tokenizer, text, scorer.max_tokens) for text in texts]
     notes = [
         f"{text!r} is longer than {scorer.max_tokens} tokens and was cut to {kept!r}"
         for text, kept in zip(texts, short, strict=True)

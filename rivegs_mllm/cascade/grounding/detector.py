@@ -24,7 +24,7 @@ from rivegs_mllm.cascade.grounding.base import Grounder, GroundingStage, Localiz
 from rivegs_mllm.cascade.referring import all_parts, check_parts, slots_required_by
 from rivegs_mllm.cascade.rows import GroundingRow
 from rivegs_mllm.cascade.training import StageData, Trainable, TrainableStage
-from rivegs_mllm.data.images import GLANCE, open_for_model
+from rivegs_mllm.data.images import OVERVIEW_SIDE, open_for_model
 from rivegs_mllm.models.device import best_device, count_parameters
 from rivegs_mllm.models.plain_text import ignore_special_tokens
 from rivegs_mllm.models.pretrained import load_pretrained, own_files
@@ -124,7 +124,9 @@ class Detector(nn.Module):
     def encode_image(self, image: Image.Image) -> dict[str, torch.Tensor]:
         """The tensors of a picture."""
         if self.family.squared:  # it is padded before it is made smaller
-            image = ImageOps.contain(image, (GLANCE, GLANCE)) if max(image.size) > GLANCE else image
+            image = (
+                ImageOps.contain(image, (OVERVIEW_SIDE, OVERVIEW_SIDE)) if max(image.size) > OVERVIEW_SIDE else image
+            )
         return dict(self.processor.image_processor(image, return_tensors="pt"))
 
     def tokenize(self, texts: Sequence[str]) -> tuple[dict[str, torch.Tensor], list[tuple[str, ...]]]:

@@ -16,7 +16,7 @@ from rivegs_mllm.cascade.grounding.base import Grounder, GroundingStage, Localiz
 from rivegs_mllm.cascade.referring import all_parts, check_parts, slots_required_by
 from rivegs_mllm.config.bounds import TokenCount
 from rivegs_mllm.models.device import best_device, count_parameters
-from rivegs_mllm.models.plain_text import escape_special_tokens, shorten
+from rivegs_mllm.models.plain_text import escape_special_tokens, truncate_words
 from rivegs_mllm.models.pretrained import load_pretrained, own_files
 from rivegs_mllm.types import Box
 
@@ -86,7 +86,7 @@ class Florence2Locator:
         empty = len(tokenizer(f"{head}{ask.format(input='')}{tail}", add_special_tokens=False).input_ids)
         room = self.model.config.text_config.max_position_embeddings - empty
         plain = [escape_special_tokens(text, tokenizer) for text in texts]
-        short = [shorten(tokenizer, text, room) for text in plain]
+        short = [truncate_words(tokenizer, text, room) for text in plain]
         prompts = [f"{head}{ask.format(input=text)}{tail}" for text in short]
         words = tokenizer(prompts, add_special_tokens=False, padding=True, return_tensors="pt").to(self.model.device)
         answers = self.model.generate(

@@ -23,7 +23,7 @@ from rivegs_mllm.config.bounds import TokenCount
 from rivegs_mllm.config.schema import AnswerRecipe, ModelRecipe
 from rivegs_mllm.models.base_model import load_model, load_processor, make_contract
 from rivegs_mllm.models.device import best_device, count_parameters
-from rivegs_mllm.models.plain_text import escape_special_tokens, shorten
+from rivegs_mllm.models.plain_text import escape_special_tokens, truncate_words
 from rivegs_mllm.models.pretrained import own_files
 from rivegs_mllm.types import Box, UserError
 
@@ -96,7 +96,7 @@ class VlmLocator:
         """The boxes in the answer to each text, in their order."""
         tokenizer = self.processor.tokenizer
         plain = [escape_special_tokens(text, tokenizer) for text in texts]
-        short = [shorten(tokenizer, text, MAX_EXPRESSION_TOKENS) for text in plain]
+        short = [truncate_words(tokenizer, text, MAX_EXPRESSION_TOKENS) for text in plain]
         inputs = self.processor(
             text=[self._chat(text) for text in short],
             images=[image] * len(texts),

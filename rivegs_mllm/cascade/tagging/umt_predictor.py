@@ -14,7 +14,7 @@ from transformers import PretrainedConfig, PreTrainedTokenizerFast
 
 from rivegs_mllm.cascade.tagging.base import Tagged
 from rivegs_mllm.data.batching import batches
-from rivegs_mllm.data.images import GLANCE, PictureError, open_for_model
+from rivegs_mllm.data.images import OVERVIEW_SIDE, PictureError, open_for_model
 from rivegs_mllm.models.device import count_parameters, device_of
 from rivegs_mllm.models.late_interaction import VisionEncoder
 from rivegs_mllm.published.umt.labels import chunks
@@ -108,7 +108,7 @@ class UmtPredictor:
         for index, sample in enumerate(samples):
             try:
                 if sample.image:
-                    opened[index] = open_for_model(self.folder / sample.image, GLANCE)
+                    opened[index] = open_for_model(self.folder / sample.image, OVERVIEW_SIDE)
             except PictureError as error:
                 notes[index] = (f"{STAGE}: no picture: {error}",)
         if opened:
