@@ -54,7 +54,8 @@ def test_posts_and_seeds_draw_apart():
 
 
 def test_the_same_is_drawn_in_another_process():
-    code = "from test_augment import POST, MOVING, augment_sample\nprint([augment_sample(POST, MOVING, (), 7, e) for e in range(9)])"
+    drawn = "[augment_sample(POST, MOVING, (), 7, epoch) for epoch in range(9)]"
+    code = f"from test_augment import POST, MOVING, augment_sample\nprint({drawn})"
     command = [sys.executable, "-c", f"import sys; sys.path[:0] = {sys.path!r}\n{code}"]
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert printed.strip() == str([augment_sample(POST, MOVING, (), 7, epoch) for epoch in range(9)])
