@@ -28,7 +28,7 @@ python_maximum_signature_line_length = 100
 
 NAVIGATION = {
     "Use": ["docs/use", "docs/api"],
-    "Data": ["docs/data", "docs/format"],
+    "Data": ["docs/data", "docs/import", "docs/format"],
     "Train": ["docs/training", "recipes/README", "rivegs_mllm/tiny/base/README"],
     "Cascade": ["docs/cascade", "docs/published_seqtr", "docs/distilling"],
     "Evaluate": ["docs/evaluation"],

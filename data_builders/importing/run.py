@@ -109,8 +109,9 @@ def _read(request: Request, findings: list[Finding]) -> Source:
     findings += [Finding(left.kind, left.place, left.message) for left in source.left]
     if not any(post.text or post.tokens for post in source.posts):
         raise UserError(
-            f"{request.paths[0]}: no post has a text, and entities are found in texts; import the texts, with these "
-            "boxes beside them: rivegs import csv TEXTS.csv --regions " + str(request.paths[0])
+            f"{request.paths[0]}: no post has a text, and entities are found in texts; say which key is the text by "
+            "--columns text=NAME, or import the texts, with these boxes beside them: rivegs import csv TEXTS.csv "
+            f"--regions {request.paths[0]}"
         )
     return source
 
