@@ -141,13 +141,13 @@ def check_stage(
         given = {partial.id for partial in after}
         without = next((f", none for {sample.id!r}" for sample in samples if sample.id not in given), "")
         raise StageError(
-            f"{where}: gave {len(after)} predictions for {len(samples)} posts{without}; a stage must give one a post, "
-            "also where it finds nothing"
+            f"{where}: returned {len(after)} predictions for {len(samples)} posts{without}; "
+            "a stage must return one a post, also where it finds nothing"
         )
     for sample, old, new in zip(samples, before, after, strict=True):
         if new.id != sample.id:
             raise StageError(
-                f"{where}: gave the prediction of post {new.id!r} in place of post {sample.id!r}; "
+                f"{where}: returned the prediction of post {new.id!r} in place of post {sample.id!r}; "
                 "a stage must keep the order of the posts"
             )
         if slot == ALL_SLOTS:

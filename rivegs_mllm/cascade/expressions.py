@@ -52,11 +52,11 @@ class ExpressionVariants:
         without = sum(not own[0].expression for own in variants)
         if without == len(rows):
             raise UserError(
-                f"none of {len(rows)} entities to learn from has an expression{self._where()}; name a store of "
+                f"none of {len(rows)} training entities has an expression{self._where()}; name a store of "
                 "`rivegs distill` in stage.expressions.store, or set stage.query_fields to [mention, type]"
             )
         if without:
-            print(f"{without} of {len(rows)} entities to learn from have no expression{self._where()}")
+            print(f"{without} of {len(rows)} training entities have no expression{self._where()}")
         return variants
 
     def _where(self) -> str:

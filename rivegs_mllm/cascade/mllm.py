@@ -144,7 +144,7 @@ class MllmStage:
         except UserError as error:
             raise StageError(
                 f"{self.slot} (mllm): {error}; the model can only continue what it could have written itself:  "
-                "let the stages before use its types and fields, or train it on theirs"
+                "let earlier stages use its types and fields, or train it on theirs"
             ) from None
 
     def _has_work(self, sample: Sample, partial: Prediction) -> bool:

@@ -87,7 +87,7 @@ def bio_tags(sample: Sample) -> tuple[str, ...]:
             raise UserError(f"post {sample.id!r}: entity {entity.text!r} has no span within the post's tokens")
         if any(tag != OUTSIDE for tag in tags[start:end]):
             raise UserError(
-                f"post {sample.id!r}: entity {entity.text!r} overlaps another one, which BIO tags cannot say"
+                f"post {sample.id!r}: entity {entity.text!r} overlaps another one, which BIO tags cannot represent"
             )
         tags[start:end] = [f"B-{entity.type}", *[f"I-{entity.type}"] * (end - start - 1)]
     return tuple(tags)

@@ -254,11 +254,11 @@ def test_gold_is_shown_to_no_other_stage(samples, tmp_path):
     [
         (
             lambda samples, partials: partials[1:],
-            r"tagger \(test\): gave 3 predictions for 4 posts, none for 'test-00000'; a stage must give one a post",
+            r"tagger \(test\): returned 3 predictions for 4 posts, none for 'test-00000'; a stage must return one",
         ),
         (
             lambda samples, partials: partials[::-1],
-            r"tagger \(test\): gave the prediction of post 'test-00003' in place of post 'test-00000'; .* the order",
+            r"tagger \(test\): returned the prediction of post 'test-00003' in place of post 'test-00000'; .*order",
         ),
         (
             lambda samples, partials: [dataclasses.replace(partial, knowledge="x") for partial in partials],

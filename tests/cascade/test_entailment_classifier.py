@@ -279,7 +279,7 @@ def data_of(samples, folder) -> StageData:
 
 def test_nothing_to_tell_apart(emblems):
     samples = [without_picture(sample) for sample in read_split(emblems, "train")]
-    with pytest.raises(UserError, match="nothing to tell apart"):
+    with pytest.raises(UserError, match="nothing to classify"):
         ClassifierTraining(PatchScorerRecipe("tiny")).prepare(data_of(samples, emblems))
 
 

@@ -112,18 +112,18 @@ def test_without_a_store_the_data_s_own(samples, emblems, base, tmp_path):
 def test_a_store_of_other_posts(samples, store, emblems, base, tmp_path):
     others = [dataclasses.replace(sample, id=f"other-{sample.id}") for sample in samples]
     bare = [without_expressions(sample) for sample in others]
-    with pytest.raises(UserError, match=r"none of \d+ entities to learn from has an expression, also not in"):
+    with pytest.raises(UserError, match=r"none of \d+ training entities has an expression, also not in"):
         prepare("classifier", ExpressionVariants(store), bare, emblems, base, tmp_path)
 
 
 def test_data_without_expressions(samples, store, emblems, base, tmp_path, capsys):
     """They are asked for, so it is an error that there are none, unless `query_fields` goes without."""
     bare = [without_expressions(sample) for sample in samples]
-    with pytest.raises(UserError, match=r"none of \d+ entities .* stage.expressions.store, or set stage.query_fields"):
+    with pytest.raises(UserError, match=r"none of \d+ training entities .* stage.expressions.store, or set stage.query_fields"):
         prepare("caption", ExpressionVariants(), bare, emblems, base, tmp_path)
     prepare("caption", ExpressionVariants(store), bare, emblems, base, tmp_path)
     entities, last = sum(len(sample.entities) for sample in samples), len(samples[-1].entities)
-    assert f"{last} of {entities} entities to learn from have no expression" in capsys.readouterr().out
+    assert f"{last} of {entities} training entities have no expression" in capsys.readouterr().out
     ExpressionVariants().variants(entailment_rows(bare), ["mention", "type"])
 
 

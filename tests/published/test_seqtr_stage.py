@@ -211,7 +211,7 @@ def test_a_checkpoint_of_the_authors(published, emblems, tmp_path):
     (tmp_path / "folder").mkdir()
     save_file(weights(BOX), tmp_path / "folder" / "model.safetensors")
     assert SeqTRGrounder(tmp_path / "folder", words).load(emblems)(samples, partials) == answers
-    with pytest.raises(StageError, match=r"grounder \(seqtr\): .*det\.pth has no words"):
+    with pytest.raises(StageError, match=r"grounder \(seqtr\): .*det\.pth has no vocabulary"):
         SeqTRGrounder(path).load(emblems)
     with pytest.raises(StageError, match=r"segmenter \(seqtr\): .*writes boxes alone"):
         SeqTRSegmenter(path, words).load(emblems)

@@ -265,7 +265,7 @@ class CaptionTraining(TrainableStage):
         if len({view.visible for view in captioned}) < 2:
             raise UserError(
                 f"{data.folder}: of {len(captioned)} entities of posts with a caption all or none are visible, so "
-                "there is nothing to tell apart; `captions` must know the posts' ids, and the data have regions"
+                "there is nothing to classify; `captions` must know the posts' ids, and the data have regions"
             )
         if len(captioned) < len(views):
             print(f"{STAGE}: {len(views) - len(captioned)} of {len(views)} entities are of posts without caption")

@@ -175,7 +175,7 @@ class ClassifierTraining(TrainableStage):
         if len({view.visible for view in shown}) < 2:
             raise UserError(
                 f"{data.folder}: of {len(shown)} entities of posts with a picture all or none are visible, so there is "
-                "nothing to tell apart; train on data with pictures and regions"
+                "nothing to classify; train on data with pictures and regions"
             )
         spoken: dict[str, frozenset[str]] = {}
         for view in shown:

@@ -103,9 +103,9 @@ class ChatScorerRecipe(ScorerRecipe):
 
     def __post_init__(self) -> None:
         if "{entity}" not in self.question:
-            raise UserError("model.question: has no {entity} where the referring expression could come in")
+            raise UserError("model.question: has no {entity} for the referring expression")
         if self.base.quantization is not None:
-            raise UserError("model.base.quantization: a scorer is trained on a base that is not quantized; say null")
+            raise UserError("model.base.quantization: a scorer is trained on a base that is not quantized; set null")
 
     def build(self) -> ChatScorer:
         """The base, with an adapter that does nothing yet."""

@@ -89,7 +89,7 @@ def pictured_rows(samples: Sequence[Sample], folder: Path) -> list[GroundingRow]
     """A row a visible entity of the posts with a picture. Raises UserError, which names ``folder``, where none is."""
     rows = [row for row in grounding_rows(samples) if row.image]
     if not rows:
-        raise UserError(f"{folder}: no entity is visible in a picture, so there is nothing to learn grounding from")
+        raise UserError(f"{folder}: no entity is visible in a picture, so there is nothing to train grounding on")
     return rows
 
 

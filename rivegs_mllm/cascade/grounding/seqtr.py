@@ -58,7 +58,7 @@ class SeqTRSource:
 
     def _published(self) -> tuple[SeqTRPredictor, None]:
         if self.words is None:
-            raise UserError(f"{self.checkpoint} has no words; set `words`, a JSON file of numbers by word")
+            raise UserError(f"{self.checkpoint} has no vocabulary; set `words`, a JSON file of word ids")
         model = load_published(self.checkpoint, as_published=bool(self.as_published))
         known = read_vocabulary(self.words, model.sizes.words)
         return SeqTRPredictor(model, PixelInput(SIDE), known, MAX_WORDS), None

@@ -94,7 +94,7 @@ class SeqTRTraining(TrainableStage):
                 "stage.start: training continues from a checkpoint with its own vocabulary; set stage.words"
             )
         if self.start is not None and self.base is not None:
-            raise UserError("stage.base: the authors' checkpoints look through DarkNet-53; leave out base or start")
+            raise UserError("stage.base: the authors' checkpoints use DarkNet-53; leave out base or start")
         if len(self.darknet) != 6:
             raise UserError(f"stage.darknet: {len(self.darknet)} widths; DarkNet-53 has 6")
 
@@ -153,7 +153,7 @@ class SeqTRTraining(TrainableStage):
             views = [view for view in views if _mask_of(view) is not None]
         if not views:
             wanted = "visible" if self.task == BOX else "visible and has a mask for each box"
-            raise UserError(f"{data.folder}: no entity is {wanted}, so there is nothing to learn from")
+            raise UserError(f"{data.folder}: no entity is {wanted}, so there is nothing to train on")
         return views
 
     def _model(self, texts: Sequence[str], vision_encoder: VisionEncoder | None) -> tuple[SeqTR, Mapping[str, int]]:

@@ -83,7 +83,7 @@ class KnowledgeReplay:
             if self.settings.fallback is None:
                 raise StageError(
                     f"knowledge (replay): nothing is known of post {sample.id!r} in {_name(self.settings.source)}; "
-                    "give it a text there, or set `fallback` to what shall stand in its place"
+                    "give it a text there, or set `fallback` to the text to use instead"
                 )
             return self.settings.fallback
         if teacher is None:

@@ -125,6 +125,6 @@ class ExpressionReplay:
         if self.settings.fallback is None:
             raise StageError(
                 f"expander (replay): {entity.text!r} of post {partial.id!r} is not in {self.settings.source}; "
-                "add it there, or set `fallback` to what shall stand in its place"
+                "add it there, or set `fallback` to the text to use instead"
             )
         return self.settings.fallback

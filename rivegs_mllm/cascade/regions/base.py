@@ -71,7 +71,9 @@ def file_names(images: Mapping[str, Path]) -> dict[str, str]:
     for image in images:
         name = f"{PurePosixPath(image).name}.npz"
         if other := next((own for own, known in names.items() if known == name), None):
-            raise UserError(f"{image} and {other}: two pictures of one name, whose regions would be one file")
+            raise UserError(
+                f"{image} and {other}: two pictures of one file name, so that their regions would be one file"
+            )
         names[image] = name
     return names
 

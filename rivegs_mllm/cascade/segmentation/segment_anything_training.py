@@ -115,7 +115,7 @@ class SegmentAnythingTraining(TrainableStage):
         model = build_sam(size)
         shown = [sample for sample in data.train if any(box_mask_pairs(sample))]
         if not shown:
-            raise UserError(f"{data.folder}: no entity has a mask, so there is nothing to learn segmentation from")
+            raise UserError(f"{data.folder}: no entity has a mask, so there is nothing to train segmentation on")
         rows = MultiVariantDataset(
             [[make_example(sample, data.folder, model, size)] for sample in shown], "first", data.seed
         )

@@ -233,7 +233,7 @@ class CrfTraining(TrainableStage):
     def prepare(self, data: StageData) -> Trainable:
         """The tagger, untrained, and its rows: windows of posts with their tags, one variant a knowledge text."""
         if self.knowledge != NO_KNOWLEDGE and not any(sample.knowledge for sample in data.train):
-            raise UserError(f"{data.folder}: no post has knowledge; say `stage.knowledge: none`, or build it with some")
+            raise UserError(f"{data.folder}: no post has knowledge; set `stage.knowledge: none`, or build it with some")
         corpus = (text for sample in data.train for text in (sample.text, *self._texts(sample)))
         model, tokenizer = load_encoder(self.encoder, self.revision, corpus)
         encoder = WordEncoder(tokenizer, self.max_length, self.on_empty_token, STAGE, marks(model))

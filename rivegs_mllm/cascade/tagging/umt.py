@@ -144,7 +144,7 @@ class UmtTraining(TrainableStage):
 
     def __post_init__(self) -> None:
         if (self.base is None) == (self.resnet_weights is None):
-            raise UserError("stage.resnet_weights: say the ResNet's file, or in its place stage.base, and not both")
+            raise UserError("stage.resnet_weights: set the ResNet's file, or stage.base instead, and not both")
         if self.as_published and (self.base is not None or self.head_learning_rate is not None):
             raise UserError(
                 "stage.as_published: the original has a ResNet and one rate; leave out base and head_learning_rate"

@@ -161,7 +161,7 @@ class UmtPredictor:
 def sized_like(config: PretrainedConfig, channels: int, types: Sequence[str]) -> Sizes:
     """The sizes of a UMT over an encoder. Raises UserError unless that is a BERT."""
     if config.model_type != "bert":
-        raise UserError(f"stage.encoder: is a {config.model_type}; UMT's further layers continue a BERT")
+        raise UserError(f"stage.encoder: is a {config.model_type}; UMT's layers are built on a BERT")
     return Sizes(
         words=config.vocab_size,
         width=config.hidden_size,

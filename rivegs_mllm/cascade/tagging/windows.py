@@ -87,7 +87,7 @@ class WordEncoder:
         empty = [index for index, length in enumerate(lengths) if length == 0]
         if empty and (self.on_empty_token == "error" or self.tokenizer.unk_token is None):
             raise StageError(
-                f"{self.stage}: sample {post}: the encoder's tokenizer leaves nothing of word {empty[0]}, "
+                f"{self.stage}: sample {post}: the encoder's tokenizer gives no token for word {empty[0]}, "
                 f"{words[empty[0]]!a}; set `on_empty_token: unknown` where the stage is trained, or choose an encoder "
                 "that reads it"
             )
