@@ -119,7 +119,9 @@ def test_a_store_of_other_posts(samples, store, emblems, base, tmp_path):
 def test_data_without_expressions(samples, store, emblems, base, tmp_path, capsys):
     """They are asked for, so it is an error that there are none, unless `query_fields` goes without."""
     bare = [without_expressions(sample) for sample in samples]
-    with pytest.raises(UserError, match=r"none of \d+ training entities .* stage.expressions.store, or set stage.query_fields"):
+    with pytest.raises(
+        UserError, match=r"none of \d+ training entities .* stage.expressions.store, or set stage.query_fields"
+    ):
         prepare("caption", ExpressionVariants(), bare, emblems, base, tmp_path)
     prepare("caption", ExpressionVariants(store), bare, emblems, base, tmp_path)
     entities, last = sum(len(sample.entities) for sample in samples), len(samples[-1].entities)

@@ -67,6 +67,20 @@ def test_coco(tmp_path, pictures):
     assert kinds(done) == []
 
 
+def test_the_key_of_the_text_is_said(tmp_path, pictures):
+    image = {"id": 1, "file_name": "p1.jpg", "width": 80, "height": 60, "says": "Ada won", "text": "not this"}
+    own = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4], "mention": "Ada"}
+    content = {"images": [image], "annotations": [own], "categories": [{"id": 1, "name": "x"}]}
+    path = json_file(tmp_path / "a.json", content)
+    samples, _ = imported("coco", path, tmp_path / "out", images=[pictures], columns={"text": "says"})
+    assert samples[0].text == "Ada won"
+    path = json_file(tmp_path / "b.json", [{"says": "Ada won", "label": [[0, 3, "x"]]}])
+    samples, _ = imported("doccano", path, tmp_path / "out", columns={"text": "says"})
+    assert samples[0].entities[0].text == "Ada"
+    with pytest.raises(UserError, match=r"item 0: text: None is not the text; --columns"):
+        imported("doccano", path, tmp_path / "out")
+
+
 def test_coco_polygons_and_run_lengths(tmp_path, pictures):
     rows = {"image_id": 3, "category_id": 5, "iscrowd": 0, "tokens_positive": [[9, 12], [13, 21]]}
     square = [20, 10, 40, 10, 40, 30, 20, 30]

@@ -21,14 +21,14 @@ _START, _END = ("start", "start_offset", "begin"), ("end", "end_offset")
 _IMAGE = ("image", "image_path", "file_name")
 
 
-def read_char_spans(path: Path, _: Mapping[str, str]) -> Source:
-    """The posts of a file. Raises UserError."""
+def read_char_spans(path: Path, columns: Mapping[str, str]) -> Source:
+    """The posts of a file. ``columns`` may name the key of the "text". Raises UserError."""
     left: list[Left] = []
-    posts = [_post(item, place, left) for place, item in read_items(path)]
+    posts = [_post(item, place, columns.get("text", ""), left) for place, item in read_items(path)]
     return Source(posts, left=left)
 
 
-def _post(item: object, place: str, left: list[Left]) -> Post:
+def _post(item: object, place: str, said: str, left: list[Left]) -> Post:
     if type(item) is list and len(item) == 2 and type(item[1]) is dict:
         item = {**item[1], "text": item[0]}
     own = Fields(item, place)
@@ -41,12 +41,13 @@ def _post(item: object, place: str, left: list[Left]) -> Post:
         spans = []
     else:
         spans = own.list(own.first(*_SPANS))
-    if not own.has(*_TEXT):
-        raise own.fail(_TEXT[0], "the text")
+    key = said or own.first(*_TEXT)
+    if not own.has(key):
+        raise own.fail(said or _TEXT[0], "the text; --columns text=NAME says where it is")
     return Post(
         place=place,
         id=own.name("id"),
-        text=own.string(own.first(*_TEXT)),
+        text=own.string(key),
         mentions=tuple(_mention(span, f"{place}: {own.first(*_SPANS)}[{n}]") for n, span in enumerate(spans)),
         image=beside.string(beside.first(*_IMAGE)),
     )

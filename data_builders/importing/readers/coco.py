@@ -25,8 +25,8 @@ TEXT = ("text", "caption", "tweet", "sentence")
 MENTION = ("mention", "text", "phrase", "name")
 
 
-def read_coco(path: Path, _: Mapping[str, str]) -> Source:
-    """A post an image. Raises UserError."""
+def read_coco(path: Path, columns: Mapping[str, str]) -> Source:
+    """A post an image. ``columns`` may name the images' "text". Raises UserError."""
     content = read_json(path)
     if type(content) is not dict or "images" not in content:
         raise UserError(f"{path}: not COCO's JSON, an object of images, annotations and categories")
@@ -37,7 +37,7 @@ def read_coco(path: Path, _: Mapping[str, str]) -> Source:
         identity = own.name("id")
         if not identity or identity in posts:
             raise own.fail("id", "an id that no other image has")
-        posts[identity] = _post(own)
+        posts[identity] = _post(own, columns.get("text", ""))
     left: list[Left] = []
     for own in whole.each("annotations"):
         identity = own.name("image_id")
@@ -47,11 +47,12 @@ def read_coco(path: Path, _: Mapping[str, str]) -> Source:
     return Source(list(posts.values()), BoxFormat("xywh"), left=left)
 
 
-def _post(own: Fields) -> Post:
+def _post(own: Fields, said: str) -> Post:
+    key = said or own.first(*TEXT)
     return Post(
         place=own.place,
         id=own.name("post"),
-        text=own.string(own.first(*TEXT)) if own.has(*TEXT) else None,
+        text=own.string(key) if own.has(key) else None,
         tokens=own.strings("tokens") if own.has("tokens") else None,
         mentions=tuple(_entity(one) for one in own.each("entities")),
         image=own.string("file_name"),
