@@ -9,7 +9,7 @@ from pathlib import Path
 
 from eval.analysis.calibration import FILE_NAME as CALIBRATION
 from eval.analysis.calibration import read_calibration
-from rivegs_mllm.answer.contract import FILE_NAME
+from rivegs_mllm.answer.format import FILE_NAME
 from rivegs_mllm.config.answering import Answering
 from rivegs_mllm.data.batching import batches
 from rivegs_mllm.data.files import write_text

@@ -22,7 +22,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.trainer import TRAINING_ARGS_NAME
 
 from eval.scores import evaluate
-from rivegs_mllm.answer.contract import FILE_NAME
+from rivegs_mllm.answer.format import FILE_NAME
 from rivegs_mllm.cascade.training import StageTraining, train_stage
 from rivegs_mllm.config.answering import save_recipe
 from rivegs_mllm.config.dataset_types import with_dataset_types

@@ -1,1 +1,1 @@
-"""The prompt, and the answer to it: its segments, its box tokens and the contract that fixes both."""
+"""The prompt, and the answer to it: its segments, its box tokens and the format of both."""

@@ -12,7 +12,7 @@ One line a thing, in five segments, every line ended by a line feed::
     box 1: <loc_10><loc_20><loc_30><loc_40>
 
 - A post without entity has ``entity: none`` as its entities segment, and nothing after it.
-- The segments are those of the contract. An entity has one line in each of them, in the boxes segment only if visible.
+- The segments are those of the format. An entity has one line in each of them, in the boxes segment only if visible.
 - Entities stand in the order of the text. An entity is at the first occurrence of its mention that starts at or after
   the end of the entity before it; if there is none, at the first that no earlier entity has. One that is elsewhere
   names its occurrence in the post, counted from 1: ``entity 2: Paris (LOC, 2)``.
@@ -30,7 +30,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from rivegs_mllm.answer.contract import SEGMENTS, Contract
+from rivegs_mllm.answer.format import SEGMENTS, AnswerFormat
 from rivegs_mllm.data.mentions import find_spans
 from rivegs_mllm.types import Box, Entity, Prediction, UserError
 
@@ -82,14 +82,14 @@ def render(
     tokens: Sequence[str],
     knowledge: str,
     entities: Iterable[Entity],
-    contract: Contract,
+    contract: AnswerFormat,
     size: tuple[int, int] | None,
 ) -> tuple[AnswerLine, ...]:
     """The answer that says this, one piece a line; the texts of the pieces joined are the answer.
 
     ``size`` is (width, height) of the original picture, None without one. The pieces of the first segments do not
     depend on the later ones, so ``render(..., contract.up_to(segment), ...)`` gives the first pieces of the whole.
-    Raises UserError for what an answer of this contract cannot say.
+    Raises UserError for what an answer of this format cannot express.
     """
     ordered = in_text_order(entities)
     writers = {
@@ -111,7 +111,7 @@ def parse(
     id: str,
     text: str,
     tokens: Sequence[str],
-    contract: Contract,
+    contract: AnswerFormat,
     size: tuple[int, int] | None,
     scores: Mapping[int, float] | None = None,
 ) -> Prediction:
@@ -119,7 +119,7 @@ def parse(
 
     Takes any text, keeps it as ``raw``, and lists in ``errors`` what of it could not be read. Lines may stand in any
     order; of two that say the same thing the first counts. A mention that is not in the post has no span; a type
-    that the contract does not know is kept; boxes of an entity that is said not to be visible are not.
+    that the format does not have is kept; boxes of an entity that is said not to be visible are not.
     ``scores`` is the probability of being visible by the number that the answer gives the entity.
     """
     lines, errors = _read_lines(text, contract)
@@ -135,7 +135,7 @@ def _line(segment: str, number: int | None, content: str) -> AnswerLine:
     return AnswerLine(segment, f"{start} {content}\n" if content else f"{start}\n")
 
 
-def _entity_lines(tokens: Sequence[str], entities: Sequence[Entity], contract: Contract) -> list[AnswerLine]:
+def _entity_lines(tokens: Sequence[str], entities: Sequence[Entity], contract: AnswerFormat) -> list[AnswerLine]:
     if not entities:
         return [AnswerLine("entities", f"{_NO_ENTITY}\n")]
     pieces, spans = [], _Spans(tokens)
@@ -152,7 +152,7 @@ def _entity_lines(tokens: Sequence[str], entities: Sequence[Entity], contract: C
     return pieces
 
 
-def _box_lines(entities: Sequence[Entity], contract: Contract, size: tuple[int, int] | None) -> list[AnswerLine]:
+def _box_lines(entities: Sequence[Entity], contract: AnswerFormat, size: tuple[int, int] | None) -> list[AnswerLine]:
     if size is None:
         return []
     pieces = []
@@ -221,7 +221,7 @@ class _Spans:
 _Lines = dict[tuple[str, int | None], str]
 
 
-def _read_lines(text: str, contract: Contract) -> tuple[_Lines, list[str]]:
+def _read_lines(text: str, contract: AnswerFormat) -> tuple[_Lines, list[str]]:
     """The contents of the lines by segment and number, and what is wrong with the lines as such."""
     lines: _Lines = {}
     errors = []
@@ -238,7 +238,7 @@ def _read_lines(text: str, contract: Contract) -> tuple[_Lines, list[str]]:
             continue
         key = (segment, None if match[2] is None else int(match[2]))
         if segment not in contract.segments:
-            errors.append(f"the contract has no segment '{segment}': {_shown(line)}")
+            errors.append(f"the answer format has no segment '{segment}': {_shown(line)}")
         elif key in lines:
             errors.append(f"comes twice: {_shown(line)}")
         else:
@@ -247,7 +247,11 @@ def _read_lines(text: str, contract: Contract) -> tuple[_Lines, list[str]]:
 
 
 def _read_entities(
-    lines: _Lines, tokens: Sequence[str], contract: Contract, size: tuple[int, int] | None, scores: Mapping[int, float]
+    lines: _Lines,
+    tokens: Sequence[str],
+    contract: AnswerFormat,
+    size: tuple[int, int] | None,
+    scores: Mapping[int, float],
 ) -> tuple[tuple[Entity, ...], list[str]]:
     """The entities, and what is wrong with the lines that speak of entities."""
     numbers = sorted(number for segment, number in lines if segment == "entities" and number is not None)
@@ -273,7 +277,7 @@ def _read_entities(
 
 
 def _read_entity(
-    own: Mapping[str, str], spans: _Spans, contract: Contract, size: tuple[int, int] | None, score: float | None
+    own: Mapping[str, str], spans: _Spans, contract: AnswerFormat, size: tuple[int, int] | None, score: float | None
 ) -> tuple[Entity | None, list[str]]:
     """The entity that its own lines, by segment, describe; None where its entity line cannot be read."""
     match = _ENTITY.fullmatch(own["entities"])
@@ -293,7 +297,7 @@ def _read_entity(
 
 
 def _read_regions(
-    own: Mapping[str, str], contract: Contract, size: tuple[int, int] | None
+    own: Mapping[str, str], contract: AnswerFormat, size: tuple[int, int] | None
 ) -> tuple[bool | None, tuple[Box, ...], list[str]]:
     """Whether the entity is visible, its boxes, and what is wrong with these lines."""
     boxes, errors = _read_boxes(own.get("boxes"), contract, size)
@@ -313,7 +317,7 @@ def _read_regions(
 
 
 def _read_boxes(
-    content: str | None, contract: Contract, size: tuple[int, int] | None
+    content: str | None, contract: AnswerFormat, size: tuple[int, int] | None
 ) -> tuple[tuple[Box, ...], list[str]]:
     if content is None:
         return (), []

@@ -17,7 +17,7 @@ from typing import ClassVar
 
 from eval.analysis.calibration import FILE_NAME as CALIBRATION
 from eval.analysis.calibration import Calibration, read_calibration
-from rivegs_mllm.answer.contract import FILE_NAME
+from rivegs_mllm.answer.format import FILE_NAME
 from rivegs_mllm.answer.serialization import text_order
 from rivegs_mllm.cascade.base import Stage, StageError
 from rivegs_mllm.cascade.entailment.base import Entailment

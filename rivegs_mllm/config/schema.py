@@ -16,7 +16,7 @@ from peft import LoraConfig
 from transformers import TrainingArguments
 
 from eval.protocols import TASKS
-from rivegs_mllm.answer.contract import ENCODINGS, SEGMENTS
+from rivegs_mllm.answer.format import ENCODINGS, SEGMENTS
 from rivegs_mllm.answer.prompt import INSTRUCTION
 from rivegs_mllm.config.augmentation import Augmentation
 from rivegs_mllm.config.bounds import (

@@ -16,7 +16,7 @@ from transformers import (
 )
 from transformers.integrations import is_deepspeed_zero3_enabled
 
-from rivegs_mllm.answer.contract import Contract, loc_tokens
+from rivegs_mllm.answer.format import AnswerFormat, loc_tokens
 from rivegs_mllm.answer.prompt import check_instruction
 from rivegs_mllm.config.answering import FILE_NAME as RECIPE
 from rivegs_mllm.config.answering import Answering, read_answering
@@ -84,7 +84,7 @@ def save_beside_weights(system: System, folder: Path) -> None:
 
 def load_adapter(folder: Path, recipe: Answering | Recipe) -> System:
     """A trained system. Raises UserError where the folder is incomplete, or of another base or contract."""
-    contract = Contract.load(folder)
+    contract = AnswerFormat.load(folder)
     for name in ("adapter_config.json", SAFETENSORS_WEIGHTS_NAME, "instruction.txt"):
         if not (folder / name).is_file():
             raise UserError(f"{folder}: has no {name}, so the adapter is incomplete; copy or train it again")
@@ -117,7 +117,7 @@ def load_merged(folder: Path, recipe: Answering) -> System:
 
     Raises UserError where the folder is incomplete.
     """
-    contract = Contract.load(folder)
+    contract = AnswerFormat.load(folder)
     instruction = _instruction(folder / "instruction.txt")
     own = dataclasses.replace(recipe.model, base=str(folder.absolute()), revision=None)
     with loading(f"{folder}: its processor"):
@@ -133,7 +133,7 @@ def answering_of(folder: Path) -> Answering:
     none, what its contract, its instruction and its adapter's config say. Raises UserError."""
     if (folder / RECIPE).is_file():
         return read_answering(folder / RECIPE)
-    contract = Contract.load(folder)
+    contract = AnswerFormat.load(folder)
     base = check_adapter_config(folder) if is_adapter(folder) else str(folder.absolute())
     model = ModelRecipe(
         base="tiny" if is_base(base, "tiny") else base, min_pixels=contract.min_pixels, max_pixels=contract.max_pixels

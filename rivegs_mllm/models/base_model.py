@@ -16,7 +16,7 @@ from transformers import (
     ProcessorMixin,
 )
 
-from rivegs_mllm.answer.contract import NATIVE_STEPS, Contract, loc_tokens
+from rivegs_mllm.answer.format import NATIVE_STEPS, AnswerFormat, loc_tokens
 from rivegs_mllm.answer.prompt import check_instruction, describe_types
 from rivegs_mllm.answer.serialization import NO, YES
 from rivegs_mllm.config.answering import Answering
@@ -34,7 +34,7 @@ class System:
 
     model: torch.nn.Module
     processor: ProcessorMixin
-    contract: Contract
+    contract: AnswerFormat
     instruction: str
 
 
@@ -54,7 +54,7 @@ def load_base(recipe: Answering | Recipe) -> System:
     return System(model, processor, contract, describe_types(recipe.answer.instruction, recipe.answer.types))
 
 
-def load_without_weights(recipe: Answering | Recipe) -> tuple[ProcessorMixin, Contract]:
+def load_without_weights(recipe: Answering | Recipe) -> tuple[ProcessorMixin, AnswerFormat]:
     """Processor, its location tokens added, and contract: all that decides what a base model is given."""
     processor = load_processor(recipe.model)
     contract = make_contract(recipe.model, recipe.answer, processor)
@@ -89,10 +89,10 @@ def load_processor(recipe: ModelRecipe) -> ProcessorMixin:
     return processor
 
 
-def make_contract(model: ModelRecipe, answer: AnswerRecipe, processor: ProcessorMixin) -> Contract:
+def make_contract(model: ModelRecipe, answer: AnswerRecipe, processor: ProcessorMixin) -> AnswerFormat:
     """The contract that a recipe asks for, with the limits that its processor really has."""
     images = processor.image_processor
-    return Contract(
+    return AnswerFormat(
         family=_pretrained(AutoConfig, model).model_type,
         encoding=answer.encoding,
         min_pixels=images.size["shortest_edge"],

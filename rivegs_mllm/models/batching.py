@@ -14,7 +14,7 @@ from PIL import Image
 from torch.nn.functional import pad
 from transformers import ProcessorMixin
 
-from rivegs_mllm.answer.contract import Contract
+from rivegs_mllm.answer.format import AnswerFormat
 from rivegs_mllm.answer.prompt import messages
 from rivegs_mllm.answer.serialization import AnswerLine
 from rivegs_mllm.data.images import PictureError, open_for_model, processed
@@ -58,7 +58,7 @@ class SampleEncoder:
 
 
 def encode_prompt(
-    sample: Sample, folder: Path, encoder: SampleEncoder, contract: Contract, instruction: str
+    sample: Sample, folder: Path, encoder: SampleEncoder, contract: AnswerFormat, instruction: str
 ) -> Tensors:
     """The prompt of a sample, its picture opened.
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.analysis.calibration import Calibration, read_calibration
-from rivegs_mllm.answer.contract import Contract
+from rivegs_mllm.answer.format import AnswerFormat
 from rivegs_mllm.cascade.config import CascadeRecipe, is_cascade, read_cascade
 from rivegs_mllm.cascade.in_memory import LoadedCascade
 from rivegs_mllm.cascade.mllm import SEGMENT_OF
@@ -72,7 +72,7 @@ def _single(
     place = device or best_device()
     precision = dtype or good_dtype(recipe.model.dtype, place)
     recipe = dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, dtype=precision))
-    contract = Contract.load(folder)
+    contract = AnswerFormat.load(folder)
     wanted = _wanted(contract.segments, segments)
     calibration = _calibration(read_calibration(folder), threshold)
     system = load_adapter(folder, recipe) if is_adapter(folder) else load_merged(folder, recipe)

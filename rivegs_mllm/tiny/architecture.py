@@ -15,7 +15,7 @@ from transformers import (
     Qwen2VLVideoProcessor,
 )
 
-from rivegs_mllm.answer.contract import Contract, loc_tokens
+from rivegs_mllm.answer.format import AnswerFormat, loc_tokens
 from rivegs_mllm.tiny.induction_init import init_induction_heads
 
 PATCH = 14
@@ -45,9 +45,9 @@ CHAT_TEMPLATE = (
 )
 
 
-def build_contract() -> Contract:
+def build_contract() -> AnswerFormat:
     """How the base writes boxes in the scenes it learns from."""
-    return Contract("qwen2_5_vl", "loc", MIN_PIXELS, MAX_PIXELS, PATCH * MERGE, BINS)
+    return AnswerFormat("qwen2_5_vl", "loc", MIN_PIXELS, MAX_PIXELS, PATCH * MERGE, BINS)
 
 
 def train_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:

@@ -20,7 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast, Trainer, Trai
 from data_builders.emblems.language import invent_names, write_post
 from data_builders.emblems.looks import Look, near_look, random_look
 from data_builders.emblems.scene import Scene
-from rivegs_mllm.answer.contract import Contract, loc_tokens
+from rivegs_mllm.answer.format import AnswerFormat, loc_tokens
 from rivegs_mllm.answer.serialization import NO, YES, AnswerLine, escape, line_start
 from rivegs_mllm.models.batching import SampleEncoder, Tensors
 from rivegs_mllm.tiny.architecture import BINS, MERGE
@@ -150,7 +150,7 @@ def _filled(sentences: Sequence[tuple[str, Sequence[_Part]]]) -> tuple[str, list
     return text, copied
 
 
-def describe_task(rng: random.Random, contract: Contract) -> PretrainingExample:
+def describe_task(rng: random.Random, contract: AnswerFormat) -> PretrainingExample:
     """A scene, every emblem of which is to be described and boxed in reading order."""
     scene = random_scene(rng)
     looks = list(dict.fromkeys(placement.look for placement in scene.placements))
@@ -160,7 +160,7 @@ def describe_task(rng: random.Random, contract: Contract) -> PretrainingExample:
     )
 
 
-def decide_task(rng: random.Random, contract: Contract) -> PretrainingExample:
+def decide_task(rng: random.Random, contract: AnswerFormat) -> PretrainingExample:
     """A scene and expressions, each followed at once by whether it fits something there, and where.
 
     Six decisions a picture, each next to its expression, teach what ``find_task`` asks for faster than that does.
@@ -179,7 +179,7 @@ def decide_task(rng: random.Random, contract: Contract) -> PretrainingExample:
     return PretrainingExample("Judge.", scene, (), tuple(pieces), tuple(about))
 
 
-def find_task(rng: random.Random, contract: Contract) -> PretrainingExample:
+def find_task(rng: random.Random, contract: AnswerFormat) -> PretrainingExample:
     """A scene and expressions, some of which fit nothing in it: which do, and where. At times with a post beside it."""
     scene = random_scene(rng)
     shown = [placement.look for placement in scene.placements]
@@ -219,7 +219,7 @@ def expressions(looks: list[Look]) -> tuple[AnswerLine, ...]:
     )
 
 
-def boxed(boxes: list[tuple[Box, ...]], scene: Scene, contract: Contract) -> tuple[AnswerLine, ...]:
+def boxed(boxes: list[tuple[Box, ...]], scene: Scene, contract: AnswerFormat) -> tuple[AnswerLine, ...]:
     """The last segment of an answer."""
     return tuple(
         AnswerLine("boxes", f"{line_start('boxes', number)} {contract.encode_boxes(own, scene.image.size)}\n")
@@ -231,7 +231,7 @@ def boxed(boxes: list[tuple[Box, ...]], scene: Scene, contract: Contract) -> tup
 class PretrainingDataset(IterableDataset):
     """Endless lessons, each worker its own stream, in batches of ``batch_size`` of about equal length."""
 
-    def __init__(self, encoder: SampleEncoder, contract: Contract, seed: int, batch_size: int):
+    def __init__(self, encoder: SampleEncoder, contract: AnswerFormat, seed: int, batch_size: int):
         self.encoder = encoder
         self.contract = contract
         self.seed = seed

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch.utils.data import Dataset
 
-from rivegs_mllm.answer.contract import Contract
+from rivegs_mllm.answer.format import AnswerFormat
 from rivegs_mllm.answer.prompt import messages
 from rivegs_mllm.answer.serialization import AnswerLine, render
 from rivegs_mllm.config.augmentation import Augmentation
@@ -35,7 +35,7 @@ class AnswerDataset(Dataset):
         samples: Sequence[Sample],
         folder: Path,
         encoder: SampleEncoder,
-        contract: Contract,
+        contract: AnswerFormat,
         instruction: str,
         augmentation: Augmentation,
         seed: int,
@@ -158,7 +158,7 @@ def extra_knowledge_tokens(dataset: AnswerDataset, sample: Sample, pieces: Seque
     return max(lengths) - lengths[0]
 
 
-def picture_tokens(sample: Sample, contract: Contract) -> int:
+def picture_tokens(sample: Sample, contract: AnswerFormat) -> int:
     """Tokens that the sample's picture adds to the one placeholder that the prompt's text holds for it."""
     if not sample.image:
         return 0

@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 from transformers import BaseImageProcessor, PreTrainedTokenizerBase
 
-from rivegs_mllm.answer.contract import NATIVE_STEPS, Contract, ContractError
+from rivegs_mllm.answer.format import NATIVE_STEPS, AnswerFormat, AnswerFormatError
 from rivegs_mllm.answer.prompt import describe_types
 from rivegs_mllm.answer.serialization import in_text_order, parse
 from rivegs_mllm.config.schema import Recipe
@@ -158,7 +158,7 @@ def write_preview(recipe: Recipe, out: Path, count: int = 6, image_root: Path | 
         problems.append("no box is longer than a pixel: boxes are pixels of the picture, not shares of it")
     try:
         contract.check_processor(processor)
-    except ContractError as error:
+    except AnswerFormatError as error:
         problems.append(str(error))
     if refused:
         problems.append(
@@ -224,7 +224,7 @@ def examine(dataset: AnswerDataset, index: int, why: str, length: int, image_roo
         view = model_image(given, encoder.processor.image_processor, contract, sample.size)
         if view.image.size != view.resized:
             shown, agreed = (f"{width} x {height}" for width, height in (view.image.size, view.resized))
-            problems.append(f"the processor makes its picture {shown}, the contract says {agreed}")
+            problems.append(f"the processor makes its picture {shown}, the answer format {agreed}")
         if "boxes" in contract.segments:
             regions, lost = compare_boxes(gold, sample.entities, read.entities, contract)
             faults += lost
@@ -271,7 +271,7 @@ def read_labels(dataset: AnswerDataset, sample: Sample, given: Tensors) -> tuple
     return read, faults
 
 
-def model_image(given: Tensors, images: BaseImageProcessor, contract: Contract, size: Size) -> ModelImage:
+def model_image(given: Tensors, images: BaseImageProcessor, contract: AnswerFormat, size: Size) -> ModelImage:
     """The one picture of a batch, ``size`` = (width, height) of the original, put together from its patches."""
     pixels = reconstruct(given["pixel_values"], given["image_grid_thw"][0].tolist(), images)
     image = Image.fromarray((pixels * 255).round().clamp(0, 255).byte().permute(1, 2, 0).numpy())
@@ -297,7 +297,7 @@ def reconstruct(patches: torch.Tensor, grid: Sequence[int], images: BaseImagePro
 
 
 def compare_boxes(
-    sample: Sample, said: Sequence[Entity], read: Sequence[Entity], contract: Contract
+    sample: Sample, said: Sequence[Entity], read: Sequence[Entity], contract: AnswerFormat
 ) -> tuple[tuple[BoxRoundTrip, ...], list[str]]:
     """Each box that the answer was to say beside the one that was read, and the entities that lost or won boxes."""
     regions, faults = [], []
@@ -313,7 +313,7 @@ def compare_boxes(
     return tuple(regions), faults
 
 
-def _region(name: str, gold: Box, given: Box, read: Box, contract: Contract, size: Size) -> BoxRoundTrip:
+def _region(name: str, gold: Box, given: Box, read: Box, contract: AnswerFormat, size: Size) -> BoxRoundTrip:
     (dx, dy), (width, height) = contract.rounding(size), size
     left, right = (min(max(edge, 0), width) for edge in (given.xmin, given.xmax))  # only what is inside can be said
     top, bottom = (min(max(edge, 0), height) for edge in (given.ymin, given.ymax))

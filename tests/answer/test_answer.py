@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from rivegs_mllm.answer.contract import Contract
+from rivegs_mllm.answer.format import AnswerFormat
 from rivegs_mllm.answer.serialization import NO, SEGMENTS, YES, AnswerLine, in_text_order, line_start, parse, render
 from rivegs_mllm.data.jsonl import read_predictions, write_records
 from rivegs_mllm.types import TYPES, Box, Entity, Prediction, UserError
@@ -16,11 +16,11 @@ from rivegs_mllm.types import TYPES, Box, Entity, Prediction, UserError
 settings.register_profile("no deadline", deadline=None)
 settings.load_profile("no deadline")
 
-NATIVE = Contract("qwen2_5_vl", "native", 3136, 1003520, 28)
-LOC = Contract("qwen2_5_vl", "loc", 3136, 1003520, 28, bins=48)
+NATIVE = AnswerFormat("qwen2_5_vl", "native", 3136, 1003520, 28)
+LOC = AnswerFormat("qwen2_5_vl", "loc", 3136, 1003520, 28, bins=48)
 CONTRACTS = [
     NATIVE,
-    Contract("qwen3_vl", "native", 3136, 1003520, 32),
+    AnswerFormat("qwen3_vl", "native", 3136, 1003520, 32),
     LOC,
     *[LOC.up_to(segment) for segment in SEGMENTS],
     dataclasses.replace(LOC, segments=("entities",)),
@@ -81,14 +81,14 @@ def text_of(pieces: tuple[AnswerLine, ...]) -> str:
     return "".join([piece.text for piece in pieces])
 
 
-def told(entity: Entity, contract: Contract, size: tuple[int, int] | None) -> Entity:
+def told(entity: Entity, contract: AnswerFormat, size: tuple[int, int] | None) -> Entity:
     """What is left of an entity when only the contract's segments are told, its boxes left aside."""
     decides = "visible" in contract.segments or ("boxes" in contract.segments and size is not None)
     expression = entity.expression if "expressions" in contract.segments else ""
     return Entity(entity.text, entity.type, entity.span, expression, entity.visible if decides else None)
 
 
-def assert_boxes_within_rounding(read: Entity, given: Entity, contract: Contract) -> None:
+def assert_boxes_within_rounding(read: Entity, given: Entity, contract: AnswerFormat) -> None:
     dx, dy = (1e-6 + half_a_step for half_a_step in contract.rounding(SIZE))
     assert len(read.boxes) == len(given.boxes)
     for back, box in zip(read.boxes, given.boxes, strict=True):
@@ -340,7 +340,7 @@ def test_what_is_parsed_can_be_stored(tmp_path_factory, text):
         ("entity 1: a (PER)\nvisible 1: no\nbox 1: <loc_1><loc_2><loc_3><loc_4>\n", "its 1 boxes are left out"),
         ("entity 1: a (PER)\nvisible 1: yes\nbox 1: <loc_1><loc_2>\n", "entity 1: not a box: '<loc_1><loc_2>'"),
         ("entity 1: a (PER)\nvisible 1: yes\nbox 1: <loc_3><loc_2><loc_1><loc_4>\n", "has no area"),
-        ("entity 1: a (PER)\nvisible 1: no\nexpression 1: x\n", "the contract has no segment 'expressions'"),
+        ("entity 1: a (PER)\nvisible 1: no\nexpression 1: x\n", "the answer format has no segment 'expressions'"),
         ("entity 1: a (PER)\nvisible 1: no", "the last line is cut off: 'visible 1: no'"),
     ],
 )

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from test_grounding import check_resume, train
 from tiny_grounders import save_florence2, save_grounding_dino, save_owlv2
 
-from rivegs_mllm.answer.contract import Contract
+from rivegs_mllm.answer.format import AnswerFormat
 from rivegs_mllm.cascade.grounding.detector import ZeroShotGrounder, ZeroShotTraining, load_detector
 from rivegs_mllm.cascade.grounding.florence2 import Florence2Grounder
 from rivegs_mllm.cascade.grounding.vlm import VlmGrounder, parse_boxes
@@ -242,7 +242,7 @@ PIXELS = {"min_pixels": 28 * 28, "max_pixels": 112 * 112, "patch_factor": 28}
 )
 def test_native_box_languages(family, answer, wanted):
     """A picture of 400 x 100 becomes one of 112 x 56 or near, as the contract says."""
-    contract = Contract(family, "native", **PIXELS)
+    contract = AnswerFormat(family, "native", **PIXELS)
     size = (400, 100)
     if family == "qwen2_5_vl":
         across, down = contract.resized(size)
@@ -253,7 +253,7 @@ def test_native_box_languages(family, answer, wanted):
 
 
 def test_answers_without_a_box():
-    contract = Contract("qwen3_vl", "native", **PIXELS)
+    contract = AnswerFormat("qwen3_vl", "native", **PIXELS)
     assert "no box: 'I see none'" in parse_boxes("I see none", contract, (40, 40)).notes[0]
     assert "no area" in parse_boxes("[5, 5, 5, 9]", contract, (40, 40)).notes[0]
     outside = parse_boxes("[5, 5, 2000, 9]", contract, (40, 40))

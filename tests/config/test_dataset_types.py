@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from rivegs_mllm.answer.contract import Contract
+from rivegs_mllm.answer.format import AnswerFormat
 from rivegs_mllm.answer.prompt import INSTRUCTION, describe_types, messages
 from rivegs_mllm.answer.serialization import parse, render
 from rivegs_mllm.cascade.config import read_cascade
@@ -81,7 +81,7 @@ def test_a_dataset_json_that_is_wrong_is_told(data):
 
 @pytest.mark.parametrize("name", ["Sports Event", "Événement sportif", "スポーツ", "спорт", "A-1_b.c"])
 def test_names_of_types_have_spaces_and_any_letters(name):
-    contract = Contract("qwen2_5_vl", "loc", 784, 78400, 28, 64, segments=("entities",), types=(name, "other"))
+    contract = AnswerFormat("qwen2_5_vl", "loc", 784, 78400, 28, 64, segments=("entities",), types=(name, "other"))
     entity = Entity("Ada (b)", name, (0, 2))
     text = "".join(piece.text for piece in render(("Ada", "(b)"), "", (entity,), contract, None))
     read = parse("1", text, ("Ada", "(b)"), contract, None)

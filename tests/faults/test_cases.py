@@ -26,7 +26,7 @@ from data_builders.formats.riveg_text import read_captions
 from data_builders.formats.text_files import read_text
 from data_builders.twitter_smner import _find_files, _owners
 from eval.report.page import write_report
-from rivegs_mllm.answer.contract import Contract, ContractError
+from rivegs_mllm.answer.format import AnswerFormat, AnswerFormatError
 from rivegs_mllm.cascade.knowledge.encyclopedia import read_encyclopedia
 from rivegs_mllm.cli.main import main
 from rivegs_mllm.data.jsonl import read_split, write_records
@@ -155,8 +155,8 @@ def test_types_of_one_s_own_from_the_raw_file_to_the_scores(tmp_path, capsys):
     "name", ["<loc_3>", "<|im_end|>", "</tool_call>", "<think>", "<image>", "<s>", "A|B", "A B", ""]
 )
 def test_no_type_s_name_is_a_control_token(name):
-    with pytest.raises(ContractError, match="types"):
-        Contract("qwen2_5_vl", "loc", 3136, 50176, 28, 64, types=("PER", name))
+    with pytest.raises(AnswerFormatError, match="types"):
+        AnswerFormat("qwen2_5_vl", "loc", 3136, 50176, 28, 64, types=("PER", name))
 
 
 # Few posts

@@ -9,7 +9,7 @@ from tiny_grounders import save_florence2, save_grounding_dino, save_owlv2
 from tiny_scorers import save_blip, save_clip, save_siglip, save_vilt
 from transformers import AutoProcessor
 
-from rivegs_mllm.answer.contract import Contract
+from rivegs_mllm.answer.format import AnswerFormat
 from rivegs_mllm.answer.prompt import messages
 from rivegs_mllm.answer.serialization import escape, parse, render
 from rivegs_mllm.cascade.entailment.scorer_pretrained import PretrainedScorerRecipe
@@ -49,7 +49,7 @@ def added(tokenizer) -> set[int]:
 def test_no_added_token_is_read_in_a_prompt_or_an_answer(processor):
     tokenizer, encoder = processor.tokenizer, SampleEncoder(processor)
     own = added(tokenizer)
-    contract = Contract("qwen2_5_vl", "loc", 3136, 50176, 28, 64, segments=("knowledge", "entities", "expressions"))
+    contract = AnswerFormat("qwen2_5_vl", "loc", 3136, 50176, 28, 64, segments=("knowledge", "entities", "expressions"))
     usual = set(encoder.prompt(messages(Sample("a", ("a",)), "{text}", TYPES), None)["input_ids"][0].tolist()) & own
     for token in tokenizer.get_added_vocab():
         sample = Sample("a", ("see", token))

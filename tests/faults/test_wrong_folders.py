@@ -13,8 +13,8 @@ from stage_training import make_recipe
 
 from eval.analysis.calibration import FILE_NAME as CALIBRATION
 from eval.analysis.calibration import read_calibration
-from rivegs_mllm.answer.contract import FILE_NAME as CONTRACT
-from rivegs_mllm.answer.contract import Contract
+from rivegs_mllm.answer.format import FILE_NAME as CONTRACT
+from rivegs_mllm.answer.format import AnswerFormat
 from rivegs_mllm.cascade.config import CascadeRecipe, steps_of
 from rivegs_mllm.cascade.tagging.crf import CrfTagger, load_predictor
 from rivegs_mllm.cascade.training import train_stage
@@ -50,7 +50,7 @@ def other(value: object, wrong: object) -> bool:
 
 
 def test_every_field_of_the_contract(trials, tmp_path):
-    right = Contract("qwen2_5_vl", "loc", 3136, 50176, 28, 64)
+    right = AnswerFormat("qwen2_5_vl", "loc", 3136, 50176, 28, 64)
     right.save(tmp_path)
     path = tmp_path / CONTRACT
     fields = json.loads(path.read_text())
@@ -58,7 +58,7 @@ def test_every_field_of_the_contract(trials, tmp_path):
     def attempt(case):
         key, value = case
         path.write_text(json.dumps({**fields, key: value}))
-        message = told(lambda: Contract.load(tmp_path), path)
+        message = told(lambda: AnswerFormat.load(tmp_path), path)
         assert key in message or (key in ("min_pixels", "max_pixels") and "pixels" in message)
 
     cases = [(key, value) for key in fields for value in WRONG if other(fields[key], value)]
@@ -67,7 +67,7 @@ def test_every_field_of_the_contract(trials, tmp_path):
 
     def attempt_content(content):
         path.write_bytes(content)
-        assert told(lambda: Contract.load(tmp_path), path)
+        assert told(lambda: AnswerFormat.load(tmp_path), path)
 
     trials.each("contract: no contract", [*CONTENTS, *(json.dumps(one).encode() for one in left_out)], attempt_content)
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from tiny_base import make_recipe, save_base, texts
 from transformers import set_seed
 
-from rivegs_mllm.answer.contract import FILE_NAME
+from rivegs_mllm.answer.format import FILE_NAME
 from rivegs_mllm.config.schema import ModelRecipe
 from rivegs_mllm.models.adapter import load_adapter
 from rivegs_mllm.models.base_model import TINY_BASE, is_base, load_base
@@ -185,7 +185,7 @@ def test_a_processor_with_other_limits_is_refused(plain, adapter):
     config = json.loads(path.read_text())
     config["image_processor"]["size"]["longest_edge"] = 12345
     path.write_text(json.dumps(config))
-    with pytest.raises(UserError, match="max_pixels: 28224 in the contract, 12345 in the processor"):
+    with pytest.raises(UserError, match="max_pixels: 28224 in the answer format, 12345 in the processor"):
         load_adapter(adapter, plain.recipe)
 
 

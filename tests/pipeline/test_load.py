@@ -15,7 +15,7 @@ from tiny_base import Trained
 
 import rivegs_mllm
 from rivegs_mllm import load
-from rivegs_mllm.answer.contract import SEGMENTS
+from rivegs_mllm.answer.format import SEGMENTS
 from rivegs_mllm.config.answering import FILE_NAME, read_answering, save_recipe
 from rivegs_mllm.config.schema import read_recipe
 from rivegs_mllm.data.images import MissingPictureError, PictureError

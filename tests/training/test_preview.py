@@ -15,7 +15,7 @@ from torchvision.transforms.v2 import functional
 from transformers import Qwen2VLImageProcessor
 
 from data_builders.emblems.build import build_emblems
-from rivegs_mllm.answer.contract import Contract
+from rivegs_mllm.answer.format import AnswerFormat
 from rivegs_mllm.config.augmentation import Augmentation
 from rivegs_mllm.config.schema import Recipe, read_recipe
 from rivegs_mllm.data.images import open_picture
@@ -126,7 +126,7 @@ def test_the_picture_comes_back_from_its_patches(size, patch, temporal, mean):
     images = Qwen2VLImageProcessor(patch_size=patch, temporal_patch_size=temporal, size=limits, **options)
     given = images(images=[picture(size)], return_tensors="pt")
     seen = reconstruct(given["pixel_values"], given["image_grid_thw"][0].tolist(), images)
-    width, height = Contract("qwen2_5_vl", "native", 84 * 84, 300 * 300, patch * 2).resized(size)
+    width, height = AnswerFormat("qwen2_5_vl", "native", 84 * 84, 300 * 300, patch * 2).resized(size)
     pixels = torch.from_numpy(np.array(picture(size))).permute(2, 0, 1)
     wanted = functional.resize(pixels, [height, width], interpolation=InterpolationMode.BICUBIC, antialias=True)
     assert seen.shape == wanted.shape
@@ -209,7 +209,7 @@ def test_a_contract_with_other_limits_is_reported(make):
     dataset.contract = dataclasses.replace(dataset.contract, max_pixels=84 * 112)
     card = cards_of(dataset)[0]
     size = " x ".join(map(str, dataset.contract.resized(card.sample.size)))
-    assert any(problem.endswith(f"the contract says {size}") for problem in card.problems)
+    assert any(problem.endswith(f"the answer format {size}") for problem in card.problems)
     assert any("was counted as" in problem for problem in card.problems)
     seen, agreed = card.view.image.size, card.view.resized
     assert seen != agreed
@@ -231,7 +231,7 @@ def test_a_processor_that_does_not_resize_is_reported(make, tmp_path, base):
     recipe.model.base = str(folder)
     problems = write_preview(recipe, tmp_path / "page.html")
     assert any("do_resize" in problem for problem in problems)
-    assert "sample whole: the processor makes its picture 252 x 280, the contract says 140 x 168" in problems
+    assert "sample whole: the processor makes its picture 252 x 280, the answer format 140 x 168" in problems
     assert "252 x 280" in (tmp_path / "page.html").read_text()
 
 

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from stage_training import make_recipe as make_stage
 from tiny_base import make_recipe, write_recipe
 
-from rivegs_mllm.answer.contract import FILE_NAME
+from rivegs_mllm.answer.format import FILE_NAME
 from rivegs_mllm.cascade.training import train_stage
 from rivegs_mllm.data.jsonl import read_split, write_records
 from rivegs_mllm.train import main, train

@@ -18,7 +18,7 @@ from tiny_base import LEARNED, make_recipe, write_recipe
 from transformers import set_seed
 
 from eval.scores import evaluate
-from rivegs_mllm.answer.contract import FILE_NAME
+from rivegs_mllm.answer.format import FILE_NAME
 from rivegs_mllm.data.jsonl import read_split, write_records
 from rivegs_mllm.models.adapter import load_adapter
 from rivegs_mllm.models.generation.generator import Generator

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from transformers import GenerationConfig, PreTrainedModel, ProcessorMixin
 
-from rivegs_mllm.answer.contract import Contract
+from rivegs_mllm.answer.format import AnswerFormat
 from rivegs_mllm.cascade.base import Stage
 from rivegs_mllm.cascade.grounding.base import Grounder, GroundingStage, Localization
 from rivegs_mllm.cascade.referring import all_parts, check_parts, slots_required_by
@@ -87,7 +87,7 @@ class VlmLocator:
 
     model: PreTrainedModel
     processor: ProcessorMixin
-    contract: Contract
+    contract: AnswerFormat
     prompt: str
     max_new_tokens: int
 
@@ -124,7 +124,7 @@ class VlmLocator:
         return self.processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
 
 
-def parse_boxes(answer: str, contract: Contract, size: tuple[int, int]) -> Localization:
+def parse_boxes(answer: str, contract: AnswerFormat, size: tuple[int, int]) -> Localization:
     """The boxes in an answer, whatever stands around them, in pixels of a picture of ``size`` = (width, height)."""
     boxes: list[Box] = []
     notes = []

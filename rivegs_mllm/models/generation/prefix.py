@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from rivegs_mllm.answer.contract import SEGMENTS, Contract
+from rivegs_mllm.answer.format import SEGMENTS, AnswerFormat
 from rivegs_mllm.answer.serialization import AnswerLine, line_start, parse, render
 from rivegs_mllm.types import Prediction, Sample, UserError
 
 
-def answer_prefix(sample: Sample, prediction: Prediction, contract: Contract) -> Sequence[AnswerLine]:
+def answer_prefix(sample: Sample, prediction: Prediction, contract: AnswerFormat) -> Sequence[AnswerLine]:
     """The segments of ``contract`` with what ``prediction`` says of them.
 
     A prediction whose ``raw`` says the same up to there is taken from ``raw`` as it stands, so that a model continues
@@ -25,7 +25,7 @@ def answer_prefix(sample: Sample, prediction: Prediction, contract: Contract) ->
         raise UserError(f"post {sample.id!r}: {error}") from None
 
 
-def _is_in_raw(sample: Sample, prediction: Prediction, contract: Contract) -> bool:
+def _is_in_raw(sample: Sample, prediction: Prediction, contract: AnswerFormat) -> bool:
     """Whether ``raw`` is complete lines up to the contract's last segment that say what the fields say."""
     last = contract.segments[-1]
     numbers = range(1, len(prediction.entities) + 1) if last in ("expressions", "visible") else ()

@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 import torch
 from transformers import LogitsProcessor, PreTrainedTokenizerBase, StoppingCriteria
 
-from rivegs_mllm.answer.contract import SEGMENTS
+from rivegs_mllm.answer.format import SEGMENTS
 from rivegs_mllm.answer.serialization import line_start
 
 _BEFORE_DECISION = re.compile(r"visible ([0-9]+):$")

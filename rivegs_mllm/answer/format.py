@@ -1,7 +1,7 @@
-"""The box contract: what must be the same wherever a model's boxes are written and read, and how boxes are written.
+"""The answer format: what must be the same wherever a model's answers are written and read, and how boxes are written.
 
-It lies in the adapter folder as ``rivegs_contract.json``. Training, prediction, export and serving read it from there
-and refuse to run with anything else, because a picture resized by other limits than in training shifts every box.
+It is saved in the adapter folder as ``rivegs_contract.json``. Training, prediction, export and serving read it from
+there and refuse any other, because a picture resized by other limits than in training shifts every box.
 
 Boxes are pixels of the original picture (see ``types.Box``) on the outside. Inside, an edge is a whole number on a grid
 that covers the picture: ``bins`` steps each way as location tokens (``loc``), or the numbers that the base family was
@@ -40,19 +40,19 @@ _LOC_BOX = re.compile(r"<loc_([0-9]{1,6})>" * 4)
 _NATIVE_BOX = re.compile(rf"\[\s*({_NUMBER})\s*,\s*({_NUMBER})\s*,\s*({_NUMBER})\s*,\s*({_NUMBER})\s*\]")
 
 
-class ContractError(UserError):
-    """A contract that is missing, unreadable, or not the one in use."""
+class AnswerFormatError(UserError):
+    """An answer format that is missing, unreadable, or not the one in use."""
 
 
 @dataclass(frozen=True)
-class Contract:
+class AnswerFormat:
     """How answers and boxes are written for one model.
 
     ``segments`` is the parts of an answer, a selection of ``SEGMENTS`` in their order; ``types`` the entity types.
     ``encoding`` is ``loc`` with ``bins`` steps each way, or ``native``, where ``bins`` is None.
     ``family`` is the ``model_type`` of the base. ``min_pixels`` and ``max_pixels`` bound the area of the resized
     picture, whose sides are multiples of ``patch_factor`` (patch size times merge size).
-    Raises ContractError for values that do not fit together.
+    Raises AnswerFormatError for values that do not fit together.
     """
 
     family: str
@@ -67,7 +67,7 @@ class Contract:
 
     def __post_init__(self) -> None:
         for fault in self._faults():
-            raise ContractError(f"box contract: {fault}")
+            raise AnswerFormatError(f"answer format: {fault}")
 
     def _faults(self) -> Iterator[str]:
         if self.version != VERSION:
@@ -79,7 +79,7 @@ class Contract:
         if not self.segments or list(self.segments) != [name for name in SEGMENTS if name in self.segments]:
             yield f"segments {shown(list(self.segments))} are not a selection of {', '.join(SEGMENTS)} in this order"
         if "entities" not in self.segments and set(self.segments) != {"knowledge"}:
-            yield f"segments {list(self.segments)}: those that speak of entities need 'entities' before them"
+            yield f"segments {list(self.segments)}: those about entities need 'entities' before them"
         if not self.types or len(set(self.types)) < len(self.types):
             yield f"types {shown(list(self.types))}: needs at least one type, and each only once"
         for name in self.types:
@@ -98,8 +98,8 @@ class Contract:
         if self.min_pixels > self.max_pixels:
             yield f"min_pixels {self.min_pixels} is more than max_pixels {self.max_pixels}"
 
-    def up_to(self, segment: str) -> Contract:
-        """The same contract for answers that end after ``segment``, as when only their beginning is forced or read."""
+    def up_to(self, segment: str) -> AnswerFormat:
+        """The same format for answers that end after ``segment``, as when only their beginning is forced or read."""
         return dataclasses.replace(self, segments=self.segments[: self.segments.index(segment) + 1])
 
     def save(self, folder: Path | str) -> None:
@@ -108,53 +108,55 @@ class Contract:
         write_text(Path(folder) / FILE_NAME, content + "\n")
 
     @classmethod
-    def load(cls, folder: Path | str) -> Contract:
-        """The contract of an adapter folder. Raises ContractError where it is missing, of another version or wrong."""
+    def load(cls, folder: Path | str) -> AnswerFormat:
+        """That of an adapter folder. Raises AnswerFormatError where it is missing, of another version or wrong."""
         path = Path(folder) / FILE_NAME
         if not path.is_file():
-            raise ContractError(
-                f"{path}: no such file. Without it nobody knows how this model writes boxes. Give the folder that "
+            raise AnswerFormatError(
+                f"{path}: no such file. Without it the boxes of this model cannot be read. Give the folder that "
                 f"`rivegs train` saved, or copy {FILE_NAME} there from the folder it was trained in"
             )
-        return cls._from_json(read_object(path, _CURE, ContractError), path)
+        return cls._from_json(read_object(path, _CURE, AnswerFormatError), path)
 
     @classmethod
-    def _from_json(cls, raw: dict[str, object], path: Path) -> Contract:
+    def _from_json(cls, raw: dict[str, object], path: Path) -> AnswerFormat:
         if type(raw.get("version")) is not int or raw["version"] != VERSION:
-            raise ContractError(
+            raise AnswerFormatError(
                 f"{path}: version {shown(raw.get('version'))}; this release reads version {VERSION}. "
                 "Use the release that trained the adapter, or train it again"
             )
         fields = {field.name for field in dataclasses.fields(cls)}
         if raw.keys() != fields:
-            raise ContractError(
+            raise AnswerFormatError(
                 f"{path}: missing fields {sorted(fields - raw.keys())}, unknown fields {sorted(raw.keys() - fields)}"
             )
         for name in ("segments", "types"):
             if type(raw[name]) is not list or not all(type(item) is str for item in raw[name]):
-                raise ContractError(f"{path}: {name}: {shown(raw[name])} is not a list of strings")
+                raise AnswerFormatError(f"{path}: {name}: {shown(raw[name])} is not a list of strings")
         for name in ("family", "encoding"):
             if type(raw[name]) is not str:
-                raise ContractError(f"{path}: {name}: {shown(raw[name])} is not a text")
+                raise AnswerFormatError(f"{path}: {name}: {shown(raw[name])} is not a text")
         try:
             return cls(**{**raw, "segments": tuple(raw["segments"]), "types": tuple(raw["types"])})
-        except ContractError as error:
-            raise ContractError(f"{path}: {error}") from None
+        except AnswerFormatError as error:
+            raise AnswerFormatError(f"{path}: {error}") from None
 
-    def check(self, other: Contract, here: str, there: str) -> None:
-        """Raises ContractError listing each field that differs; ``here`` and ``there`` say whose the values are."""
+    def check(self, other: AnswerFormat, here: str, there: str) -> None:
+        """Raises AnswerFormatError listing each field that differs; ``here`` and ``there`` say whose the values are."""
         differing = [
             f"  {field.name}: {getattr(self, field.name)!r} in {here}, {getattr(other, field.name)!r} in {there}"
             for field in dataclasses.fields(self)
             if getattr(self, field.name) != getattr(other, field.name)
         ]
         if differing:
-            raise ContractError(
-                "\n".join([f"the box contracts of {here} and {there} differ, so boxes would be wrong:", *differing])
+            raise AnswerFormatError(
+                "\n".join(
+                    [f"the answer formats of {here} and {there} differ, so answers would be misread:", *differing]
+                )
             )
 
     def check_processor(self, processor: Any) -> None:
-        """Raises ContractError where a Qwen-VL processor of transformers resizes pictures otherwise than agreed."""
+        """Raises AnswerFormatError where a Qwen-VL processor of transformers resizes pictures otherwise than agreed."""
         images = processor.image_processor
         found = {
             "do_resize": images.do_resize,
@@ -164,13 +166,13 @@ class Contract:
         }
         agreed = {name: True if name == "do_resize" else getattr(self, name) for name in found}
         wrong = [
-            f"  {name}: {agreed[name]!r} in the contract, {found[name]!r} in the processor"
+            f"  {name}: {agreed[name]!r} in the answer format, {found[name]!r} in the processor"
             for name in found
             if found[name] != agreed[name]
         ]
         if wrong:
-            head = "the processor resizes pictures otherwise than the box contract, so boxes would be wrong:"
-            raise ContractError("\n".join([head, *wrong, f"load the processor with the limits of {FILE_NAME}"]))
+            head = "the processor resizes pictures otherwise than the answer format, so boxes would be wrong:"
+            raise AnswerFormatError("\n".join([head, *wrong, f"load the processor with the limits of {FILE_NAME}"]))
 
     def resized(self, size: tuple[int, int]) -> tuple[int, int]:
         """(width, height) that the family's image processor resizes a picture of ``size`` = (width, height) to.

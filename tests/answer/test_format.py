@@ -1,4 +1,4 @@
-"""The box contract: encodings within their rounding, the processors' own resizing, and refusal of anything else."""
+"""The answer format: encodings within their rounding, the processors' own resizing, and refusal of anything else."""
 
 import dataclasses
 import json
@@ -10,7 +10,7 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from rivegs_mllm.answer.contract import FILE_NAME, NATIVE_STEPS, Contract, ContractError, loc_tokens
+from rivegs_mllm.answer.format import FILE_NAME, NATIVE_STEPS, AnswerFormat, AnswerFormatError, loc_tokens
 from rivegs_mllm.types import Box, UserError
 
 settings.register_profile("no deadline", deadline=None)  # the first import of transformers takes seconds
@@ -19,12 +19,12 @@ settings.load_profile("no deadline")
 PATCH_SIZES = {"qwen2_vl": 14, "qwen2_5_vl": 14, "qwen3_vl": 16}
 
 
-def native(family: str, min_pixels: int = 3136, max_pixels: int = 1003520) -> Contract:
-    return Contract(family, "native", min_pixels, max_pixels, 2 * PATCH_SIZES[family])
+def native(family: str, min_pixels: int = 3136, max_pixels: int = 1003520) -> AnswerFormat:
+    return AnswerFormat(family, "native", min_pixels, max_pixels, 2 * PATCH_SIZES[family])
 
 
-def loc(bins: int) -> Contract:
-    return Contract("qwen2_5_vl", "loc", 3136, 1003520, 28, bins=bins)
+def loc(bins: int) -> AnswerFormat:
+    return AnswerFormat("qwen2_5_vl", "loc", 3136, 1003520, 28, bins=bins)
 
 
 CONTRACTS = [native(family) for family in NATIVE_STEPS] + [loc(1), loc(48), loc(1000)]
@@ -55,7 +55,7 @@ def test_resized_is_the_smart_resize_of_transformers(size, factor, min_pixels, m
     from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
     width, height = size
-    contract = Contract("qwen2_5_vl", "native", min_pixels, min_pixels + more, factor)
+    contract = AnswerFormat("qwen2_5_vl", "native", min_pixels, min_pixels + more, factor)
     theirs = smart_resize(height, width, factor, min_pixels, min_pixels + more)
     assert contract.resized(size) == theirs[::-1]
 
@@ -169,7 +169,7 @@ def test_boxes_read_from_spoilt_text(contract, text, boxes, errors):
     assert all(part in message for part, message in zip(errors, said, strict=True)), said
 
 
-# --- the contract itself
+# --- the format itself
 
 SAMPLE = loc(48)
 
@@ -177,13 +177,13 @@ SAMPLE = loc(48)
 def test_saved_and_loaded(tmp_path):
     for contract in (*CONTRACTS, dataclasses.replace(SAMPLE, segments=("entities",), types=("MISC", "naïve"))):
         contract.save(tmp_path)
-        assert Contract.load(tmp_path) == contract
+        assert AnswerFormat.load(tmp_path) == contract
     assert [path.name for path in tmp_path.iterdir()] == [FILE_NAME]
 
 
 def test_a_folder_without_contract(tmp_path):
-    with pytest.raises(ContractError, match=r"rivegs_contract\.json: no such file.*rivegs train"):
-        Contract.load(tmp_path)
+    with pytest.raises(AnswerFormatError, match=r"rivegs_contract\.json: no such file.*rivegs train"):
+        AnswerFormat.load(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -202,16 +202,16 @@ def test_a_folder_without_contract(tmp_path):
 )
 def test_a_wrong_contract_file_is_refused(change, message, tmp_path):
     (tmp_path / FILE_NAME).write_text(json.dumps({**dataclasses.asdict(SAMPLE), **change}))
-    with pytest.raises(ContractError, match=message) as caught:
-        Contract.load(tmp_path)
+    with pytest.raises(AnswerFormatError, match=message) as caught:
+        AnswerFormat.load(tmp_path)
     assert str(tmp_path / FILE_NAME) in str(caught.value)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "\ud800".encode("utf-8", "surrogatepass")])
 def test_a_file_that_is_no_contract_is_refused(text, tmp_path):
     (tmp_path / FILE_NAME).write_bytes(text if isinstance(text, bytes) else text.encode())
-    with pytest.raises(ContractError, match=r"not (JSON|a JSON object)"):
-        Contract.load(tmp_path)
+    with pytest.raises(AnswerFormatError, match=r"not (JSON|a JSON object)"):
+        AnswerFormat.load(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -230,14 +230,14 @@ def test_a_file_that_is_no_contract_is_refused(text, tmp_path):
     ],
 )
 def test_values_that_do_not_fit_together_are_refused(change, message):
-    with pytest.raises(ContractError, match=message):
+    with pytest.raises(AnswerFormatError, match=message):
         dataclasses.replace(SAMPLE, **change)
 
 
 def test_the_check_lists_every_field_that_differs():
     SAMPLE.check(dataclasses.replace(SAMPLE), "the recipe", "the adapter")
     other = dataclasses.replace(SAMPLE, max_pixels=4000, bins=50)
-    with pytest.raises(ContractError) as caught:
+    with pytest.raises(AnswerFormatError) as caught:
         SAMPLE.check(other, "the recipe", "the adapter")
     assert str(caught.value).splitlines()[1:] == [
         "  max_pixels: 1003520 in the recipe, 4000 in the adapter",
@@ -253,11 +253,11 @@ def test_a_processor_with_other_limits_is_refused():
 
     limits = {"min_pixels": 3136, "max_pixels": 1003520}
     SAMPLE.check_processor(processor(**limits))
-    with pytest.raises(ContractError, match="max_pixels: 1003520 in the contract, 501760 in the processor"):
+    with pytest.raises(AnswerFormatError, match="max_pixels: 1003520 in the answer format, 501760 in the processor"):
         SAMPLE.check_processor(processor(min_pixels=3136, max_pixels=501760))
-    with pytest.raises(ContractError, match="patch_factor: 28 in the contract, 32 in the processor"):
+    with pytest.raises(AnswerFormatError, match="patch_factor: 28 in the answer format, 32 in the processor"):
         SAMPLE.check_processor(processor(**limits, patch_size=16))
-    with pytest.raises(ContractError, match="do_resize: True in the contract, False in the processor"):
+    with pytest.raises(AnswerFormatError, match="do_resize: True in the answer format, False in the processor"):
         SAMPLE.check_processor(processor(**limits, do_resize=False))
 
 
