@@ -63,10 +63,10 @@ class ExampleSelection:
         how = [type(self.features).__name__, draccus.encode(self.features)]
         name = _digest([how, _fingerprints(made), _fingerprints(posts), self.count])
         kept = store / f"similar-{name}.npy"
-        if (chosen := _load_cached(kept, (len(posts), self.count))) is not None:
+        if (chosen := load_cached(kept, (len(posts), self.count))) is not None:
             return chosen
         features = store / f"examples-{_digest([how, _fingerprints(made)])}.npy"
-        of_examples = _load_cached(features, (len(made), None))
+        of_examples = load_cached(features, (len(made), None))
         if of_examples is None:
             of_examples = self.features.make(made)
             _save(features, of_examples)
@@ -88,7 +88,7 @@ def _digest(value: object) -> str:
     return hashlib.sha256(orjson.dumps(value, default=str)).hexdigest()[:16]
 
 
-def _load_cached(path: Path, shape: tuple[int, int | None]) -> np.ndarray | None:
+def load_cached(path: Path, shape: tuple[int, int | None]) -> np.ndarray | None:
     """An array that was saved before, of that shape (None: any size); None where it is not there or was damaged."""
     try:
         array = np.load(path, allow_pickle=False)

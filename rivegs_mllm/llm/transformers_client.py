@@ -116,7 +116,7 @@ class HFTeacher:
         for index, messages in enumerate(questions):
             try:
                 shown = [load_image(path, self.chat.max_side) for path in picture_paths(messages)]
-                text = _rendered(self.processor, messages, self.multimodal)
+                text = render_prompt(self.processor, messages, self.multimodal)
                 # Memory grows with a question, and beyond its context a model's answers are worth nothing.
                 tokens = len(self.tokenizer(text, add_special_tokens=False).input_ids)
                 if tokens > self.max_prompt_tokens:
@@ -239,7 +239,7 @@ class VLLMTeacher:
         paths = picture_paths(messages)
         try:
             pictures = [await asyncio.to_thread(load_image, path, self.chat.max_side) for path in paths]
-            prompt = {"prompt": _rendered(self.processor, messages, self.multimodal)}
+            prompt = {"prompt": render_prompt(self.processor, messages, self.multimodal)}
             if pictures:
                 prompt["multi_modal_data"] = {"image": pictures}
             number = str(next(self.numbers))
@@ -279,7 +279,7 @@ def _generation(model, tokenizer, sampling: Sampling) -> GenerationConfig:
     )
 
 
-def _rendered(processor, messages: Messages, multimodal: bool) -> str:
+def render_prompt(processor, messages: Messages, multimodal: bool) -> str:
     """The prompt by the model's own chat template; without one (BLIP-2) the texts alone, one a line."""
     tokenizer = processor.tokenizer if multimodal else processor
     if processor.chat_template is None:

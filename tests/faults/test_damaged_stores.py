@@ -212,12 +212,12 @@ def test_a_damaged_shard_is_named_with_the_way_to_go_on(trials, tmp_path, count)
 
 
 def test_a_damaged_cache_of_similar_posts_is_made_again(tmp_path):
-    from rivegs_mllm.llm.example_selection import _load_cached
+    from rivegs_mllm.llm.example_selection import load_cached
 
     path = tmp_path / "similar.npy"
     for content in (b"", b"\x93NUMPY", b"\x93NUMPY\x01\x00v\x00{'descr': '|O'", b"x" * 100):
         path.write_bytes(content)
-        assert _load_cached(path, (2, 5)) is None
+        assert load_cached(path, (2, 5)) is None
 
 
 def test_an_answer_of_megabytes_is_stored_or_counted_as_failed(tmp_path):

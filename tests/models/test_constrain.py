@@ -8,7 +8,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_base import LEARNED, make_recipe
-from tokenizers import pre_tokenizers
 from transformers import AutoProcessor
 
 from rivegs_mllm.answer.serialization import parse
@@ -19,7 +18,6 @@ from rivegs_mllm.models.generation.mention_constraint import (
     MAX_MENTION_WORDS,
     MentionConstraint,
     TokenBytes,
-    _byte_of_letter,
 )
 from rivegs_mllm.tiny.architecture import build_contract
 from rivegs_mllm.types import TYPES
@@ -82,10 +80,11 @@ def test_a_mention_has_a_longest_length():
     assert max(mention.count(b" ") for mention in mentions) == MAX_MENTION_WORDS + 1
 
 
-def test_letters_are_those_of_byte_level_tokenizers():
-    letters = _byte_of_letter()
-    assert set(letters) == set(pre_tokenizers.ByteLevel.alphabet())
-    assert sorted(letters.values()) == list(range(256))
+def test_the_bytes_of_tokens_are_those_of_their_text():
+    assert {spelled for spelled in SPELLING.tokens if len(spelled) == 1} == {bytes([byte]) for byte in range(256)}
+    for token, spelled in SPELLING.bytes.items():
+        text = TOKENIZER.decode([token], clean_up_tokenization_spaces=False)
+        assert "\ufffd" in text or text.encode() == spelled
     assert SPELLING.bytes[TOKENIZER(" ä", add_special_tokens=False).input_ids[0]][:1] == b" "
 
 

@@ -1,6 +1,7 @@
 """The store: what is kept, in which order it counts, and that no kill, full disk or damage loses or hides a row."""
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import asdict, replace
@@ -113,16 +114,15 @@ def test_one_writer_at_a_time(tmp_path):
 
 
 def test_line_that_was_cut_off_is_taken_back(tmp_path):
-    store = Store(tmp_path)
-    store.append(row(1))
-    with (tmp_path / "journal-000000.jsonl").open("ab") as journal:
+    with Store(tmp_path / "open") as store:
+        store.append(row(1))
+        killed = shutil.copytree(store.folder, tmp_path / "killed", ignore=shutil.ignore_patterns(".lock"))
+    with (killed / "journal-000000.jsonl").open("ab") as journal:
         journal.write(b'{"sample": "post-2", "ki')
-    assert [one.sample for one in read_rows(tmp_path)] == ["post-1"]
-    store._close_journal()
-    store._lock.close()
-    with Store(tmp_path) as again:
+    assert [one.sample for one in read_rows(killed)] == ["post-1"]
+    with Store(killed) as again:
         again.append(row(3))
-    assert [one.sample for one in read_rows(tmp_path)] == ["post-1", "post-3"]
+    assert [one.sample for one in read_rows(killed)] == ["post-1", "post-3"]
 
 
 def test_killed_between_shard_and_journal_keeps_every_row_once(tmp_path):

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import torch
 from transformers import LogitsProcessor, PreTrainedTokenizerBase
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from rivegs_mllm.answer.serialization import escape
 
@@ -27,7 +28,7 @@ class TokenBytes:
     """The bytes of each token, and the tokens by their bytes. Special tokens have none."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase):
-        letters = _byte_of_letter()
+        letters = {letter: byte for byte, letter in bytes_to_unicode().items()}  # as byte-level BPE writes bytes
         self.bytes = {
             token: bytes(letters[letter] for letter in text)
             for text, token in tokenizer.get_vocab().items()
@@ -75,15 +76,6 @@ class MentionConstraint(LogitsProcessor):
         parts = {rest[: self.token_bytes.longest] for rest in rests}
         texts = {part[:length] for part in parts for length in range(1, len(part) + 1)}
         return sorted(self.token_bytes.tokens[text] for text in texts if text in self.token_bytes.tokens)
-
-
-def _byte_of_letter() -> dict[str, int]:
-    """By the letter that byte-level BPE writes for a byte (GPT-2): printable bytes stand for themselves."""
-    plain = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAC + 1), *range(0xAE, 0xFF + 1)]
-    letters = {chr(byte): byte for byte in plain}
-    for number, byte in enumerate(byte for byte in range(256) if byte not in plain):
-        letters[chr(256 + number)] = byte
-    return letters
 
 
 def _mentions(words: Sequence[str]) -> list[bytes]:
