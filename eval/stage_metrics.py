@@ -6,6 +6,7 @@ entities whose mention and type are right (`align`); how many gold entities that
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -93,7 +94,7 @@ def proposal_scores(
     if missing:
         raise UserError(f"proposals: nothing for {len(missing)} posts, the first is {missing[0]!r}; give () for none")
     ranks = [
-        _first_hit(entity.boxes, proposals[sample.id], iou)
+        next((rank for rank, box in enumerate(proposals[sample.id]) if best_box_iou(box, entity.boxes) > iou), math.inf)
         for sample in samples
         for entity in sample.entities
         if entity.boxes
@@ -281,9 +282,3 @@ def precision_recall_f1(correct: int, predicted: int, gold: int) -> dict:
 def share(part: float, whole: float) -> float:
     """``part / whole``, 0 where there is no whole."""
     return part / whole if whole else 0.0
-
-
-def _first_hit(wanted: Sequence[Box], ranked: Sequence[Box], iou: float) -> float:
-    """The rank, from 0, of the first box that overlaps one of ``wanted`` by more than ``iou``; infinity without."""
-    hits = (rank for rank, box in enumerate(ranked) if best_box_iou(box, wanted) > iou)
-    return next(hits, float("inf"))

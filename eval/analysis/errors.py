@@ -215,7 +215,12 @@ def oracle_stages(
         n_gold += len(sample.entities)
         found += len(STRICT.correct(sample.entities, predicted, SPAN))
         found_right += len(STRICT.correct(sample.entities, predicted, required.untyped, required.iou))
-        for index, place in _named(sample.entities, predicted, required):
+        # Pairs of the same mention and type, those that are right in the task first.
+        right, named_right = (
+            required.correct(sample.entities, predicted),
+            STRICT.correct(sample.entities, predicted, MNER),
+        )
+        for index, place in greedy_matching([*right, *named_right]):
             gold, entity = sample.entities[index], predicted[place]
             wanted, given = kind.of(gold), kind.of(replace(entity, visible=None))
             named += 1
@@ -231,13 +236,6 @@ def oracle_stages(
         "visibility": {"f1": share(2 * with_visibility, n_said + n_gold), "estimated": unseen},
         "regions": {"f1": share(2 * decided, n_said + n_gold), "estimated": 0},
     }
-
-
-def _named(gold_entities: Sequence[Entity], predicted: Sequence[Entity], required: Requirement) -> list[Pair]:
-    """Pairs of the same mention and type, those that are right in the task first."""
-    return greedy_matching(
-        [*required.correct(gold_entities, predicted), *STRICT.correct(gold_entities, predicted, MNER)]
-    )
 
 
 def _cause(gold_entities: Sequence[Entity], index: int, predicted: Entity, required: Requirement) -> str:

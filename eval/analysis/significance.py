@@ -120,9 +120,11 @@ def bootstrap_test(sides: Sequence[np.ndarray], resampling: Resampling = USUAL) 
     first, second = (f1_of(side.sum(1)).mean(0) for side in sides)
     drawn = _differences(sides, resampling)
     low, high = interval(drawn)
-    p = np.maximum(p_value(drawn, second - first), _least_p(sides))
+    differing = _differing(sides).sum(0)
+    # No p is below 2 of all ways to swap the systems post by post, the least that a two-sided test can give.
+    p = np.maximum(p_value(drawn, second - first), np.minimum(1.0, 2.0 ** (1 - differing)))
     if all(len(side) == 1 for side in sides):
-        p = np.where(_differing(sides).sum(0) <= _MOST_EXACT, _exact_p(sides[0][0], sides[1][0]), p)
+        p = np.where(differing <= _MOST_EXACT, _exact_p(sides[0][0], sides[1][0]), p)
     return {"difference": second - first, "low": low, "high": high, "p": p}
 
 
@@ -130,11 +132,6 @@ def _differing(sides: Sequence[np.ndarray]) -> np.ndarray:
     """The posts on which the two sides, or the seeds of one, have other counts: (posts, tasks)."""
     runs = np.concatenate(list(sides))
     return (runs != runs[:1]).any((0, 3))
-
-
-def _least_p(sides: Sequence[np.ndarray]) -> np.ndarray:
-    """The least p that a two-sided test can give that swaps the systems post by post: 2 of all ways to swap."""
-    return np.minimum(1.0, 2.0 ** (1 - _differing(sides).sum(0)))
 
 
 def _exact_p(first: np.ndarray, second: np.ndarray) -> np.ndarray:

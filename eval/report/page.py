@@ -177,7 +177,12 @@ def _render(**values: object) -> str:
         two=len(results) == 2,
         masked="SMNER" in values["tasks"],
         scored=list(max((result["strict"]["all"] for result in results), key=len)),
-        outlined=any(entity["masks"] for post in posts for entity in _entities(post)),
+        outlined=any(
+            entity["masks"]
+            for post in posts
+            for entities in (post["gold"], *(predicted["entities"] for predicted in post["predicted"]))
+            for entity in entities
+        ),
         subsets=[name for name in without_strata(results[0]["strict"]) if name != "all"],
         costliest=max(
             (name for name in budget if budget[name]["gain"] > 0), key=lambda n: budget[n]["gain"], default=""
@@ -192,10 +197,6 @@ def _render(**values: object) -> str:
         style=Markup(style),
         script=Markup(script),
     )
-
-
-def _entities(post: dict) -> list[dict]:
-    return [*post["gold"], *(entity for predicted in post["predicted"] for entity in predicted["entities"])]
 
 
 def _hash(text: str) -> str:

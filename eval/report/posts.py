@@ -53,7 +53,9 @@ def with_picture(
             first = next(iter(by_task.values()))
             empty = not any(one.gold or one.predicted for one in first)
             groups[("",) if empty else tuple(map(worst, first, costs))].append(sample.id)
-    rank = sorted(groups, key=lambda names: (-sum(map(_cost, costs, names)), names))
+    rank = sorted(
+        groups, key=lambda names: (-sum(cost.get(name, 0.0) for cost, name in zip(costs, names, strict=False)), names)
+    )
     turns = zip_longest(*([names] * len(groups[names]) for names in rank))
     taken = Counter(islice((names for turn in turns for names in turn if names is not None), limit))
     return {name for names, count in taken.items() for name in _spread(groups[names], count)}
@@ -140,10 +142,6 @@ def _pairs(outcomes: Sequence[Outcome]) -> list[tuple[str, int | None]]:
 def _short(value: float) -> float:
     """Enough digits for a screen."""
     return round(min(max(value, -1e6), 1e6), 1)
-
-
-def _cost(cost: Mapping[str, float], name: str) -> float:
-    return cost.get(name, 0.0)
 
 
 def _spread(ids: Sequence[str], count: int) -> Iterable[str]:
