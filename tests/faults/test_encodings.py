@@ -47,14 +47,15 @@ def foreign(tmp_path_factory) -> Path:
 
 def speaking(folder: Path) -> list[Command]:
     """Commands that print names, ids and paths of the data."""
-    wrong = "--tagger.ключ=знач"
+    wrong, lost = "--tagger.ключ=знач", ("--allow-missing", "--boxes", "xyxy")
     data, said, recipe = str(folder), str(folder / "прогноз.jsonl"), str(folder / "каскад.yaml")
     costs = ("*.stages/*", "*/compare.*", "*/costs.jsonl", "*/stages.json")
     return [
         Command("audit", "none", lambda out: ["audit", data]),
         Command("evaluate", "очки.json", lambda out: ["evaluate", data, said, "--explain", "--json", str(out)]),
         Command("report", "страница.html", lambda out: ["report", data, said, "--out", str(out)]),
-        Command("export", "вывод", lambda out: ["export", data, said, "--out", str(out)]),
+        Command("export", "вывод", lambda out: ["export", "coco", data, said, "--out", str(out)]),
+        Command("import", "набор", lambda out: ["import", "json", f"{data}/test.jsonl", *lost, "--out", str(out)]),
         Command("predict", "ответы.jsonl", lambda out: ["predict", recipe, "--data", data, "--out", str(out)], costs),
         Command("compare", "системы", lambda out: ["compare", recipe, "--data", data, "--out", str(out)], costs),
         Command("a wrong file", "none", lambda out: ["evaluate", data, f"{data}/нет-файла.jsonl"]),
@@ -94,6 +95,7 @@ def test_the_help_of_every_verb_fits_every_console(trials, writing):
         "report",
         "compare",
         "export",
+        "import",
         "propose",
     )
 
