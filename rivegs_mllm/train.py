@@ -1,7 +1,7 @@
 """Recipe to saved run: ``accelerate launch --config_file accelerate_configs/zero2.yaml -m rivegs_mllm.train RECIPE``.
 
-The trained adapter lies in ``train.output_dir`` with its processor and contract. The same command again goes on from
-the last whole checkpoint there.
+The trained adapter is saved in ``train.output_dir`` with its processor and answer format. The same command again resumes
+from the last complete checkpoint there.
 """
 
 from __future__ import annotations
@@ -285,9 +285,9 @@ def main(arguments: Sequence[str]) -> int:
         quiet_transformers()
         run(rest)
     except (UserError, OSError, ImportError) as error:
-        told = missing_extra(error) if isinstance(error, ImportError) else error
+        shown = missing_extra(error) if isinstance(error, ImportError) else error
         if PartialState().is_main_process:
-            tell_error(told, flags)
+            tell_error(shown, flags)
         return 2
     return 0
 

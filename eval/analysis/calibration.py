@@ -186,7 +186,7 @@ def check_free(folder: Path) -> Path:
 
 
 def write_calibration(folder: Path, calibration: Calibration, figures: dict) -> Path:
-    """Writes `FILE_NAME` into the folder of a run or an adapter, whole or not at all. Raises as `check_free`."""
+    """Writes `FILE_NAME` into the folder of a run or an adapter, atomically. Raises as `check_free`."""
     path = check_free(folder)
     write_json(path, {"version": VERSION, **asdict(calibration), "fitted_on": figures})
     return path

@@ -56,7 +56,7 @@ def write_report(
     image_root: Path | None = None,
     origin: Origin = Origin(),
 ) -> list[str]:
-    """Writes the page to ``out``, whole or not at all: scores with intervals, error analysis, curves, and every post.
+    """Writes the page to ``out``, atomically: scores with intervals, error analysis, curves, and every post.
 
     ``predictions`` are one system's or two systems', by name; of two, the second is compared with the first. At most
     ``limit`` posts carry their picture, made small; ``folder`` is what the samples' image paths are relative to. What

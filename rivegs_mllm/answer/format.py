@@ -103,7 +103,7 @@ class AnswerFormat:
         return dataclasses.replace(self, segments=self.segments[: self.segments.index(segment) + 1])
 
     def save(self, folder: Path | str) -> None:
-        """Writes ``folder/rivegs_contract.json``, whole or not at all."""
+        """Writes ``folder/rivegs_contract.json``, atomically."""
         content = json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False)
         write_text(Path(folder) / FILE_NAME, content + "\n")
 

@@ -62,7 +62,7 @@ KNOWLEDGE_HEAD_ALONE = (
     KNOWLEDGE_HEAD.removesuffix(" Keep to the form of the examples.")
     + ' Begin with a line "Named entities: name (type); name (type)", or "Named entities: none".'
 )
-"""The head where no examples follow, as in the ablation without them: the form is told instead of shown."""
+"""The head where no examples follow, as in the ablation without them: the form is described instead of shown."""
 
 KNOWLEDGE_QUESTION = (
     "Which named entities and their types does the Text hold, taken together with the picture? Explain your answer."

@@ -228,7 +228,7 @@ def _read_lines(text: str, contract: AnswerFormat) -> tuple[_Lines, list[str]]:
     *whole, rest = text.split("\n")
     if rest:
         whole.append(rest)
-        errors.append(f"the last line is cut off: {_shown(rest)}")
+        errors.append(f"the last line is truncated: {_shown(rest)}")
     for line in whole:
         match = _LINE.fullmatch(line)
         segment = match and _SEGMENT_OF[match[1]]
@@ -269,7 +269,7 @@ def _read_entities(
             entities[number] = entity
         errors += [f"entity {number}: {fault}" for fault in faults]
     errors += [
-        f"'{line_start(segment, number)}' speaks of no entity"
+        f"'{line_start(segment, number)}' belongs to no entity"
         for segment, number in lines
         if segment not in ("knowledge", "entities") and number not in entities
     ]

@@ -11,13 +11,13 @@ from rivegs_mllm.types import UserError
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Drawn anew each epoch, by seed, epoch and the post's id, so that a resumed run draws the same.
+    """Sampled again each epoch, by seed, epoch and the post's id, so that a resumed run samples the same.
 
     ``knowledge``: ``draw`` takes one of the post's texts at random, ``first`` always the first.
     ``name_augmentation`` is the share of posts whose entity names are replaced by made-up ones, so that a model learns
     to copy names.
     ``box_jitter`` is the standard deviation by which each edge moves, as a share of the box's width or height; it is
-    cut off at two deviations, and a moved box with an IoU below ``box_jitter_iou`` is not taken: the Gaussian box
+    truncated at two deviations, and a moved box with an IoU below ``box_jitter_iou`` is not taken: the Gaussian box
     perturbation of E2E-GMNER. 0 moves nothing.
     """
 

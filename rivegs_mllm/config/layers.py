@@ -176,7 +176,7 @@ def _with_variants(path: Path, sections: Section, files: Sequence[Path]) -> tupl
         if not _VARIANT.fullmatch(name):
             raise UserError(f"{key}: a name has letters, digits, and . + - _ between them, for files are called by it")
         if not isinstance(own, dict) or not own:
-            raise UserError(f"{key}: needs `base: FILE` and what differs, or a whole recipe")
+            raise UserError(f"{key}: needs `base: FILE` and what differs, or a complete recipe")
         made[name], more = _variant(path, key, own)
         _name_folder(made[name], name)
         read += [file for file in more if file not in read]
@@ -218,7 +218,7 @@ def _drop_folder(sections: Section) -> None:
 
 
 def folder_for(stem: str, data: Path) -> Path:
-    """Where a recipe called ``stem`` leaves a run on the dataset in ``data``, unless it is told."""
+    """Where a recipe called ``stem`` leaves a run on the dataset in ``data``, unless it says where."""
     return Path(f"runs/{stem}-{data.resolve().name}")
 
 

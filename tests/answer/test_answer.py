@@ -160,7 +160,7 @@ def test_an_answer_cut_off_keeps_what_was_whole(record, data):
     answer = parse("1", text[:cut], tokens, LOC, SIZE)
     assert answer.raw == text[:cut]
     assert bool(answer.errors) == (cut < len(text))
-    assert text[:cut].endswith("\n") or not cut or answer.errors[0].startswith("the last line is cut off")
+    assert text[:cut].endswith("\n") or not cut or answer.errors[0].startswith("the last line is truncated")
     whole = sum(line.startswith("entity ") for line in text[:cut].split("\n")[:-1])
     full = parse("1", text, tokens, LOC, SIZE)
     assert len(answer.entities) >= whole
@@ -322,7 +322,7 @@ def test_what_is_parsed_can_be_stored(tmp_path_factory, text):
     ("text", "error"),
     [
         ("hello\nentity: none\n", "not a line of an answer: 'hello'"),
-        ("entity: none\nvisible 1: no\n", "'visible 1:' speaks of no entity"),
+        ("entity: none\nvisible 1: no\n", "'visible 1:' belongs to no entity"),
         ("", "no entity line"),
         ("entity: none\nentity 1: a (PER)\nvisible 1: no\n", "'entity: none' beside entities"),
         ("entity 1: a (DOG)\nvisible 1: no\n", "entity 1: unknown type 'DOG'"),
@@ -341,7 +341,7 @@ def test_what_is_parsed_can_be_stored(tmp_path_factory, text):
         ("entity 1: a (PER)\nvisible 1: yes\nbox 1: <loc_1><loc_2>\n", "entity 1: not a box: '<loc_1><loc_2>'"),
         ("entity 1: a (PER)\nvisible 1: yes\nbox 1: <loc_3><loc_2><loc_1><loc_4>\n", "has no area"),
         ("entity 1: a (PER)\nvisible 1: no\nexpression 1: x\n", "the answer format has no segment 'expressions'"),
-        ("entity 1: a (PER)\nvisible 1: no", "the last line is cut off: 'visible 1: no'"),
+        ("entity 1: a (PER)\nvisible 1: no", "the last line is truncated: 'visible 1: no'"),
     ],
 )
 def test_what_cannot_be_read_is_said(text, error):
