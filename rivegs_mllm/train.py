@@ -1,7 +1,7 @@
 """Recipe to saved run: ``accelerate launch --config_file accelerate_configs/zero2.yaml -m rivegs_mllm.train RECIPE``.
 
-The trained adapter is saved in ``train.output_dir`` with its processor and answer format. The same command again resumes
-from the last complete checkpoint there.
+The trained adapter is saved in ``train.output_dir`` with its processor and answer format. The same command again
+resumes from the last complete checkpoint there.
 """
 
 from __future__ import annotations
