@@ -1,6 +1,6 @@
 """The demo, step by step with its times, as ``make demo`` runs it: ``python benchmarks/demo_time.py``.
 
-Makes a benchmark, tunes the single model on it, and writes the page of what it gets right and wrong; then the base
+Makes a benchmark, fine-tunes the end-to-end model on it, and writes the page of its results; then the base
 before tuning, the stages of a cascade, and both ways compared. Run again it goes on where it stopped: what is trained
 or answered is not done twice. Last line: "demo: page after X s, all after Y s". With ``--smoke`` the same commands run
 at their smallest in a temporary folder.
@@ -52,13 +52,13 @@ def steps(smoke: bool) -> list[Step]:
     return [
         Step("makes 3,000 posts with pictures", 8, (f"rivegs build emblems --out {DATA} --seed 0 {build}",)),
         Step("checks them", 2, (f"rivegs audit {DATA}",)),
-        Step("tunes the single model", 260, (f"rivegs train {E2E} --model.dtype={dtype()} {few}",)),
-        Step("lets it answer the test posts", 30, (predict("after", short),)),
-        Step("scores the answers", 1, (evaluate("after"),)),
+        Step("fine-tunes the end-to-end model", 260, (f"rivegs train {E2E} --model.dtype={dtype()} {few}",)),
+        Step("predicts the test posts", 30, (predict("after", short),)),
+        Step("scores the predictions", 1, (evaluate("after"),)),
         Step("writes the page", 3, (report("report", "runs/demo/after.jsonl"),)),
         Step("shows what the model is given", 7, (f"rivegs preview {E2E} --out runs/demo/preview.html",)),
         Step("predicts with the base model", 43, (predict("before", f"--base-model {short}"),)),
-        Step("scores these answers", 1, (evaluate("before"),)),
+        Step("scores these predictions", 1, (evaluate("before"),)),
         Step("adds them to the page", 3, (report("report", "runs/demo/before.jsonl", "runs/demo/after.jsonl"),)),
         Step("makes posts of more names", 8, (f"rivegs build emblems --out runs/demo/many --seed 1 {many}",)),
         Step(
@@ -68,7 +68,7 @@ def steps(smoke: bool) -> list[Step]:
         ),
         Step("compares the systems", 120, (f"rivegs compare {compared} --data {DATA} --out runs/demo/compare",)),
         Step(
-            "writes the page of cascade and single model",
+            "writes the page of cascade and end-to-end model",
             3,
             (report("cascade", "runs/demo/after.jsonl", "runs/demo/compare/tiny.jsonl"),),
         ),
@@ -162,7 +162,7 @@ def main() -> None:
         times = run(todo, folder, console)
     console.print(_table(todo, times))
     if not smoke:
-        console.print("the page: runs/demo/report.html; cascade or single model: runs/demo/compare/compare.html,")
+        console.print("the page: runs/demo/report.html; cascade or end-to-end model: runs/demo/compare/compare.html,")
         console.print("and post by post: runs/demo/cascade.html")
     page = sum(times[: 1 + [step.what for step in todo].index("writes the page")])
     console.print(f"demo: page after {page:.0f} s, all after {sum(times):.0f} s")

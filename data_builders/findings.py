@@ -42,7 +42,7 @@ ADVICE = {
     "type like another": "if it is, give all the same name",
     "rare type": "if it is, give all the same name",
     "long post": "shorten it, or raise max_length in the recipe",
-    "overlap": "keep one of them, or train the single model, which takes both",
+    "overlap": "keep one of them, or train the end-to-end model, which takes both",
     "visible without region": "give its box, or leave `visible` out",
     "tiny boxes": "are these in shares, in thousandths, or of a smaller picture?",
     "boxes of the whole picture": "a box that says nothing teaches nothing: draw it, or say only `visible`",

@@ -60,7 +60,9 @@ def add_audit(commands) -> None:
     audit.add_argument("folder", type=Path, help="the folder, or one .jsonl file of it")
     audit.add_argument("--raw", type=Path, help="the published files it was built from, to be checked with it")
     audit.add_argument(
-        "--recipe", type=Path, help="of a single model: also what training by it would refuse; overrides may follow"
+        "--recipe",
+        type=Path,
+        help="of an end-to-end model: also what training by it would refuse; overrides may follow",
     )
     audit.add_argument("--all", action="store_true", help="show every finding (default: three of a kind)")
 

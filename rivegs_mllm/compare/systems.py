@@ -28,7 +28,7 @@ from rivegs_mllm.types import UserError
 @dataclass(frozen=True)
 class ComparedSystem:
     """A recipe and the ``files`` it was read from. ``where`` is what errors and tables call it, ``weights`` the adapter
-    of a single model, ``text`` the recipe in full."""
+    of an end-to-end model, ``text`` the recipe in full."""
 
     where: str
     recipe: CascadeRecipe | Answering

@@ -40,7 +40,7 @@ _FORMS = (
     _Form("a proposer of regions", "rivegs propose", frozenset({"proposer"})),
     _Form("the tiny base", "python -m rivegs_mllm.tiny.build", frozenset({"vision", "language"})),
     _Form(
-        "a single model",
+        "an end-to-end model",
         "rivegs train, preview, predict and compare",
         frozenset({"model", "lora"}),
     ),

@@ -1,4 +1,4 @@
-"""A cascade's predictions on unlabelled posts as training data for the single model."""
+"""A cascade's predictions on unlabelled posts as training data for the end-to-end model."""
 
 from __future__ import annotations
 

@@ -40,8 +40,8 @@ def load(
     """The system in ``source``, ready to be called on posts.
 
     ``source`` is the folder of a trained adapter or of a merged model, a hub id of either, or the recipe (YAML) of a
-    cascade or of a single model that was trained by it. ``device`` is torch's name of one, None for the GPU where there
-    is one. ``dtype`` is the precision of a single model's weights, None for the one it was trained in, or float32 on a
+    cascade or of an end-to-end model that was trained by it. ``device`` is torch's name of one, None for the GPU where
+    there is one. ``dtype`` is the precision of an end-to-end model, None for the one it was trained in, or float32 on a
     processor that has no instructions for that. ``batch_size`` is how many posts ``batch`` answers at a time.
     ``segments`` are the fields to be filled, such as ("entities", "visible"), None for all that the system can: to fill
     fewer is quicker. ``threshold`` is the ``visible_score`` from which on an entity counts as visible, in the place of

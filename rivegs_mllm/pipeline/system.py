@@ -1,4 +1,4 @@
-"""A loaded system that is called on posts: the single model, or a cascade with all its stages in memory."""
+"""A loaded system that is called on posts: the end-to-end model, or a cascade with all its stages in memory."""
 
 from __future__ import annotations
 

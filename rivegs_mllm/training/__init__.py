@@ -1,1 +1,1 @@
-"""Training of the single model: batches, loss, runs' folders, memory."""
+"""Training of the end-to-end model: batches, loss, runs' folders, memory."""

@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[2]
 CLOCK = r"(\d+ min )?\d+ s"
 NUMBER = r"-?[\d,.]+(e[-+]\d+)?"
 LINES = [
-    rf"step \d+ of 14: [\w ',]+ \(usually {CLOCK}; {CLOCK} to the end\)",
+    rf"step \d+ of 14: [\w ',-]+ \(usually {CLOCK}; {CLOCK} to the end\)",
     r"\$ rivegs (build|audit|preview|train|predict|evaluate|report|compare) .*",
     r"wrote runs/demo/\S+(: \d+ posts, (none|\d+) with errors(: \d+ other)?)?",
     r"trained: runs/demo/\w+, \d+ steps",

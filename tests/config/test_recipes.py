@@ -1,4 +1,4 @@
-"""The recipes of single models are what they say, and the accelerate configs they are launched with load."""
+"""The recipes of end-to-end models are what they say, and the accelerate configs they are launched with load."""
 
 import json
 import re

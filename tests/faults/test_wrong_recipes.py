@@ -341,7 +341,7 @@ FORMS = {
     "a distill recipe to train": (DISTILL, read_recipe, "which is for rivegs distill"),
     "a distill recipe to predict": (DISTILL, read_cascade, "which is for rivegs distill"),
     "rows to train": (ROWS, read_recipe, "which is for rivegs distill"),
-    "a single model to distill": (TINY, read_distill, "a single model, which is for rivegs train"),
+    "an end-to-end model to distill": (TINY, read_distill, "an end-to-end model, which is for rivegs train"),
     "the tiny base to train": (ROOT / "recipes" / "tiny" / "base.yaml", read_recipe, "rivegs_mllm.tiny.build"),
 }
 

@@ -124,7 +124,7 @@ def test_rows_of_a_real_cascade(tmp_path, trained):
     assert surer["posts"] == sum(number for what, number in surer.items() if what != "posts")
     base = trained.recipe.parent / "base"
     single = train(make_recipe(tmp_path / "single", base, rows.out, "--data.train=dev", "--train.max_steps=1"))
-    assert (single / "adapter_model.safetensors").is_file(), "the single model is trained on the rows"
+    assert (single / "adapter_model.safetensors").is_file(), "the end-to-end model is trained on the rows"
     recipe.write_text("tagger: {type: gold}\n")
     with pytest.raises(UserError, match="tagger is gold"):
         make_pseudo_labels(dataclasses.replace(rows, out=tmp_path / "other"))
