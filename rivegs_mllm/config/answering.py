@@ -78,7 +78,7 @@ def folder_of(layered: Layered, data: Path | None = None) -> Path:
     folder = word(train, "output_dir") if isinstance(train, dict) else None
     if not folder:
         raise UserError(f"{layered.name}: train.output_dir: missing, so name the trained folder: --adapter FOLDER")
-    if data is not None and train["output_dir"].by != OVERRIDE:
+    if data is not None and train["output_dir"].source != OVERRIDE:
         of_data = folder_for(layered.path.stem, data)
         if (of_data / FILE_NAME).is_file():
             return of_data
