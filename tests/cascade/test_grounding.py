@@ -171,7 +171,7 @@ def test_rounding_is_moved_back(off):
     assert 0 <= box.ymin < box.ymax <= 20
 
 
-def test_gold_twin_goes_by_the_span_where_both_have_one():
+def test_matching_gold_goes_by_the_span_where_both_have_one():
     post = sample(entities=(Entity("Bob", "PER", (0, 1)), Entity("Bob", "PER", (2, 3), "right")))
     assert matching_gold(post, Entity("Bob", "ORG", (2, 3))).expression == "right"
     assert matching_gold(post, Entity("Bob", "PER")) == post.entities[0]
