@@ -34,7 +34,7 @@ def test_a_base_is_one_of_some_recipe_and_says_nothing_that_all_of_them_say_othe
     assert len(own) > 1
     for key, where in leaves(yaml.safe_load(path.read_text(encoding="utf-8"))):
         said = [_at(read_layers(file).sections, where) for file in own]
-        assert any(one is not None and Path(one.by).resolve() == path for one in said), f"{path}: {key}"
+        assert any(one is not None and Path(one.source).resolve() == path for one in said), f"{path}: {key}"
 
 
 def leaves(content: dict, above: tuple[str, ...] = ()):
