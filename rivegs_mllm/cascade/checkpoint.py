@@ -48,12 +48,12 @@ def write_metadata(folder: Path, metadata: StageMetadata) -> None:
     write_json(folder / METADATA_FILE, content)
 
 
-def read_metadata(folder: Path, stage: str, kind: str, types: Sequence[str], settings: type) -> StageMetadata:
+def read_metadata(folder: Path, stage: str, kind: str, types: Sequence[str] | None, settings: type) -> StageMetadata:
     """The metadata of a trained stage, checked against what the cascade needs.
 
     ``stage`` names slot and type in messages, as ``tagger (crf)``; ``settings`` is the dataclass that it was trained
-    by. Raises StageError when the folder is not a complete
-    stage of this type, of this release's format and of the entity types ``types``.
+    by. Raises StageError when the folder is not a complete stage of this type, of this release's format and of the
+    entity types ``types``, None for any.
     """
     path = folder / METADATA_FILE
     if not path.is_file():
@@ -79,10 +79,10 @@ def read_metadata(folder: Path, stage: str, kind: str, types: Sequence[str], set
         raise StageError(
             f"{stage}: {folder} holds a stage of type {metadata.kind!r:.80}; name it with `type: {metadata.kind:.80}`"
         )
-    if sorted(metadata.types) != sorted(types):
+    if types is not None and sorted(metadata.types) != sorted(types):
         raise StageError(
-            f"{stage}: {folder} was trained on the types {', '.join(metadata.types):.200}, but the cascade asks for "
-            f"{', '.join(types)}; set the stage's `types` to those, or train it on data of the other types"
+            f"{stage}: {path} says that it was trained on the types {', '.join(metadata.types):.200}, but those of the "
+            f"dataset or the recipe are {', '.join(types):.200}; train it on such data, or set the recipe's `types`"
         )
     try:
         check_saved(settings, metadata.settings, "settings")

@@ -96,10 +96,20 @@ def read_cascade(path: Path | str, overrides: Sequence[str] = (), data: Path | N
 
 def as_cascade(layered: Layered) -> CascadeRecipe:
     """The recipe that layers say. Raises UserError as ``read_cascade`` does."""
-    recipe = decode(CascadeRecipe, layered)
+    recipe = _with_shared_types(decode(CascadeRecipe, layered))
     if not recipe.stages():
         raise UserError(f"{layered.name}: no slot has a stage; the slots are {', '.join(SLOTS)}")
     return recipe
+
+
+def _with_shared_types(recipe: CascadeRecipe) -> CascadeRecipe:
+    """The recipe with its entity types in each stage that has such a setting and does not say others."""
+    own = {
+        slot: dataclasses.replace(choice, types=recipe.types)
+        for slot, choice in recipe.stages().items()
+        if "types" in [field.name for field in dataclasses.fields(choice)] and choice.types is None
+    }
+    return dataclasses.replace(recipe, **own)
 
 
 def check_requirements(recipe: CascadeRecipe) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +13,7 @@ import draccus
 import numpy as np
 
 from rivegs_mllm.config.bounds import BatchSize, OneOf, TokenCount
-from rivegs_mllm.types import TYPES, Sample, UserError
+from rivegs_mllm.types import Sample, UserError
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +105,7 @@ class UmtFeatures(FeatureExtractor):
 
     checkpoint: Path
     states: Annotated[str, OneOf(("fused", "text", "image"))] = "fused"
-    types: list[str] = field(default_factory=lambda: list(TYPES))
+    types: list[str] | None = None
     batch_size: BatchSize = 16
 
     def make(self, contents: Sequence[TextImagePair]) -> np.ndarray:

@@ -85,7 +85,7 @@ class TestCrfStage(StageSuite):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"types": ["PER", "LOC", "ORG", "MISC"]}, "trained on the types PER, LOC, ORG, OTHER, .* asks for .* MISC"),
+        ({"types": ["PER", "LOC", "ORG", "MISC"]}, "trained on the types PER, LOC, ORG, OTHER, .* recipe are .* MISC"),
         ({"kind": "classifier"}, "holds a stage of type 'classifier'"),
         ({"version": 99}, "has format version 99, this release reads 1"),
     ],

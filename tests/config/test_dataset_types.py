@@ -61,6 +61,14 @@ def test_what_a_recipe_says_stays(data):
 def test_a_cascade_has_those_of_the_posts_that_it_is_given(data):
     assert read_cascade("recipes/cascade/tiny.yaml", (), data).types == ["Sports Event", "athlete"]
     assert read_cascade("recipes/cascade/tiny.yaml").types == list(TYPES)
+    for types, recipe in (
+        (["Sports Event", "athlete"], read_cascade("recipes/cascade/tiny.yaml", (), data)),
+        (list(TYPES), read_cascade("recipes/cascade/tiny.yaml")),
+        (["x"], read_cascade("recipes/cascade/tiny.yaml", ["--types=[x]"], data)),
+    ):
+        assert recipe.tagger.types == recipe.entailment.types == recipe.grounder.types == types
+    recipe = read_cascade("recipes/cascade/tiny.yaml", ["--grounder.types=[other]"], data)
+    assert (recipe.tagger.types, recipe.grounder.types) == (["Sports Event", "athlete"], ["other"])
 
 
 def test_the_four_types_are_the_default_in_their_order(data, tmp_path):

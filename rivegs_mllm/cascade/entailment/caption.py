@@ -42,7 +42,7 @@ from rivegs_mllm.models.text_encoders import bare_encoder, load_encoder, load_to
 from rivegs_mllm.published.weights import save_weights
 from rivegs_mllm.store.captions import Captions
 from rivegs_mllm.training.sampling import MultiVariantDataset
-from rivegs_mllm.types import TYPES, Prediction, Sample, UserError
+from rivegs_mllm.types import Prediction, Sample, UserError
 
 STAGE = "entailment (caption)"
 BATCH_SIZE = 64
@@ -170,7 +170,7 @@ class CaptionEntailment(Entailment):
     captions: list[Path]
     query_fields: list[str] | None = None
     decision: DecisionRule = field(default_factory=DecisionRule)
-    types: list[str] = field(default_factory=lambda: list(TYPES))
+    types: list[str] | None = None
     SEES_GOLD: ClassVar[bool] = False
 
     def __post_init__(self) -> None:

@@ -33,7 +33,7 @@ from rivegs_mllm.data.foreign import loading
 from rivegs_mllm.data.images import OVERVIEW_SIDE, PictureError, open_for_model
 from rivegs_mllm.models.device import count_parameters
 from rivegs_mllm.training.sampling import MultiVariantDataset
-from rivegs_mllm.types import TYPES, Prediction, Sample, UserError
+from rivegs_mllm.types import Prediction, Sample, UserError
 
 STAGE = "entailment (classifier)"
 
@@ -94,7 +94,7 @@ class ClassifierEntailment(Entailment):
     checkpoint: Path
     query_fields: list[str] | None = None
     decision: DecisionRule = field(default_factory=DecisionRule)
-    types: list[str] = field(default_factory=lambda: list(TYPES))
+    types: list[str] | None = None
     SEES_GOLD: ClassVar[bool] = False
 
     def __post_init__(self) -> None:

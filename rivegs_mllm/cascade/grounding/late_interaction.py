@@ -38,7 +38,7 @@ from rivegs_mllm.models.late_interaction import (
 )
 from rivegs_mllm.published.weights import save_weights
 from rivegs_mllm.training.sampling import MultiVariantDataset
-from rivegs_mllm.types import TYPES, Box
+from rivegs_mllm.types import Box
 
 STAGE = "grounder (patches)"
 
@@ -126,7 +126,7 @@ class PatchGrounder(Grounder):
 
     checkpoint: Path
     query_fields: list[str] | None = None
-    types: list[str] = field(default_factory=lambda: list(TYPES))
+    types: list[str] | None = None
     SEES_GOLD: ClassVar[bool] = False
 
     def __post_init__(self) -> None:

@@ -6,7 +6,7 @@ It encodes pictures with DarkNet-53, or with the frozen vision tower of a Qwen-V
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
@@ -21,7 +21,7 @@ from rivegs_mllm.models.late_interaction import VisionEncoder
 from rivegs_mllm.published.seqtr.checkpoint import load, load_published, read_vocabulary
 from rivegs_mllm.published.seqtr.preparation import MAX_WORDS, SIDE
 from rivegs_mllm.published.seqtr.sizes import MASK
-from rivegs_mllm.types import TYPES, UserError
+from rivegs_mllm.types import UserError
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class SeqTRGrounder(Grounder):
     checkpoint: Path
     words: Path | None = None
     query_fields: list[str] | None = None
-    types: list[str] = field(default_factory=lambda: list(TYPES))
+    types: list[str] | None = None
     as_published: bool | None = None
     SEES_GOLD: ClassVar[bool] = False
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -12,7 +12,6 @@ from torchvision.ops import box_iou
 from rivegs_mllm.cascade.grounding.late_interaction import PatchGrounder, PatchLocator
 from rivegs_mllm.cascade.regions.base import Proposals, Propose, Proposer, split_signs
 from rivegs_mllm.models.device import device_of
-from rivegs_mllm.types import TYPES
 
 _VOTE_IOU = 0.5  # from which on two patches predict the same box, as Prec@0.5 counts
 
@@ -24,7 +23,7 @@ class PatchProposer(Proposer):
     one; its features are the patch's."""
 
     checkpoint: Path
-    types: list[str] = field(default_factory=lambda: list(TYPES))
+    types: list[str] | None = None
 
     def load(self) -> Propose:
         """The grounder, on the GPU where there is one."""

@@ -4,7 +4,7 @@ outline. It needs no grounder."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
@@ -15,7 +15,6 @@ from rivegs_mllm.cascade.grounding.seqtr_training import TYPE_NAME
 from rivegs_mllm.cascade.referring import check_parts, slots_required_by
 from rivegs_mllm.cascade.segmentation.base import Segmenter
 from rivegs_mllm.published.seqtr.sizes import BOX
-from rivegs_mllm.types import TYPES
 
 STAGE = "segmenter (seqtr)"
 
@@ -28,7 +27,7 @@ class SeqTRSegmenter(Segmenter):
     checkpoint: Path
     words: Path | None = None
     query_fields: list[str] | None = None
-    types: list[str] = field(default_factory=lambda: list(TYPES))
+    types: list[str] | None = None
     as_published: bool | None = None
     SEES_GOLD: ClassVar[bool] = False
 

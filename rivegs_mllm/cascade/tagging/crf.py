@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar
 
@@ -29,7 +29,7 @@ from rivegs_mllm.models.text_encoders import bare_encoder, load_encoder, load_to
 from rivegs_mllm.published.weights import save_weights
 from rivegs_mllm.training.name_augmentation import name_words, rename, replacement_names
 from rivegs_mllm.training.sampling import VARIANT_STRATEGIES, MultiVariantDataset
-from rivegs_mllm.types import TYPES, Entity, Prediction, Sample, UserError
+from rivegs_mllm.types import Entity, Prediction, Sample, UserError
 
 STAGE = "tagger (crf)"
 FORBIDDEN_SCORE = -10_000.0  # finite: the CRF's log-sum-exp over infinities has no gradient
@@ -149,7 +149,7 @@ class CrfTagger(Tagger):
     """A trained tagger. ``checkpoint`` is the folder that ``rivegs train`` wrote, ``types`` what it must know."""
 
     checkpoint: Path
-    types: list[str] = field(default_factory=lambda: list(TYPES))
+    types: list[str] | None = None
     batch_size: BatchSize = 32
     SEES_GOLD: ClassVar[bool] = False
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar
 
@@ -43,7 +43,7 @@ from rivegs_mllm.published.hindex.text import (
 )
 from rivegs_mllm.training.name_augmentation import name_words, renamed_tokens
 from rivegs_mllm.training.sampling import MultiVariantDataset
-from rivegs_mllm.types import TYPES, Entity, Prediction, Sample, UserError
+from rivegs_mllm.types import Entity, Prediction, Sample, UserError
 
 TYPE_NAME = "hindex"
 _TINY_STD = 0.07  # a score is the dot product of two rows, without a scale
@@ -65,7 +65,7 @@ class HIndexTagger(Tagger):
     checkpoint: Path
     regions: Path | None = None
     bart: str | None = None
-    types: list[str] = field(default_factory=lambda: list(TYPES))
+    types: list[str] | None = None
     batch_size: BatchSize = 32
     as_published: bool | None = None
     SEES_GOLD: ClassVar[bool] = False

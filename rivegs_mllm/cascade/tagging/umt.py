@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar
 
@@ -40,7 +40,7 @@ from rivegs_mllm.published.umt.text import MAX_PIECES, WordPieces, batch, target
 from rivegs_mllm.published.weights import save_weights
 from rivegs_mllm.training.name_augmentation import name_words, renamed_tokens
 from rivegs_mllm.training.sampling import MultiVariantDataset
-from rivegs_mllm.types import TYPES, UserError
+from rivegs_mllm.types import UserError
 
 TYPE_NAME = "umt"
 RESNET = "resnet.safetensors"
@@ -62,7 +62,7 @@ class UmtTagger(Tagger):
     checkpoint: Path
     encoder: str | None = None
     resnet: Path | None = None
-    types: list[str] = field(default_factory=lambda: list(TYPES))
+    types: list[str] | None = None
     batch_size: BatchSize = 16
     as_published: bool | None = None
     SEES_GOLD: ClassVar[bool] = False
