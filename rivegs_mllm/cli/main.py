@@ -62,11 +62,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"unknown arguments: {' '.join(rest)}")
     try:
         quiet_unless_verbose(flags)
-        return known.run(known, rest) or 0
+        code = known.run(known, rest) or 0
+        sys.stdout.flush()
+        return code
     except BrokenPipeError:  # whoever read the output, such as head, has had enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()
         return 141
     except (UserError, OSError) as error:
+        try:
+            sys.stdout.flush()
+        except OSError:  # it goes to a full disk; at its end Python would try again, and say so in its own way
+            _discard_output()
         tell_error(error, flags)
     except ImportError as error:
         tell_error(missing_extra(error), flags)
@@ -74,6 +80,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("interrupted; started again, most commands resume", file=sys.stderr)
         return 130
     return 2
+
+
+def _discard_output() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class _Parser(argparse.ArgumentParser):

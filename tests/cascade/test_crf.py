@@ -294,7 +294,7 @@ def test_copies_and_draws(emblems):
 
 def test_knowledge_that_no_post_has(emblems):
     plain = [dataclasses.replace(sample, knowledge=()) for sample in read_split(emblems, "train")]
-    with pytest.raises(UserError, match=r"no post has knowledge; say `stage\.knowledge: none`"):
+    with pytest.raises(UserError, match=r"no post has knowledge; set `stage\.knowledge: none`"):
         CrfTraining("tiny").prepare(data(plain))
     assert len(CrfTraining("tiny", knowledge="none").prepare(data(plain)).train) == len(plain)
 
