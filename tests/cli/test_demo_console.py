@@ -13,12 +13,14 @@ LINES = [
     r"\$ rivegs (build|audit|preview|train|predict|evaluate|report|compare) .*",
     r"wrote runs/demo/\S+(: \d+ posts, (none|\d+) with errors(: \d+ other)?)?",
     r"trained: runs/demo/\w+, \d+ steps",
+    r"the model in runs/demo/\w+",
     r"(train|dev|test): \d+ posts, .* rotated",
     r"step \d/\d  (dev|test): \w+ [\d.]+(, \w+ [\d.]+)*",
     r"[\w() ]+ ━+ +\d+/\d+ .*",
     r"demo: page after \d+ s, all after \d+ s",
 ]
 AUDIT = [
+    r"  -> .*",
     r" +train +dev +test",
     r"[\w ]+?( +\d+( x \d+)?){3}",
     r"warning: rotated picture: \d+",
