@@ -46,14 +46,15 @@ def decide_boxes(
         check_frame(posts, pictures, chosen, frame)
         return chosen
     fitting = _fitting(boxes, sizes, declared)
-    _doubt(declared, fitting, evidence)
+    _doubt(declared, fitting, evidence, boxes)
     tell(f"boxes: {declared.in_words()}, as the format has them; {fitting} of {len(boxes)} fit their pictures")
     return declared
 
 
-def _doubt(declared: BoxFormat, fitting: int, evidence: Evidence) -> None:
+def _doubt(declared: BoxFormat, fitting: int, evidence: Evidence, boxes: Sequence[Sequence[float]]) -> None:
     """Raises UserError where the boxes are of a format that another fits much better than the file's own."""
     shares = declared.unit is None and all(own.unit == 1 for own in evidence.fits)
+    shares = shares and any(edge % 1 for box in boxes for edge in box)  # a picture of one pixel has boxes of 0 and 1
     unlikely = evidence.total >= _MANY and fitting < _FEW * evidence.total
     better = [own for own, count in evidence.fits.items() if count >= 0.95 * evidence.total and own != declared]
     if better and (shares or unlikely):

@@ -30,7 +30,7 @@ def old(tmp_path) -> Path:
 def test_a_recipe_with_former_names_is_read_with_a_warning(old, capsys):
     recipe = read_cascade(old)
     assert recipe.knowledge == ReplayKnowledge(fallback="nothing")
-    assert recipe.grounder == PatchGrounder(Path("run"), query_fields=["mention", "type"])
+    assert recipe.grounder == PatchGrounder(Path("run"), query_fields=["mention", "type"], types=list(TYPES))
     warnings = capsys.readouterr().err.splitlines()
     assert [line.partition(" is now")[0] for line in warnings] == [
         f"warning: {old}: otherwise",

@@ -152,7 +152,7 @@ def test_types_of_one_s_own_from_the_raw_file_to_the_scores(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "name", ["<loc_3>", "<|im_end|>", "</tool_call>", "<think>", "<image>", "<s>", "A|B", "A B", ""]
+    "name", ["<loc_3>", "<|im_end|>", "</tool_call>", "<think>", "<image>", "<s>", "A|B", "A  B", "A\tB", " A", ""]
 )
 def test_no_type_s_name_is_a_control_token(name):
     with pytest.raises(AnswerFormatError, match="types"):
@@ -303,7 +303,7 @@ def test_a_picture_s_name_that_is_none_is_a_fault_in_the_page_s_list(tmp_path, n
     assert problem.isprintable()
     assert "post" in problem
     assert len(problem) < 1000
-    assert "Missing or odd" in (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "Parse and data warnings" in (tmp_path / "page.html").read_text(encoding="utf-8")
 
 
 def test_a_preview_shows_no_picture_of_another_folder(tmp_path, base):
@@ -372,7 +372,7 @@ def test_masks_find_their_entities_however_they_are_written(tmp_path):
 
 
 def test_an_audit_warns_of_what_training_would_refuse(tmp_path):
-    entities = (Entity("Ada met", "A B", (0, 2)), Entity("met", "PER", (1, 2)))
+    entities = (Entity("Ada met", "A|B", (0, 2)), Entity("met", "PER", (1, 2)))
     Image.new("RGB", (8, 8)).save(tmp_path / "1.png")
     for split in ("train", "dev", "test"):
         write_records(

@@ -180,7 +180,7 @@ def test_no_picture_ends_a_page(trials, tmp_path, learned, large):
         said = [Prediction("odd", entities=(ADA,)), Prediction("good")]
         problems = write_report(folder / "report.html", [SAMPLE, good], {"one": said}, folder)
         assert all(problem.isprintable() and len(problem) < LONGEST for problem in problems)
-        assert "Missing or odd" in (folder / "report.html").read_text(encoding="utf-8") or not problems
+        assert "Parse and data warnings" in (folder / "report.html").read_text(encoding="utf-8") or not problems
         write_records(folder / "train.jsonl", [SAMPLE, good])
         recipe.data.folder = folder
         problems = write_preview(recipe, folder / "preview.html")

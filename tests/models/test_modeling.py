@@ -176,7 +176,7 @@ def test_qlora_trains_beside_a_base_of_four_bits(base, emblems, tmp_path):
     ],
 )
 def test_another_contract_is_refused(plain, base, emblems, tmp_path, override, field):
-    with pytest.raises(UserError, match=rf"contracts .* differ(?s:.*){field}: "):
+    with pytest.raises(UserError, match=rf"answer formats .* differ(?s:.*){field}: "):
         load_adapter(plain.out, make_recipe(tmp_path, base, emblems, override))
 
 

@@ -73,7 +73,7 @@ def test_a_folder_with_its_recipe_a_recipe_and_a_merged_model_are_the_same(train
     save_recipe(recipe, folder)
     merged = tmp_path / "merged"
     whole = load_adapter(adapter, recipe)
-    whole.model = whole.model.merge_and_unload()
+    whole = dataclasses.replace(whole, model=whole.model.merge_and_unload())
     whole.model.save_pretrained(merged)
     save_beside_weights(whole, merged)
     for source in (folder, str(folder / FILE_NAME), trained.recipe, merged):

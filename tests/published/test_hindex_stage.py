@@ -209,7 +209,7 @@ def test_files_are_found_by_the_picture_s_name(tmp_path):
     assert region_file(tmp_path, "images/1.jpg") == tmp_path / "1.jpg.npz"
     assert region_file(tmp_path, "") is None
     assert file_names({"a/1.jpg": Path(), "b/2.jpg": Path()}) == {"a/1.jpg": "1.jpg.npz", "b/2.jpg": "2.jpg.npz"}
-    with pytest.raises(UserError, match="two pictures of one name"):
+    with pytest.raises(UserError, match="two pictures of one file name"):
         file_names({"a/1.jpg": Path(), "b/1.jpg": Path()})
 
 
