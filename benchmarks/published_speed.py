@@ -42,7 +42,7 @@ def seqtr(task: str, small: bool) -> tuple[nn.Module, Tensors, Callable[[nn.Modu
         "pictures": torch.rand(1, 3, 640, 640) * 255,
         "words": torch.randint(3, 10_000, (1, 15)),
         "shapes": torch.tensor([[640, 640]]),
-        "targets": torch.randint(0, 1000, (1, model.sizes.regions)),
+        "targets": torch.randint(0, 1000, (1, model.sizes.places)),
     }
     return (
         model,
