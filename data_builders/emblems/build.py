@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -215,7 +216,13 @@ def _store(rng: Random, picture: Image.Image, path: Path) -> bool:
         orientation = rng.choice(list(STORED_AS))
         exif[ORIENTATION_TAG] = orientation
         picture = picture.transpose(STORED_AS[orientation])
-    picture.save(path, quality=quality, exif=exif)
+    content = io.BytesIO()
+    picture.save(content, "JPEG", quality=quality, exif=exif)
+    try:
+        path.write_bytes(content.getvalue())
+    except OSError:  # a full disk, on which Pillow would leave what there was room for
+        path.unlink(missing_ok=True)
+        raise
     return rotated
 
 

@@ -90,14 +90,15 @@ def distill(recipe: DistillRecipe, retry_failed: bool = False) -> Report:
         if plan.ask and not report.error:
             teacher = recipe.teacher.open(recipe.sampling)
             asyncio.run(_Run(recipe, teacher, writer, known.cost).ask_all())
-        report.notes += store.notes
         if report.error:
+            report.notes += store.notes
             print(report)
             raise report.error
         prompt = shown(questions, plan.ask[0]) if plan.ask else ""
         figures = {name: value for name, value in vars(report).items() if name not in ("error", "notes")}
         report.notes += record_run(recipe, questions.kind, prompt, figures)
         write_card(recipe)
+    report.notes = [*store.notes, *report.notes]  # closing it may have added one
     return report
 
 

@@ -27,6 +27,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 LONGEST_SECONDS = 120
+COPYING: list[subprocess.Popen] = []
+"""What carries the output of the runs under way to their files."""
 CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.link", "os.symlink", "os.chmod"}
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
@@ -116,14 +118,14 @@ def serve(folder: Path) -> None:
     for line in sys.stdin:
         request = json.loads(line)
         children = [_forked(folder, number, Run(**run)) for number, run in enumerate(request["runs"])]
-        print(json.dumps(_wait(children, request["together"])), flush=True)
+        ends = _wait(children, request["together"])
+        _finish_copying()
+        print(json.dumps(ends), flush=True)
 
 
 def _forked(folder: Path, number: int, run: Run) -> int:
     changes = os.open(folder / f"{number}.changes", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    outputs = [
-        os.open(folder / f"{number}.{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC) for name in ("stdout", "stderr")
-    ]
+    outputs = [_pipe_to(folder / f"{number}.{name}") for name in ("stdout", "stderr")]
     child = os.fork()
     if child:
         for descriptor in (changes, *outputs):
@@ -145,6 +147,25 @@ def _forked(folder: Path, number: int, run: Run) -> int:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+
+
+def _pipe_to(path: Path) -> int:
+    """A pipe's end to write to; what arrives is written to ``path``. A limit on the size of files is none on pipes."""
+    reading, writing = os.pipe()
+    copying = subprocess.Popen(["cat"], stdin=reading, stdout=path.open("wb"))
+    COPYING.append(copying)
+    os.close(reading)
+    return writing
+
+
+def _finish_copying() -> None:
+    for copying in COPYING:
+        try:
+            copying.wait(10)
+        except subprocess.TimeoutExpired:  # a process that outlived its run holds the other end
+            copying.kill()
+            copying.wait()
+    COPYING.clear()
 
 
 def _child(run: Run, changes: int) -> int:

@@ -39,7 +39,7 @@ def check_full(command, folder: Path, ended, expected: dict, before: dict) -> No
     """What must hold after a run that found no room, or just enough."""
     if ended.code:
         told_in_a_line(ended)
-    else:
+    elif "its rows stay in the journal" not in ended.stdout + ended.stderr:
         assert command.left(folder) == expected
     if not command.whole or (folder / command.whole).exists():
         left = command.left(folder)
@@ -91,7 +91,10 @@ def fill(disk: Path, free: int) -> Path:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_disk_that_is_full(trials, writing, name, tmp_path):
     command = writing.commands[name]
-    expected, _ = writing.undisturbed(command)
+    with mounted(tmp_path / "roomy") as disk:  # not `undisturbed`, since relative paths are others from here
+        (disk / "work").mkdir()
+        assert writing.run(command, disk / "work").code == 0
+        expected = command.left(disk / "work")
     needed = sum(len(content) for content in expected.values() if isinstance(content, bytes)) + 2**16
 
     def attempt(case):
@@ -102,7 +105,7 @@ def test_a_disk_that_is_full(trials, writing, name, tmp_path):
             folder.mkdir()
             check_full(command, folder, writing.run(command, folder), expected, {})
             filler.unlink()
-            writing.ends_well(command, folder)
+            writing.ends_well(command, folder, expected)
 
     sizes = [0, 4096, *(trials.rng.randrange(needed) for _ in range(times(name, 4)))]
     trials.each(f"a full disk: {name}", list(enumerate(sizes)), attempt)
