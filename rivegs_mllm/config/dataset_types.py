@@ -24,7 +24,10 @@ def with_dataset_types(layered: Layered, folder: Path | None = None) -> Layered:
     data = layered.sections.get("data")
     named = word(data, "folder") if isinstance(data, dict) else None
     folder = folder or (Path(named) if named else None)
-    types = dataset_types(folder) if folder else {}
+    try:
+        types = dataset_types(folder) if folder else {}
+    except OSError:  # a name that no folder can have; whoever reads the samples says so
+        return layered
     if not types or (types.keys() <= set(TYPES) and not any(types.values())):
         return layered
     by = str(folder / NAME) if (folder / NAME).is_file() else f"the entities of {folder}"

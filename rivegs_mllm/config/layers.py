@@ -219,7 +219,7 @@ def _drop_folder(sections: Section) -> None:
 
 def folder_for(stem: str, data: Path) -> Path:
     """Where a recipe called ``stem`` leaves a run on the dataset in ``data``, unless it says where."""
-    return Path(f"runs/{stem}-{data.resolve().name}")
+    return Path(f"runs/{stem}-{data.absolute().name}")
 
 
 def _name_folder(sections: Section, stem: str) -> None:
