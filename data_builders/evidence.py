@@ -58,7 +58,7 @@ def loose_posts(path: Path) -> list[LoosePost]:
     for number, line in numbered_lines(path):
         try:
             content = orjson.loads(line)
-        except orjson.JSONDecodeError:
+        except orjson.JSONDecodeError:  # reading the samples tells of it
             continue
         if type(content) is dict:
             posts.append(_post(content, f"{path}:{number}"))

@@ -10,11 +10,13 @@ from pathlib import Path
 
 import torch
 from torch.utils.data import Dataset
+from transformers import ProcessorMixin
 
 from rivegs_mllm.answer.format import AnswerFormat
-from rivegs_mllm.answer.prompt import messages
+from rivegs_mllm.answer.prompt import describe_types, messages
 from rivegs_mllm.answer.serialization import AnswerLine, render
 from rivegs_mllm.config.augmentation import Augmentation
+from rivegs_mllm.config.schema import Recipe
 from rivegs_mllm.models.batching import SampleEncoder, Tensors, batch, dummy_row, encode_prompt, ensure_picture
 from rivegs_mllm.training.augmentation import augment_sample
 from rivegs_mllm.training.name_augmentation import name_words
@@ -86,6 +88,21 @@ class AnswerDataset(Dataset):
             return render(sample.tokens, knowledge, sample.entities, self.contract, size)
         except UserError as error:
             raise UserError(f"sample {sample.id}: {error}") from None
+
+
+def dataset_of(
+    recipe: Recipe, samples: Sequence[Sample], processor: ProcessorMixin, contract: AnswerFormat
+) -> AnswerDataset:
+    """The samples as a recipe trains with them, without its model's weights."""
+    return AnswerDataset(
+        samples,
+        recipe.data.folder,
+        SampleEncoder(processor, recipe.answer.weights),
+        contract,
+        describe_types(recipe.answer.instruction, recipe.answer.types),
+        recipe.augment,
+        recipe.train.seed,
+    )
 
 
 class Collator:

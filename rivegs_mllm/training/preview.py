@@ -22,7 +22,6 @@ from PIL import Image
 from transformers import BaseImageProcessor, PreTrainedTokenizerBase
 
 from rivegs_mllm.answer.format import NATIVE_STEPS, AnswerFormat, AnswerFormatError
-from rivegs_mllm.answer.prompt import describe_types
 from rivegs_mllm.answer.serialization import in_text_order, parse
 from rivegs_mllm.config.schema import Recipe
 from rivegs_mllm.data.boxes import are_normalised
@@ -30,9 +29,9 @@ from rivegs_mllm.data.files import write_text
 from rivegs_mllm.data.images import is_outside, picture_size
 from rivegs_mllm.data.templates import page_template
 from rivegs_mllm.models.base_model import load_without_weights
-from rivegs_mllm.models.batching import SampleEncoder, Tensors
+from rivegs_mllm.models.batching import Tensors
 from rivegs_mllm.store.attach import read_posts
-from rivegs_mllm.training.dataset import IGNORED, AnswerDataset, Collator, check_lengths
+from rivegs_mllm.training.dataset import IGNORED, AnswerDataset, Collator, check_lengths, dataset_of
 from rivegs_mllm.training.pictures import measure_pictures
 from rivegs_mllm.types import Box, Entity, Prediction, Sample, UserError
 
@@ -134,17 +133,7 @@ def write_preview(recipe: Recipe, out: Path, count: int = 6, image_root: Path | 
     samples = [sample for sample, fault in looked if not fault]
     if not samples:
         raise UserError(f"{folder}: no sample has a usable picture, the first: {faults[0]}")
-    encoder = SampleEncoder(processor, recipe.answer.weights)
-    instruction = describe_types(recipe.answer.instruction, recipe.answer.types)
-    dataset = AnswerDataset(
-        samples,
-        folder,
-        encoder,
-        contract,
-        instruction,
-        recipe.augment,
-        recipe.train.seed,
-    )
+    dataset = dataset_of(recipe, samples, processor, contract)
     lengths = check_lengths(dataset, sys.maxsize)
     refused = [(sample.id, n) for sample, n in zip(samples, lengths, strict=True) if n > recipe.max_length]
     cards = [

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from rivegs_mllm.answer.prompt import describe_types
 from rivegs_mllm.config.schema import read_recipe
 from rivegs_mllm.data.images import picture_size
 from rivegs_mllm.models.base_model import load_without_weights
-from rivegs_mllm.models.batching import SampleEncoder
 from rivegs_mllm.store.attach import read_posts
-from rivegs_mllm.training.dataset import AnswerDataset, greatest_length
+from rivegs_mllm.training.dataset import dataset_of, greatest_length
 from rivegs_mllm.training.pictures import measure_pictures
 from rivegs_mllm.types import UserError
 
@@ -33,17 +31,7 @@ def refusals(path: Path, overrides: Sequence[str], folder: Path) -> Iterator[tup
         yield str(split), str(error)
         return
     sound = [sample for sample, fault in measure_pictures(samples, folder, picture_size) if not fault]
-    encoder = SampleEncoder(processor, recipe.answer.weights)
-    instruction = describe_types(recipe.answer.instruction, recipe.answer.types)
-    dataset = AnswerDataset(
-        sound,
-        folder,
-        encoder,
-        contract,
-        instruction,
-        recipe.augment,
-        recipe.train.seed,
-    )
+    dataset = dataset_of(recipe, sound, processor, contract)
     for sample in sound:
         try:
             length = greatest_length(dataset, sample)
