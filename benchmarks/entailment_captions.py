@@ -28,8 +28,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from data_builders.twitter_gmner import build_twitter_gmner
 from eval.stage_metrics import precision_recall_f1
 from rivegs_mllm.cascade.rows import entailment_rows
-from rivegs_mllm.data.files import write_json
 from rivegs_mllm.data.jsonl import SPLITS, read_split, write_records
+from rivegs_mllm.runtime.files import write_json
 from rivegs_mllm.train import start
 from rivegs_mllm.training.seeds import train_seeds
 from rivegs_mllm.types import Entity, Sample, UserError

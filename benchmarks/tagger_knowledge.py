@@ -25,8 +25,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from data_builders.emblems.build import build_emblems
 from data_builders.twitter_gmner import build_twitter_gmner
-from rivegs_mllm.data.files import write_json
 from rivegs_mllm.data.jsonl import SPLITS
+from rivegs_mllm.runtime.files import write_json
 from rivegs_mllm.train import start
 from rivegs_mllm.training.seeds import train_seeds
 from rivegs_mllm.types import UserError

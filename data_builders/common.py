@@ -14,9 +14,9 @@ from typing import Literal
 from data_builders.findings import DatasetReport, Finding, count_split, rare_types
 from data_builders.formats.conll import ConllPost, read_posts
 from data_builders.image_index import for_each_picture
-from rivegs_mllm.data.files import write_text
 from rivegs_mllm.data.images import Header, PictureError, PictureIndex, read_header
 from rivegs_mllm.data.jsonl import SPLITS, write_records
+from rivegs_mllm.runtime.files import write_text
 from rivegs_mllm.types import Sample, UserError
 
 FINDINGS = "findings.txt"

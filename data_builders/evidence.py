@@ -13,8 +13,8 @@ import numpy as np
 import orjson
 
 from data_builders.findings import Finding
-from data_builders.importing.box_formats import PIXELS, BoxFormat, count_fitting, weigh
-from rivegs_mllm.data.foreign import numbered_lines, shown
+from data_builders.importing.regions.box_formats import PIXELS, BoxFormat, count_fitting, weigh
+from rivegs_mllm.runtime.foreign import numbered_lines, shown
 
 ENOUGH = 20
 """Boxes, from which on what all of them have in common is no chance: half of all boxes with corners would also do as

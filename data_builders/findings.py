@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from rivegs_mllm.data.foreign import cut, printable
+from rivegs_mllm.runtime.foreign import cut, printable
 from rivegs_mllm.types import TYPES, Sample
 
 SHOWN = 3

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from rivegs_mllm.data.images import PictureError
-from rivegs_mllm.data.progress import progress
+from rivegs_mllm.runtime.progress import progress
 
 Result = TypeVar("Result")
 

@@ -11,14 +11,14 @@ from eval.analysis.calibration import FILE_NAME as CALIBRATION
 from eval.analysis.calibration import read_calibration
 from rivegs_mllm.answer.format import FILE_NAME
 from rivegs_mllm.config.answering import Answering
-from rivegs_mllm.data.batching import batches
-from rivegs_mllm.data.files import write_text
 from rivegs_mllm.data.jsonl import load_partial, to_line
-from rivegs_mllm.data.post_errors import check_some_answered, each_by_itself
-from rivegs_mllm.data.progress import progress
 from rivegs_mllm.models.adapter import load_adapter
 from rivegs_mllm.models.base_model import load_base, prepare_for_inference
 from rivegs_mllm.models.generation.generator import Generator
+from rivegs_mllm.runtime.batching import batches
+from rivegs_mllm.runtime.files import write_text
+from rivegs_mllm.runtime.post_errors import check_some_answered, each_by_itself
+from rivegs_mllm.runtime.progress import progress
 from rivegs_mllm.types import Prediction, Sample, UserError
 
 

@@ -29,9 +29,13 @@ from rivegs_mllm.config.dataset_types import with_dataset_types
 from rivegs_mllm.config.layers import read_layers
 from rivegs_mllm.config.schema import Recipe
 from rivegs_mllm.config.yaml_loader import decode
-from rivegs_mllm.data.batching import batches
 from rivegs_mllm.data.jsonl import read_split
-from rivegs_mllm.data.logs import (
+from rivegs_mllm.models.adapter import add_adapter, save_beside_weights
+from rivegs_mllm.models.base_model import System, base_path, load_base
+from rivegs_mllm.models.batching import SampleEncoder
+from rivegs_mllm.models.generation.generator import Generator
+from rivegs_mllm.runtime.batching import batches
+from rivegs_mllm.runtime.logs import (
     FLAGS_HELP,
     LOG,
     escape_on_console,
@@ -42,16 +46,13 @@ from rivegs_mllm.data.logs import (
     take_flags,
     tell_error,
 )
-from rivegs_mllm.data.progress import track
-from rivegs_mllm.models.adapter import add_adapter, save_beside_weights
-from rivegs_mllm.models.base_model import System, base_path, load_base
-from rivegs_mllm.models.batching import SampleEncoder
-from rivegs_mllm.models.generation.generator import Generator
+from rivegs_mllm.runtime.progress import track
 from rivegs_mllm.store.attach import read_posts
-from rivegs_mllm.training.dataset import AnswerDataset, Collator, check_lengths
+from rivegs_mllm.training.dataset.picture_features import check_cacheable, encode_pictures, with_features
+from rivegs_mllm.training.dataset.rows import AnswerDataset, Collator, check_lengths
+from rivegs_mllm.training.dataset.sampling import SetEpochCallback, length_grouped_sampler
 from rivegs_mllm.training.loss import answer_loss
 from rivegs_mllm.training.optimizer import muon
-from rivegs_mllm.training.picture_features import check_cacheable, encode_pictures, with_features
 from rivegs_mllm.training.pictures import check_pictures
 from rivegs_mllm.training.progress import TOKENS, show_progress
 from rivegs_mllm.training.run_dir import (
@@ -67,7 +68,6 @@ from rivegs_mllm.training.run_dir import (
     trainer_arguments,
     write_metrics,
 )
-from rivegs_mllm.training.sampling import SetEpochCallback, length_grouped_sampler
 from rivegs_mllm.training.seeds import format_seeds, train_seeds
 from rivegs_mllm.types import Sample, UserError
 

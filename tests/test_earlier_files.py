@@ -17,9 +17,9 @@ from rivegs_mllm.compare.systems import read_systems
 from rivegs_mllm.config.schema import read_recipe
 from rivegs_mllm.config.yaml_loader import parse_recipe
 from rivegs_mllm.data.jsonl import read_predictions, read_split
-from rivegs_mllm.data.post_errors import TRUNCATED, kinds_of
 from rivegs_mllm.distill.config import read_distill
 from rivegs_mllm.models.base_model import load_processor
+from rivegs_mllm.runtime.post_errors import TRUNCATED, kinds_of
 from rivegs_mllm.store.answer_store import Store, read_rows, read_store
 from rivegs_mllm.store.captions import Captions
 from rivegs_mllm.train import start

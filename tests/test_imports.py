@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-BASE = ("rivegs_mllm.types", "rivegs_mllm.data.")
+BASE = ("rivegs_mllm.types", "rivegs_mllm.runtime.", "rivegs_mllm.data.")
 ALLOWED = {
     "rivegs_mllm/types.py": (),
+    "rivegs_mllm/runtime": ("rivegs_mllm.types", "rivegs_mllm.runtime."),
     "rivegs_mllm/data": BASE,
     "data_builders": (*BASE, "data_builders."),
     "eval": (*BASE, "eval."),
@@ -22,6 +23,7 @@ ALLOWED = {
 OWN = ("rivegs_mllm", "data_builders", "eval")
 FLOORS = (
     ("rivegs_mllm.types", "rivegs_mllm.torchvision_ops"),
+    ("rivegs_mllm.runtime",),
     ("rivegs_mllm.data",),
     ("rivegs_mllm.answer", "data_builders.findings", "eval"),
     ("rivegs_mllm.config", "data_builders.emblems", "data_builders.formats", "eval.analysis"),

@@ -17,7 +17,7 @@ from rivegs_mllm.models.adapter import add_adapter, save_beside_weights
 from rivegs_mllm.models.base_model import load_base
 from rivegs_mllm.models.batching import SampleEncoder
 from rivegs_mllm.tiny.architecture import build_contract, build_model, build_processor, train_tokenizer
-from rivegs_mllm.training.dataset import AnswerDataset, Collator
+from rivegs_mllm.training.dataset.rows import AnswerDataset, Collator
 from rivegs_mllm.training.loss import answer_loss
 from rivegs_mllm.types import Sample
 

@@ -18,10 +18,10 @@ from data_builders.emblems.encyclopedia import NameEntry, make_encyclopedia, wri
 from data_builders.emblems.language import UNNAMED, write_post
 from data_builders.emblems.looks import Look, near_look, random_look
 from data_builders.emblems.scene import MOST_EMBLEMS, Placement, Scene, compose
-from rivegs_mllm.data.files import write_text
 from rivegs_mllm.data.jsonl import SPLITS, write_records
-from rivegs_mllm.data.lock import LOCK_NAME as LOCK
-from rivegs_mllm.data.progress import track
+from rivegs_mllm.runtime.files import write_text
+from rivegs_mllm.runtime.lock import LOCK_NAME as LOCK
+from rivegs_mllm.runtime.progress import track
 from rivegs_mllm.types import TYPES, Entity, Mask, Sample, UserError
 
 # The statistics of Twitter-GMNER, train split.

@@ -10,7 +10,7 @@ import orjson
 
 from data_builders.emblems.language import describe, invent_names
 from data_builders.emblems.looks import Look, all_looks
-from rivegs_mllm.data.files import write_bytes
+from rivegs_mllm.runtime.files import write_bytes
 from rivegs_mllm.types import TYPES, UserError
 
 SHARES = {"PER": 0.375, "LOC": 0.1875, "ORG": 0.25, "OTHER": 0.1875}

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data_builders.exporting.sides import Side
-from rivegs_mllm.data.files import write_text
+from rivegs_mllm.runtime.files import write_text
 from rivegs_mllm.types import Sample
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data_builders.exporting.sides import Side, shown_boxes, shown_masks
-from rivegs_mllm.data.foreign import one_line
+from rivegs_mllm.runtime.foreign import one_line
 from rivegs_mllm.types import Entity, Sample, UserError
 
 _VISIBLE = {True: "true", False: "false", None: "undecided"}

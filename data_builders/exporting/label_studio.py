@@ -15,8 +15,8 @@ from xml.sax.saxutils import quoteattr
 
 from data_builders.exporting.sides import Side, characters, given, regions, types_of, verdict, write_as_json
 from data_builders.formats.brush import encode_brush
-from rivegs_mllm.data.files import write_text
 from rivegs_mllm.data.masks import box_of, decode
+from rivegs_mllm.runtime.files import write_text
 from rivegs_mllm.types import Box, Entity, Mask, Sample
 
 _FILES = "/data/local-files/?d="

@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from rivegs_mllm.data.files import write_text
 from rivegs_mllm.data.masks import check_mask
+from rivegs_mllm.runtime.files import write_text
 from rivegs_mllm.types import Box, Entity, Mask, Prediction, Sample, UserError
 
 

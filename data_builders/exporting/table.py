@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from data_builders.exporting.sides import Side, characters, shown_boxes, shown_masks
-from rivegs_mllm.data.files import write_text
+from rivegs_mllm.runtime.files import write_text
 from rivegs_mllm.types import Entity, Sample
 
 _VISIBLE = {True: "true", False: "false", None: "undecided"}

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from data_builders.formats.tags import spans_of
 from data_builders.formats.text_files import read_lines
-from rivegs_mllm.data.foreign import shown
+from rivegs_mllm.runtime.foreign import shown
 from rivegs_mllm.types import TYPES, Entity, UserError
 
 _OTHER_NAMES = {"MISC": "OTHER"}

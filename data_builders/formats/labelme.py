@@ -19,8 +19,8 @@ import orjson
 from pycocotools import mask as coco
 
 from data_builders.formats.voc import Fault
-from rivegs_mllm.data.foreign import shown
 from rivegs_mllm.data.images import MAX_PIXELS, PictureError, open_picture
+from rivegs_mllm.runtime.foreign import shown
 from rivegs_mllm.types import Box, UserError
 
 

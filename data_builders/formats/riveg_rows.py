@@ -23,8 +23,8 @@ from pathlib import Path
 
 from data_builders.findings import Finding
 from data_builders.formats.text_files import read_lines, read_text
-from rivegs_mllm.data.files import write_text
-from rivegs_mllm.data.foreign import one_line, shown
+from rivegs_mllm.runtime.files import write_text
+from rivegs_mllm.runtime.foreign import one_line, shown
 from rivegs_mllm.types import Box, Entity, Prediction, Sample, UserError
 
 _MARK = "Imageid:"

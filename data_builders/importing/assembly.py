@@ -8,14 +8,14 @@ from dataclasses import dataclass, field, replace
 
 from data_builders.common import numbered_ids
 from data_builders.findings import Finding
-from data_builders.importing.box_formats import BoxFormat
-from data_builders.importing.frames import Frame, FrameError, Placing, bounds, placing
-from data_builders.importing.linking import link
-from data_builders.importing.pictures import Picture, Pictures
 from data_builders.importing.records import Mention, Post, Region
+from data_builders.importing.regions.box_formats import BoxFormat
+from data_builders.importing.regions.frames import Frame, FrameError, Placing, bounds, placing
+from data_builders.importing.regions.linking import link
+from data_builders.importing.regions.pictures import Picture, Pictures
 from data_builders.importing.texts import read_text
-from rivegs_mllm.data.foreign import shown
 from rivegs_mllm.data.masks import box_of
+from rivegs_mllm.runtime.foreign import shown
 from rivegs_mllm.types import Box, Entity, Mask, Sample
 
 

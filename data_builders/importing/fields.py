@@ -8,8 +8,8 @@ from pathlib import Path
 
 import orjson
 
-from rivegs_mllm.data.foreign import numbered_lines, one_line, shown
 from rivegs_mllm.data.images import MAX_PIXELS
+from rivegs_mllm.runtime.foreign import numbered_lines, one_line, shown
 from rivegs_mllm.types import UserError
 
 MOST_BYTES = 2**30

@@ -13,12 +13,12 @@ from data_builders.importing.readers.conll import read_conll
 from data_builders.importing.readers.cvat import read_cvat
 from data_builders.importing.readers.fiftyone import read_fiftyone
 from data_builders.importing.readers.gliner import read_gliner
-from data_builders.importing.readers.hf_datasets import read_datasets
-from data_builders.importing.readers.json_rows import read_json_rows
 from data_builders.importing.readers.label_studio import read_label_studio
 from data_builders.importing.readers.labelme import read_labelme
 from data_builders.importing.readers.sharegpt import read_sharegpt
-from data_builders.importing.readers.table import read_table
+from data_builders.importing.readers.tables.files import read_table
+from data_builders.importing.readers.tables.hf_datasets import read_datasets
+from data_builders.importing.readers.tables.json_rows import read_json_rows
 from data_builders.importing.records import Source
 
 ColumnNames = Mapping[str, str]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from data_builders.importing.box_formats import BoxFormat
+from data_builders.importing.regions.box_formats import BoxFormat
 from rivegs_mllm.types import Mask
 
 Numbers = tuple[float, float, float, float]

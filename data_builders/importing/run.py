@@ -13,19 +13,19 @@ from data_builders.findings import DatasetReport, Finding, count_split, format_r
 from data_builders.image_index import for_each_picture
 from data_builders.importing.assembly import Assembled, Tally, assemble
 from data_builders.importing.duplicates import groups
-from data_builders.importing.evidence import decide_boxes
 from data_builders.importing.files import read_all, with_regions
 from data_builders.importing.formats import FORMATS
-from data_builders.importing.frames import Frame
-from data_builders.importing.pictures import Picture, Pictures, find_pictures
 from data_builders.importing.records import Post, Source
-from data_builders.importing.region_files import read_regions
+from data_builders.importing.regions.evidence import decide_boxes
+from data_builders.importing.regions.files import read_regions
+from data_builders.importing.regions.frames import Frame
+from data_builders.importing.regions.pictures import Picture, Pictures, find_pictures
 from data_builders.importing.splitting import divide, parse_shares
 from data_builders.importing.types_file import read_types
 from rivegs_mllm.data.dataset_info import NAME, DatasetInfo, write_info
-from rivegs_mllm.data.files import write_bytes, write_text
 from rivegs_mllm.data.images import PictureError
 from rivegs_mllm.data.jsonl import SPLITS, check_sample, write_records
+from rivegs_mllm.runtime.files import write_bytes, write_text
 from rivegs_mllm.types import Sample, UserError
 
 SHARES = "80/10/10"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from data_builders.importing.records import Mention, Post
 from rivegs_mllm.data.alignment import Aligned, align
-from rivegs_mllm.data.foreign import shown
+from rivegs_mllm.runtime.foreign import shown
 
 _NEAR = 20
 """A mention whose offsets are off by more characters than this is only found where it comes once."""

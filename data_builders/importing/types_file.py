@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from data_builders.importing.fields import read_json
-from rivegs_mllm.data.foreign import shown
+from rivegs_mllm.runtime.foreign import shown
 from rivegs_mllm.types import UserError
 
 

@@ -16,8 +16,8 @@ import numpy as np
 from eval.protocols import GMNER, STRICT, boxes_of, is_visible
 from eval.scores import join
 from eval.stage_metrics import GoldMatch, align, find, share
-from rivegs_mllm.data.files import write_json
-from rivegs_mllm.data.foreign import read_object
+from rivegs_mllm.runtime.files import write_json
+from rivegs_mllm.runtime.foreign import read_object
 from rivegs_mllm.types import Entity, Prediction, Sample, UserError
 
 FILE_NAME = "calibration.json"

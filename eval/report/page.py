@@ -26,7 +26,7 @@ from eval.report.plots import calibration_curve, iou_curve, waterfall
 from eval.report.posts import Answers, OutcomesByTask, outcomes_by_task, picture_of, post_as_json, with_picture
 from eval.report.tables import too_few
 from eval.scores import tasks_of
-from rivegs_mllm.data.files import write_text
+from rivegs_mllm.runtime.files import write_text
 from rivegs_mllm.types import TYPES, Prediction, Sample, UserError
 
 _PAGE = Path(__file__).parent / "templates"

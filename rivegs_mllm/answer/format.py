@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rivegs_mllm.data.files import write_text
-from rivegs_mllm.data.foreign import read_object, shown
 from rivegs_mllm.data.images import check_aspect
+from rivegs_mllm.runtime.files import write_text
+from rivegs_mllm.runtime.foreign import read_object, shown
 from rivegs_mllm.types import NOT_IN_A_TYPE, TYPES, Box, UserError
 
 VERSION = 1

@@ -34,8 +34,8 @@ from rivegs_mllm.config.bounds import BatchSize, check_bounds
 from rivegs_mllm.config.dataset_types import with_dataset_types
 from rivegs_mllm.config.layers import Layered, read_layers
 from rivegs_mllm.config.yaml_loader import decode
-from rivegs_mllm.data.foreign import loading
 from rivegs_mllm.data.jsonl import write_records
+from rivegs_mllm.runtime.foreign import loading
 from rivegs_mllm.types import TYPES, Prediction, Sample, UserError
 
 _CURES = {

@@ -8,9 +8,9 @@ from typing import TypeVar
 
 from PIL import Image
 
-from rivegs_mllm.data.batching import batches
 from rivegs_mllm.data.images import open_for_model
-from rivegs_mllm.data.progress import track
+from rivegs_mllm.runtime.batching import batches
+from rivegs_mllm.runtime.progress import track
 
 Key = TypeVar("Key")
 Encoded = TypeVar("Encoded")

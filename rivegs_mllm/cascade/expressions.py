@@ -10,7 +10,7 @@ from pathlib import Path
 from rivegs_mllm.cascade.rows import EntailmentRow, GroundingRow
 from rivegs_mllm.store.answer_store import read_store
 from rivegs_mllm.store.attach import attach_expressions
-from rivegs_mllm.training.sampling import VARIANT_STRATEGIES
+from rivegs_mllm.training.dataset.sampling import VARIANT_STRATEGIES
 from rivegs_mllm.types import Entity, Sample, UserError
 
 Row = EntailmentRow | GroundingRow

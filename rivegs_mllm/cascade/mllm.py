@@ -27,11 +27,11 @@ from rivegs_mllm.cascade.knowledge.expansion import Expander
 from rivegs_mllm.cascade.tagging.base import Tagger
 from rivegs_mllm.config.answering import Answering, read_answering, trained_folder
 from rivegs_mllm.config.layers import read_layers
-from rivegs_mllm.data.batching import batches
 from rivegs_mllm.models.adapter import load_adapter
 from rivegs_mllm.models.base_model import prepare_for_inference
 from rivegs_mllm.models.device import count_parameters
 from rivegs_mllm.models.generation.generator import Generator
+from rivegs_mllm.runtime.batching import batches
 from rivegs_mllm.types import Entity, Prediction, Sample, UserError
 
 SEGMENT_OF = {

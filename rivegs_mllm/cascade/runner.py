@@ -19,13 +19,13 @@ from rich.progress import Progress
 
 from rivegs_mllm.cascade.base import CountsParameters, Stage, StageError, check_stage, without_labels
 from rivegs_mllm.config.former_names import current
-from rivegs_mllm.data.batching import batches
-from rivegs_mllm.data.files import write_json
-from rivegs_mllm.data.foreign import read_object
 from rivegs_mllm.data.jsonl import load_partial, read_predictions, to_line
-from rivegs_mllm.data.post_errors import check_some_answered, each_by_itself, with_error
-from rivegs_mllm.data.progress import progress
 from rivegs_mllm.models.profiling import peak_bytes, reset_peak
+from rivegs_mllm.runtime.batching import batches
+from rivegs_mllm.runtime.files import write_json
+from rivegs_mllm.runtime.foreign import read_object
+from rivegs_mllm.runtime.post_errors import check_some_answered, each_by_itself, with_error
+from rivegs_mllm.runtime.progress import progress
 from rivegs_mllm.types import Prediction, Sample, UserError
 
 LoadedModels = dict[Hashable, object]

@@ -24,8 +24,9 @@ from rivegs_mllm.cascade.checkpoint import METADATA_FILE, StageMetadata, write_m
 from rivegs_mllm.config.bounds import check_bounds
 from rivegs_mllm.config.distilled import Distilled
 from rivegs_mllm.config.schema import DataRecipe, TrainSettings, check_train
-from rivegs_mllm.data.logs import LOG, log_to
+from rivegs_mllm.runtime.logs import LOG, log_to
 from rivegs_mllm.store.attach import read_posts
+from rivegs_mllm.training.dataset.sampling import SetEpochCallback, length_grouped_sampler
 from rivegs_mllm.training.pictures import check_pictures
 from rivegs_mllm.training.progress import show_progress
 from rivegs_mllm.training.run_dir import (
@@ -41,7 +42,6 @@ from rivegs_mllm.training.run_dir import (
     trainer_arguments,
     write_metrics,
 )
-from rivegs_mllm.training.sampling import SetEpochCallback, length_grouped_sampler
 from rivegs_mllm.types import TYPES, Sample, UserError
 
 
@@ -70,11 +70,11 @@ class Trainable:
 
     ``model(**batch)`` gives a dict (or a transformers output) with ``loss``, a mean over what the batch holds.
     A model with tied weights must be a transformers or PEFT model, which save these correctly.
-    ``train`` has rows and ``set_epoch``; ``rivegs_mllm.training.sampling.MultiVariantDataset`` is one. ``lengths`` has
-    a length for each row, so that batches are of like length. ``collate`` makes a batch of rows: tensors by argument of
-    ``model``. ``evaluate`` gives the stage's figures on labelled posts, such as ``{"span_f1": 0.8}``, which the recipe
-    names as ``eval_span_f1``; the model is in evaluation mode and no gradients are kept. ``save`` writes a folder that
-    the stage of a cascade loads; its metadata is written behind it.
+    ``train`` has rows and ``set_epoch``; ``rivegs_mllm.training.dataset.sampling.MultiVariantDataset`` is one.
+    ``lengths`` has a length for each row, so that batches are of like length. ``collate`` makes a batch of rows:
+    tensors by argument of ``model``. ``evaluate`` gives the stage's figures on labelled posts, such as ``{"span_f1":
+    0.8}``, which the recipe names as ``eval_span_f1``; the model is in evaluation mode and no gradients are kept.
+    ``save`` writes a folder that the stage of a cascade loads; its metadata is written behind it.
     ``rates``: the learning rate of parameters whose name begins so, where it is not ``train.learning_rate``.
     ``optimizer`` makes another optimiser than the recipe asks for, at the rate ``train.learning_rate``; ``schedule``
     is what that rate is multiplied by when a share of all steps is done, in the place of ``train.lr_scheduler_type``.

@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 from rivegs_mllm.cli.common import add_command
-from rivegs_mllm.data.lock import lock_folder
-from rivegs_mllm.data.logs import quiet_transformers
+from rivegs_mllm.runtime.lock import lock_folder
+from rivegs_mllm.runtime.logs import quiet_transformers
 from rivegs_mllm.types import UserError
 
 

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from rivegs_mllm.cli.common import add_command
-from rivegs_mllm.data.logs import quiet_transformers
+from rivegs_mllm.runtime.logs import quiet_transformers
 
 
 def add_distill(commands) -> None:

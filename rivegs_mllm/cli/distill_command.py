@@ -7,13 +7,13 @@ from pathlib import Path
 
 from rivegs_mllm.config.yaml_loader import read_yaml
 from rivegs_mllm.data.jsonl import read_split
-from rivegs_mllm.data.lock import lock_file
-from rivegs_mllm.data.logs import LOG, log_to
 from rivegs_mllm.distill.config import read_distill
 from rivegs_mllm.distill.pseudo_labels import is_pseudo_label_recipe, make_pseudo_labels, read_pseudo_label_recipe
 from rivegs_mllm.distill.runner import distill, dry_run
 from rivegs_mllm.distill.tasks import captions_of
 from rivegs_mllm.llm.few_shot import draft_examples, write_examples
+from rivegs_mllm.runtime.lock import lock_file
+from rivegs_mllm.runtime.logs import LOG, log_to
 from rivegs_mllm.types import UserError
 
 

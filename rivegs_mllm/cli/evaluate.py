@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 from rivegs_mllm.cli.common import add_command, add_gold, add_image_root
-from rivegs_mllm.data.files import check_output
-from rivegs_mllm.data.lock import lock_file
+from rivegs_mllm.runtime.files import check_output
+from rivegs_mllm.runtime.lock import lock_file
 
 EVALUATE_EXAMPLES = """\
 examples:

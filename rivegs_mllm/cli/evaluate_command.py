@@ -19,9 +19,9 @@ from eval.report.tables import format_comparison, format_proposals, format_score
 from eval.scores import evaluate_files
 from eval.stage_metrics import proposal_scores
 from rivegs_mllm.data.boxes import are_normalised
-from rivegs_mllm.data.files import check_output, write_json
 from rivegs_mllm.data.jsonl import read_predictions, read_samples
-from rivegs_mllm.data.lock import lock_file
+from rivegs_mllm.runtime.files import check_output, write_json
+from rivegs_mllm.runtime.lock import lock_file
 from rivegs_mllm.types import Prediction, Sample, UserError
 
 Systems = Mapping[str, Sequence[Sequence[Prediction]]]

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from data_builders.exporting.names import WORDS
 from rivegs_mllm.cli.common import add_command
-from rivegs_mllm.data.files import check_output
-from rivegs_mllm.data.lock import lock_folder
+from rivegs_mllm.runtime.files import check_output
+from rivegs_mllm.runtime.lock import lock_folder
 
 EXAMPLES = """\
 examples:

@@ -16,8 +16,8 @@ from rivegs_mllm.cli.importing import add_import
 from rivegs_mllm.cli.models import add_compare, add_predict, add_preview, add_propose, add_train
 from rivegs_mllm.cli.recipe import add_recipe
 from rivegs_mllm.cli.try_post import add_try
-from rivegs_mllm.data.foreign import cut, printable
-from rivegs_mllm.data.logs import (
+from rivegs_mllm.runtime.foreign import cut, printable
+from rivegs_mllm.runtime.logs import (
     FLAGS_HELP,
     escape_on_console,
     missing_extra,

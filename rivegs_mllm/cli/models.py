@@ -10,10 +10,10 @@ from pathlib import Path
 from rich.console import Console
 
 from rivegs_mllm.cli.common import add_command, add_image_root, add_strict
-from rivegs_mllm.data.files import check_output
-from rivegs_mllm.data.lock import lock_file, lock_folder
-from rivegs_mllm.data.logs import log_to, quiet_transformers
-from rivegs_mllm.data.post_errors import is_incomplete, summary
+from rivegs_mllm.runtime.files import check_output
+from rivegs_mllm.runtime.lock import lock_file, lock_folder
+from rivegs_mllm.runtime.logs import log_to, quiet_transformers
+from rivegs_mllm.runtime.post_errors import is_incomplete, summary
 from rivegs_mllm.types import UserError
 
 COMPARE_EXAMPLES = """\
@@ -156,8 +156,8 @@ def _predict(args: argparse.Namespace, overrides: list[str]) -> int:
     from rivegs_mllm.cascade.config import is_cascade
     from rivegs_mllm.config.layers import read_layers
     from rivegs_mllm.config.yaml_print import as_yaml, recipe_file
-    from rivegs_mllm.data.files import write_text
     from rivegs_mllm.data.jsonl import read_split
+    from rivegs_mllm.runtime.files import write_text
 
     samples = read_split(args.data, args.split)
     for out in (args.out, recipe_file(args.out)):

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from rivegs_mllm.cli.common import add_command
-from rivegs_mllm.data.logs import quiet_transformers
+from rivegs_mllm.runtime.logs import quiet_transformers
 from rivegs_mllm.types import UserError
 
 DEMO = Path("runs/demo/model")

@@ -22,11 +22,11 @@ from rivegs_mllm.compare.systems import ComparedSystem, read_systems
 from rivegs_mllm.compare.tables import as_markdown, as_page, as_tables
 from rivegs_mllm.config.answering import Answering
 from rivegs_mllm.config.yaml_print import recipe_file
-from rivegs_mllm.data.files import check_output, write_json, write_text
 from rivegs_mllm.data.jsonl import read_split, write_records
-from rivegs_mllm.data.lock import lock_folder
-from rivegs_mllm.data.logs import LOG, log_to
-from rivegs_mllm.data.post_errors import is_incomplete, summary
+from rivegs_mllm.runtime.files import check_output, write_json, write_text
+from rivegs_mllm.runtime.lock import lock_folder
+from rivegs_mllm.runtime.logs import LOG, log_to
+from rivegs_mllm.runtime.post_errors import is_incomplete, summary
 from rivegs_mllm.types import Prediction, Sample, UserError
 
 __all__ = ["as_tables", "compare"]

@@ -21,7 +21,7 @@ from rivegs_mllm.config.answering import Answering, answering, folder_of
 from rivegs_mllm.config.dataset_types import with_dataset_types
 from rivegs_mllm.config.layers import Layered, read_layers
 from rivegs_mllm.config.yaml_print import as_yaml
-from rivegs_mllm.data.foreign import shown
+from rivegs_mllm.runtime.foreign import shown
 from rivegs_mllm.types import UserError
 
 

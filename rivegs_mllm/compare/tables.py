@@ -13,7 +13,7 @@ from rich.text import Text
 
 from eval.sample_size import few
 from rivegs_mllm.cascade.base import ALL_SLOTS, SLOTS
-from rivegs_mllm.data.templates import page_template
+from rivegs_mllm.runtime.templates import page_template
 
 TASK_COLUMNS = ("MNER", "GMNER", "EEG", "SMNER", "EES")
 STAGE_FIGURES = ("grounded", "span F1", "visibility", "Prec@0.5", "box mIoU", "mask mIoU")

@@ -16,7 +16,7 @@ from rivegs_mllm.config.dataset_types import with_dataset_types
 from rivegs_mllm.config.layers import OVERRIDE, Layered, folder_for, read_layers, word
 from rivegs_mllm.config.schema import AnswerRecipe, ModelRecipe, PredictRecipe, Recipe, check_answering
 from rivegs_mllm.config.yaml_loader import decode
-from rivegs_mllm.data.files import write_text
+from rivegs_mllm.runtime.files import write_text
 from rivegs_mllm.types import UserError
 
 FILE_NAME = "recipe.yaml"

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from types import UnionType
 from typing import Annotated, Union
 
-from rivegs_mllm.data.foreign import shown
+from rivegs_mllm.runtime.foreign import shown
 from rivegs_mllm.types import UserError
 
 

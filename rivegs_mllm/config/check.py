@@ -20,7 +20,7 @@ from draccus.choice_types import ChoiceType
 
 from rivegs_mllm.config.bounds import NO_RULES, FieldRules, NotEmpty, broken, is_union
 from rivegs_mllm.config.yaml_text import Written, YamlError, plain
-from rivegs_mllm.data.foreign import shown
+from rivegs_mllm.runtime.foreign import shown
 from rivegs_mllm.types import UserError
 
 Settings = TypeVar("Settings")

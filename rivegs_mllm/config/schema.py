@@ -35,7 +35,7 @@ from rivegs_mllm.config.dataset_types import with_dataset_types
 from rivegs_mllm.config.distilled import Distilled
 from rivegs_mllm.config.layers import read_layers
 from rivegs_mllm.config.yaml_loader import decode
-from rivegs_mllm.data.foreign import shown
+from rivegs_mllm.runtime.foreign import shown
 from rivegs_mllm.types import TYPES, UserError
 
 DTYPES = OneOf(("float32", "bfloat16", "float16"))

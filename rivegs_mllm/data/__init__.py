@@ -1,1 +1,1 @@
-"""Records, pictures and files, read and written."""
+"""Records and pictures, read, checked and written."""

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import orjson
 
-from rivegs_mllm.data.files import write_json
-from rivegs_mllm.data.foreign import numbered_lines, read_object, shown
 from rivegs_mllm.data.jsonl import SPLITS
+from rivegs_mllm.runtime.files import write_json
+from rivegs_mllm.runtime.foreign import numbered_lines, read_object, shown
 from rivegs_mllm.types import UserError
 
 NAME = "dataset.json"

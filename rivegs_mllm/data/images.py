@@ -18,7 +18,7 @@ from PIL import (
     WebPImagePlugin,  # noqa: F401  (Pillow registers it only on demand, and not at all where formats are named)
 )
 
-from rivegs_mllm.data.foreign import one_line
+from rivegs_mllm.runtime.foreign import one_line
 from rivegs_mllm.types import MAX_PIXELS, Box, Sample, UserError
 
 PICTURE_ENDINGS = ("jpg", "jpeg", "png", "webp", "jfif", "gif", "bmp")

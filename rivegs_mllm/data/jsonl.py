@@ -13,10 +13,10 @@ from typing import TypeGuard, TypeVar
 import orjson
 
 from rivegs_mllm.data.field_errors import FieldError
-from rivegs_mllm.data.files import complete_file, drop_incomplete_line
-from rivegs_mllm.data.foreign import numbered_lines, shown
 from rivegs_mllm.data.masks import mask_area
 from rivegs_mllm.data.raw_text import is_raw_text, tokenized
+from rivegs_mllm.runtime.files import complete_file, drop_incomplete_line
+from rivegs_mllm.runtime.foreign import numbered_lines, shown
 from rivegs_mllm.types import Box, Entity, Mask, Prediction, Sample, UserError
 
 RECORD_VERSION = 1

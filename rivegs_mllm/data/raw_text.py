@@ -6,7 +6,7 @@ from typing import Any
 
 from rivegs_mllm.data.alignment import align
 from rivegs_mllm.data.field_errors import FieldError
-from rivegs_mllm.data.foreign import shown
+from rivegs_mllm.runtime.foreign import shown
 
 
 def is_raw_text(raw: dict[str, Any]) -> bool:

@@ -10,8 +10,8 @@ from pathlib import Path
 import draccus
 import orjson
 
-from rivegs_mllm.data.files import write_bytes, write_text
 from rivegs_mllm.distill.config import DistillRecipe
+from rivegs_mllm.runtime.files import write_bytes, write_text
 from rivegs_mllm.store.answer_store import FAILED, read_rows
 
 RUNS = "runs.jsonl"

@@ -15,12 +15,12 @@ import orjson
 from rivegs_mllm.cascade.base import SLOTS, without_labels
 from rivegs_mllm.config.bounds import Probability
 from rivegs_mllm.config.yaml_loader import parse_recipe
-from rivegs_mllm.data.files import check_output, write_bytes, write_text
 from rivegs_mllm.data.jsonl import read_predictions, read_split, write_records
-from rivegs_mllm.data.lock import lock_folder
 from rivegs_mllm.data.masks import mask_area
 from rivegs_mllm.data.mentions import find_spans
 from rivegs_mllm.distill.config import DistillData
+from rivegs_mllm.runtime.files import check_output, write_bytes, write_text
+from rivegs_mllm.runtime.lock import lock_folder
 from rivegs_mllm.types import Entity, Prediction, Sample, UserError
 
 FIELDS = dict(zip(SLOTS, ("knowledge", "entities", "expression", "visible", "boxes", "masks"), strict=True))

@@ -14,12 +14,12 @@ import orjson
 
 from rivegs_mllm.cascade.base import without_labels
 from rivegs_mllm.data.jsonl import read_split
-from rivegs_mllm.data.progress import ProgressReporter
 from rivegs_mllm.distill.config import DistillRecipe
 from rivegs_mllm.distill.dataset_card import record_run, write_card
 from rivegs_mllm.distill.planner import Plan, PlannedQuestion, describe, make_plan, shown, what_is_known
 from rivegs_mllm.distill.tasks import ExpressionTask, Questions
 from rivegs_mllm.llm.client import Answer, Teacher, TeacherError, ask
+from rivegs_mllm.runtime.progress import ProgressReporter
 from rivegs_mllm.store.answer_store import ANSWERED, FAILED, Store, StoredAnswer, not_written, read_rows
 from rivegs_mllm.types import Sample, UserError
 

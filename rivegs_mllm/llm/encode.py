@@ -16,13 +16,13 @@ from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 from rivegs_mllm.answer.prompt import messages
 from rivegs_mllm.config.schema import read_recipe
 from rivegs_mllm.data.images import OVERVIEW_SIDE, PictureError, open_for_model
-from rivegs_mllm.data.progress import track
 from rivegs_mllm.llm.embeddings import ImageFeatures, TextFeatures, TextImagePair, UmtFeatures, normalize_rows
 from rivegs_mllm.models.adapter import load_adapter
 from rivegs_mllm.models.base_model import System
 from rivegs_mllm.models.batching import SampleEncoder, Tensors, batch
 from rivegs_mllm.models.device import best_device
 from rivegs_mllm.models.pretrained import resolve_model_path
+from rivegs_mllm.runtime.progress import track
 from rivegs_mllm.types import Sample, UserError
 
 Item = TypeVar("Item")

@@ -13,11 +13,11 @@ import numpy as np
 import orjson
 
 from rivegs_mllm.config.bounds import NonNegativeInt, Seed
-from rivegs_mllm.data.files import complete_file
 from rivegs_mllm.data.images import file_stamp
 from rivegs_mllm.llm.embeddings import FeatureExtractor, TextImagePair, pairs_of
 from rivegs_mllm.llm.few_shot import FewShotExample, read_examples
 from rivegs_mllm.llm.retrieval import nearest, own_examples, sample_random
+from rivegs_mllm.runtime.files import complete_file
 from rivegs_mllm.types import Sample, UserError
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import orjson
 
-from rivegs_mllm.data.files import complete_file
-from rivegs_mllm.data.foreign import numbered_lines, shown
+from rivegs_mllm.runtime.files import complete_file
+from rivegs_mllm.runtime.foreign import numbered_lines, shown
 from rivegs_mllm.types import Entity, Sample, UserError
 
 EXAMPLES_VERSION = 1

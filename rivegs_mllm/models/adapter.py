@@ -21,8 +21,6 @@ from rivegs_mllm.answer.prompt import check_instruction
 from rivegs_mllm.config.answering import FILE_NAME as RECIPE
 from rivegs_mllm.config.answering import Answering, read_answering
 from rivegs_mllm.config.schema import AnswerRecipe, ModelRecipe, Recipe
-from rivegs_mllm.data.files import write_text
-from rivegs_mllm.data.foreign import loading, one_line, read_object, shown
 from rivegs_mllm.models.base_model import (
     System,
     add_embedding_rows,
@@ -34,6 +32,8 @@ from rivegs_mllm.models.base_model import (
     new_token_ids,
 )
 from rivegs_mllm.models.fused_lora import use_fused_layers
+from rivegs_mllm.runtime.files import write_text
+from rivegs_mllm.runtime.foreign import loading, one_line, read_object, shown
 from rivegs_mllm.types import UserError
 
 

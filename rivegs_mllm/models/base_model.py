@@ -21,8 +21,8 @@ from rivegs_mllm.answer.prompt import check_instruction, describe_types
 from rivegs_mllm.answer.serialization import NO, YES
 from rivegs_mllm.config.answering import Answering
 from rivegs_mllm.config.schema import AnswerRecipe, ModelRecipe, Recipe
-from rivegs_mllm.data.foreign import one_line
 from rivegs_mllm.models.device import best_device
+from rivegs_mllm.runtime.foreign import one_line
 from rivegs_mllm.types import UserError
 
 TINY_BASE = Path(__file__).parents[1] / "tiny" / "base"

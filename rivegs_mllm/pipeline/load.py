@@ -14,12 +14,12 @@ from rivegs_mllm.cascade.config import CascadeRecipe, is_cascade, read_cascade
 from rivegs_mllm.cascade.in_memory import LoadedCascade
 from rivegs_mllm.cascade.mllm import SEGMENT_OF
 from rivegs_mllm.config.answering import Answering, read_answering, trained_folder
-from rivegs_mllm.data.foreign import one_line
 from rivegs_mllm.models.adapter import answering_of, is_adapter, load_adapter, load_merged
 from rivegs_mllm.models.base_model import prepare_for_inference
 from rivegs_mllm.models.device import best_device, good_dtype
 from rivegs_mllm.models.generation.generator import Generator
 from rivegs_mllm.pipeline.system import ROOT, Pipeline
+from rivegs_mllm.runtime.foreign import one_line
 from rivegs_mllm.types import Prediction, Sample, UserError
 
 DTYPES = ("float32", "bfloat16", "float16")

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TypeAlias
 
 from rivegs_mllm.data.images import PictureError, picture_size
-from rivegs_mllm.data.post_errors import each_by_itself
 from rivegs_mllm.data.tokens import tokens_of
 from rivegs_mllm.pipeline.pictures import Picture, as_file
 from rivegs_mllm.pipeline.post import Post
+from rivegs_mllm.runtime.post_errors import each_by_itself
 from rivegs_mllm.types import Prediction, Sample, UserError
 
 Text: TypeAlias = "str | Sequence[str]"

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from rivegs_mllm.config.check import build
-from rivegs_mllm.data.foreign import read_object
+from rivegs_mllm.runtime.foreign import read_object
 from rivegs_mllm.types import UserError
 
 _SHOWN = 3

@@ -24,8 +24,8 @@ from types import ModuleType
 
 import orjson
 
-from rivegs_mllm.data.files import WriteError, write_bytes
-from rivegs_mllm.data.lock import lock_folder
+from rivegs_mllm.runtime.files import WriteError, write_bytes
+from rivegs_mllm.runtime.lock import lock_folder
 from rivegs_mllm.store.fitted import coerce_row
 from rivegs_mllm.types import UserError
 

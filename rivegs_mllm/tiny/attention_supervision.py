@@ -13,7 +13,7 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import apply_rotary_pos_
 from rivegs_mllm.models.batching import Tensors
 from rivegs_mllm.tiny.architecture import MAX_PIXELS, MERGE, PATCH
 from rivegs_mllm.tiny.vision_pretraining import directions, unlike_words
-from rivegs_mllm.training.dataset import IGNORED
+from rivegs_mllm.training.dataset.rows import IGNORED
 
 CELLS = MAX_PIXELS // (PATCH * MERGE) ** 2
 SUPERVISED_LAYER = 4

@@ -28,7 +28,7 @@ from rivegs_mllm.tiny.attention_supervision import CELLS, AttentionSupervision
 from rivegs_mllm.tiny.corpus import paragraphs
 from rivegs_mllm.tiny.scenes import random_scene
 from rivegs_mllm.tiny.vision_pretraining import COVERED, MAX_LOOK_TOKENS, cell_owners, word_tokens
-from rivegs_mllm.training.dataset import IGNORED, Collator
+from rivegs_mllm.training.dataset.rows import IGNORED, Collator
 from rivegs_mllm.training.loss import answer_loss
 from rivegs_mllm.types import TYPES, Box
 

@@ -19,8 +19,8 @@ from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
 
 from eval.matching import best_box_iou
 from rivegs_mllm.answer.serialization import AnswerLine
-from rivegs_mllm.data.progress import track
 from rivegs_mllm.models.batching import SampleEncoder, Tensors, batch
+from rivegs_mllm.runtime.progress import track
 from rivegs_mllm.tiny import language_pretraining as read
 from rivegs_mllm.tiny.architecture import build_contract
 from rivegs_mllm.types import Box

@@ -24,7 +24,7 @@ from transformers import PreTrainedTokenizerFast, Qwen2_5_VLProcessor, Trainer, 
 from data_builders.emblems.looks import PARTS, Look
 from data_builders.emblems.scene import Scene
 from rivegs_mllm.tiny.scenes import random_scene
-from rivegs_mllm.training.dataset import IGNORED
+from rivegs_mllm.training.dataset.rows import IGNORED
 from rivegs_mllm.types import TYPES
 
 PART_SLOTS = tuple((kind, name, values) for kind in TYPES for name, values in PARTS[kind])

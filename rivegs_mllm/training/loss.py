@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch.nn.functional import cross_entropy
 
-from rivegs_mllm.training.dataset import IGNORED
+from rivegs_mllm.training.dataset.rows import IGNORED
 
 
 def answer_loss(

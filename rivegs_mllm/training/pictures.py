@@ -11,7 +11,7 @@ from pathlib import Path
 from accelerate import PartialState
 
 from rivegs_mllm.data.images import check_aspect, open_picture
-from rivegs_mllm.data.progress import track
+from rivegs_mllm.runtime.progress import track
 from rivegs_mllm.training.run_dir import on_main
 from rivegs_mllm.types import Sample, UserError
 

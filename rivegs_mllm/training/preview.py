@@ -25,13 +25,13 @@ from rivegs_mllm.answer.format import NATIVE_STEPS, AnswerFormat, AnswerFormatEr
 from rivegs_mllm.answer.serialization import in_text_order, parse
 from rivegs_mllm.config.schema import Recipe
 from rivegs_mllm.data.boxes import are_normalised
-from rivegs_mllm.data.files import write_text
 from rivegs_mllm.data.images import is_outside, picture_size
-from rivegs_mllm.data.templates import page_template
 from rivegs_mllm.models.base_model import load_without_weights
 from rivegs_mllm.models.batching import Tensors
+from rivegs_mllm.runtime.files import write_text
+from rivegs_mllm.runtime.templates import page_template
 from rivegs_mllm.store.attach import read_posts
-from rivegs_mllm.training.dataset import IGNORED, AnswerDataset, Collator, check_lengths, dataset_of
+from rivegs_mllm.training.dataset.rows import IGNORED, AnswerDataset, Collator, check_lengths, dataset_of
 from rivegs_mllm.training.pictures import measure_pictures
 from rivegs_mllm.types import Box, Entity, Prediction, Sample, UserError
 

@@ -9,7 +9,7 @@ from rivegs_mllm.config.schema import read_recipe
 from rivegs_mllm.data.images import picture_size
 from rivegs_mllm.models.base_model import load_without_weights
 from rivegs_mllm.store.attach import read_posts
-from rivegs_mllm.training.dataset import dataset_of, greatest_length
+from rivegs_mllm.training.dataset.rows import dataset_of, greatest_length
 from rivegs_mllm.training.pictures import measure_pictures
 from rivegs_mllm.types import UserError
 

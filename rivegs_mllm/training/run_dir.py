@@ -21,11 +21,11 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from rivegs_mllm.config.former_names import current
-from rivegs_mllm.data.files import is_disk_full, write_json
-from rivegs_mllm.data.foreign import read_object
 from rivegs_mllm.data.images import file_stamp
 from rivegs_mllm.data.jsonl import to_line
-from rivegs_mllm.data.lock import lock_folder
+from rivegs_mllm.runtime.files import is_disk_full, write_json
+from rivegs_mllm.runtime.foreign import read_object
+from rivegs_mllm.runtime.lock import lock_folder
 from rivegs_mllm.types import Sample, UserError
 
 Result = TypeVar("Result")

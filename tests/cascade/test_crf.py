@@ -19,7 +19,7 @@ from rivegs_mllm.cascade.tagging.windows import WordEncoder
 from rivegs_mllm.cascade.training import StageData, train_stage
 from rivegs_mllm.data.jsonl import read_split
 from rivegs_mllm.models.text_encoders import load_encoder, tiny_tokenizer
-from rivegs_mllm.training.name_augmentation import rename, replacement_names
+from rivegs_mllm.training.dataset.name_augmentation import rename, replacement_names
 from rivegs_mllm.types import TYPES, Entity, Prediction, Sample, UserError
 
 POST = ("Ann", "Lee", "plays", "chess", "in", "Barcelona", "tonight")

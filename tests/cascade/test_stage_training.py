@@ -23,7 +23,7 @@ from rivegs_mllm.cascade.training import StageData, StageTrainer, StageTraining,
 from rivegs_mllm.config.yaml_loader import parse_recipe
 from rivegs_mllm.data.jsonl import read_split, write_records
 from rivegs_mllm.train import main
-from rivegs_mllm.training.sampling import MultiVariantDataset
+from rivegs_mllm.training.dataset.sampling import MultiVariantDataset
 from rivegs_mllm.types import TYPES, UserError
 
 STAGES = recipes("stages")

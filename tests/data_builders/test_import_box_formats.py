@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_builders.importing.box_formats import NAMES, BoxFormat, guess, parse, weigh
+from data_builders.importing.regions.box_formats import NAMES, BoxFormat, guess, parse, weigh
 from rivegs_mllm.types import Box, UserError
 
 BOX, SIZE = Box(100, 50, 300, 150), (800, 400)

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from importing_files import imported, json_file, kinds, picture
 
-from data_builders.importing.frames import FrameError, placing
-from data_builders.importing.pictures import PictureFiles
+from data_builders.importing.regions.frames import FrameError, placing
+from data_builders.importing.regions.pictures import PictureFiles
 from rivegs_mllm.data.images import Header
 from rivegs_mllm.data.masks import decode
 from rivegs_mllm.types import Box, UserError
@@ -87,7 +87,7 @@ def test_every_orientation(orientation, frame):
     """A box around the whole picture is that in every frame, and a size says one of two things at most."""
     size = (60, 80) if orientation >= 5 else (80, 60)
     way = placing(None, Header(size, orientation), frame)
-    from data_builders.importing.box_formats import PIXELS
+    from data_builders.importing.regions.box_formats import PIXELS
 
     whole = (0, 0, *way.annotated)
     assert way.box(whole, PIXELS) == Box(0, 0, *size)

@@ -17,7 +17,7 @@ from rivegs_mllm.cascade.config import as_cascade, run_cascade
 from rivegs_mllm.config.layers import read_layers
 from rivegs_mllm.store.answer_store import Store, read_store
 from rivegs_mllm.data.jsonl import read_split
-from rivegs_mllm.data.logs import missing_extra
+from rivegs_mllm.runtime.logs import missing_extra
 
 data, out = Path(sys.argv[1]), Path(sys.argv[2])
 gold = as_cascade(read_layers("recipes/cascade/tiny_ablations.yaml").variants()["gold"])

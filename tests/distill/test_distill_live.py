@@ -4,7 +4,7 @@ import io
 
 from rich.console import Console
 
-from rivegs_mllm.data import progress as live
+from rivegs_mllm.runtime import progress as live
 
 
 def told(terminal: bool, seconds: float, monkeypatch) -> str:

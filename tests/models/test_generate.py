@@ -9,12 +9,12 @@ from PIL import Image
 from tiny_base import LEARNED, make_recipe
 
 from rivegs_mllm.answer.serialization import line_start, parse, render
-from rivegs_mllm.data.batching import batches
 from rivegs_mllm.data.jsonl import read_split
 from rivegs_mllm.models.base_model import System, check_decision_tokens, load_base
 from rivegs_mllm.models.batching import encode_prompt
 from rivegs_mllm.models.generation.generator import Generator
 from rivegs_mllm.models.generation.processors import visible_scores
+from rivegs_mllm.runtime.batching import batches
 from rivegs_mllm.types import Entity, Prediction, Sample, UserError
 
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rivegs_mllm.data.lock import LockedError
+from rivegs_mllm.runtime.lock import LockedError
 from rivegs_mllm.store.answer_store import (
     FAILED,
     Store,

@@ -24,7 +24,7 @@ from rivegs_mllm.tiny import probe as measure
 from rivegs_mllm.tiny import vision_pretraining as see
 from rivegs_mllm.tiny.architecture import build_contract, build_model
 from rivegs_mllm.tiny.build import BaseRecipe, make
-from rivegs_mllm.training.dataset import Collator
+from rivegs_mllm.training.dataset.rows import Collator
 from rivegs_mllm.types import TYPES, Box
 
 ROOT = Path(__file__).parents[2]

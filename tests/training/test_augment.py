@@ -8,8 +8,8 @@ from random import Random
 import pytest
 
 from rivegs_mllm.config.augmentation import Augmentation
-from rivegs_mllm.training.augmentation import augment_sample, jitter
-from rivegs_mllm.training.name_augmentation import name_words
+from rivegs_mllm.training.dataset.augmentation import augment_sample, jitter
+from rivegs_mllm.training.dataset.name_augmentation import name_words
 from rivegs_mllm.types import Box, Entity, Sample, UserError
 
 SIZE = (300, 200)

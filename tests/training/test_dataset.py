@@ -14,7 +14,7 @@ from rivegs_mllm.config.augmentation import Augmentation
 from rivegs_mllm.data.jsonl import read_split
 from rivegs_mllm.models.base_model import load_processor, make_contract
 from rivegs_mllm.models.batching import SampleEncoder, encode_prompt
-from rivegs_mllm.training.dataset import IGNORED, AnswerDataset, Collator, check_lengths
+from rivegs_mllm.training.dataset.rows import IGNORED, AnswerDataset, Collator, check_lengths
 from rivegs_mllm.types import Sample, UserError
 
 WEIGHTS = {"knowledge": 0.5, "boxes": 3.0}

@@ -6,7 +6,7 @@ from tiny_base import make_recipe
 from torch.nn.functional import cross_entropy
 
 from rivegs_mllm.train import make_trainer
-from rivegs_mllm.training.dataset import IGNORED, Collator
+from rivegs_mllm.training.dataset.rows import IGNORED, Collator
 from rivegs_mllm.training.loss import answer_loss
 
 

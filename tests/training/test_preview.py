@@ -23,7 +23,7 @@ from rivegs_mllm.data.jsonl import read_split, write_records
 from rivegs_mllm.models.base_model import load_without_weights
 from rivegs_mllm.models.batching import SampleEncoder
 from rivegs_mllm.tiny.architecture import build_model, build_processor, train_tokenizer
-from rivegs_mllm.training.dataset import AnswerDataset, check_lengths
+from rivegs_mllm.training.dataset.rows import AnswerDataset, check_lengths
 from rivegs_mllm.training.preview import (
     END,
     PICTURE,

@@ -23,7 +23,7 @@ from rivegs_mllm.data.jsonl import read_split, write_records
 from rivegs_mllm.models.adapter import load_adapter
 from rivegs_mllm.models.generation.generator import Generator
 from rivegs_mllm.train import make_trainer, train
-from rivegs_mllm.training.sampling import LengthGroupedSampler
+from rivegs_mllm.training.dataset.sampling import LengthGroupedSampler
 from rivegs_mllm.types import UserError
 
 ROOT = Path(__file__).parents[2]

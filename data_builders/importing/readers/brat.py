@@ -13,7 +13,7 @@ from pathlib import Path
 
 from data_builders.importing.fields import LARGEST, read_bytes
 from data_builders.importing.records import Left, Mention, Post, Source
-from rivegs_mllm.data.foreign import shown
+from rivegs_mllm.runtime.foreign import shown
 from rivegs_mllm.types import UserError
 
 _BOUND = re.compile(r"(T\S+)\t(.+?) (\d{1,9}(?: \d{1,9};\d{1,9})* \d{1,9})\t(.*)")

@@ -14,11 +14,11 @@ from pathlib import Path
 
 from pycocotools import mask as coco
 
-from data_builders.importing.box_formats import BoxFormat
 from data_builders.importing.fields import Fields, is_number, offsets_of, read_json
 from data_builders.importing.records import Left, Mention, Post, Region, Source
-from rivegs_mllm.data.foreign import shown
+from data_builders.importing.regions.box_formats import BoxFormat
 from rivegs_mllm.data.images import MAX_PIXELS
+from rivegs_mllm.runtime.foreign import shown
 from rivegs_mllm.types import Mask, UserError
 
 TEXT = ("text", "caption", "tweet", "sentence")

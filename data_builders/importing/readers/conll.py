@@ -16,7 +16,7 @@ from data_builders.formats.tags import is_iob1, is_tag, spans_of
 from data_builders.formats.text_files import read_lines
 from data_builders.importing.fields import MOST_BYTES
 from data_builders.importing.records import Left, Mention, Post, Source
-from rivegs_mllm.data.foreign import shown
+from rivegs_mllm.runtime.foreign import shown
 from rivegs_mllm.types import UserError
 
 _COMMENT = re.compile(r"#\s*([\w.]+)\s*[=:]\s*(.*\S)\s*")

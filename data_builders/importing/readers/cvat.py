@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 from lxml import etree
 
-from data_builders.importing.box_formats import PIXELS
 from data_builders.importing.fields import Fields, is_number, read_bytes
 from data_builders.importing.records import Left, Post, Region, Source
-from rivegs_mllm.data.foreign import shown
+from data_builders.importing.regions.box_formats import PIXELS
 from rivegs_mllm.data.masks import encode
+from rivegs_mllm.runtime.foreign import shown
 from rivegs_mllm.types import Mask, UserError
 
 _PARSER = etree.XMLParser(resolve_entities=False, no_network=True, load_dtd=False, remove_comments=True)

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from data_builders.importing.box_formats import BoxFormat
 from data_builders.importing.fields import Fields, read_json
 from data_builders.importing.records import Post, Region, Source
+from data_builders.importing.regions.box_formats import BoxFormat
 from rivegs_mllm.types import UserError
 
 

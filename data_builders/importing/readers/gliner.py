@@ -7,7 +7,7 @@ from pathlib import Path
 
 from data_builders.importing.fields import Fields, is_offset, read_items
 from data_builders.importing.records import Mention, Post, Source
-from rivegs_mllm.data.foreign import shown
+from rivegs_mllm.runtime.foreign import shown
 from rivegs_mllm.types import UserError
 
 

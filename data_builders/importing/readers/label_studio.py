@@ -13,12 +13,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from data_builders.formats.brush import decode_brush
-from data_builders.importing.box_formats import BoxFormat
 from data_builders.importing.fields import Fields, numbers_of, read_items
 from data_builders.importing.records import Left, Mention, Numbers, Post, Region, Source
+from data_builders.importing.regions.box_formats import BoxFormat
 from data_builders.importing.texts import in_characters
-from rivegs_mllm.data.foreign import shown
 from rivegs_mllm.data.masks import encode
+from rivegs_mllm.runtime.foreign import shown
 
 _TEXT, _IMAGE = ("text", "tweet", "post", "sentence", "caption"), ("image", "img", "picture", "image_url", "photo")
 _RESULTS = ("labels", "hypertextlabels", "rectanglelabels", "polygonlabels", "rectangle", "polygon", "brushlabels")

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from data_builders.formats.labelme import read_regions
-from data_builders.importing.box_formats import PIXELS
 from data_builders.importing.fields import Fields, read_json
 from data_builders.importing.records import Left, Post, Region, Source
+from data_builders.importing.regions.box_formats import PIXELS
 from rivegs_mllm.data.masks import encode
 from rivegs_mllm.types import UserError
 

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import orjson
 
-from data_builders.importing.box_formats import PIXELS, BoxFormat
 from data_builders.importing.fields import Fields, numbers_of, read_items
 from data_builders.importing.records import Left, Mention, Numbers, Post, Region, Source
-from rivegs_mllm.data.foreign import shown
+from data_builders.importing.regions.box_formats import PIXELS, BoxFormat
+from rivegs_mllm.runtime.foreign import shown
 from rivegs_mllm.types import UserError
 
 UNTYPED = "ENTITY"

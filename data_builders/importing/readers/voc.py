@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from data_builders.formats.voc import read_annotation
-from data_builders.importing.box_formats import PIXELS
 from data_builders.importing.records import Post, Region, Source
+from data_builders.importing.regions.box_formats import PIXELS
 
 
 def read_voc(path: Path) -> Source:

@@ -20,7 +20,7 @@ from eval.stage_metrics import by_subset, entailment_scores, precision_recall_f1
 from rivegs_mllm.cascade.base import Stage, StageError, referring_expression, without_labels
 from rivegs_mllm.cascade.referring import matching_gold
 from rivegs_mllm.config.bounds import PositiveFloat, Probability
-from rivegs_mllm.data.batching import batches
+from rivegs_mllm.runtime.batching import batches
 from rivegs_mllm.types import Entity, Prediction, Sample, UserError
 
 BATCH_SIZE = 32

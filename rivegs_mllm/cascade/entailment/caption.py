@@ -35,13 +35,13 @@ from rivegs_mllm.cascade.referring import all_parts, check_parts, slots_required
 from rivegs_mllm.cascade.rows import EntailmentRow, entailment_rows
 from rivegs_mllm.cascade.training import StageData, Trainable, TrainableStage
 from rivegs_mllm.config.bounds import Dropout, PositiveFloat, TokenCount
-from rivegs_mllm.data.batching import batches
 from rivegs_mllm.models.device import best_device, count_parameters, device_of
 from rivegs_mllm.models.plain_text import truncate_words
 from rivegs_mllm.models.text_encoders import bare_encoder, load_encoder, load_tokenizer
 from rivegs_mllm.published.weights import save_weights
+from rivegs_mllm.runtime.batching import batches
 from rivegs_mllm.store.captions import Captions
-from rivegs_mllm.training.sampling import MultiVariantDataset
+from rivegs_mllm.training.dataset.sampling import MultiVariantDataset
 from rivegs_mllm.types import Prediction, Sample, UserError
 
 STAGE = "entailment (caption)"

@@ -29,10 +29,10 @@ from rivegs_mllm.cascade.expressions import ExpressionVariants
 from rivegs_mllm.cascade.referring import all_parts, check_parts, entity_names, slots_required_by
 from rivegs_mllm.cascade.rows import entailment_rows
 from rivegs_mllm.cascade.training import StageData, Trainable, TrainableStage
-from rivegs_mllm.data.foreign import loading
 from rivegs_mllm.data.images import OVERVIEW_SIDE, PictureError, open_for_model
 from rivegs_mllm.models.device import count_parameters
-from rivegs_mllm.training.sampling import MultiVariantDataset
+from rivegs_mllm.runtime.foreign import loading
+from rivegs_mllm.training.dataset.sampling import MultiVariantDataset
 from rivegs_mllm.types import Prediction, Sample, UserError
 
 STAGE = "entailment (classifier)"

@@ -20,7 +20,7 @@ from rivegs_mllm.models.adapter import load_adapter_weights
 from rivegs_mllm.models.base_model import check_decision_tokens, load_model, load_processor
 from rivegs_mllm.models.batching import SampleEncoder
 from rivegs_mllm.models.device import best_device, device_of
-from rivegs_mllm.training.dataset import Collator
+from rivegs_mllm.training.dataset.rows import Collator
 from rivegs_mllm.types import UserError
 
 QUESTION = "Does the picture show {entity}? Answer yes or no."

@@ -28,7 +28,7 @@ from rivegs_mllm.data.images import OVERVIEW_SIDE, open_for_model
 from rivegs_mllm.models.device import best_device, count_parameters
 from rivegs_mllm.models.plain_text import ignore_special_tokens
 from rivegs_mllm.models.pretrained import load_pretrained, own_files
-from rivegs_mllm.training.sampling import MultiVariantDataset
+from rivegs_mllm.training.dataset.sampling import MultiVariantDataset
 from rivegs_mllm.types import Box
 
 STAGE = "grounder (zero_shot)"

@@ -37,7 +37,7 @@ from rivegs_mllm.models.late_interaction import (
     pad_pairs,
 )
 from rivegs_mllm.published.weights import save_weights
-from rivegs_mllm.training.sampling import MultiVariantDataset
+from rivegs_mllm.training.dataset.sampling import MultiVariantDataset
 from rivegs_mllm.types import Box
 
 STAGE = "grounder (patches)"

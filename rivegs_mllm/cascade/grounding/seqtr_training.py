@@ -31,7 +31,7 @@ from rivegs_mllm.published.seqtr.optimisation import WithAveragedWeights, adam, 
 from rivegs_mllm.published.seqtr.preparation import SIDE, PreparedImage, batch_images, outline_of, vocabulary
 from rivegs_mllm.published.seqtr.sizes import BOX, MASK, TASKS, Depth, Sizes, Width
 from rivegs_mllm.published.seqtr.tokens import MISSING, quantise, targets
-from rivegs_mllm.training.sampling import MultiVariantDataset
+from rivegs_mllm.training.dataset.sampling import MultiVariantDataset
 from rivegs_mllm.types import Entity, Prediction, Sample, UserError
 
 TYPE_NAME = "seqtr"

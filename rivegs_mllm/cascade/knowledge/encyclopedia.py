@@ -8,7 +8,7 @@ from pathlib import Path
 
 import orjson
 
-from rivegs_mllm.data.foreign import numbered_lines, shown
+from rivegs_mllm.runtime.foreign import numbered_lines, shown
 from rivegs_mllm.types import UserError
 
 _POSSESSIVES = ("'s", "’s")

@@ -12,12 +12,12 @@ import draccus
 from eval.stage_metrics import proposal_scores
 from rivegs_mllm.cascade.regions.base import ProposalRecipe, boxes_of, file_names, select_regions
 from rivegs_mllm.config.former_names import current
-from rivegs_mllm.data.files import write_json
-from rivegs_mllm.data.foreign import read_object
 from rivegs_mllm.data.images import PictureError, open_for_model, processed
 from rivegs_mllm.data.jsonl import read_split
-from rivegs_mllm.data.progress import track
 from rivegs_mllm.published.hindex.regions import read_regions, write_regions
+from rivegs_mllm.runtime.files import write_json
+from rivegs_mllm.runtime.foreign import read_object
+from rivegs_mllm.runtime.progress import track
 from rivegs_mllm.types import Sample, UserError
 
 TOPS = (1, 5, 10, 15, 18, 20)

@@ -19,9 +19,9 @@ from torch import nn
 
 from rivegs_mllm.cascade.base import Stage, StageError
 from rivegs_mllm.cascade.segmentation.base import Segmenter, SegmentingStage
-from rivegs_mllm.data.files import write_json
-from rivegs_mllm.data.foreign import one_line, read_object
 from rivegs_mllm.models.device import best_device, count_parameters
+from rivegs_mllm.runtime.files import write_json
+from rivegs_mllm.runtime.foreign import one_line, read_object
 from rivegs_mllm.types import Box, UserError
 
 if TYPE_CHECKING:

@@ -28,7 +28,7 @@ from rivegs_mllm.cascade.training import StageData, Trainable, TrainableStage
 from rivegs_mllm.config.bounds import Bounds, NonNegativeInt, Side
 from rivegs_mllm.data.images import open_for_model
 from rivegs_mllm.data.masks import decode
-from rivegs_mllm.training.sampling import MultiVariantDataset
+from rivegs_mllm.training.dataset.sampling import MultiVariantDataset
 from rivegs_mllm.types import Box, Mask, Prediction, Sample, UserError
 
 if TYPE_CHECKING:

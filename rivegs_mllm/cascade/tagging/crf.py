@@ -27,8 +27,8 @@ from rivegs_mllm.config.bounds import BatchSize, Dropout, NonNegativeInt, OneOf,
 from rivegs_mllm.models.device import best_device, count_parameters, device_of
 from rivegs_mllm.models.text_encoders import bare_encoder, load_encoder, load_tokenizer, marks
 from rivegs_mllm.published.weights import save_weights
-from rivegs_mllm.training.name_augmentation import name_words, rename, replacement_names
-from rivegs_mllm.training.sampling import VARIANT_STRATEGIES, MultiVariantDataset
+from rivegs_mllm.training.dataset.name_augmentation import name_words, rename, replacement_names
+from rivegs_mllm.training.dataset.sampling import VARIANT_STRATEGIES, MultiVariantDataset
 from rivegs_mllm.types import Entity, Prediction, Sample, UserError
 
 STAGE = "tagger (crf)"
@@ -211,9 +211,9 @@ class CrfTraining(TrainableStage):
     ``encoder`` is what ``rivegs_mllm.models.text_encoders.load_encoder`` takes. ``knowledge``: "none", or which of a
     post's texts is read: "draw" one an epoch, "copies" of the post for each, "first". Dev is always read with the
     first. ``renamed_variants``: how many more variants each text has with its mentions under made-up names
-    (``rivegs_mllm.training.name_augmentation``), for an encoder that knows no language yet. ``head_learning_rate`` is
-    the learning rate of the linear layer and the field, null for that of the encoder. ``max_length`` and
-    ``on_empty_token`` are those of ``rivegs_mllm.cascade.tagging.windows.WordEncoder``.
+    (``rivegs_mllm.training.dataset.name_augmentation``), for an encoder that knows no language yet.
+    ``head_learning_rate`` is the learning rate of the linear layer and the field, null for that of the encoder.
+    ``max_length`` and ``on_empty_token`` are those of ``rivegs_mllm.cascade.tagging.windows.WordEncoder``.
     """
 
     encoder: str

@@ -41,8 +41,8 @@ from rivegs_mllm.published.hindex.text import (
     pad_sequences,
     target_sequence,
 )
-from rivegs_mllm.training.name_augmentation import name_words, renamed_tokens
-from rivegs_mllm.training.sampling import MultiVariantDataset
+from rivegs_mllm.training.dataset.name_augmentation import name_words, renamed_tokens
+from rivegs_mllm.training.dataset.sampling import MultiVariantDataset
 from rivegs_mllm.types import Entity, Prediction, Sample, UserError
 
 TYPE_NAME = "hindex"

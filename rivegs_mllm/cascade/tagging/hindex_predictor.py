@@ -10,13 +10,13 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from rivegs_mllm.cascade.tagging.base import Tagged
-from rivegs_mllm.data.batching import batches
 from rivegs_mllm.models.device import count_parameters, device_of
 from rivegs_mllm.published.hindex.model import HIndex
 from rivegs_mllm.published.hindex.regions import Regions, pad_regions, read_regions
 from rivegs_mllm.published.hindex.sizes import NO_REGION
 from rivegs_mllm.published.hindex.text import TokenizedPost, pad_posts, tokenize_post
 from rivegs_mllm.published.hindex.writing import Mention, generate, parse_sequence
+from rivegs_mllm.runtime.batching import batches
 from rivegs_mllm.types import Box, Entity, Sample
 
 STAGE = "tagger (hindex)"

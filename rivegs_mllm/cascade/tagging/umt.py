@@ -28,7 +28,6 @@ from rivegs_mllm.cascade.tagging.umt_predictor import (
 )
 from rivegs_mllm.cascade.training import StageData, Trainable, TrainableStage
 from rivegs_mllm.config.bounds import BatchSize, Bounds, NonNegativeInt, OneOf, PositiveFloat
-from rivegs_mllm.data.batching import batches
 from rivegs_mllm.models.device import best_device
 from rivegs_mllm.models.late_interaction import VisionEncoder
 from rivegs_mllm.models.text_encoders import load_encoder, load_tokenizer
@@ -38,8 +37,9 @@ from rivegs_mllm.published.umt.optimisation import BertAdam, groups, learning_ra
 from rivegs_mllm.published.umt.pictures import RESNETS, load_resnet
 from rivegs_mllm.published.umt.text import MAX_PIECES, WordPieces, batch, targets, word_pieces
 from rivegs_mllm.published.weights import save_weights
-from rivegs_mllm.training.name_augmentation import name_words, renamed_tokens
-from rivegs_mllm.training.sampling import MultiVariantDataset
+from rivegs_mllm.runtime.batching import batches
+from rivegs_mllm.training.dataset.name_augmentation import name_words, renamed_tokens
+from rivegs_mllm.training.dataset.sampling import MultiVariantDataset
 from rivegs_mllm.types import UserError
 
 TYPE_NAME = "umt"

@@ -13,7 +13,6 @@ from torch import nn
 from transformers import PretrainedConfig, PreTrainedTokenizerFast
 
 from rivegs_mllm.cascade.tagging.base import Tagged
-from rivegs_mllm.data.batching import batches
 from rivegs_mllm.data.images import OVERVIEW_SIDE, PictureError, open_for_model
 from rivegs_mllm.models.device import count_parameters, device_of
 from rivegs_mllm.models.late_interaction import VisionEncoder
@@ -22,6 +21,7 @@ from rivegs_mllm.published.umt.model import UMT, Features, States, features
 from rivegs_mllm.published.umt.pictures import ResNet, normalize, pool_patches, random_crop, resize_to_square
 from rivegs_mllm.published.umt.sizes import NUM_REGIONS, Sizes
 from rivegs_mllm.published.umt.text import MAX_PIECES, WordPieces, batch, tags_of_words, word_pieces
+from rivegs_mllm.runtime.batching import batches
 from rivegs_mllm.types import Entity, Sample, UserError
 
 STAGE = "tagger (umt)"

@@ -12,7 +12,6 @@ from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteria
 
 from rivegs_mllm.answer.serialization import AnswerLine, parse
 from rivegs_mllm.data.images import PictureError, with_size
-from rivegs_mllm.data.post_errors import NO_PICTURE, TRUNCATED
 from rivegs_mllm.models.base_model import System, check_decision_tokens
 from rivegs_mllm.models.batching import SampleEncoder, Tensors, batch, dummy_row, encode_prompt, ensure_picture
 from rivegs_mllm.models.generation.mention_constraint import MentionConstraint, TokenBytes
@@ -23,6 +22,7 @@ from rivegs_mllm.models.generation.processors import (
     other_segment_pattern,
     visible_scores,
 )
+from rivegs_mllm.runtime.post_errors import NO_PICTURE, TRUNCATED
 from rivegs_mllm.types import Prediction, Sample, UserError
 
 

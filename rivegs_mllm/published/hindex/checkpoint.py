@@ -8,10 +8,10 @@ from pathlib import Path
 
 import torch
 
-from rivegs_mllm.data.files import write_json
 from rivegs_mllm.published.hindex.model import HIndex
 from rivegs_mllm.published.hindex.sizes import Sizes
 from rivegs_mllm.published.weights import load_checked, read_sizes, read_weights, save_weights, tensors
+from rivegs_mllm.runtime.files import write_json
 from rivegs_mllm.types import UserError
 
 WEIGHTS = "hindex.safetensors"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rivegs_mllm.data.files import complete_file
+from rivegs_mllm.runtime.files import complete_file
 from rivegs_mllm.types import UserError
 
 MAX_REGIONS = 18

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import torch
 
-from rivegs_mllm.data.files import write_json
-from rivegs_mllm.data.foreign import read_object
 from rivegs_mllm.published.seqtr.darknet import FROZEN
 from rivegs_mllm.published.seqtr.model import SeqTR
 from rivegs_mllm.published.seqtr.sizes import BOTH, BOX, MASK, Sizes
 from rivegs_mllm.published.weights import load_checked, read_sizes, read_weights, save_weights, tensors
+from rivegs_mllm.runtime.files import write_json
+from rivegs_mllm.runtime.foreign import read_object
 from rivegs_mllm.types import UserError
 
 WEIGHTS = "model.safetensors"

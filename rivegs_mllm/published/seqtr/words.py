@@ -10,9 +10,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from rivegs_mllm.data.files import write_json
-from rivegs_mllm.data.foreign import read_object
 from rivegs_mllm.published.seqtr.preparation import vocabulary
+from rivegs_mllm.runtime.files import write_json
+from rivegs_mllm.runtime.foreign import read_object
 from rivegs_mllm.types import UserError
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from rivegs_mllm.data.files import write_json
 from rivegs_mllm.published.umt.model import UMT
 from rivegs_mllm.published.umt.sizes import Sizes
 from rivegs_mllm.published.weights import load_checked, read_sizes, read_weights, save_weights, tensors
+from rivegs_mllm.runtime.files import write_json
 
 WEIGHTS = "umt.safetensors"
 SIZES = "umt.json"

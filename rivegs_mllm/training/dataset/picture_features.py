@@ -7,11 +7,11 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from rivegs_mllm.data.batching import batches
-from rivegs_mllm.data.progress import track
 from rivegs_mllm.models.base_model import System
 from rivegs_mllm.models.batching import Tensors, encode_prompt
-from rivegs_mllm.training.dataset import AnswerDataset
+from rivegs_mllm.runtime.batching import batches
+from rivegs_mllm.runtime.progress import track
+from rivegs_mllm.training.dataset.rows import AnswerDataset
 from rivegs_mllm.types import UserError
 
 FAMILIES = ("qwen2_vl", "qwen2_5_vl")

@@ -18,8 +18,8 @@ from rivegs_mllm.answer.serialization import AnswerLine, render
 from rivegs_mllm.config.augmentation import Augmentation
 from rivegs_mllm.config.schema import Recipe
 from rivegs_mllm.models.batching import SampleEncoder, Tensors, batch, dummy_row, encode_prompt, ensure_picture
-from rivegs_mllm.training.augmentation import augment_sample
-from rivegs_mllm.training.name_augmentation import name_words
+from rivegs_mllm.training.dataset.augmentation import augment_sample
+from rivegs_mllm.training.dataset.name_augmentation import name_words
 from rivegs_mllm.types import Sample, UserError
 
 IGNORED = -100

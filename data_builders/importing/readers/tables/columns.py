@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from data_builders.importing.box_formats import LAYOUTS, NAMES, BoxFormat, parse
+from data_builders.importing.regions.box_formats import LAYOUTS, NAMES, BoxFormat, parse
 from rivegs_mllm.types import UserError
 
 NAMED = {

@@ -10,10 +10,10 @@ import sys
 
 import pytest
 
-from rivegs_mllm.data.lock import LockedError, lock_file, lock_folder
+from rivegs_mllm.runtime.lock import LockedError, lock_file, lock_folder
 from rivegs_mllm.types import UserError
 
-HOLD = "import sys; from rivegs_mllm.data.lock import *; from pathlib import Path\nwith {}(Path(sys.argv[1])):\n"
+HOLD = "import sys; from rivegs_mllm.runtime.lock import *; from pathlib import Path\nwith {}(Path(sys.argv[1])):\n"
 WAIT = "    print('held', flush=True); sys.stdin.readline()"
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from eval.matching import box_iou
 from rivegs_mllm.config.augmentation import Augmentation
-from rivegs_mllm.training.name_augmentation import rename, replacement_names
+from rivegs_mllm.training.dataset.name_augmentation import rename, replacement_names
 from rivegs_mllm.types import Box, Sample
 
 

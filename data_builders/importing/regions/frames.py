@@ -10,8 +10,8 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco
 
-from data_builders.importing.box_formats import BoxFormat
 from data_builders.importing.records import Polygon, Region
+from data_builders.importing.regions.box_formats import BoxFormat
 from rivegs_mllm.data.images import Header, upright, upright_box
 from rivegs_mllm.data.masks import decode, encode, mask_area
 from rivegs_mllm.types import Box, Mask, UserError

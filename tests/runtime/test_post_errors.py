@@ -2,7 +2,7 @@
 
 import pytest
 
-from rivegs_mllm.data.post_errors import (
+from rivegs_mllm.runtime.post_errors import (
     MIN_FAILED_POSTS,
     check_some_answered,
     each_by_itself,

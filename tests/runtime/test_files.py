@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rivegs_mllm.data.files import (
+from rivegs_mllm.runtime.files import (
     WriteError,
     append_to,
     check_output,

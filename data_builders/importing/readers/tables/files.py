@@ -7,11 +7,11 @@ import io
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from data_builders.importing.columns import find_columns
 from data_builders.importing.fields import MOST_BYTES, read_bytes
+from data_builders.importing.readers.tables.columns import find_columns
+from data_builders.importing.readers.tables.rows import read_rows
 from data_builders.importing.records import Source
-from data_builders.importing.rows import read_rows
-from rivegs_mllm.data.foreign import one_line
+from rivegs_mllm.runtime.foreign import one_line
 from rivegs_mllm.types import UserError
 
 _LARGEST_CELL = 2**24

@@ -10,11 +10,11 @@ from dataclasses import replace
 import orjson
 
 from data_builders.formats.tags import spans_of
-from data_builders.importing.box_formats import BoxFormat, parse
-from data_builders.importing.columns import Columns, format_in
 from data_builders.importing.fields import Fields, is_number, numbers_of
+from data_builders.importing.readers.tables.columns import Columns, format_in
 from data_builders.importing.records import Mention, Post, Region, Source
-from rivegs_mllm.data.foreign import shown
+from data_builders.importing.regions.box_formats import BoxFormat, parse
+from rivegs_mllm.runtime.foreign import shown
 from rivegs_mllm.types import Mask, UserError
 
 _LONGEST_LITERAL = 2**20

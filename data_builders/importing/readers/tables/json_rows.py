@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from data_builders.importing.columns import find_columns
 from data_builders.importing.fields import Fields, read_items
+from data_builders.importing.readers.tables.columns import find_columns
+from data_builders.importing.readers.tables.rows import read_rows
 from data_builders.importing.records import Source
-from data_builders.importing.rows import read_rows
 
 
 def read_json_rows(path: Path, said: Mapping[str, str]) -> Source:

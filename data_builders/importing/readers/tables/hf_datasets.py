@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from data_builders.importing.columns import find_columns
+from data_builders.importing.readers.tables.columns import find_columns
+from data_builders.importing.readers.tables.rows import read_rows
 from data_builders.importing.records import Post, Source
-from data_builders.importing.rows import read_rows
-from rivegs_mllm.data.foreign import one_line
+from rivegs_mllm.runtime.foreign import one_line
 from rivegs_mllm.types import UserError
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+|[\w.-]+")

@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from data_builders.importing.box_formats import BoxFormat, Evidence, count_fitting, guess, parse, weigh
-from data_builders.importing.frames import Frame, FrameError, placing
-from data_builders.importing.pictures import Pictures
 from data_builders.importing.records import Post
+from data_builders.importing.regions.box_formats import BoxFormat, Evidence, count_fitting, guess, parse, weigh
+from data_builders.importing.regions.frames import Frame, FrameError, placing
+from data_builders.importing.regions.pictures import Pictures
 from rivegs_mllm.types import UserError
 
 _MANY = 5

@@ -6,7 +6,7 @@ import sys
 LIBRARY = """
 import logging, sys, warnings
 from pathlib import Path
-from rivegs_mllm.data.logs import log_to, quiet_unless_verbose, take_flags
+from rivegs_mllm.runtime.logs import log_to, quiet_unless_verbose, take_flags
 
 rest, flags = take_flags(sys.argv[1:])
 quiet_unless_verbose(flags)

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from rivegs_mllm.data.foreign import one_line
+from rivegs_mllm.runtime.foreign import one_line
 from rivegs_mllm.types import Prediction, UserError
 
 Item = TypeVar("Item")

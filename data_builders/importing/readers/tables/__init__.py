@@ -1,0 +1,1 @@
+"""Rows with columns: CSV, Parquet, JSON lines and Hugging Face datasets."""

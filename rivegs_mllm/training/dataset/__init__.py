@@ -1,0 +1,1 @@
+"""From labelled samples to the rows and batches of an epoch."""
