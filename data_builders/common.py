@@ -14,10 +14,12 @@ from typing import Literal
 from data_builders.findings import DatasetReport, Finding, count_split, rare_types
 from data_builders.formats.conll import ConllPost, read_posts
 from data_builders.image_index import for_each_picture
+from rivegs_mllm.data.dataset_info import NAME as INFO_FILE
+from rivegs_mllm.data.dataset_info import DatasetInfo, counted, write_info
 from rivegs_mllm.data.images import Header, PictureError, PictureIndex, read_header
 from rivegs_mllm.data.jsonl import SPLITS, write_records
 from rivegs_mllm.runtime.files import write_text
-from rivegs_mllm.types import Sample, UserError
+from rivegs_mllm.types import TYPES, Sample, UserError
 
 FINDINGS = "findings.txt"
 _TOLD = 20
@@ -111,18 +113,41 @@ def numbered_ids(names: Sequence[str]) -> list[str]:
     return ids
 
 
-def write_dataset(out: Path, samples: Mapping[str, Sequence[Sample]], findings: list[Finding]) -> DatasetReport:
-    """Writes ``out/findings.txt`` and, if none of them is an error, ``out/{train,dev,test}.jsonl``; else UserError."""
-    findings += rare_types(samples, {split: f"{split}.jsonl" for split in SPLITS})
-    report = DatasetReport({split: count_split(samples[split]) for split in SPLITS}, findings)
-    write_text(out / FINDINGS, "".join(f"{finding}\n" for finding in findings))
-    refuse_errors("built", report, out / FINDINGS)
-    # No old split may stand beside a new one if writing stops half-way.
-    for split in SPLITS:
-        (out / f"{split}.jsonl").unlink(missing_ok=True)
-    for split in SPLITS:
-        write_records(out / f"{split}.jsonl", samples[split])
+def write_dataset(
+    out: Path, name: str, samples: Mapping[str, Sequence[Sample]], findings: list[Finding]
+) -> DatasetReport:
+    """Writes ``out/findings.txt`` and, if none of them is an error, the splits and ``dataset.json``; else UserError.
+
+    ``name`` is the published dataset's, whose types are the four of Twitter-GMNER.
+    """
+    report = check_dataset(out, samples, findings, "built")
+    more = {kind for own in report.counts.values() for kind in own.types} - set(TYPES)
+    write_splits(out, samples, DatasetInfo(dict.fromkeys((*TYPES, *sorted(more)), ""), format=name))
     return report
+
+
+def check_dataset(
+    out: Path, samples: Mapping[str, Sequence[Sample]], findings: list[Finding], done: str
+) -> DatasetReport:
+    """The figures of the splits, and the findings, written to ``out/findings.txt``.
+
+    Raises UserError where one of them is an error: nothing is ``done``.
+    """
+    findings += rare_types(samples, {split: f"{split}.jsonl" for split in samples})
+    report = DatasetReport({split: count_split(own) for split, own in samples.items()}, findings)
+    write_text(out / FINDINGS, "".join(f"{finding}\n" for finding in findings))
+    refuse_errors(done, report, out / FINDINGS)
+    return report
+
+
+def write_splits(out: Path, samples: Mapping[str, Sequence[Sample]], info: DatasetInfo) -> None:
+    """Writes ``out/<split>.jsonl`` of the splits and ``out/dataset.json``, in which posts and entities are counted."""
+    # No old split may stand beside a new one if writing stops half-way.
+    for name in (*(f"{split}.jsonl" for split in SPLITS), INFO_FILE):
+        (out / name).unlink(missing_ok=True)
+    for split, own in samples.items():
+        write_records(out / f"{split}.jsonl", own)
+    write_info(out, counted(info, samples))
 
 
 def refuse_errors(done: str, report: DatasetReport, listing: Path) -> None:

@@ -56,7 +56,7 @@ def build_twitter_gmner(
     without_images: bool = False,
     knowledge: Path | None = None,
 ) -> DatasetReport:
-    """Writes ``out/{train,dev,test}.jsonl`` and ``out/findings.txt``; returns figures and what was corrected.
+    """Writes ``out/{train,dev,test}.jsonl``, ``dataset.json``, ``findings.txt``; returns figures and findings.
 
     ``raw`` is the published folder or its parent, ``images`` the folders with the pictures, ``knowledge`` a folder
     of RiVEG's knowledge files. ``without_images`` takes the sizes from the XML; a post without XML then has none.
@@ -70,7 +70,7 @@ def build_twitter_gmner(
     samples = to_samples(source, pictures, findings)
     if knowledge is not None:
         add_knowledge(samples, knowledge, findings)
-    return write_dataset(out, samples, findings)
+    return write_dataset(out, "twitter-gmner", samples, findings)
 
 
 def find_raw(raw: Path) -> Path | None:

@@ -35,7 +35,7 @@ def build_mner(
     without_images: bool = False,
     knowledge: Path | None = None,
 ) -> DatasetReport:
-    """Writes ``out/{train,dev,test}.jsonl`` and ``out/findings.txt``; returns figures and findings.
+    """Writes ``out/{train,dev,test}.jsonl``, ``dataset.json`` and ``findings.txt``; returns figures and findings.
 
     ``name`` is one of POSTS; other numbers of posts are a finding. ``images`` are the folders with the pictures,
     ``knowledge`` a folder of RiVEG's knowledge files ``{train,dev,test}.txt``. Raises UserError, before a split is
@@ -62,7 +62,7 @@ def build_mner(
         samples[split] = [_sample(identity, post, pictures) for identity, post in zip(ids, posts[split], strict=True)]
     if knowledge is not None:
         add_knowledge(samples, knowledge, findings)
-    return write_dataset(out, samples, findings)
+    return write_dataset(out, name, samples, findings)
 
 
 def _sample(identity: str, post: ConllPost, pictures: dict[str, FoundPicture]) -> Sample:

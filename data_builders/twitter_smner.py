@@ -33,7 +33,7 @@ _OTHER_NAMES = {"MISC": "OTHER"}
 
 
 def build_twitter_smner(gmner: Path, masks: Path, out: Path) -> DatasetReport:
-    """Writes ``out/{train,dev,test}.jsonl`` and ``out/findings.txt``; returns figures and findings.
+    """Writes ``out/{train,dev,test}.jsonl``, ``dataset.json`` and ``findings.txt``; returns figures and findings.
 
     ``gmner`` is a folder that ``build_twitter_gmner`` wrote, best with pictures, since only these tell how a file of
     another size is to be turned; ``masks`` the folder of the labelme files. Raises UserError, before a split is
@@ -53,7 +53,7 @@ def build_twitter_smner(gmner: Path, masks: Path, out: Path) -> DatasetReport:
         split: [_with_masks(sample, files.get(_picture_id(sample)), gmner, out, findings) for sample in posts[split]]
         for split in SPLITS
     }
-    return write_dataset(out, samples, findings)
+    return write_dataset(out, "twitter-smner", samples, findings)
 
 
 def _find_files(folder: Path, findings: list[Finding]) -> dict[str, Path]:

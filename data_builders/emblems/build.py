@@ -18,6 +18,8 @@ from data_builders.emblems.encyclopedia import NameEntry, make_encyclopedia, wri
 from data_builders.emblems.language import UNNAMED, write_post
 from data_builders.emblems.looks import Look, near_look, random_look
 from data_builders.emblems.scene import MOST_EMBLEMS, Placement, Scene, compose
+from rivegs_mllm.data.dataset_info import NAME as INFO_FILE
+from rivegs_mllm.data.dataset_info import DatasetInfo, counted, write_info
 from rivegs_mllm.data.jsonl import SPLITS, write_records
 from rivegs_mllm.runtime.files import write_text
 from rivegs_mllm.runtime.lock import LOCK_NAME as LOCK
@@ -65,7 +67,7 @@ MOST_POSTS = 10_000_000
 def build_emblems(
     out: Path, seed: int, train: int = 2400, dev: int = 200, test: int = 400, names: int = 48, unseen: int = 24
 ) -> dict[str, dict[str, int]]:
-    """Writes ``out/{train,dev,test}.jsonl``, ``out/images`` and ``out/encyclopedia.jsonl``.
+    """Writes ``out/{train,dev,test}.jsonl``, ``dataset.json``, ``images`` and ``encyclopedia.jsonl``.
 
     ``train``, ``dev`` and ``test`` are numbers of posts, ``names`` and ``unseen`` of names. The same arguments give
     the same files. An earlier build in ``out`` is replaced; UserError when ``out`` holds anything else, or when the
@@ -87,6 +89,7 @@ def build_emblems(
         posts = _posts(out, seed, split, number, entries)
         shown = track(posts, split, number)
         built[split], counts[split] = _gather(shown)
+    write_info(out, counted(DatasetInfo(dict.fromkeys(TYPES, ""), format="emblems"), built))
     for split, samples in built.items():
         write_records(out / f"{split}.jsonl", samples)
     return counts
@@ -255,6 +258,7 @@ def _clear(out: Path) -> None:
     for name in ("test", "dev", "train", "encyclopedia"):
         for ending in ("jsonl", "jsonl.partial"):
             (out / f"{name}.{ending}").unlink(missing_ok=True)
+    (out / INFO_FILE).unlink(missing_ok=True)
     images = out / "images"
     images.mkdir(exist_ok=True)
     for path in images.iterdir():

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import get_args
 
-from data_builders.common import FINDINGS, refuse_errors
-from data_builders.findings import DatasetReport, Finding, count_split, format_report, rare_types
+from data_builders.common import check_dataset, write_splits
+from data_builders.findings import DatasetReport, Finding, format_report
 from data_builders.image_index import for_each_picture
 from data_builders.importing.assembly import Assembled, Tally, assemble
 from data_builders.importing.duplicates import groups
@@ -22,10 +22,10 @@ from data_builders.importing.regions.frames import Frame
 from data_builders.importing.regions.pictures import Picture, Pictures, find_pictures
 from data_builders.importing.splitting import divide, parse_shares
 from data_builders.importing.types_file import read_types
-from rivegs_mllm.data.dataset_info import NAME, DatasetInfo, write_info
+from rivegs_mllm.data.dataset_info import NAME, DatasetInfo
 from rivegs_mllm.data.images import PictureError
-from rivegs_mllm.data.jsonl import SPLITS, check_sample, write_records
-from rivegs_mllm.runtime.files import write_bytes, write_text
+from rivegs_mllm.data.jsonl import SPLITS, check_sample
+from rivegs_mllm.runtime.files import write_bytes
 from rivegs_mllm.types import Sample, UserError
 
 SHARES = "80/10/10"
@@ -193,22 +193,12 @@ def _write(
     findings: list[Finding],
 ) -> DatasetReport:
     out = request.out
-    findings += rare_types(splits, {split: f"{split}.jsonl" for split in splits})
-    report = DatasetReport({split: count_split(samples) for split, samples in splits.items()}, findings)
-    write_text(out / FINDINGS, "".join(f"{finding}\n" for finding in findings))
-    refuse_errors("imported", report, out / FINDINGS)
+    report = check_dataset(out, splits, findings, "imported")
     for picture in {own.path: own for own in pictures.by_post.values()}.values():
         if picture.is_own:
             content = picture.file if isinstance(picture.file, bytes) else picture.file.read_bytes()
             write_bytes(out / picture.path, content)
-    # No old split may stand beside a new one if writing stops half-way.
-    for name in (*(f"{split}.jsonl" for split in SPLITS), NAME):
-        (out / name).unlink(missing_ok=True)
-    for split, samples in splits.items():
-        write_records(out / f"{split}.jsonl", samples)
-    entities = {split: report.counts[split].entities for split in splits}
-    posts = {split: len(samples) for split, samples in splits.items()}
-    write_info(out, DatasetInfo(dict(types), posts, entities, request.format, boxes))
+    write_splits(out, splits, DatasetInfo(dict(types), format=request.format, boxes=boxes))
     return report
 
 

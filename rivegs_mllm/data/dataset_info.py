@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import orjson
@@ -10,7 +11,7 @@ import orjson
 from rivegs_mllm.data.jsonl import SPLITS
 from rivegs_mllm.runtime.files import write_json
 from rivegs_mllm.runtime.foreign import numbered_lines, read_object, shown
-from rivegs_mllm.types import UserError
+from rivegs_mllm.types import Sample, UserError
 
 NAME = "dataset.json"
 VERSION = 1
@@ -27,6 +28,12 @@ class DatasetInfo:
     entities: dict[str, int] = field(default_factory=dict)
     format: str = ""
     boxes: str = ""
+
+
+def counted(info: DatasetInfo, splits: Mapping[str, Sequence[Sample]]) -> DatasetInfo:
+    """The same with the posts and entities of the splits."""
+    entities = {split: sum(len(sample.entities) for sample in own) for split, own in splits.items()}
+    return replace(info, posts={split: len(own) for split, own in splits.items()}, entities=entities)
 
 
 def write_info(folder: Path, info: DatasetInfo) -> None:

@@ -21,6 +21,7 @@ from data_builders.emblems.build import build_emblems, plan_posts
 from data_builders.emblems.encyclopedia import make_encyclopedia
 from data_builders.emblems.language import MANNERS, invent_names, write_post
 from data_builders.emblems.looks import parse_expression
+from rivegs_mllm.data.dataset_info import read_info
 from rivegs_mllm.data.jsonl import read_split
 from rivegs_mllm.types import TYPES, UserError
 
@@ -148,6 +149,9 @@ def test_the_reader_takes_the_files_and_the_counts_agree(built):
         }
         assert all(len(sample.knowledge) == len(MANNERS) for sample in samples)
     assert len(list((out / "images").iterdir())) == sum(COUNTS.values())
+    info = read_info(out)
+    assert (tuple(info.types), info.format, info.posts) == (TYPES, "emblems", COUNTS)
+    assert info.entities == {split: own["entities"] for split, own in counts.items()}
 
 
 def test_expressions_come_from_the_encyclopedia_visible_or_not(built):
@@ -241,7 +245,7 @@ def test_the_same_seed_gives_the_same_files_in_any_process(tmp_path):
         subprocess.run([sys.executable, "-c", code, str(tmp_path / hash_seed)], check=True, env=environment)
     first, second = digest(tmp_path / "1"), digest(tmp_path / "2")
     assert first == second
-    assert len(first) == 24 + 5
+    assert len(first) == 24 + 6
     build_emblems(tmp_path / "other", seed=5, train=15, dev=3, test=6)
     assert digest(tmp_path / "other")["train.jsonl"] != first["train.jsonl"]
 
@@ -272,6 +276,7 @@ def test_a_build_that_stops_leaves_no_split(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="space"):
         build_emblems(tmp_path, seed=1, train=2, dev=1, test=2)
     assert not [path for path in tmp_path.glob("*.jsonl") if path.stem in COUNTS]
+    assert read_info(tmp_path) is None
 
 
 def test_foreign_folders_and_files_are_left_alone(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,9 @@ from PIL import Image
 
 from data_builders.audit import audit
 from data_builders.twitter_mner import POSTS, build_mner
+from rivegs_mllm.data.dataset_info import DatasetInfo, read_info
 from rivegs_mllm.data.jsonl import read_split
-from rivegs_mllm.types import Entity, UserError
+from rivegs_mllm.types import TYPES, Entity, UserError
 
 TRAIN = "IMGID:17_06_1\nPreds\tB-ORG\nat\tO\nCMA\tB-MISC\nfest\tI-MISC\n\nIMGID:O_2\nhi\tO\n\n"
 DEV = "IMGID:3\nAda\tB-PER\n\nIMGID:4\nfour\tO\n\n"
@@ -56,6 +58,8 @@ def test_posts_without_pictures(raw, tmp_path, published):
     assert found(report) == [("warning", "orphan tag")]
     assert read_split(tmp_path / "out", "test")[1].entities == (Entity("Cole", "PER", (1, 2)),)
     assert audit(tmp_path / "out").errors == []
+    info = DatasetInfo(dict.fromkeys(TYPES, ""), {"train": 2, "dev": 2, "test": 2}, {"train": 2, "dev": 1, "test": 2})
+    assert read_info(tmp_path / "out") == replace(info, format="twitter-2017")
 
 
 def test_a_missing_or_damaged_picture_leaves_the_post_without_one(raw, tmp_path, published):

@@ -8,8 +8,9 @@ import pytest
 from PIL import Image
 
 from data_builders.twitter_gmner import build_twitter_gmner, look_of
+from rivegs_mllm.data.dataset_info import read_info
 from rivegs_mllm.data.jsonl import read_split
-from rivegs_mllm.types import Box, Entity, UserError
+from rivegs_mllm.types import TYPES, Box, Entity, UserError
 
 
 def post(identity: str, *lines: str) -> str:
@@ -85,6 +86,8 @@ def test_mentions_share_the_boxes_of_their_name(raw, tmp_path):
     assert counts.types == {"PER": 2, "LOC": 1, "ORG": 0, "OTHER": 0}
     assert report.findings == []
     assert report.exit_code == 0
+    info = read_info(tmp_path / "out")
+    assert (tuple(info.types), info.format, info.entities["train"]) == (TYPES, "twitter-gmner", 3)
     assert (tmp_path / "out" / "findings.txt").read_text() == ""
 
 

@@ -17,6 +17,7 @@ from data_builders.audit import audit
 from data_builders.formats.labelme import read_regions
 from data_builders.twitter_gmner import build_twitter_gmner, read_raw
 from data_builders.twitter_smner import build_twitter_smner
+from rivegs_mllm.data.dataset_info import read_info
 from rivegs_mllm.data.jsonl import read_split, write_records
 from rivegs_mllm.types import Box, Entity, Sample, UserError
 
@@ -171,6 +172,7 @@ def test_masks_come_to_the_mentions_of_their_label(tmp_path):
     assert (ada.boxes, sample.knowledge, sample.size) == (ADA.boxes, POST.knowledge, SIZE)
     assert report.findings == []
     assert report.counts["train"].masks == 3
+    assert read_info(tmp_path / "deep" / "out").format == "twitter-smner"
     # dev and test hold nothing here.
     assert [finding.kind for finding in audit(tmp_path / "deep" / "out").errors] == ["empty split"] * 2
 
