@@ -131,7 +131,7 @@ def make_trainer(recipe: Recipe, posts: Posts | None = None) -> AnswerTrainer:
     system = load_base(recipe)
     encoder = SampleEncoder(system.processor, recipe.answer.weights)
     dataset = AnswerDataset(
-        samples, folder, encoder, system.contract, system.instruction, recipe.augment, recipe.train.seed
+        samples, folder, encoder, system.answer_format, system.instruction, recipe.augment, recipe.train.seed
     )
     lengths = check_lengths(dataset, recipe.max_length)
     system = add_adapter(system, recipe)
@@ -213,7 +213,7 @@ class AnswerTrainer(Trainer):
         return metrics
 
     def save_model(self, output_dir=None, _internal_call=False):
-        """A folder that can be predicted with, the contract last. The arguments are left out: they are a pickle."""
+        """A folder that can be predicted with, the answer format last. The arguments, a pickle, are left out."""
         super().save_model(output_dir, _internal_call)
         if self.args.should_save:
             folder = Path(output_dir or self.args.output_dir)

@@ -16,7 +16,7 @@ from rivegs_mllm.data.jsonl import read_split, write_records
 from rivegs_mllm.models.adapter import add_adapter, save_beside_weights
 from rivegs_mllm.models.base_model import load_base
 from rivegs_mllm.models.batching import SampleEncoder
-from rivegs_mllm.tiny.architecture import build_contract, build_model, build_processor, train_tokenizer
+from rivegs_mllm.tiny.architecture import build_answer_format, build_model, build_processor, train_tokenizer
 from rivegs_mllm.training.dataset.rows import AnswerDataset, Collator
 from rivegs_mllm.training.loss import answer_loss
 from rivegs_mllm.types import Sample
@@ -60,7 +60,7 @@ def texts(folder: Path) -> Iterator[str]:
     for sample in read_split(folder, "train"):
         yield sample.text
         for knowledge in sample.knowledge:
-            pieces = render(sample.tokens, knowledge, sample.entities, build_contract(), sample.size)
+            pieces = render(sample.tokens, knowledge, sample.entities, build_answer_format(), sample.size)
             yield "".join(piece.text for piece in pieces)
 
 
@@ -122,7 +122,7 @@ def save_learned(folder: Path, base: Path, data: Path, *overrides: str) -> None:
     torch.manual_seed(0)
     system = load_base(recipe)
     encoder = SampleEncoder(system.processor)
-    rows = AnswerDataset(dev, data, encoder, system.contract, "{text}", recipe.augment, seed=0)
+    rows = AnswerDataset(dev, data, encoder, system.answer_format, "{text}", recipe.augment, seed=0)
     inputs = Collator(encoder, keep_vision=True)([rows[index] for index in range(len(dev))])
     labels, weights = inputs.pop("labels"), inputs.pop("weights")
     optimizer = torch.optim.AdamW(system.model.parameters(), lr=2e-3)

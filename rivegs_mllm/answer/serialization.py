@@ -82,19 +82,19 @@ def render(
     tokens: Sequence[str],
     knowledge: str,
     entities: Iterable[Entity],
-    contract: AnswerFormat,
+    answer_format: AnswerFormat,
     size: tuple[int, int] | None,
 ) -> tuple[AnswerLine, ...]:
     """The answer that says this, one piece a line; the texts of the pieces joined are the answer.
 
     ``size`` is (width, height) of the original picture, None without one. The pieces of the first segments do not
-    depend on the later ones, so ``render(..., contract.up_to(segment), ...)`` gives the first pieces of the whole.
+    depend on the later ones, so ``render(..., answer_format.up_to(segment), ...)`` gives the first pieces of the whole.
     Raises UserError for what an answer of this format cannot express.
     """
     ordered = in_text_order(entities)
     writers = {
         "knowledge": lambda: [_line("knowledge", None, escape(knowledge))],
-        "entities": lambda: _entity_lines(tokens, ordered, contract),
+        "entities": lambda: _entity_lines(tokens, ordered, answer_format),
         "expressions": lambda: [
             _line("expressions", number, escape(entity.expression)) for number, entity in enumerate(ordered, 1)
         ],
@@ -102,16 +102,16 @@ def render(
             _line("visible", number, "yes" if _is_visible(entity, size) else "no")
             for number, entity in enumerate(ordered, 1)
         ],
-        "boxes": lambda: _box_lines(ordered, contract, size),
+        "boxes": lambda: _box_lines(ordered, answer_format, size),
     }
-    return tuple([piece for segment in contract.segments for piece in writers[segment]()])
+    return tuple([piece for segment in answer_format.segments for piece in writers[segment]()])
 
 
 def parse(
     id: str,
     text: str,
     tokens: Sequence[str],
-    contract: AnswerFormat,
+    answer_format: AnswerFormat,
     size: tuple[int, int] | None,
     scores: Mapping[int, float] | None = None,
 ) -> Prediction:
@@ -122,11 +122,11 @@ def parse(
     that the format does not have is kept; boxes of an entity that is said not to be visible are not.
     ``scores`` is the probability of being visible by the number that the answer gives the entity.
     """
-    lines, errors = _read_lines(text, contract)
+    lines, errors = _read_lines(text, answer_format)
     knowledge = lines.get(("knowledge", None))
-    if "knowledge" in contract.segments and knowledge is None:
+    if "knowledge" in answer_format.segments and knowledge is None:
         errors.append("no knowledge line")
-    entities, faults = _read_entities(lines, tokens, contract, size, scores or {})
+    entities, faults = _read_entities(lines, tokens, answer_format, size, scores or {})
     return Prediction(id, _unescape(knowledge or ""), entities, raw=text, errors=(*errors, *faults))
 
 
@@ -135,13 +135,15 @@ def _line(segment: str, number: int | None, content: str) -> AnswerLine:
     return AnswerLine(segment, f"{start} {content}\n" if content else f"{start}\n")
 
 
-def _entity_lines(tokens: Sequence[str], entities: Sequence[Entity], contract: AnswerFormat) -> list[AnswerLine]:
+def _entity_lines(tokens: Sequence[str], entities: Sequence[Entity], answer_format: AnswerFormat) -> list[AnswerLine]:
     if not entities:
         return [AnswerLine("entities", f"{_NO_ENTITY}\n")]
     pieces, spans = [], _Spans(tokens)
     for number, entity in enumerate(entities, 1):
-        if entity.type not in contract.types:
-            raise UserError(f"entity {entity.text!r}: type {entity.type!r} is not one of {', '.join(contract.types)}")
+        if entity.type not in answer_format.types:
+            raise UserError(
+                f"entity {entity.text!r}: type {entity.type!r} is not one of {', '.join(answer_format.types)}"
+            )
         if not entity.text:
             raise UserError(f"entity {number} of type {entity.type} has no mention")
         kind, expected = entity.type, spans.expected(entity.text)
@@ -152,14 +154,16 @@ def _entity_lines(tokens: Sequence[str], entities: Sequence[Entity], contract: A
     return pieces
 
 
-def _box_lines(entities: Sequence[Entity], contract: AnswerFormat, size: tuple[int, int] | None) -> list[AnswerLine]:
+def _box_lines(
+    entities: Sequence[Entity], answer_format: AnswerFormat, size: tuple[int, int] | None
+) -> list[AnswerLine]:
     if size is None:
         return []
     pieces = []
     for number, entity in enumerate(entities, 1):
         if _is_visible(entity, size) and entity.boxes:
-            pieces.append(_line("boxes", number, contract.encode_boxes(entity.boxes, size)))
-        elif _is_visible(entity, size) and "visible" not in contract.segments:
+            pieces.append(_line("boxes", number, answer_format.encode_boxes(entity.boxes, size)))
+        elif _is_visible(entity, size) and "visible" not in answer_format.segments:
             raise UserError(f"entity {entity.text!r} is visible without a box, which needs the segment 'visible'")
     return pieces
 
@@ -221,7 +225,7 @@ class _Spans:
 _Lines = dict[tuple[str, int | None], str]
 
 
-def _read_lines(text: str, contract: AnswerFormat) -> tuple[_Lines, list[str]]:
+def _read_lines(text: str, answer_format: AnswerFormat) -> tuple[_Lines, list[str]]:
     """The contents of the lines by segment and number, and what is wrong with the lines as such."""
     lines: _Lines = {}
     errors = []
@@ -237,7 +241,7 @@ def _read_lines(text: str, contract: AnswerFormat) -> tuple[_Lines, list[str]]:
                 errors.append(f"not a line of an answer: {_shown(line)}")
             continue
         key = (segment, None if match[2] is None else int(match[2]))
-        if segment not in contract.segments:
+        if segment not in answer_format.segments:
             errors.append(f"the answer format has no segment '{segment}': {_shown(line)}")
         elif key in lines:
             errors.append(f"comes twice: {_shown(line)}")
@@ -249,14 +253,14 @@ def _read_lines(text: str, contract: AnswerFormat) -> tuple[_Lines, list[str]]:
 def _read_entities(
     lines: _Lines,
     tokens: Sequence[str],
-    contract: AnswerFormat,
+    answer_format: AnswerFormat,
     size: tuple[int, int] | None,
     scores: Mapping[int, float],
 ) -> tuple[tuple[Entity, ...], list[str]]:
     """The entities, and what is wrong with the lines that speak of entities."""
     numbers = sorted(number for segment, number in lines if segment == "entities" and number is not None)
     errors = []
-    if ("entities", None) not in lines and not numbers and "entities" in contract.segments:
+    if ("entities", None) not in lines and not numbers and "entities" in answer_format.segments:
         errors.append("no entity line")
     if ("entities", None) in lines and numbers:
         errors.append(f"'{_NO_ENTITY}' beside entities")
@@ -264,7 +268,7 @@ def _read_entities(
     spans = _Spans(tokens)
     for number in numbers:
         own = {segment: lines[segment, number] for segment in SEGMENTS if (segment, number) in lines}
-        entity, faults = _read_entity(own, spans, contract, size, scores.get(number))
+        entity, faults = _read_entity(own, spans, answer_format, size, scores.get(number))
         if entity is not None:
             entities[number] = entity
         errors += [f"entity {number}: {fault}" for fault in faults]
@@ -277,32 +281,36 @@ def _read_entities(
 
 
 def _read_entity(
-    own: Mapping[str, str], spans: _Spans, contract: AnswerFormat, size: tuple[int, int] | None, score: float | None
+    own: Mapping[str, str],
+    spans: _Spans,
+    answer_format: AnswerFormat,
+    size: tuple[int, int] | None,
+    score: float | None,
 ) -> tuple[Entity | None, list[str]]:
     """The entity that its own lines, by segment, describe; None where its entity line cannot be read."""
     match = _ENTITY.fullmatch(own["entities"])
     if match is None:
         return None, ["not 'mention (type)'"]
     mention, kind, occurrence = _unescape(match[1]), match[2], match[3]
-    errors = [] if kind in contract.types else [f"unknown type {_shown(kind)}"]
+    errors = [] if kind in answer_format.types else [f"unknown type {_shown(kind)}"]
     span, fault = spans.find(mention, None if occurrence is None else int(occurrence))
     spans.take(span)
     if fault:
         errors.append(fault)
-    if "expressions" in contract.segments and "expressions" not in own:
+    if "expressions" in answer_format.segments and "expressions" not in own:
         errors.append("no expression line")
-    visible, boxes, faults = _read_regions(own, contract, size)
+    visible, boxes, faults = _read_regions(own, answer_format, size)
     expression = _unescape(own.get("expressions", ""))
     return Entity(mention, kind, span, expression, visible, score, boxes), errors + faults
 
 
 def _read_regions(
-    own: Mapping[str, str], contract: AnswerFormat, size: tuple[int, int] | None
+    own: Mapping[str, str], answer_format: AnswerFormat, size: tuple[int, int] | None
 ) -> tuple[bool | None, tuple[Box, ...], list[str]]:
     """Whether the entity is visible, its boxes, and what is wrong with these lines."""
-    boxes, errors = _read_boxes(own.get("boxes"), contract, size)
-    boxed = "boxes" in contract.segments and size is not None
-    if "visible" not in contract.segments:
+    boxes, errors = _read_boxes(own.get("boxes"), answer_format, size)
+    boxed = "boxes" in answer_format.segments and size is not None
+    if "visible" not in answer_format.segments:
         return (bool(boxes) if boxed else None), boxes, errors
     visible = {YES.strip(): True, NO.strip(): False}.get(own.get("visible", "").strip())
     if "visible" not in own:
@@ -317,13 +325,13 @@ def _read_regions(
 
 
 def _read_boxes(
-    content: str | None, contract: AnswerFormat, size: tuple[int, int] | None
+    content: str | None, answer_format: AnswerFormat, size: tuple[int, int] | None
 ) -> tuple[tuple[Box, ...], list[str]]:
     if content is None:
         return (), []
     if size is None:
         return (), ["boxes without a picture"]
-    boxes, errors = contract.decode_boxes(content, size)
+    boxes, errors = answer_format.decode_boxes(content, size)
     return tuple(boxes), errors
 
 

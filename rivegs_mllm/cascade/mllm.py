@@ -118,7 +118,7 @@ class MllmStage:
     """A loaded end-to-end model in one slot."""
 
     def __init__(self, model: EndToEndModel, slot: str):
-        before = _before(model.generator.system.contract.segments, slot)
+        before = _before(model.generator.system.answer_format.segments, slot)
         self.model = model
         self.slot = slot
         self.segment = SEGMENT_OF[slot]

@@ -97,7 +97,7 @@ def _prompt(content: TextImagePair, system: System, encoder: SampleEncoder, faul
     """The prompt of a post, without its picture where that cannot be opened."""
     image = None if content.picture is None else _opened(content.picture, faults)
     sample = Sample(content.id, tuple(content.text.split()), image=str(content.picture) if image else "")
-    return encoder.prompt(messages(sample, system.instruction, system.contract.types), image)
+    return encoder.prompt(messages(sample, system.instruction, system.answer_format.types), image)
 
 
 def _opened(picture: Path, faults: list[str], max_side: int | None = None) -> Image.Image | None:

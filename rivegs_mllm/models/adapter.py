@@ -1,4 +1,4 @@
-"""A trained folder: an adapter made, saved and loaded again, or merged into its base, with the contract checked."""
+"""A trained folder: an adapter made, saved, loaded or merged into its base, with the answer format checked."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from rivegs_mllm.models.base_model import (
     is_base,
     load_model,
     load_processor,
-    make_contract,
+    make_answer_format,
     new_token_ids,
 )
 from rivegs_mllm.models.fused_lora import use_fused_layers
@@ -70,7 +70,9 @@ def _adapter_config(system: System, recipe: Recipe) -> LoraConfig:
 
 
 def save_beside_weights(system: System, folder: Path) -> None:
-    """All that an adapter folder holds beside the weights; the contract last, so that a folder that has it is complete.
+    """All that an adapter folder holds beside the weights.
+
+    The answer format comes last, so that a folder that has it is complete.
 
     Raises UserError where the training diverged and a weight is not finite.
     """
@@ -79,12 +81,12 @@ def save_beside_weights(system: System, folder: Path) -> None:
             raise UserError(f"{folder}: {name} is not finite: the training diverged; lower train.learning_rate")
     system.processor.save_pretrained(folder)
     write_text(folder / "instruction.txt", system.instruction)
-    system.contract.save(folder)
+    system.answer_format.save(folder)
 
 
 def load_adapter(folder: Path, recipe: Answering | Recipe) -> System:
-    """A trained system. Raises UserError where the folder is incomplete, or of another base or contract."""
-    contract = AnswerFormat.load(folder)
+    """A trained system. Raises UserError where the folder is incomplete, or of another base or answer format."""
+    answer_format = AnswerFormat.load(folder)
     for name in ("adapter_config.json", SAFETENSORS_WEIGHTS_NAME, "instruction.txt"):
         if not (folder / name).is_file():
             raise UserError(f"{folder}: has no {name}, so the adapter is incomplete; copy or train it again")
@@ -92,19 +94,19 @@ def load_adapter(folder: Path, recipe: Answering | Recipe) -> System:
     instruction = _instruction(folder / "instruction.txt")
     with loading(f"{folder}: its processor"):
         processor = AutoProcessor.from_pretrained(folder, trust_remote_code=recipe.model.trust_remote_code)
-        contract.check_processor(processor)
+        answer_format.check_processor(processor)
     if not is_base(trained_on, recipe.model.base):
         raise UserError(f"{folder}: trained on the base {trained_on}, but the recipe says {recipe.model.base}")
-    made = make_contract(recipe.model, recipe.answer, load_processor(recipe.model))
-    contract.check(made, str(folder), "the recipe")
+    made = make_answer_format(recipe.model, recipe.answer, load_processor(recipe.model))
+    answer_format.check(made, str(folder), "the recipe")
     model = load_model(recipe.model)
-    if contract.encoding == "loc":
-        add_tokens(processor.tokenizer, loc_tokens(contract.bins))
+    if answer_format.encoding == "loc":
+        add_tokens(processor.tokenizer, loc_tokens(answer_format.bins))
     add_embedding_rows(model, processor.tokenizer)
     model = load_adapter_weights(model, folder)
     if recipe.model.quantization is None:
         model.merge_adapter()  # one product a layer and token instead of three; 4-bit weights would lose by it
-    return System(model, processor, contract, instruction)
+    return System(model, processor, answer_format, instruction)
 
 
 def is_adapter(folder: Path) -> bool:
@@ -117,32 +119,34 @@ def load_merged(folder: Path, recipe: Answering) -> System:
 
     Raises UserError where the folder is incomplete.
     """
-    contract = AnswerFormat.load(folder)
+    answer_format = AnswerFormat.load(folder)
     instruction = _instruction(folder / "instruction.txt")
     own = dataclasses.replace(recipe.model, base=str(folder.absolute()), revision=None)
     with loading(f"{folder}: its processor"):
         processor = AutoProcessor.from_pretrained(folder, trust_remote_code=own.trust_remote_code)
-        contract.check_processor(processor)
+        answer_format.check_processor(processor)
     model = load_model(own)
     add_embedding_rows(model, processor.tokenizer)
-    return System(model, processor, contract, instruction)
+    return System(model, processor, answer_format, instruction)
 
 
 def answering_of(folder: Path) -> Answering:
     """How the model in a trained folder is used: its own recipe, or, where an earlier release has trained it and left
-    none, what its contract, its instruction and its adapter's config say. Raises UserError."""
+    none, what its answer format, its instruction and its adapter's config say. Raises UserError."""
     if (folder / RECIPE).is_file():
         return read_answering(folder / RECIPE)
-    contract = AnswerFormat.load(folder)
+    answer_format = AnswerFormat.load(folder)
     base = check_adapter_config(folder) if is_adapter(folder) else str(folder.absolute())
     model = ModelRecipe(
-        base="tiny" if is_base(base, "tiny") else base, min_pixels=contract.min_pixels, max_pixels=contract.max_pixels
+        base="tiny" if is_base(base, "tiny") else base,
+        min_pixels=answer_format.min_pixels,
+        max_pixels=answer_format.max_pixels,
     )
     answer = AnswerRecipe(
-        segments=list(contract.segments),
-        types=list(contract.types),
-        encoding=contract.encoding,
-        bins=contract.bins,
+        segments=list(answer_format.segments),
+        types=list(answer_format.types),
+        encoding=answer_format.encoding,
+        bins=answer_format.bins,
         instruction=_instruction(folder / "instruction.txt"),
     )
     return Answering(model, answer)

@@ -1,4 +1,4 @@
-"""The base model, its processor and the contract of its answers: loaded, and what a loaded system is."""
+"""The base model, its processor and the format of its answers: loaded, and what a loaded system is."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ TINY_BASE = Path(__file__).parents[1] / "tiny" / "base"
 
 @dataclass(frozen=True)
 class System:
-    """A model that can answer: with its processor, the contract of its answers and what it is asked."""
+    """A model that can answer: with its processor, the format of its answers and what it is asked."""
 
     model: torch.nn.Module
     processor: ProcessorMixin
-    contract: AnswerFormat
+    answer_format: AnswerFormat
     instruction: str
 
 
@@ -48,21 +48,21 @@ def prepare_for_inference(system: System, device: str | None = None) -> System:
 
 def load_base(recipe: Answering | Recipe) -> System:
     """The base model of a recipe, untrained for the task, with rows for location tokens added if it lacks them."""
-    processor, contract = load_without_weights(recipe)
+    processor, answer_format = load_without_weights(recipe)
     model = load_model(recipe.model)
     add_embedding_rows(model, processor.tokenizer)
-    return System(model, processor, contract, describe_types(recipe.answer.instruction, recipe.answer.types))
+    return System(model, processor, answer_format, describe_types(recipe.answer.instruction, recipe.answer.types))
 
 
 def load_without_weights(recipe: Answering | Recipe) -> tuple[ProcessorMixin, AnswerFormat]:
-    """Processor, its location tokens added, and contract: all that decides what a base model is given."""
+    """Processor, its location tokens added, and answer format: all that decides what a base model is given."""
     processor = load_processor(recipe.model)
-    contract = make_contract(recipe.model, recipe.answer, processor)
+    answer_format = make_answer_format(recipe.model, recipe.answer, processor)
     check_instruction(recipe.answer.instruction)
-    if contract.encoding == "loc":
-        add_tokens(processor.tokenizer, loc_tokens(contract.bins))
+    if answer_format.encoding == "loc":
+        add_tokens(processor.tokenizer, loc_tokens(answer_format.bins))
     check_decision_tokens(processor.tokenizer)
-    return processor, contract
+    return processor, answer_format
 
 
 def base_path(base: str) -> str:
@@ -89,8 +89,8 @@ def load_processor(recipe: ModelRecipe) -> ProcessorMixin:
     return processor
 
 
-def make_contract(model: ModelRecipe, answer: AnswerRecipe, processor: ProcessorMixin) -> AnswerFormat:
-    """The contract that a recipe asks for, with the limits that its processor really has."""
+def make_answer_format(model: ModelRecipe, answer: AnswerRecipe, processor: ProcessorMixin) -> AnswerFormat:
+    """The answer format that a recipe asks for, with the limits that its processor really has."""
     images = processor.image_processor
     return AnswerFormat(
         family=_pretrained(AutoConfig, model).model_type,

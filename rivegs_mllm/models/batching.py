@@ -58,13 +58,13 @@ class SampleEncoder:
 
 
 def encode_prompt(
-    sample: Sample, folder: Path, encoder: SampleEncoder, contract: AnswerFormat, instruction: str
+    sample: Sample, folder: Path, encoder: SampleEncoder, answer_format: AnswerFormat, instruction: str
 ) -> Tensors:
     """The prompt of a sample, its picture opened.
 
     Raises PictureError where that cannot be done, the processor refuses it, or it is not of the recorded size.
     """
-    turns = messages(sample, instruction, contract.types)
+    turns = messages(sample, instruction, answer_format.types)
     if not sample.image:
         return encoder.prompt(turns, None)
     path = folder / sample.image

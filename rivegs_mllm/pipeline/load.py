@@ -72,8 +72,8 @@ def _single(
     place = device or best_device()
     precision = dtype or good_dtype(recipe.model.dtype, place)
     recipe = dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, dtype=precision))
-    contract = AnswerFormat.load(folder)
-    wanted = _wanted(contract.segments, segments)
+    answer_format = AnswerFormat.load(folder)
+    wanted = _wanted(answer_format.segments, segments)
     calibration = _calibration(read_calibration(folder), threshold)
     system = load_adapter(folder, recipe) if is_adapter(folder) else load_merged(folder, recipe)
     try:
@@ -81,13 +81,15 @@ def _single(
     except (RuntimeError, AssertionError) as error:  # torch, built without the device or for want of memory
         raise UserError(f"device: {place}: {one_line(error)}") from error
     generator = Generator(system, ROOT, recipe.predict.max_new_tokens, recipe.max_length)
-    last = None if wanted == contract.segments else wanted[-1]
+    last = None if wanted == answer_format.segments else wanted[-1]
 
     def answer(samples: Sequence[Sample]) -> list[Prediction]:
         predictions = generator.answer(samples, last=last)
         return [calibration.apply(one) for one in predictions] if calibration else predictions
 
-    return Pipeline(answer, contract.types, wanted, str(system.model.device), batch_size or recipe.predict.batch_size)
+    return Pipeline(
+        answer, answer_format.types, wanted, str(system.model.device), batch_size or recipe.predict.batch_size
+    )
 
 
 def _cascade(

@@ -45,7 +45,7 @@ CHAT_TEMPLATE = (
 )
 
 
-def build_contract() -> AnswerFormat:
+def build_answer_format() -> AnswerFormat:
     """How the base writes boxes in the scenes it learns from."""
     return AnswerFormat("qwen2_5_vl", "loc", MIN_PIXELS, MAX_PIXELS, PATCH * MERGE, BINS)
 

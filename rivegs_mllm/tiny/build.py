@@ -20,7 +20,7 @@ from rivegs_mllm.config.schema import TrainSettings
 from rivegs_mllm.config.yaml_loader import parse_recipe
 from rivegs_mllm.models.batching import SampleEncoder
 from rivegs_mllm.models.device import count_parameters
-from rivegs_mllm.tiny.architecture import build_contract, build_model, build_processor, train_tokenizer
+from rivegs_mllm.tiny.architecture import build_answer_format, build_model, build_processor, train_tokenizer
 from rivegs_mllm.tiny.language_pretraining import LOSS_WEIGHTS, LanguageTrainer, PretrainingDataset, corpus
 from rivegs_mllm.tiny.vision_pretraining import SceneDataset, VisionPretrainingModel, VisionTrainer
 
@@ -61,7 +61,9 @@ def make(recipe: BaseRecipe) -> None:
         model = Qwen2_5_VLForConditionalGeneration.from_pretrained(checkpoint, dtype=torch.float32)
     model.model.visual.requires_grad_(False)
     encoder = SampleEncoder(processor, LOSS_WEIGHTS)
-    examples = PretrainingDataset(encoder, build_contract(), recipe.seed, recipe.language.per_device_train_batch_size)
+    examples = PretrainingDataset(
+        encoder, build_answer_format(), recipe.seed, recipe.language.per_device_train_batch_size
+    )
     run_stage(LanguageTrainer(model, recipe.language, examples))
     model.to(torch.float16).save_pretrained(recipe.out)
     processor.save_pretrained(recipe.out)

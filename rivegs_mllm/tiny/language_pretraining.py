@@ -150,17 +150,17 @@ def _filled(sentences: Sequence[tuple[str, Sequence[_Part]]]) -> tuple[str, list
     return text, copied
 
 
-def describe_task(rng: random.Random, contract: AnswerFormat) -> PretrainingExample:
+def describe_task(rng: random.Random, answer_format: AnswerFormat) -> PretrainingExample:
     """A scene, every emblem of which is to be described and boxed in reading order."""
     scene = random_scene(rng)
     looks = list(dict.fromkeys(placement.look for placement in scene.placements))
     boxes = where(looks, scene)
     return PretrainingExample(
-        "Describe.", scene, (), (*expressions(looks), *boxed(boxes, scene, contract)), (*looks, *looks)
+        "Describe.", scene, (), (*expressions(looks), *boxed(boxes, scene, answer_format)), (*looks, *looks)
     )
 
 
-def decide_task(rng: random.Random, contract: AnswerFormat) -> PretrainingExample:
+def decide_task(rng: random.Random, answer_format: AnswerFormat) -> PretrainingExample:
     """A scene and expressions, each followed at once by whether it fits something there, and where.
 
     Six decisions a picture, each next to its expression, teach what ``find_task`` asks for faster than that does.
@@ -175,11 +175,11 @@ def decide_task(rng: random.Random, contract: AnswerFormat) -> PretrainingExampl
         (own,) = where([look], scene)
         about += [None, look, look]
         pieces += [AnswerLine("knowledge", f"{look.expression}?"), AnswerLine("visible", YES if own else NO)]
-        pieces.append(AnswerLine("boxes", f" {contract.encode_boxes(own, scene.image.size)}\n" if own else "\n"))
+        pieces.append(AnswerLine("boxes", f" {answer_format.encode_boxes(own, scene.image.size)}\n" if own else "\n"))
     return PretrainingExample("Judge.", scene, (), tuple(pieces), tuple(about))
 
 
-def find_task(rng: random.Random, contract: AnswerFormat) -> PretrainingExample:
+def find_task(rng: random.Random, answer_format: AnswerFormat) -> PretrainingExample:
     """A scene and expressions, some of which fit nothing in it: which do, and where. At times with a post beside it."""
     scene = random_scene(rng)
     shown = [placement.look for placement in scene.placements]
@@ -194,7 +194,7 @@ def find_task(rng: random.Random, contract: AnswerFormat) -> PretrainingExample:
         for number, own in enumerate(boxes, 1)
     )
     shown = [look for look, own in zip(looks, boxes, strict=True) if own]
-    answer = (*decisions, *boxed(boxes, scene, contract))
+    answer = (*decisions, *boxed(boxes, scene, answer_format))
     question = f"Find. {escape(random_post(rng))}" if rng.random() < 0.5 else "Find."
     return PretrainingExample(question, scene, expressions(looks), answer, (*looks, *looks, *shown))
 
@@ -219,10 +219,10 @@ def expressions(looks: list[Look]) -> tuple[AnswerLine, ...]:
     )
 
 
-def boxed(boxes: list[tuple[Box, ...]], scene: Scene, contract: AnswerFormat) -> tuple[AnswerLine, ...]:
+def boxed(boxes: list[tuple[Box, ...]], scene: Scene, answer_format: AnswerFormat) -> tuple[AnswerLine, ...]:
     """The last segment of an answer."""
     return tuple(
-        AnswerLine("boxes", f"{line_start('boxes', number)} {contract.encode_boxes(own, scene.image.size)}\n")
+        AnswerLine("boxes", f"{line_start('boxes', number)} {answer_format.encode_boxes(own, scene.image.size)}\n")
         for number, own in enumerate(boxes, 1)
         if own
     )
@@ -231,9 +231,9 @@ def boxed(boxes: list[tuple[Box, ...]], scene: Scene, contract: AnswerFormat) ->
 class PretrainingDataset(IterableDataset):
     """Endless lessons, each worker its own stream, in batches of ``batch_size`` of about equal length."""
 
-    def __init__(self, encoder: SampleEncoder, contract: AnswerFormat, seed: int, batch_size: int):
+    def __init__(self, encoder: SampleEncoder, answer_format: AnswerFormat, seed: int, batch_size: int):
         self.encoder = encoder
-        self.contract = contract
+        self.answer_format = answer_format
         self.seed = seed
         self.batch_size = batch_size
 
@@ -253,7 +253,7 @@ class PretrainingDataset(IterableDataset):
             return repeat_task(rng)
         if kind < 0.4:
             return capitals_task(rng)
-        return (describe_task if kind < 0.5 else decide_task if kind < 0.7 else find_task)(rng, self.contract)
+        return (describe_task if kind < 0.5 else decide_task if kind < 0.7 else find_task)(rng, self.answer_format)
 
     def encode(self, example: PretrainingExample) -> Tensors:
         """An example as the trainer's collator takes it; the tokens that are given have no weight."""

@@ -22,7 +22,7 @@ from rivegs_mllm.answer.serialization import AnswerLine
 from rivegs_mllm.models.batching import SampleEncoder, Tensors, batch
 from rivegs_mllm.runtime.progress import track
 from rivegs_mllm.tiny import language_pretraining as read
-from rivegs_mllm.tiny.architecture import build_contract
+from rivegs_mllm.tiny.architecture import build_answer_format
 from rivegs_mllm.types import Box
 
 PROBED_SAMPLES = 200
@@ -33,13 +33,13 @@ _LINE = re.compile(r"(expression|visible|box) (\d+): (.*)")
 def measure(folder: Path, count: int = PROBED_SAMPLES) -> dict[str, float]:
     """The shares that this module's head lists, over ``count`` lessons of each kind."""
     model = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
-    encoder, contract = SampleEncoder(AutoProcessor.from_pretrained(folder)), build_contract()
-    lessons = read.PretrainingDataset(encoder, contract, 0, BATCH)
+    encoder, answer_format = SampleEncoder(AutoProcessor.from_pretrained(folder)), build_answer_format()
+    lessons = read.PretrainingDataset(encoder, answer_format, 0, BATCH)
     rng = random.Random("measure")
     tally: Counter[str] = Counter()
     kinds: dict[str, Callable[[], read.PretrainingExample]] = {
-        "describe": lambda: read.describe_task(rng, contract),
-        "find": lambda: read.find_task(rng, contract),
+        "describe": lambda: read.describe_task(rng, answer_format),
+        "find": lambda: read.find_task(rng, answer_format),
         "repeat": lambda: read.repeat_task(rng),
         "capitals": lambda: read.capitals_task(rng),
     }
@@ -55,8 +55,8 @@ def measure(folder: Path, count: int = PROBED_SAMPLES) -> dict[str, float]:
                     tally[kind] += answer == truth
                 else:
                     size = lesson.scene.image.size
-                    gold = read_lines(given + truth, contract, size)
-                    count_correct(kind, gold, read_lines(given + answer, contract, size), tally)
+                    gold = read_lines(given + truth, answer_format, size)
+                    count_correct(kind, gold, read_lines(given + answer, answer_format, size), tally)
     return {
         "described: named": tally["described named"] / tally["described"],
         "described: named and boxed": tally["described boxed"] / tally["described"],
@@ -82,13 +82,16 @@ def generate(
 Lines = dict[str, tuple[str, tuple[Box, ...]]]
 
 
-def read_lines(text: str, contract, size: tuple[int, int]) -> Lines:
+def read_lines(text: str, answer_format, size: tuple[int, int]) -> Lines:
     """By expression: the decision and the boxes."""
     found: dict[str, dict[str, str]] = {}
     for label, number, content in _LINE.findall(text):
         found.setdefault(number, {}).setdefault(label, content)
     return {
-        lines["expression"]: (lines.get("visible", ""), tuple(contract.decode_boxes(lines.get("box", ""), size)[0]))
+        lines["expression"]: (
+            lines.get("visible", ""),
+            tuple(answer_format.decode_boxes(lines.get("box", ""), size)[0]),
+        )
         for lines in found.values()
         if "expression" in lines
     }

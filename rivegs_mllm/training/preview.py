@@ -58,7 +58,7 @@ class BoxRoundTrip:
     """A box of the entity ``name``, in pixels of the original.
 
     ``gold`` is the record's, ``given`` what augmentation made of it, ``read`` what the labels say. ``error`` is how far
-    the edges of ``read`` are from ``given``, (across, down), and ``allowed`` what the contract's rounding explains.
+    the edges of ``read`` are from ``given``, (across, down), ``allowed`` what the answer format's rounding explains.
     """
 
     name: str
@@ -82,7 +82,7 @@ class BoxRoundTrip:
 
 @dataclass(frozen=True, slots=True)
 class ModelImage:
-    """The picture as the model receives it: ``image``, ``size`` of the original and ``resized`` of the contract.
+    """The picture as the model receives it: ``image``, ``size`` of the original and ``resized`` of the answer format.
 
     ``stretch`` is by what a box that was read is multiplied, (across, down), to lie where the model would see it.
     """
@@ -117,13 +117,13 @@ def write_preview(recipe: Recipe, out: Path, count: int = 6, image_root: Path | 
     """Writes the page on ``count`` samples of the recipe's training split to ``out``, completely or not at all.
 
     Returns the problems found, which stand on top of the page too: samples that are longer than ``max_length``,
-    boxes that come back further off than the contract's rounding, answers that cannot be read back, pictures that the
-    processor resizes otherwise than the contract, and those that training would refuse. Raises UserError where nothing
-    could be shown. Pictures from outside the dataset's folder are shown only from ``image_root``.
+    boxes that come back further off than the answer format's rounding, answers that cannot be read back, pictures that
+    the processor resizes otherwise than the answer format, and those that training would refuse. Raises UserError where
+    nothing could be shown. Pictures from outside the dataset's folder are shown only from ``image_root``.
     """
     if count < 1:
         raise UserError(f"preview: --count {count} samples; it must be 1 or more")
-    processor, contract = load_without_weights(recipe)
+    processor, answer_format = load_without_weights(recipe)
     folder = recipe.data.folder
     samples = read_posts(folder, recipe.data.train, recipe.distilled)
     if not samples:
@@ -133,7 +133,7 @@ def write_preview(recipe: Recipe, out: Path, count: int = 6, image_root: Path | 
     samples = [sample for sample, fault in looked if not fault]
     if not samples:
         raise UserError(f"{folder}: no sample has a usable picture, the first: {faults[0]}")
-    dataset = dataset_of(recipe, samples, processor, contract)
+    dataset = dataset_of(recipe, samples, processor, answer_format)
     lengths = check_lengths(dataset, sys.maxsize)
     refused = [(sample.id, n) for sample, n in zip(samples, lengths, strict=True) if n > recipe.max_length]
     cards = [
@@ -146,7 +146,7 @@ def write_preview(recipe: Recipe, out: Path, count: int = 6, image_root: Path | 
     if are_normalised(samples):
         problems.append("no box is longer than a pixel: boxes are pixels of the picture, not shares of it")
     try:
-        contract.check_processor(processor)
+        answer_format.check_processor(processor)
     except AnswerFormatError as error:
         problems.append(str(error))
     if refused:
@@ -157,7 +157,7 @@ def write_preview(recipe: Recipe, out: Path, count: int = 6, image_root: Path | 
     problems += [f"sample {card.sample.id}: {problem}" for card in cards for problem in card.problems]
     page = page_template(Path(__file__).with_name("preview.html.jinja")).render(
         recipe=recipe,
-        contract=dataclasses.asdict(contract),
+        answer_format=dataclasses.asdict(answer_format),
         posts=len(samples),
         lengths=np.percentile(lengths, (0, 50, 95, 100)).round().astype(int).tolist(),
         refused=refused,
@@ -196,7 +196,7 @@ def examine(dataset: AnswerDataset, index: int, why: str, length: int, image_roo
 
     A sample that cannot be encoded is a card with this as its problem.
     """
-    gold, encoder, contract = dataset.samples[index], dataset.encoder, dataset.contract
+    gold, encoder, answer_format = dataset.samples[index], dataset.encoder, dataset.answer_format
     sample = dataset.augment(gold)
     try:
         row = dataset[index]
@@ -210,12 +210,12 @@ def examine(dataset: AnswerDataset, index: int, why: str, length: int, image_roo
     read, faults = read_labels(dataset, sample, given)
     view, regions = None, ()
     if sample.image:
-        view = model_image(given, encoder.processor.image_processor, contract, sample.size)
+        view = model_image(given, encoder.processor.image_processor, answer_format, sample.size)
         if view.image.size != view.resized:
             shown, agreed = (f"{width} x {height}" for width, height in (view.image.size, view.resized))
             problems.append(f"the processor makes its picture {shown}, the answer format {agreed}")
-        if "boxes" in contract.segments:
-            regions, lost = compare_boxes(gold, sample.entities, read.entities, contract)
+        if "boxes" in answer_format.segments:
+            regions, lost = compare_boxes(gold, sample.entities, read.entities, answer_format)
             faults += lost
         if is_outside(sample.image, dataset.folder, image_root):  # the page may be passed on
             place = f"its picture, {sample.image!r:.200}, lies outside the dataset's folder"
@@ -248,7 +248,7 @@ def read_labels(dataset: AnswerDataset, sample: Sample, given: Tensors) -> tuple
     labels = given["labels"][0]
     ids = labels[labels != IGNORED].tolist()
     text = tokenizer.decode(ids[: ids.index(tokenizer.eos_token_id)], clean_up_tokenization_spaces=False)
-    read = parse(sample.id, text, sample.tokens, dataset.contract, sample.size if sample.image else None)
+    read = parse(sample.id, text, sample.tokens, dataset.answer_format, sample.size if sample.image else None)
     faults = [f"the labels cannot be read: {error}" for error in read.errors]
     meant = "".join(piece.text for piece in dataset.pieces(sample))
     if text != meant:
@@ -260,13 +260,13 @@ def read_labels(dataset: AnswerDataset, sample: Sample, given: Tensors) -> tuple
     return read, faults
 
 
-def model_image(given: Tensors, images: BaseImageProcessor, contract: AnswerFormat, size: Size) -> ModelImage:
+def model_image(given: Tensors, images: BaseImageProcessor, answer_format: AnswerFormat, size: Size) -> ModelImage:
     """The one picture of a batch, ``size`` = (width, height) of the original, put together from its patches."""
     pixels = reconstruct(given["pixel_values"], given["image_grid_thw"][0].tolist(), images)
     image = Image.fromarray((pixels * 255).round().clamp(0, 255).byte().permute(1, 2, 0).numpy())
-    resized = contract.resized(size)
-    # Numbers of a grid are shares of whatever picture there is, but pixels count from the contract's size.
-    in_pixels = contract.encoding == "native" and NATIVE_STEPS[contract.family] is None
+    resized = answer_format.resized(size)
+    # Numbers of a grid are shares of whatever picture there is, but pixels count from the answer format's size.
+    in_pixels = answer_format.encoding == "native" and NATIVE_STEPS[answer_format.family] is None
     frame = resized if in_pixels else image.size
     return ModelImage(image, size, resized, (frame[0] / size[0], frame[1] / size[1]))
 
@@ -286,7 +286,7 @@ def reconstruct(patches: torch.Tensor, grid: Sequence[int], images: BaseImagePro
 
 
 def compare_boxes(
-    sample: Sample, said: Sequence[Entity], read: Sequence[Entity], contract: AnswerFormat
+    sample: Sample, said: Sequence[Entity], read: Sequence[Entity], answer_format: AnswerFormat
 ) -> tuple[tuple[BoxRoundTrip, ...], list[str]]:
     """Each box that the answer was to say beside the one that was read, and the entities that lost or won boxes."""
     regions, faults = [], []
@@ -298,12 +298,12 @@ def compare_boxes(
             faults.append(f"{given.text!r}: {len(back.boxes)} boxes come back from the labels of {len(given.boxes)}")
             continue
         for boxes in zip(gold.boxes, given.boxes, back.boxes, strict=True):
-            regions.append(_region(given.text, *boxes, contract, sample.size))
+            regions.append(_region(given.text, *boxes, answer_format, sample.size))
     return tuple(regions), faults
 
 
-def _region(name: str, gold: Box, given: Box, read: Box, contract: AnswerFormat, size: Size) -> BoxRoundTrip:
-    (dx, dy), (width, height) = contract.rounding(size), size
+def _region(name: str, gold: Box, given: Box, read: Box, answer_format: AnswerFormat, size: Size) -> BoxRoundTrip:
+    (dx, dy), (width, height) = answer_format.rounding(size), size
     left, right = (min(max(edge, 0), width) for edge in (given.xmin, given.xmax))  # only what is inside can be said
     top, bottom = (min(max(edge, 0), height) for edge in (given.ymin, given.ymax))
     error = (

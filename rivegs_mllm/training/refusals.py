@@ -20,18 +20,18 @@ def refusals(path: Path, overrides: Sequence[str], folder: Path) -> Iterator[tup
     Raises UserError for a recipe that is wrong, or whose tokenizer and processor are not at hand.
     """
     recipe = read_recipe(path, [*overrides, f"--data.folder={folder}"])
-    processor, contract = load_without_weights(recipe)
+    processor, answer_format = load_without_weights(recipe)
     split = folder / f"{recipe.data.train}.jsonl"
     if recipe.train.eval_strategy != "no" and not (folder / f"{recipe.data.dev}.jsonl").is_file():
         yield str(folder), f"has no split {recipe.data.dev}, on which {path} evaluates; --train.eval_strategy=no"
     try:
-        contract.check_processor(processor)
+        answer_format.check_processor(processor)
         samples = read_posts(folder, recipe.data.train, recipe.distilled)
     except UserError as error:
         yield str(split), str(error)
         return
     sound = [sample for sample, fault in measure_pictures(samples, folder, picture_size) if not fault]
-    dataset = dataset_of(recipe, sound, processor, contract)
+    dataset = dataset_of(recipe, sound, processor, answer_format)
     for sample in sound:
         try:
             length = greatest_length(dataset, sample)

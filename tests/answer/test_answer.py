@@ -18,7 +18,7 @@ settings.load_profile("no deadline")
 
 NATIVE = AnswerFormat("qwen2_5_vl", "native", 3136, 1003520, 28)
 LOC = AnswerFormat("qwen2_5_vl", "loc", 3136, 1003520, 28, bins=48)
-CONTRACTS = [
+FORMATS = [
     NATIVE,
     AnswerFormat("qwen3_vl", "native", 3136, 1003520, 32),
     LOC,
@@ -81,15 +81,15 @@ def text_of(pieces: tuple[AnswerLine, ...]) -> str:
     return "".join([piece.text for piece in pieces])
 
 
-def told(entity: Entity, contract: AnswerFormat, size: tuple[int, int] | None) -> Entity:
-    """What is left of an entity when only the contract's segments are told, its boxes left aside."""
-    decides = "visible" in contract.segments or ("boxes" in contract.segments and size is not None)
-    expression = entity.expression if "expressions" in contract.segments else ""
+def told(entity: Entity, answer_format: AnswerFormat, size: tuple[int, int] | None) -> Entity:
+    """What is left of an entity when only the format's segments are told, its boxes left aside."""
+    decides = "visible" in answer_format.segments or ("boxes" in answer_format.segments and size is not None)
+    expression = entity.expression if "expressions" in answer_format.segments else ""
     return Entity(entity.text, entity.type, entity.span, expression, entity.visible if decides else None)
 
 
-def assert_boxes_within_rounding(read: Entity, given: Entity, contract: AnswerFormat) -> None:
-    dx, dy = (1e-6 + half_a_step for half_a_step in contract.rounding(SIZE))
+def assert_boxes_within_rounding(read: Entity, given: Entity, answer_format: AnswerFormat) -> None:
+    dx, dy = (1e-6 + half_a_step for half_a_step in answer_format.rounding(SIZE))
     assert len(read.boxes) == len(given.boxes)
     for back, box in zip(read.boxes, given.boxes, strict=True):
         assert max(abs(back.xmin - box.xmin), abs(back.xmax - box.xmax)) <= dx
@@ -100,36 +100,36 @@ def assert_boxes_within_rounding(read: Entity, given: Entity, contract: AnswerFo
 
 
 @settings(max_examples=300)
-@given(records(), st.sampled_from(CONTRACTS))
-def test_what_is_rendered_is_parsed(record, contract):
+@given(records(), st.sampled_from(FORMATS))
+def test_what_is_rendered_is_parsed(record, answer_format):
     tokens, knowledge, entities = record
-    pieces = render(tokens, knowledge, entities, contract, SIZE)
-    answer = parse("7", text_of(pieces), tokens, contract, SIZE)
+    pieces = render(tokens, knowledge, entities, answer_format, SIZE)
+    answer = parse("7", text_of(pieces), tokens, answer_format, SIZE)
     assert answer.id == "7"
     assert answer.raw == text_of(pieces)
     assert answer.errors == ()
-    assert answer.knowledge == (knowledge if "knowledge" in contract.segments else "")
-    if "entities" not in contract.segments:
+    assert answer.knowledge == (knowledge if "knowledge" in answer_format.segments else "")
+    if "entities" not in answer_format.segments:
         return
     assert [dataclasses.replace(entity, boxes=()) for entity in answer.entities] == [
-        told(entity, contract, SIZE) for entity in entities
+        told(entity, answer_format, SIZE) for entity in entities
     ]
     for read, given_ in zip(answer.entities, entities, strict=True):
-        if "boxes" in contract.segments:
-            assert_boxes_within_rounding(read, given_, contract)
+        if "boxes" in answer_format.segments:
+            assert_boxes_within_rounding(read, given_, answer_format)
         else:
             assert read.boxes == ()
 
 
-@given(records(), st.sampled_from(CONTRACTS))
-def test_pieces_are_lines_and_a_beginning_of_the_segments_is_a_beginning_of_the_pieces(record, contract):
-    pieces = render(*record, contract, SIZE)
+@given(records(), st.sampled_from(FORMATS))
+def test_pieces_are_lines_and_a_beginning_of_the_segments_is_a_beginning_of_the_pieces(record, answer_format):
+    pieces = render(*record, answer_format, SIZE)
     assert all(piece.text.endswith("\n") and piece.text.splitlines() == [piece.text[:-1]] for piece in pieces)
     assert all("<|" not in piece.text for piece in pieces)
     order = [SEGMENTS.index(piece.segment) for piece in pieces]
     assert order == sorted(order)
-    for segment in contract.segments:
-        first = render(*record, contract.up_to(segment), SIZE)
+    for segment in answer_format.segments:
+        first = render(*record, answer_format.up_to(segment), SIZE)
         assert first == pieces[: len(first)]
         assert all(SEGMENTS.index(piece.segment) > SEGMENTS.index(segment) for piece in pieces[len(first) :])
 
@@ -175,8 +175,8 @@ def test_the_whole_format_in_one_example():
         Entity("Kevin Durant", "PER", (0, 2), "a tall man", True, boxes=(Box(64, 48, 320, 480), Box(0, 0, 640, 480))),
         Entity("Paris", "LOC", (9, 10), " ", False),
     )
-    contract = dataclasses.replace(LOC, bins=100)
-    pieces = render(tokens, "He plays \\o/", entities, contract, SIZE)
+    answer_format = dataclasses.replace(LOC, bins=100)
+    pieces = render(tokens, "He plays \\o/", entities, answer_format, SIZE)
     assert text_of(pieces) == (
         "knowledge: He plays \\\\o/\n"
         "entity 1: Kevin Durant (PER)\n"
@@ -190,22 +190,22 @@ def test_the_whole_format_in_one_example():
         "visible 3: no\n"
         "box 1: <loc_10><loc_10><loc_50><loc_100> <loc_0><loc_0><loc_100><loc_100>\n"
     )
-    assert parse("1", text_of(pieces), tokens, contract, SIZE) == Prediction(
+    assert parse("1", text_of(pieces), tokens, answer_format, SIZE) == Prediction(
         "1", "He plays \\o/", in_text_order(entities), raw=text_of(pieces)
     )
     assert [piece.segment for piece in pieces] == (
         ["knowledge"] + ["entities"] * 3 + ["expressions"] * 3 + ["visible"] * 3 + ["boxes"]
     )
-    assert text_of(render(tokens, "", (), contract, SIZE)) == "knowledge:\nentity: none\n"
+    assert text_of(render(tokens, "", (), answer_format, SIZE)) == "knowledge:\nentity: none\n"
 
 
 def test_what_breaks_lines_stays_on_its_line():
     assert all(len(f"x{character}x".splitlines()) == 2 for character in BREAKS)
-    contract = LOC.up_to("knowledge")
+    answer_format = LOC.up_to("knowledge")
     knowledge = "x".join(["", *BREAKS, ""])
-    (piece,) = render((), knowledge, (), contract, None)
+    (piece,) = render((), knowledge, (), answer_format, None)
     assert piece.text.splitlines() == [piece.text[:-1]]
-    assert parse("1", piece.text, (), contract, None).knowledge == knowledge
+    assert parse("1", piece.text, (), answer_format, None).knowledge == knowledge
 
 
 def test_lines_begin_as_line_start_says():
@@ -233,19 +233,19 @@ def test_lines_begin_as_line_start_says():
 def test_only_an_occurrence_that_is_not_expected_is_named(spans, lines):
     tokens = ("a", "b", "a", "a")
     entities = [Entity(" ".join(tokens[slice(*span)]), "PER", span) for span in spans]
-    contract = dataclasses.replace(LOC, segments=("entities",))
-    text = text_of(render(tokens, "", entities, contract, SIZE))
+    answer_format = dataclasses.replace(LOC, segments=("entities",))
+    text = text_of(render(tokens, "", entities, answer_format, SIZE))
     assert text.splitlines() == [f"entity {number}: {line}" for number, line in enumerate(lines, 1)]
-    assert [entity.span for entity in parse("1", text, tokens, contract, SIZE).entities] == sorted(spans)
+    assert [entity.span for entity in parse("1", text, tokens, answer_format, SIZE).entities] == sorted(spans)
 
 
 def test_an_entity_without_span_comes_last_and_is_found_where_it_can_be():
     tokens = ("x", "y", "x")
     entities = (Entity("z", "PER"), Entity("x", "PER"), Entity("y", "LOC", (1, 2)))
-    contract = dataclasses.replace(LOC, segments=("entities",))
-    text = text_of(render(tokens, "", entities, contract, SIZE))
+    answer_format = dataclasses.replace(LOC, segments=("entities",))
+    text = text_of(render(tokens, "", entities, answer_format, SIZE))
     assert text == "entity 1: y (LOC)\nentity 2: z (PER)\nentity 3: x (PER)\n"
-    answer = parse("1", text, tokens, contract, SIZE)
+    answer = parse("1", text, tokens, answer_format, SIZE)
     assert [entity.span for entity in answer.entities] == [(1, 2), None, (2, 3)]
     assert answer.errors == ("entity 2: 'z' is not in the post",)
 
@@ -254,7 +254,7 @@ def test_an_entity_without_span_comes_last_and_is_found_where_it_can_be():
 
 
 @pytest.mark.parametrize(
-    ("entity", "contract", "message"),
+    ("entity", "answer_format", "message"),
     [
         (Entity("x", "MISC", (0, 1), visible=False), LOC, "type 'MISC' is not one of PER, LOC, ORG, OTHER"),
         (Entity("x", "PER", (1, 2), visible=False), LOC, r"'x': the tokens of its span \[1, 2\] are 'y'"),
@@ -269,9 +269,9 @@ def test_an_entity_without_span_comes_last_and_is_found_where_it_can_be():
         (Entity("x", "PER", (0, 1), visible=True, boxes=(Box(700, 0, 800, 9),)), LOC, "covers nothing"),
     ],
 )
-def test_what_cannot_be_written_is_refused(entity, contract, message):
+def test_what_cannot_be_written_is_refused(entity, answer_format, message):
     with pytest.raises(UserError, match=message):
-        render(("x", "y"), "", (entity,), contract, SIZE)
+        render(("x", "y"), "", (entity,), answer_format, SIZE)
 
 
 def test_what_is_not_asked_for_is_not_looked_at():
@@ -296,11 +296,11 @@ look_alike_lines = st.lists(whole_lines | look_alikes, max_size=8).map("\n".join
 
 
 @settings(max_examples=400)
-@given(st.one_of(st.text(), look_alike_lines), st.sampled_from(CONTRACTS), st.sampled_from([SIZE, None, (1, 1)]))
+@given(st.one_of(st.text(), look_alike_lines), st.sampled_from(FORMATS), st.sampled_from([SIZE, None, (1, 1)]))
 @example(f"entity 1: a (PER, {'9' * 5000})\n", LOC, SIZE)
 @example("\ud800 entity 1: \udfff (PER)", LOC, SIZE)
-def test_parse_takes_any_text(text, contract, size):
-    answer = parse("1", text, ("a", "b", "a"), contract, size)
+def test_parse_takes_any_text(text, answer_format, size):
+    answer = parse("1", text, ("a", "b", "a"), answer_format, size)
     assert answer.raw == text
     for entity in answer.entities:
         assert entity.text
@@ -345,15 +345,15 @@ def test_what_is_parsed_can_be_stored(tmp_path_factory, text):
     ],
 )
 def test_what_cannot_be_read_is_said(text, error):
-    contract = dataclasses.replace(LOC, segments=("entities", "visible", "boxes"))
-    answer = parse("1", text, ("a", "b", "a"), contract, SIZE)
+    answer_format = dataclasses.replace(LOC, segments=("entities", "visible", "boxes"))
+    answer = parse("1", text, ("a", "b", "a"), answer_format, SIZE)
     assert any(error in message for message in answer.errors), answer.errors
 
 
 def test_what_is_wrong_is_kept_where_it_can_be():
     text = "entity 1: q (DOG)\nvisible 1: yes\nbox 1: <loc_0><loc_0><loc_48><loc_48> <loc_1>\n"
-    contract = dataclasses.replace(LOC, segments=("entities", "visible", "boxes"))
-    (entity,) = parse("1", text, ("a",), contract, SIZE).entities
+    answer_format = dataclasses.replace(LOC, segments=("entities", "visible", "boxes"))
+    (entity,) = parse("1", text, ("a",), answer_format, SIZE).entities
     assert entity == Entity("q", "DOG", visible=True, boxes=(Box(0, 0, *SIZE),))
 
 
@@ -364,11 +364,11 @@ def test_what_is_wrong_is_kept_where_it_can_be():
 @pytest.mark.parametrize("split", ["train", "dev", "test"])
 def test_the_spans_of_real_posts_come_back(split):
     (path,) = (Path(os.environ["RIVEGS_DATA"]) / "twitter_gmner").glob(f"*v2.0/**/{split}.txt")
-    contract = dataclasses.replace(LOC, segments=("entities",), types=("PER", "LOC", "ORG", "OTHER", "MISC"))
+    answer_format = dataclasses.replace(LOC, segments=("entities",), types=("PER", "LOC", "ORG", "OTHER", "MISC"))
     named, entities = 0, 0
     for tokens, gold in posts(path):
-        text = text_of(render(tokens, "", gold, contract, None))
-        answer = parse("1", text, tokens, contract, None)
+        text = text_of(render(tokens, "", gold, answer_format, None))
+        answer = parse("1", text, tokens, answer_format, None)
         assert answer.entities == gold
         assert not answer.errors
         entities += len(gold)

@@ -27,8 +27,8 @@ def loc(bins: int) -> AnswerFormat:
     return AnswerFormat("qwen2_5_vl", "loc", 3136, 1003520, 28, bins=bins)
 
 
-CONTRACTS = [native(family) for family in NATIVE_STEPS] + [loc(1), loc(48), loc(1000)]
-by_contract = pytest.mark.parametrize("contract", CONTRACTS, ids=lambda c: f"{c.family}-{c.encoding}-{c.bins}")
+FORMATS = [native(family) for family in NATIVE_STEPS] + [loc(1), loc(48), loc(1000)]
+by_format = pytest.mark.parametrize("answer_format", FORMATS, ids=lambda c: f"{c.family}-{c.encoding}-{c.bins}")
 
 sides = st.integers(1, 4000)
 sizes = st.tuples(sides, sides).filter(lambda size: max(size) <= 200 * min(size))
@@ -55,9 +55,9 @@ def test_resized_is_the_smart_resize_of_transformers(size, factor, min_pixels, m
     from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
     width, height = size
-    contract = AnswerFormat("qwen2_5_vl", "native", min_pixels, min_pixels + more, factor)
+    answer_format = AnswerFormat("qwen2_5_vl", "native", min_pixels, min_pixels + more, factor)
     theirs = smart_resize(height, width, factor, min_pixels, min_pixels + more)
-    assert contract.resized(size) == theirs[::-1]
+    assert answer_format.resized(size) == theirs[::-1]
 
 
 @pytest.mark.parametrize("family", NATIVE_STEPS)
@@ -73,12 +73,12 @@ def test_resized_is_what_the_image_processor_of_the_family_does(family, tmp_path
         limits = {"size": {"shortest_edge": low, "longest_edge": high}, "patch_size": patch, "merge_size": 2}
         (tmp_path / "preprocessor_config.json").write_text(json.dumps(limits))
         processor = AutoImageProcessor.from_pretrained(tmp_path, backend="torchvision" if number % 2 else "pil")
-        contract = native(family, low, high)
-        contract.check_processor(SimpleNamespace(image_processor=processor))
+        answer_format = native(family, low, high)
+        answer_format.check_processor(SimpleNamespace(image_processor=processor))
         for _ in range(4):
             size = tuple(int(side) for side in random.integers(8, 700, 2))
             grid = processor(images=Image.new("RGB", size), return_tensors="pt")["image_grid_thw"][0].tolist()
-            assert contract.resized(size) == (grid[2] * patch, grid[1] * patch), (size, limits)
+            assert answer_format.resized(size) == (grid[2] * patch, grid[1] * patch), (size, limits)
 
 
 def test_a_picture_that_the_processor_refuses_is_a_user_error():
@@ -90,13 +90,13 @@ def test_a_picture_that_the_processor_refuses_is_a_user_error():
 # --- boxes
 
 
-@by_contract
+@by_format
 @given(boxes_in_pictures())
-def test_a_box_comes_back_within_the_rounding(contract, drawn):
+def test_a_box_comes_back_within_the_rounding(answer_format, drawn):
     box, size = drawn
-    dx, dy = contract.rounding(size)
+    dx, dy = answer_format.rounding(size)
     assume(box.xmax - box.xmin > 1e-9 * size[0] and box.ymax - box.ymin > 1e-9 * size[1])
-    (back,), errors = contract.decode_boxes(contract.encode_box(box, size), size)
+    (back,), errors = answer_format.decode_boxes(answer_format.encode_box(box, size), size)
     assert not errors
     slack_x = (2 if box.xmax - box.xmin < 2 * dx else 1) * dx + 1e-6
     slack_y = (2 if box.ymax - box.ymin < 2 * dy else 1) * dy + 1e-6
@@ -106,14 +106,14 @@ def test_a_box_comes_back_within_the_rounding(contract, drawn):
     assert abs(back.ymax - box.ymax) <= slack_y
     assert 0 <= back.xmin < back.xmax <= size[0]
     assert 0 <= back.ymin < back.ymax <= size[1]
-    assert contract.encode_box(back, size) == contract.encode_box(box, size)
+    assert answer_format.encode_box(back, size) == answer_format.encode_box(box, size)
 
 
-@by_contract
-def test_the_whole_picture_is_exact(contract):
+@by_format
+def test_the_whole_picture_is_exact(answer_format):
     for size in ((640, 480), (33, 1999), (1, 1)):
         whole = Box(0, 0, *size)
-        assert contract.decode_boxes(contract.encode_box(whole, size), size) == ([whole], [])
+        assert answer_format.decode_boxes(answer_format.encode_box(whole, size), size) == ([whole], [])
 
 
 def test_the_numbers_of_each_encoding():
@@ -135,16 +135,16 @@ def test_location_tokens_are_those_that_boxes_use():
 
 
 def test_boxes_at_the_border():
-    contract, size = loc(10), (100, 100)
-    assert contract.encode_box(Box(-50, -50, 200, 50), size) == "<loc_0><loc_0><loc_10><loc_5>"
-    assert contract.encode_box(Box(1, 99, 2, 100), size) == "<loc_0><loc_9><loc_1><loc_10>"  # thin: one step wide
+    answer_format, size = loc(10), (100, 100)
+    assert answer_format.encode_box(Box(-50, -50, 200, 50), size) == "<loc_0><loc_0><loc_10><loc_5>"
+    assert answer_format.encode_box(Box(1, 99, 2, 100), size) == "<loc_0><loc_9><loc_1><loc_10>"  # thin: one step wide
     for outside in (Box(100, 0, 120, 10), Box(10, 10, 10, 20), Box(20, 0, 10, 10), Box(0, 0, float("nan"), 10)):
         with pytest.raises(UserError, match=r"covers nothing|finite"):
-            contract.encode_box(outside, size)
+            answer_format.encode_box(outside, size)
 
 
 @pytest.mark.parametrize(
-    ("contract", "text", "boxes", "errors"),
+    ("answer_format", "text", "boxes", "errors"),
     [
         (loc(10), "<loc_1><loc_2><loc_3><loc_4>", [Box(10, 20, 30, 40)], []),
         (loc(10), "<loc_1><loc_2><loc_3><loc_4><loc_5>", [Box(10, 20, 30, 40)], ["not a box: '<loc_5>'"]),
@@ -162,8 +162,8 @@ def test_boxes_at_the_border():
         (native("qwen2_vl"), f"[1, 2, 3, {'9' * 5000}]", [], ["not a box"]),
     ],
 )
-def test_boxes_read_from_spoilt_text(contract, text, boxes, errors):
-    read, said = contract.decode_boxes(text, (100, 100))
+def test_boxes_read_from_spoilt_text(answer_format, text, boxes, errors):
+    read, said = answer_format.decode_boxes(text, (100, 100))
     assert read == boxes
     assert len(said) == len(errors)
     assert all(part in message for part, message in zip(errors, said, strict=True)), said
@@ -175,13 +175,13 @@ SAMPLE = loc(48)
 
 
 def test_saved_and_loaded(tmp_path):
-    for contract in (*CONTRACTS, dataclasses.replace(SAMPLE, segments=("entities",), types=("MISC", "naïve"))):
-        contract.save(tmp_path)
-        assert AnswerFormat.load(tmp_path) == contract
+    for answer_format in (*FORMATS, dataclasses.replace(SAMPLE, segments=("entities",), types=("MISC", "naïve"))):
+        answer_format.save(tmp_path)
+        assert AnswerFormat.load(tmp_path) == answer_format
     assert [path.name for path in tmp_path.iterdir()] == [FILE_NAME]
 
 
-def test_a_folder_without_contract(tmp_path):
+def test_a_folder_without_its_file(tmp_path):
     with pytest.raises(AnswerFormatError, match=r"rivegs_contract\.json: no such file.*rivegs train"):
         AnswerFormat.load(tmp_path)
 
@@ -200,7 +200,7 @@ def test_a_folder_without_contract(tmp_path):
         ({"min_pixels": 0}, "min_pixels 0"),
     ],
 )
-def test_a_wrong_contract_file_is_refused(change, message, tmp_path):
+def test_a_wrong_file_is_refused(change, message, tmp_path):
     (tmp_path / FILE_NAME).write_text(json.dumps({**dataclasses.asdict(SAMPLE), **change}))
     with pytest.raises(AnswerFormatError, match=message) as caught:
         AnswerFormat.load(tmp_path)
@@ -208,7 +208,7 @@ def test_a_wrong_contract_file_is_refused(change, message, tmp_path):
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "\ud800".encode("utf-8", "surrogatepass")])
-def test_a_file_that_is_no_contract_is_refused(text, tmp_path):
+def test_a_file_of_something_else_is_refused(text, tmp_path):
     (tmp_path / FILE_NAME).write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(AnswerFormatError, match=r"not (JSON|a JSON object)"):
         AnswerFormat.load(tmp_path)

@@ -241,22 +241,22 @@ PIXELS = {"min_pixels": 28 * 28, "max_pixels": 112 * 112, "patch_factor": 28}
     ],
 )
 def test_native_box_languages(family, answer, wanted):
-    """A picture of 400 x 100 becomes one of 112 x 56 or near, as the contract says."""
-    contract = AnswerFormat(family, "native", **PIXELS)
+    """A picture of 400 x 100 becomes one of 112 x 56 or near, as the answer format says."""
+    answer_format = AnswerFormat(family, "native", **PIXELS)
     size = (400, 100)
     if family == "qwen2_5_vl":
-        across, down = contract.resized(size)
+        across, down = answer_format.resized(size)
         wanted = (14 / across * 400, 28 / down * 100, 56 / across * 400, min(56 / down * 100, 100))
-    found = parse_boxes(answer, contract, size)
+    found = parse_boxes(answer, answer_format, size)
     assert dataclasses.astuple(found.boxes[0]) == pytest.approx(wanted)
     assert len(found.boxes) == 1
 
 
 def test_answers_without_a_box():
-    contract = AnswerFormat("qwen3_vl", "native", **PIXELS)
-    assert "no box: 'I see none'" in parse_boxes("I see none", contract, (40, 40)).notes[0]
-    assert "no area" in parse_boxes("[5, 5, 5, 9]", contract, (40, 40)).notes[0]
-    outside = parse_boxes("[5, 5, 2000, 9]", contract, (40, 40))
+    answer_format = AnswerFormat("qwen3_vl", "native", **PIXELS)
+    assert "no box: 'I see none'" in parse_boxes("I see none", answer_format, (40, 40)).notes[0]
+    assert "no area" in parse_boxes("[5, 5, 5, 9]", answer_format, (40, 40)).notes[0]
+    outside = parse_boxes("[5, 5, 2000, 9]", answer_format, (40, 40))
     assert outside.boxes[0].xmax == 40
     assert "outside" in outside.notes[0]
 

@@ -89,10 +89,10 @@ def test_a_dataset_json_that_is_wrong_is_told(data):
 
 @pytest.mark.parametrize("name", ["Sports Event", "Événement sportif", "スポーツ", "спорт", "A-1_b.c"])
 def test_names_of_types_have_spaces_and_any_letters(name):
-    contract = AnswerFormat("qwen2_5_vl", "loc", 784, 78400, 28, 64, segments=("entities",), types=(name, "other"))
+    answer_format = AnswerFormat("qwen2_5_vl", "loc", 784, 78400, 28, 64, segments=("entities",), types=(name, "other"))
     entity = Entity("Ada (b)", name, (0, 2))
-    text = "".join(piece.text for piece in render(("Ada", "(b)"), "", (entity,), contract, None))
-    read = parse("1", text, ("Ada", "(b)"), contract, None)
+    text = "".join(piece.text for piece in render(("Ada", "(b)"), "", (entity,), answer_format, None))
+    read = parse("1", text, ("Ada", "(b)"), answer_format, None)
     assert [(own.text, own.type, own.span) for own in read.entities] == [("Ada (b)", name, (0, 2))]
     assert read.errors == ()
 

@@ -49,16 +49,18 @@ def added(tokenizer) -> set[int]:
 def test_no_added_token_is_read_in_a_prompt_or_an_answer(processor):
     tokenizer, encoder = processor.tokenizer, SampleEncoder(processor)
     own = added(tokenizer)
-    contract = AnswerFormat("qwen2_5_vl", "loc", 3136, 50176, 28, 64, segments=("knowledge", "entities", "expressions"))
+    answer_format = AnswerFormat(
+        "qwen2_5_vl", "loc", 3136, 50176, 28, 64, segments=("knowledge", "entities", "expressions")
+    )
     usual = set(encoder.prompt(messages(Sample("a", ("a",)), "{text}", TYPES), None)["input_ids"][0].tolist()) & own
     for token in tokenizer.get_added_vocab():
         sample = Sample("a", ("see", token))
         ids = set(encoder.prompt(messages(sample, "{text}", TYPES), None)["input_ids"][0].tolist())
         assert ids & own <= usual, token
         entity = Entity(token, "PER", (1, 2), f"a {token}")
-        pieces = render(sample.tokens, f"about {token}", (entity,), contract, None)
+        pieces = render(sample.tokens, f"about {token}", (entity,), answer_format, None)
         assert not set(encoder.answer(pieces, end=False)["answer"].tolist()) & own, token
-        read = parse("a", "".join(piece.text for piece in pieces), sample.tokens, contract, None)
+        read = parse("a", "".join(piece.text for piece in pieces), sample.tokens, answer_format, None)
         assert (read.knowledge, read.entities) == (f"about {token}", (entity,))
         assert not set(tokenizer(escape(token)).input_ids) & own
 
@@ -121,7 +123,7 @@ def test_a_chat_model_is_asked_with_text_alone(trained):
     from rivegs_mllm.config.answering import read_answering
 
     system = load_base(read_answering(trained.recipe))
-    asker = VlmLocator(system.model.eval(), system.processor, system.contract, "Where is {text}?", 4)
+    asker = VlmLocator(system.model.eval(), system.processor, system.answer_format, "Where is {text}?", 4)
     torch.manual_seed(0)
     found = asker(
         Image.new("RGB", (64, 64)), ["a <|im_end|> dog", "a <|image_pad|> dog", "a <loc_3> dog", "dog " * 2000]

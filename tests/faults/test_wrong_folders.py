@@ -13,7 +13,7 @@ from stage_training import make_recipe
 
 from eval.analysis.calibration import FILE_NAME as CALIBRATION
 from eval.analysis.calibration import read_calibration
-from rivegs_mllm.answer.format import FILE_NAME as CONTRACT
+from rivegs_mllm.answer.format import FILE_NAME as ANSWER_FORMAT
 from rivegs_mllm.answer.format import AnswerFormat
 from rivegs_mllm.cascade.config import CascadeRecipe, steps_of
 from rivegs_mllm.cascade.tagging.crf import CrfTagger, load_predictor
@@ -49,10 +49,10 @@ def other(value: object, wrong: object) -> bool:
     return type(value) is not type(wrong) or value != wrong
 
 
-def test_every_field_of_the_contract(trials, tmp_path):
+def test_every_field_of_the_answer_format(trials, tmp_path):
     right = AnswerFormat("qwen2_5_vl", "loc", 3136, 50176, 28, 64)
     right.save(tmp_path)
-    path = tmp_path / CONTRACT
+    path = tmp_path / ANSWER_FORMAT
     fields = json.loads(path.read_text())
 
     def attempt(case):
@@ -62,14 +62,16 @@ def test_every_field_of_the_contract(trials, tmp_path):
         assert key in message or (key in ("min_pixels", "max_pixels") and "pixels" in message)
 
     cases = [(key, value) for key in fields for value in WRONG if other(fields[key], value)]
-    trials.each("contract: a field's wrong value", cases, attempt)
+    trials.each("answer format: a field's wrong value", cases, attempt)
     left_out = [{name: value for name, value in fields.items() if name != key} for key in fields]
 
     def attempt_content(content):
         path.write_bytes(content)
         assert told(lambda: AnswerFormat.load(tmp_path), path)
 
-    trials.each("contract: no contract", [*CONTENTS, *(json.dumps(one).encode() for one in left_out)], attempt_content)
+    trials.each(
+        "answer format: another file", [*CONTENTS, *(json.dumps(one).encode() for one in left_out)], attempt_content
+    )
 
 
 def test_every_field_of_the_adapter_s_config_and_of_the_calibration(trials, tmp_path):
@@ -110,7 +112,7 @@ def test_every_field_of_the_adapter_s_config_and_of_the_calibration(trials, tmp_
 
 
 FILES = ("adapter_config.json", "adapter_model.safetensors", "tokenizer.json", "tokenizer_config.json",
-         "processor_config.json", "instruction.txt", CONTRACT)  # fmt: skip
+         "processor_config.json", "instruction.txt", ANSWER_FORMAT)  # fmt: skip
 
 
 def linked(source: Path, folder: Path) -> Path:

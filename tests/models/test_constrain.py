@@ -19,12 +19,12 @@ from rivegs_mllm.models.generation.mention_constraint import (
     MentionConstraint,
     TokenBytes,
 )
-from rivegs_mllm.tiny.architecture import build_contract
+from rivegs_mllm.tiny.architecture import build_answer_format
 from rivegs_mllm.types import TYPES
 
 TOKENIZER = AutoProcessor.from_pretrained(TINY_BASE).tokenizer
 SPELLING = TokenBytes(TOKENIZER)
-CONTRACT = replace(build_contract(), segments=("entities",))
+ANSWER_FORMAT = replace(build_answer_format(), segments=("entities",))
 
 
 def write(words: list[str], seed: int, begun: str = "entity 1:", steps: int = 400) -> str:
@@ -56,7 +56,7 @@ def test_every_mention_is_of_the_post(words, seed):
     text = write(words, seed)
     assert text.startswith("entity 1: ")
     assert text[-1] in "\n,"
-    answer = parse("1", text if text[-1] == "\n" else f"{text} 1)\n", words, CONTRACT, None)
+    answer = parse("1", text if text[-1] == "\n" else f"{text} 1)\n", words, ANSWER_FORMAT, None)
     assert [entity.type in TYPES for entity in answer.entities] == [True]
     assert [entity.text for entity in answer.entities if entity.span] == [entity.text for entity in answer.entities]
     assert len(answer.entities) == 1

@@ -83,7 +83,7 @@ def test_a_blank_picture_beside_posts_without_one_changes_nothing(system, learne
 
 def encode(generator: Generator, sample: Sample) -> dict[str, torch.Tensor]:
     system = generator.system
-    return encode_prompt(sample, generator.folder, generator.encoder, system.contract, system.instruction)
+    return encode_prompt(sample, generator.folder, generator.encoder, system.answer_format, system.instruction)
 
 
 def plain_probability(generator: Generator, sample: Sample, answer: str) -> float:
@@ -122,7 +122,7 @@ def test_a_score_belongs_to_the_number_it_was_decided_for(generator, samples):
     scores = visible_scores(tokens, probabilities, generator.decision, generator.encoder.tokenizer)
     assert scores == {1: 0.9, 2: 0.2}
     size = sample.size
-    [entity] = parse(sample.id, text, sample.tokens, generator.system.contract, size, scores).entities
+    [entity] = parse(sample.id, text, sample.tokens, generator.system.answer_format, size, scores).entities
     assert entity.visible is False
     assert entity.visible_score == 0.2
 
@@ -133,8 +133,8 @@ def test_a_forced_prefix_is_kept_and_gone_on_from(generator, samples, until):
     answers = generator.continue_answers(samples, drafts, until)
     later = {"entities": "visible 1:", "visible": "box "}[until]
     for sample, answer in zip(samples, answers, strict=True):
-        contract = generator.system.contract.up_to(until)
-        pieces = render(sample.tokens, "", sample.entities, contract, sample.size if sample.image else None)
+        answer_format = generator.system.answer_format.up_to(until)
+        pieces = render(sample.tokens, "", sample.entities, answer_format, sample.size if sample.image else None)
         forced = "".join(piece.text for piece in pieces)
         assert answer.raw.startswith(forced)
         shown = sample.image and any(entity.visible for entity in sample.entities)

@@ -119,7 +119,7 @@ def test_a_loaded_adapter_answers_as_the_trained_model(run, emblems):
         answers.append(Generator(system, emblems, 12).answer(trainer.train_dataset.samples))
     assert torch.equal(*logits)
     assert answers[0] == answers[1]
-    assert loaded.contract == trainer.system.contract
+    assert loaded.answer_format == trainer.system.answer_format
     assert loaded.instruction == trainer.system.instruction
     base = load_base(run.recipe)
     base.model.eval()
@@ -175,7 +175,7 @@ def test_qlora_trains_beside_a_base_of_four_bits(base, emblems, tmp_path):
         ("--answer.segments=[entities,visible,boxes]", "segments"),
     ],
 )
-def test_another_contract_is_refused(plain, base, emblems, tmp_path, override, field):
+def test_another_answer_format_is_refused(plain, base, emblems, tmp_path, override, field):
     with pytest.raises(UserError, match=rf"answer formats .* differ(?s:.*){field}: "):
         load_adapter(plain.out, make_recipe(tmp_path, base, emblems, override))
 

@@ -22,7 +22,7 @@ from rivegs_mllm.tiny import attention_supervision as pointing
 from rivegs_mllm.tiny import language_pretraining as read
 from rivegs_mllm.tiny import probe as measure
 from rivegs_mllm.tiny import vision_pretraining as see
-from rivegs_mllm.tiny.architecture import build_contract, build_model
+from rivegs_mllm.tiny.architecture import build_answer_format, build_model
 from rivegs_mllm.tiny.build import BaseRecipe, make
 from rivegs_mllm.training.dataset.rows import Collator
 from rivegs_mllm.types import TYPES, Box
@@ -41,7 +41,7 @@ def test_the_base_is_small_safe_and_whole(processor):
     assert {path.suffix for path in files} <= {".safetensors", ".json", ".jinja", ".md"}
     model = load_model(ModelRecipe(base="tiny", dtype="float32"))
     assert sum(parameter.numel() for parameter in model.parameters()) < 12e6
-    build_contract().check_processor(processor)
+    build_answer_format().check_processor(processor)
 
 
 def test_the_base_reads_describes_and_finds():
@@ -97,12 +97,12 @@ def test_cells_name_the_emblem_that_covers_them(processor):
 
 
 def test_lessons_say_where_things_are():
-    contract = build_contract()
+    answer_format = build_answer_format()
     looks = [placement.look for placement in scene().placements]
     absent = Look("OTHER", ("cup", "green"))
     asked = [absent, looks[0]]
     boxes = read.where(asked, scene())
-    pieces = (*read.expressions(asked), *read.boxed(boxes, scene(), contract))
+    pieces = (*read.expressions(asked), *read.boxed(boxes, scene(), answer_format))
     assert boxes == [(), (Box(0, 0, 100, 100),)]
     assert "".join(piece.text for piece in pieces).splitlines() == [
         "expression 1: a green cup",
@@ -112,9 +112,9 @@ def test_lessons_say_where_things_are():
 
 
 def test_what_is_given_of_an_answer_is_not_learned(processor):
-    contract = build_contract()
-    lessons = read.PretrainingDataset(SampleEncoder(processor, read.LOSS_WEIGHTS), contract, 0, 4)
-    lesson = read.find_task(random.Random(1), contract)
+    answer_format = build_answer_format()
+    lessons = read.PretrainingDataset(SampleEncoder(processor, read.LOSS_WEIGHTS), answer_format, 0, 4)
+    lesson = read.find_task(random.Random(1), answer_format)
     row = lessons.encode(lesson)
     given, learned = (
         processor.tokenizer.decode(row["answer"][weights]) for weights in (row["weights"] == 0, row["weights"] > 0)
@@ -134,9 +134,9 @@ def test_the_untrained_model_repeats_a_random_sequence(processor):
 
 
 def test_expressions_to_judge_are_given_and_only_what_is_said_of_them_is_learned(processor):
-    contract = build_contract()
+    answer_format = build_answer_format()
     rng = random.Random(0)
-    lesson = read.decide_task(rng, contract)
+    lesson = read.decide_task(rng, answer_format)
     row = SampleEncoder(processor, read.LOSS_WEIGHTS).answer(lesson.answer)
     learned = processor.tokenizer.decode(row["answer"][row["weights"] > 0])
     assert set(re.findall(r" (?:yes|no)", learned)) == {" yes", " no"}
@@ -145,7 +145,7 @@ def test_expressions_to_judge_are_given_and_only_what_is_said_of_them_is_learned
 
 
 def test_each_token_is_told_the_cells_it_speaks_of(processor):
-    lessons = read.PretrainingDataset(SampleEncoder(processor, read.LOSS_WEIGHTS), build_contract(), 0, 4)
+    lessons = read.PretrainingDataset(SampleEncoder(processor, read.LOSS_WEIGHTS), build_answer_format(), 0, 4)
     shown = scene()
     car, absent = shown.placements[0].look, Look("OTHER", ("cup", "green"))
     pieces = (
@@ -170,7 +170,7 @@ def test_each_token_is_told_the_cells_it_speaks_of(processor):
 
 
 def test_what_is_read_has_words_and_what_is_to_be_described_has_none(processor):
-    lessons = read.PretrainingDataset(SampleEncoder(processor, read.LOSS_WEIGHTS), build_contract(), 0, 4)
+    lessons = read.PretrainingDataset(SampleEncoder(processor, read.LOSS_WEIGHTS), build_answer_format(), 0, 4)
     shown = scene()
     car = shown.placements[0].look
     (line,) = read.expressions([car])
@@ -188,7 +188,7 @@ def test_what_is_read_has_words_and_what_is_to_be_described_has_none(processor):
 @pytest.mark.parametrize("draw", [read.repeat_task, read.capitals_task])
 def test_each_copied_token_is_told_where_it_stands(processor, draw):
     lessons, rng = (
-        read.PretrainingDataset(SampleEncoder(processor, read.LOSS_WEIGHTS), build_contract(), 0, 4),
+        read.PretrainingDataset(SampleEncoder(processor, read.LOSS_WEIGHTS), build_answer_format(), 0, 4),
         random.Random(0),
     )
     told = 0
@@ -214,10 +214,14 @@ def test_the_pointer_supervises_the_attention_that_the_model_has(processor):
     encoder = SampleEncoder(processor, read.LOSS_WEIGHTS)
     pointer, lessons, rng = (
         pointing.AttentionSupervision(model),
-        read.PretrainingDataset(encoder, build_contract(), 0, 12),
+        read.PretrainingDataset(encoder, build_answer_format(), 0, 12),
         random.Random(0),
     )
-    drawn = [read.capitals_task(rng), read.repeat_task(rng), *(read.find_task(rng, lessons.contract) for _ in range(4))]
+    drawn = [
+        read.capitals_task(rng),
+        read.repeat_task(rng),
+        *(read.find_task(rng, lessons.answer_format) for _ in range(4)),
+    ]
     inputs = Collator(encoder, keep_vision=True)([lessons.encode(lesson) for lesson in drawn])
     labels, regions, words, sources = (inputs.pop(name) for name in ("labels", "regions", "words", "sources"))
     every = regions

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 import rivegs_mllm.models.batching as batching
 from rivegs_mllm.config.augmentation import Augmentation
 from rivegs_mllm.data.jsonl import read_split
-from rivegs_mllm.models.base_model import load_processor, make_contract
+from rivegs_mllm.models.base_model import load_processor, make_answer_format
 from rivegs_mllm.models.batching import SampleEncoder, encode_prompt
 from rivegs_mllm.training.dataset.rows import IGNORED, AnswerDataset, Collator, check_lengths
 from rivegs_mllm.types import Sample, UserError
@@ -31,12 +31,12 @@ def processor(recipe):
 
 
 def rows_of(recipe, processor, samples, folder, knowledge="draw", weights=WEIGHTS) -> AnswerDataset:
-    contract = make_contract(recipe.model, recipe.answer, processor)
+    answer_format = make_answer_format(recipe.model, recipe.answer, processor)
     return AnswerDataset(
         samples,
         folder,
         SampleEncoder(processor, weights),
-        contract,
+        answer_format,
         "{text}",
         Augmentation(knowledge=knowledge),
         seed=0,
@@ -205,9 +205,9 @@ def test_the_longest_knowledge_counts_in_whatever_epoch_it_is_drawn(recipe, proc
 def test_a_picture_of_another_size_than_recorded_is_named(recipe, processor, tmp_path):
     Image.new("RGB", (60, 40)).save(tmp_path / "a.png")
     sample = Sample("post-7", ("a",), "a.png", (40, 60))
-    encoder, contract = SampleEncoder(processor), make_contract(recipe.model, recipe.answer, processor)
+    encoder, answer_format = SampleEncoder(processor), make_answer_format(recipe.model, recipe.answer, processor)
     with pytest.raises(UserError, match=r"post-7.*\(40, 60\).*a\.png is \(60, 40\)"):
-        encode_prompt(sample, tmp_path, encoder, contract, "{text}")
+        encode_prompt(sample, tmp_path, encoder, answer_format, "{text}")
 
 
 def test_control_tokens_in_a_post_stay_text(recipe, processor, tmp_path):

@@ -93,11 +93,17 @@ def make(tmp_path, parsed):
 
 
 def dataset_of(recipe: Recipe) -> AnswerDataset:
-    processor, contract = load_without_weights(recipe)
+    processor, answer_format = load_without_weights(recipe)
     samples = read_split(recipe.data.folder, "train")
     encoder = SampleEncoder(processor, recipe.answer.weights)
     return AnswerDataset(
-        samples, recipe.data.folder, encoder, contract, recipe.answer.instruction, recipe.augment, recipe.train.seed
+        samples,
+        recipe.data.folder,
+        encoder,
+        answer_format,
+        recipe.answer.instruction,
+        recipe.augment,
+        recipe.train.seed,
     )
 
 
@@ -151,7 +157,7 @@ def test_boxes_are_read_back_within_the_rounding(make):
     for sample, card in zip(dataset.samples, cards, strict=True):
         assert card.problems == ()
         assert len(card.regions) == sum(len(entity.boxes) for entity in sample.entities)
-        dx, dy = dataset.contract.rounding(sample.size)
+        dx, dy = dataset.answer_format.rounding(sample.size)
         for region in card.regions:
             assert region.gold == region.given
             assert abs(region.read.xmin - region.gold.xmin) <= region.error[0] <= dx + 1e-6
@@ -175,40 +181,42 @@ def test_moved_boxes_are_compared_with_where_they_were_moved(make):
 
 
 def test_a_box_that_comes_back_elsewhere_is_found(make):
-    contract = dataset_of(make()).contract
+    answer_format = dataset_of(make()).answer_format
     entity = Entity("Ada", "PER", (0, 1), visible=True, boxes=(Box(10, 20, 60, 90),))
     sample = Sample("a", ("Ada",), "a.jpg", (128, 128), (entity,))
 
     def regions(box: Box):
         moved = dataclasses.replace(entity, boxes=(box,))
-        return compare_boxes(sample, [entity], [moved], contract)[0]
+        return compare_boxes(sample, [entity], [moved], answer_format)[0]
 
     assert regions(Box(11, 19, 60, 90))[0].is_explained
     assert not regions(Box(11.5, 20, 60, 90))[0].is_explained
     assert not regions(Box(10, 20, 60, 92))[0].is_explained
-    _, faults = compare_boxes(sample, [entity], [dataclasses.replace(entity, boxes=())], contract)
+    _, faults = compare_boxes(sample, [entity], [dataclasses.replace(entity, boxes=())], answer_format)
     assert faults == ["'Ada': 0 boxes come back from the labels of 1"]
-    assert "0 entities come back" in compare_boxes(sample, [entity], [], contract)[1][0]
+    assert "0 entities come back" in compare_boxes(sample, [entity], [], answer_format)[1][0]
 
 
 def test_a_box_thinner_than_a_step_or_past_the_edge_is_no_problem(make):
-    contract = dataset_of(make()).contract
+    answer_format = dataset_of(make()).answer_format
     for box in (Box(30.2, 40.1, 30.4, 40.2), Box(-40, 5, 300, 700)):
         entity = Entity("Ada", "PER", (0, 1), visible=True, boxes=(box,))
         sample = Sample("a", ("Ada",), "a.jpg", (256, 640), (entity,))
-        read, _ = contract.decode_boxes(contract.encode_box(box, sample.size), sample.size)
-        regions, faults = compare_boxes(sample, [entity], [dataclasses.replace(entity, boxes=tuple(read))], contract)
+        read, _ = answer_format.decode_boxes(answer_format.encode_box(box, sample.size), sample.size)
+        regions, faults = compare_boxes(
+            sample, [entity], [dataclasses.replace(entity, boxes=tuple(read))], answer_format
+        )
         assert regions[0].is_explained
         assert not faults
 
 
-def test_a_contract_with_other_limits_is_reported(make):
+def test_an_answer_format_with_other_limits_is_reported(make):
     recipe = make()
     recipe.answer.encoding = "native"
     dataset = dataset_of(recipe)
-    dataset.contract = dataclasses.replace(dataset.contract, max_pixels=84 * 112)
+    dataset.answer_format = dataclasses.replace(dataset.answer_format, max_pixels=84 * 112)
     card = cards_of(dataset)[0]
-    size = " x ".join(map(str, dataset.contract.resized(card.sample.size)))
+    size = " x ".join(map(str, dataset.answer_format.resized(card.sample.size)))
     assert any(problem.endswith(f"the answer format {size}") for problem in card.problems)
     assert any("was counted as" in problem for problem in card.problems)
     seen, agreed = card.view.image.size, card.view.resized
@@ -276,7 +284,7 @@ def test_the_page_says_what_the_tensors_hold(make):
     dataset = dataset_of(recipe)
     for index, card in enumerate(cards_of(dataset)[:10]):
         row, answer = dataset[index], "".join(piece.text for piece in dataset.pieces(card.sample))
-        shown = "".join(token.text for token in card.tokens if token.kind in (*dataset.contract.segments, END))
+        shown = "".join(token.text for token in card.tokens if token.kind in (*dataset.answer_format.segments, END))
         assert shown == answer.replace("\n", "↵\n") + "<|im_end|>"
         assert {token.target for token in card.tokens if token.kind in (PROMPT, PICTURE, "knowledge")} == {False}
         assert all(token.target for token in card.tokens if token.kind not in (PROMPT, PICTURE, "knowledge"))

@@ -149,7 +149,7 @@ def test_no_pickle_lies_in_the_adapter_folder(finished):
 def test_a_checkpoint_can_be_predicted_with(finished, learned):
     recipe = make_recipe(finished, learned / "base", learned / "data", *BEST)
     system = load_adapter(last_checkpoint(finished / "run"), recipe)
-    assert system.contract.segments == ("entities", "visible", "boxes")
+    assert system.answer_format.segments == ("entities", "visible", "boxes")
 
 
 def test_every_trained_parameter_moves_and_no_frozen_one(tmp_path, learned):

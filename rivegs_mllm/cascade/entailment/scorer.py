@@ -1,4 +1,4 @@
-"""Models that score whether a picture shows what a text describes: the contract of the entailment classifier."""
+"""Models that score whether a picture shows what a text describes: the interface of the entailment classifier."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from rivegs_mllm.cascade.grounding.base import Grounder, GroundingStage, Localiz
 from rivegs_mllm.cascade.referring import all_parts, check_parts, slots_required_by
 from rivegs_mllm.config.bounds import TokenCount
 from rivegs_mllm.config.schema import AnswerRecipe, ModelRecipe
-from rivegs_mllm.models.base_model import load_model, load_processor, make_contract
+from rivegs_mllm.models.base_model import load_model, load_processor, make_answer_format
 from rivegs_mllm.models.device import best_device, count_parameters
 from rivegs_mllm.models.plain_text import escape_special_tokens, truncate_words
 from rivegs_mllm.models.pretrained import own_files
@@ -72,12 +72,12 @@ class VlmGrounder(Grounder):
     def load(self, folder: Path) -> Stage:
         """The stage, on the GPU where there is one. Raises UserError for a base of an untested family."""
         processor = load_processor(self.model)
-        contract = make_contract(self.model, AnswerRecipe(encoding="native", bins=None), processor)
+        answer_format = make_answer_format(self.model, AnswerRecipe(encoding="native", bins=None), processor)
         model = load_model(self.model).eval()
         if self.model.quantization is None:  # 4-bit weights lie where they belong
             model.to(best_device())
         num_parameters = count_parameters(model)
-        asker = VlmLocator(model, processor, contract, self.prompt, self.max_new_tokens)
+        asker = VlmLocator(model, processor, answer_format, self.prompt, self.max_new_tokens)
         return GroundingStage("vlm", asker, self.query_fields, folder, num_parameters)
 
 
@@ -87,7 +87,7 @@ class VlmLocator:
 
     model: PreTrainedModel
     processor: ProcessorMixin
-    contract: AnswerFormat
+    answer_format: AnswerFormat
     prompt: str
     max_new_tokens: int
 
@@ -112,7 +112,7 @@ class VlmLocator:
             pad_token_id=tokenizer.pad_token_id,
         )
         tokens = self.model.generate(**inputs, generation_config=settings)[:, inputs["input_ids"].shape[1] :]
-        found = [parse_boxes(answer, self.contract, image.size) for answer in tokenizer.batch_decode(tokens)]
+        found = [parse_boxes(answer, self.answer_format, image.size) for answer in tokenizer.batch_decode(tokens)]
         return [
             own if kept == text else Localization(own.boxes, (f"cut to {MAX_EXPRESSION_TOKENS} tokens", *own.notes))
             for own, kept, text in zip(found, short, plain, strict=True)
@@ -124,13 +124,13 @@ class VlmLocator:
         return self.processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
 
 
-def parse_boxes(answer: str, contract: AnswerFormat, size: tuple[int, int]) -> Localization:
+def parse_boxes(answer: str, answer_format: AnswerFormat, size: tuple[int, int]) -> Localization:
     """The boxes in an answer, whatever stands around them, in pixels of a picture of ``size`` = (width, height)."""
     boxes: list[Box] = []
     notes = []
     for match in _BOX.finditer(answer):
         numbers = [str(round(float(number))) for number in match.groups() if number is not None]
-        own, faults = contract.decode_boxes(f"[{', '.join(numbers)}]", size)
+        own, faults = answer_format.decode_boxes(f"[{', '.join(numbers)}]", size)
         boxes += own
         notes += faults
     if not boxes and not notes:

@@ -85,7 +85,7 @@ class Generator:
         A post whose picture cannot be opened is answered from its text alone, and one whose text is too long from its
         beginning; its ``errors`` say so.
         """
-        segments = None if last is None else self.system.contract.up_to(last).segments
+        segments = None if last is None else self.system.answer_format.up_to(last).segments
         return self._generate([self._prompt(sample) for sample in samples], [()] * len(samples), segments)
 
     def continue_answers(
@@ -96,10 +96,10 @@ class Generator:
         A text that is too long is cut in the prompt alone: entities may be in the rest. Raises UserError for a
         prediction that an answer cannot say.
         """
-        contract = self.system.contract.up_to(prefix)
+        answer_format = self.system.answer_format.up_to(prefix)
         prompts = [self._with_all_tokens(self._prompt(sample), sample) for sample in samples]
         prefixes = [
-            answer_prefix(prompt.sample, prediction, contract)
+            answer_prefix(prompt.sample, prediction, answer_format)
             for prompt, prediction in zip(prompts, predictions, strict=True)
         ]
         return self._generate(prompts, prefixes, None if only is None else (only,))
@@ -123,7 +123,7 @@ class Generator:
         return dataclasses.replace(prompt, sample=dataclasses.replace(prompt.sample, tokens=sample.tokens))
 
     def _encode(self, sample: Sample) -> Tensors:
-        return encode_prompt(sample, self.folder, self.encoder, self.system.contract, self.system.instruction)
+        return encode_prompt(sample, self.folder, self.encoder, self.system.answer_format, self.system.instruction)
 
     def _truncate(self, sample: Sample) -> Sample:
         """The sample with as many words as fit; where not one does, also without its picture."""
@@ -157,7 +157,7 @@ class Generator:
         columns = inputs["input_ids"].shape[1]
         scores = VisibleScores(*self.decision)
         mentions = MentionConstraint(
-            self.token_bytes, [prompt.sample.tokens for prompt in prompts], self.system.contract.types
+            self.token_bytes, [prompt.sample.tokens for prompt in prompts], self.system.answer_format.types
         )
         stops = [] if segments is None else [SegmentStoppingCriteria(tokenizer, segments, columns)]
         output = model.generate(
@@ -184,18 +184,20 @@ class Generator:
         segments: Sequence[str] | None,
     ) -> Prediction:
         sample, tokenizer = prompt.sample, self.encoder.tokenizer
-        contract = self.system.contract
+        answer_format = self.system.answer_format
         if not sample.tokens and prompt.errors:  # nothing was read, so nothing can be said
             return Prediction(sample.id, errors=prompt.errors)
         if tokenizer.eos_token_id in tokens:
             tokens = tokens[: tokens.index(tokenizer.eos_token_id)]
         text = tokenizer.decode(tokens, clean_up_tokenization_spaces=False)
         if segments is not None:
-            contract = contract.up_to(segments[-1])
+            answer_format = answer_format.up_to(segments[-1])
             text = other_segment_pattern(segments).split(text, maxsplit=1)[0]
         answer = "".join(piece.text for piece in prefix) + text
         scores = visible_scores(tokens, probabilities, self.decision, tokenizer)
-        prediction = parse(sample.id, answer, sample.tokens, contract, sample.size if sample.image else None, scores)
+        prediction = parse(
+            sample.id, answer, sample.tokens, answer_format, sample.size if sample.image else None, scores
+        )
         return dataclasses.replace(prediction, errors=prompt.errors + prediction.errors)
 
 

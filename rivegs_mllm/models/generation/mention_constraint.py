@@ -1,4 +1,4 @@
-"""Constrained decoding of mentions: runs of words of the post, followed by a type of the contract.
+"""Constrained decoding of mentions: runs of words of the post, followed by a type of the answer format.
 
 A mention that is not in the post is never correct, and small models misspell unseen names.
 """

@@ -21,8 +21,8 @@ BATCH_SIZE = 8
 
 def check_cacheable(system: System) -> None:
     """Raises UserError where a picture's features would change while training, or are more than a row a token."""
-    if system.contract.family not in FAMILIES:
-        raise UserError(f"model.cache_pictures: not for the family {system.contract.family}; set it to false")
+    if system.answer_format.family not in FAMILIES:
+        raise UserError(f"model.cache_pictures: not for the family {system.answer_format.family}; set it to false")
     tower = system.model.get_base_model().model.visual
     if any(parameter.requires_grad for parameter in tower.parameters()):
         raise UserError("model.cache_pictures: lora.target_modules trains the vision tower; set it to false")
@@ -39,7 +39,7 @@ def encode_pictures(dataset: AnswerDataset, system: System) -> dict[str, torch.T
     some = list(batches(own, BATCH_SIZE))
     for samples in track(some, "encoding pictures", quiet=not state.is_local_main_process):
         prompts = [
-            encode_prompt(sample, dataset.folder, dataset.encoder, dataset.contract, dataset.instruction)
+            encode_prompt(sample, dataset.folder, dataset.encoder, dataset.answer_format, dataset.instruction)
             for sample in samples
         ]
         pixels, grid = (

@@ -37,7 +37,7 @@ class AnswerDataset(Dataset):
         samples: Sequence[Sample],
         folder: Path,
         encoder: SampleEncoder,
-        contract: AnswerFormat,
+        answer_format: AnswerFormat,
         instruction: str,
         augmentation: Augmentation,
         seed: int,
@@ -46,7 +46,7 @@ class AnswerDataset(Dataset):
         self.words = name_words(samples)
         self.folder = folder
         self.encoder = encoder
-        self.contract = contract
+        self.answer_format = answer_format
         self.instruction = instruction
         self.augmentation = augmentation
         self.seed = seed
@@ -70,7 +70,7 @@ class AnswerDataset(Dataset):
         key = (sample.image, sample.tokens)
         if key in self.prompts:
             return self.prompts[key]
-        prompt = encode_prompt(sample, self.folder, self.encoder, self.contract, self.instruction)
+        prompt = encode_prompt(sample, self.folder, self.encoder, self.answer_format, self.instruction)
         if sample.image in self.features:
             del prompt["pixel_values"]
             prompt = self.prompts[key] = {**prompt, "image_features": self.features[sample.image]}
@@ -85,20 +85,20 @@ class AnswerDataset(Dataset):
         (knowledge,) = sample.knowledge or ("",)
         size = sample.size if sample.image else None
         try:
-            return render(sample.tokens, knowledge, sample.entities, self.contract, size)
+            return render(sample.tokens, knowledge, sample.entities, self.answer_format, size)
         except UserError as error:
             raise UserError(f"sample {sample.id}: {error}") from None
 
 
 def dataset_of(
-    recipe: Recipe, samples: Sequence[Sample], processor: ProcessorMixin, contract: AnswerFormat
+    recipe: Recipe, samples: Sequence[Sample], processor: ProcessorMixin, answer_format: AnswerFormat
 ) -> AnswerDataset:
     """The samples as a recipe trains with them, without its model's weights."""
     return AnswerDataset(
         samples,
         recipe.data.folder,
         SampleEncoder(processor, recipe.answer.weights),
-        contract,
+        answer_format,
         describe_types(recipe.answer.instruction, recipe.answer.types),
         recipe.augment,
         recipe.train.seed,
@@ -154,32 +154,32 @@ def greatest_length(dataset: AnswerDataset, sample: Sample) -> int:
 
 def _lengths(dataset: AnswerDataset, sample: Sample) -> tuple[int, int]:
     """Tokens of a sample in this epoch, and in one that draws its longest knowledge."""
-    encoder, contract, drawn = dataset.encoder, dataset.contract, dataset.augment(sample)
+    encoder, answer_format, drawn = dataset.encoder, dataset.answer_format, dataset.augment(sample)
     text = encoder.processor.apply_chat_template(
-        messages(drawn, dataset.instruction, contract.types), add_generation_prompt=True, tokenize=False
+        messages(drawn, dataset.instruction, answer_format.types), add_generation_prompt=True, tokenize=False
     )
     pieces = dataset.pieces(drawn)
     tokens = len(encoder.tokenizer(text).input_ids) + len(encoder.answer(pieces)["answer"])
-    tokens += picture_tokens(sample, contract)
+    tokens += picture_tokens(sample, answer_format)
     return tokens, tokens + extra_knowledge_tokens(dataset, sample, pieces)
 
 
 def extra_knowledge_tokens(dataset: AnswerDataset, sample: Sample, pieces: Sequence[AnswerLine]) -> int:
     """By how many tokens the sample's longest knowledge text is longer than the one in ``pieces``."""
-    contract = dataset.contract
-    if "knowledge" not in contract.segments or dataset.augmentation.knowledge != "draw":
+    answer_format = dataset.answer_format
+    if "knowledge" not in answer_format.segments or dataset.augmentation.knowledge != "draw":
         return 0
-    lines = [render(sample.tokens, text, (), contract.up_to("knowledge"), None) for text in sample.knowledge]
+    lines = [render(sample.tokens, text, (), answer_format.up_to("knowledge"), None) for text in sample.knowledge]
     drawn = [piece for piece in pieces if piece.segment == "knowledge"]
     lengths = [len(dataset.encoder.answer(line)["answer"]) for line in (drawn, *lines)]
     return max(lengths) - lengths[0]
 
 
-def picture_tokens(sample: Sample, contract: AnswerFormat) -> int:
+def picture_tokens(sample: Sample, answer_format: AnswerFormat) -> int:
     """Tokens that the sample's picture adds to the one placeholder that the prompt's text holds for it."""
     if not sample.image:
         return 0
     if sample.size is None:
         raise UserError(f"sample {sample.id}: has a picture but no size; record it as [width, height]")
-    width, height = contract.resized(sample.size)
-    return width * height // contract.patch_factor**2 - 1
+    width, height = answer_format.resized(sample.size)
+    return width * height // answer_format.patch_factor**2 - 1
