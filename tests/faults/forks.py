@@ -100,6 +100,8 @@ class Nursery:
 
     def _ended(self, number: int, encoding: str, code: int, seconds: float) -> Ended:
         printed, told, changes = (self.folder / f"{number}.{name}" for name in ("stdout", "stderr", "changes"))
+        if encoding == "utf-16":  # Python writes no byte order mark into a pipe
+            encoding = f"utf-16-{sys.byteorder[0]}e"
         return Ended(
             code,
             printed.read_text(encoding=encoding, errors="replace"),
