@@ -251,6 +251,22 @@ def test_a_post_shows_itself(system, trained, tmp_path):
         system(text).show()
 
 
+def test_a_hub_id_is_the_model_of_that_name(adapter, trained, said, tmp_path, monkeypatch):
+    """As it lies in the hub's cache, in which each file links to a blob; where it is there, nothing is fetched."""
+    cached = tmp_path / "models--someone--a-model"
+    snapshot = cached / "snapshots" / "0123abcd"
+    snapshot.mkdir(parents=True)
+    for path in adapter.iterdir():
+        if path.is_file():
+            (snapshot / path.name).symlink_to(path)
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text(snapshot.name)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    assert bare(load("someone/a-model").batch(asked(trained))) == bare(said)
+    with pytest.raises(UserError, match="someone/another-model: .*no model of the hub that can be fetched"):
+        load("someone/another-model")
+
+
 def test_wrong_sources_and_settings_are_told(adapter, trained, tmp_path):
     for source, words in (
         (tmp_path / "none", "no such folder or recipe"),
