@@ -50,10 +50,10 @@ def predict(
             done += answers
             check_some_answered(done, len(samples))
             file.writelines(to_line(answer) for answer in answers)
-            file.flush()
+            file.flush()  # so that a killed run loses one batch at most
             bars.advance(task, len(answers))
     partial.replace(out)
-    _run_file(partial).unlink()
+    _run_file(partial).unlink()  # last: without it the complete answers in `partial` would be discarded
     return done
 
 
@@ -62,7 +62,7 @@ def _resume_or_start(partial: Path, samples: Sequence[Sample], name: str) -> lis
     run = _run_file(partial)
     if not (partial.exists() and run.exists()):
         partial.parent.mkdir(parents=True, exist_ok=True)
-        write_text(run, name)
+        write_text(run, name)  # first, so that answers never lie there without what they were made by
         partial.unlink(missing_ok=True)
         return []
     if run.read_text() != name:
@@ -75,7 +75,7 @@ def _run_file(partial: Path) -> Path:
 
 
 def _run_name(recipe: Answering, samples: Sequence[Sample], adapter: Path | None) -> str:
-    """A digest of what the answers depend on."""
+    """A digest of what the answers depend on; the base is given by its name and revision, being too large to read."""
     posts = [(sample.id, sample.tokens, sample.image) for sample in samples]
     weights = None
     if adapter is not None:

@@ -32,9 +32,9 @@ def nms(boxes: torch.Tensor, scores: torch.Tensor, iou_threshold: float) -> torc
     """Non-maximum suppression: indices of the boxes kept, best score first.
 
     ``boxes`` is (N, 4) xyxy, ``scores`` (N,). A box is dropped when its IoU with a better kept one is above the
-    threshold.
+    threshold, as torchvision's own operator does.
     """
-    order = scores.argsort(descending=True, stable=True)
+    order = scores.argsort(descending=True, stable=True)  # stable, so that of equal scores the earlier box wins
     x0, y0, x1, y1 = boxes.unbind(1)
     areas = (x1 - x0) * (y1 - y0)
     kept = []
@@ -49,7 +49,7 @@ def nms(boxes: torch.Tensor, scores: torch.Tensor, iou_threshold: float) -> torc
 
 
 def declare() -> None:
-    """Declares the operators where they are missing. Does nothing beside a torch that has CUDA."""
+    """Declares the operators where they are missing. Does nothing beside a torch built for CUDA, where they load."""
     if torch.version.cuda is not None or _declared or _loads():
         return
     library = torch.library.Library("torchvision", "DEF")

@@ -16,12 +16,13 @@ TYPES = ("PER", "LOC", "ORG", "OTHER")
 
 
 NOT_IN_A_TYPE = re.compile(r"[(),\\<|]|[^\S ]|^ | $|  ")
-"""What the name of a type cannot hold, since the answers of models are read by these; single spaces between words are
-read."""
+"""What the name of a type cannot hold, because an answer line, ``mention (TYPE, 2)``, is parsed by these characters.
+Single spaces between words are allowed."""
 
 
 MAX_PIXELS = 89_478_485
-"""Larger pictures and masks are taken for decompression bombs and refused: Pillow's own limit."""
+"""Larger pictures and masks are taken for decompression bombs and refused: Pillow's own limit, a quarter of a gigabyte
+in RGB, up to twice of which Pillow only warns."""
 
 
 class UserError(ValueError):

@@ -30,12 +30,12 @@ SEGMENTS = ("knowledge", "entities", "expressions", "visible", "boxes")
 """The parts of an answer, in the order in which a model writes them."""
 ENCODINGS = ("loc", "native")
 MOST_PIXELS = 2**27
-"""More than any picture has."""
+"""Of a picture, at most; the largest that is opened has MAX_PIXELS."""
 NATIVE_STEPS = {"qwen2_vl": 1000, "qwen2_5_vl": None, "qwen3_vl": 1000}
 """Steps of a family's own box grid, by the ``model_type`` of the base; None: the pixels of the resized picture."""
 
 _CURE = "copy it from the folder that the model was trained in, or train again"
-_NUMBER = r"-?[0-9]{1,6}"
+_NUMBER = r"-?[0-9]{1,6}"  # more digits than a grid needs; int() raises from 4300 on
 _LOC_BOX = re.compile(r"<loc_([0-9]{1,6})>" * 4)
 _NATIVE_BOX = re.compile(rf"\[\s*({_NUMBER})\s*,\s*({_NUMBER})\s*,\s*({_NUMBER})\s*,\s*({_NUMBER})\s*\]")
 
@@ -99,17 +99,20 @@ class AnswerFormat:
             yield f"min_pixels {self.min_pixels} is more than max_pixels {self.max_pixels}"
 
     def up_to(self, segment: str) -> AnswerFormat:
-        """The same format for answers that end after ``segment``, as when only their beginning is forced or read."""
+        """The same format for answers that end after ``segment``, as when only their beginning is given or read.
+
+        Raises ValueError for a segment that the format does not have.
+        """
         return dataclasses.replace(self, segments=self.segments[: self.segments.index(segment) + 1])
 
     def save(self, folder: Path | str) -> None:
-        """Writes ``folder/rivegs_contract.json``, atomically."""
+        """Writes ``folder/rivegs_contract.json``, atomically. Raises WriteError."""
         content = json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False)
         write_text(Path(folder) / FILE_NAME, content + "\n")
 
     @classmethod
     def load(cls, folder: Path | str) -> AnswerFormat:
-        """That of an adapter folder. Raises AnswerFormatError where it is missing, of another version or wrong."""
+        """The format in an adapter folder. Raises AnswerFormatError where there is none of this version."""
         path = Path(folder) / FILE_NAME
         if not path.is_file():
             raise AnswerFormatError(
@@ -156,7 +159,7 @@ class AnswerFormat:
             )
 
     def check_processor(self, processor: Any) -> None:
-        """Raises AnswerFormatError where a Qwen-VL processor of transformers resizes pictures otherwise than agreed."""
+        """Raises AnswerFormatError where a Qwen-VL processor of transformers resizes pictures by other limits."""
         images = processor.image_processor
         found = {
             "do_resize": images.do_resize,
@@ -195,25 +198,26 @@ class AnswerFormat:
         return columns * factor, rows * factor
 
     def grid(self, size: tuple[int, int]) -> tuple[int, int]:
-        """The steps (across, down) that cover a picture of ``size``; an edge is a whole number from 0 to that."""
+        """The steps (across, down) that cover a picture of ``size`` = (width, height); an edge is a whole number from 0
+        to that, both included. Raises UserError for a picture that ``resized`` refuses."""
         if self.encoding == "loc":
             return self.bins, self.bins
         steps = NATIVE_STEPS[self.family]
         return self.resized(size) if steps is None else (steps, steps)
 
     def rounding(self, size: tuple[int, int]) -> tuple[float, float]:
-        """(dx, dy): by how many pixels of the original an edge can be off after ``encode_box`` and ``decode_boxes``.
+        """(dx, dy): by how many pixels of the original picture an edge can be off after a box is encoded and decoded.
 
-        That is half a step of the grid; a side of a box thinner than a step is off by up to a whole one.
+        That is half a step of the grid; an edge of a box thinner than a step is off by up to a whole one.
         """
         (across, down), (width, height) = self.grid(size), size
         return width / across / 2, height / down / 2
 
     def encode_box(self, box: Box, size: tuple[int, int]) -> str:
-        """A box of a picture of ``size`` = (width, height) as text, edges rounded to the grid.
+        """A box, in pixels of a picture of ``size`` = (width, height), as text, its edges rounded to the grid.
 
-        What lies outside the picture is cut off. A box thinner than a step is widened to one.
-        Raises UserError for a box of which nothing lies inside.
+        The box is clipped to the picture. One thinner than a step is widened to a step.
+        Raises UserError for a box that lies wholly outside, or whose edges are not finite.
         """
         (across, down), (width, height) = self.grid(size), size
         edges = (box.xmin, box.ymin, box.xmax, box.ymax)
@@ -245,7 +249,7 @@ class AnswerFormat:
         errors = [f"not a box: {part[:80]!r}" for part in between if part]
         for match in pattern.finditer(text):
             numbers = [int(number) for number in match.groups()]
-            limits = self.grid(size) * 2
+            limits = self.grid(size) * 2  # (across, down, across, down), as the numbers come
             inside = [min(max(number, 0), limit) for number, limit in zip(numbers, limits, strict=True)]
             if inside != numbers:
                 errors.append(f"box {match[0]} reaches outside 0 to {limits[0]} across, 0 to {limits[1]} down")
@@ -260,7 +264,7 @@ class AnswerFormat:
 
 
 def loc_tokens(bins: int) -> list[str]:
-    """The location tokens of the encoding ``loc`` with ``bins`` steps, one more than there are steps."""
+    """The location tokens of the encoding ``loc`` with ``bins`` steps: ``bins`` + 1, as both borders have one."""
     return [f"<loc_{number}>" for number in range(bins + 1)]
 
 
@@ -272,4 +276,5 @@ def _interval(low: float, high: float, steps: int) -> tuple[int, int] | None:
     first, last = round(low), round(high)
     if first < last:
         return first, last
+    # Towards the middle of the box, which keeps it within [0, steps], too.
     return (first, first + 1) if low + high > 2 * first else (first - 1, first)

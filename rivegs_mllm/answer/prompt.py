@@ -1,4 +1,4 @@
-"""What a model is asked."""
+"""The prompts: the end-to-end model's instruction, and those that ask LLMs for knowledge, expressions and captions."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def check_instruction(instruction: str) -> None:
 
 
 def describe_types(instruction: str, types: Collection[str]) -> str:
-    """The instruction with descriptions of types beside their names; as it is where they are names alone."""
+    """The instruction with the types' descriptions beside their names; unchanged where ``types`` are names alone."""
     if not isinstance(types, Mapping):
         return instruction
     named = ", ".join(f"{name} ({text})" if text else name for name, text in types.items())
@@ -111,7 +111,7 @@ class Shown(Protocol):
 
     @property
     def caption(self) -> str:
-        """What its picture shows, "" where nobody said."""
+        """What its picture shows, "" where unknown."""
 
     @property
     def answer(self) -> str:
@@ -142,7 +142,7 @@ def expansion_messages(sample: Sample, mention: str, background: str = "", pictu
 
 
 def caption_messages(picture: Path, question: str = CAPTION_QUESTION) -> list[dict]:
-    """What a captioner is asked. BLIP-2 and its like want an empty question."""
+    """The prompt of a captioner. BLIP-2 and other models without a chat template want an empty question."""
     return _one_turn(question, picture)
 
 
@@ -167,5 +167,5 @@ def _one_turn(text: str, picture: Path | None) -> list[dict]:
 
 
 def _line(text: str) -> str:
-    """A text of others on one line, without the control tokens that end a turn."""
+    """A text from outside on one line, without the control tokens that end a turn."""
     return " ".join(text.split()).replace("<|", "< |")

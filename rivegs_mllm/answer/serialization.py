@@ -40,7 +40,9 @@ YES, NO = " yes", " no"
 _LABELS = dict(zip(SEGMENTS, ("knowledge", "entity", "expression", "visible", "box"), strict=True))
 _SEGMENT_OF = {label: segment for segment, label in _LABELS.items()}
 _NO_ENTITY = "entity: none"
+# At most six digits: no post has more entities, and int() raises from 4300 digits on.
 _LINE = re.compile(r"(knowledge|entity|expression|visible|box)(?: ([0-9]{1,6}))?: ?(.*)")
+# Greedy, so that the last bracket holds the type: a mention may have brackets of its own.
 _ENTITY = re.compile(r"(.+) \(([^(),]+)(?:, ([0-9]{1,6}))?\)")
 
 # What str.splitlines breaks at, the backslash itself, and "<" where it would open a control token.
@@ -85,11 +87,11 @@ def render(
     answer_format: AnswerFormat,
     size: tuple[int, int] | None,
 ) -> tuple[AnswerLine, ...]:
-    """The answer that says this, one piece a line; the texts of the pieces joined are the answer.
+    """The answer that says this, line by line; the texts of the lines joined are the answer.
 
-    ``size`` is (width, height) of the original picture, None without one. The pieces of the first segments do not
-    depend on the later ones, so ``render(..., answer_format.up_to(segment), ...)`` gives the first pieces of the whole.
-    Raises UserError for what an answer of this format cannot express.
+    ``size`` is (width, height) of the original picture, None without one; boxes are in its pixels. The lines of the
+    first segments do not depend on the later ones, so ``render(..., answer_format.up_to(segment), ...)`` gives the
+    first lines of the whole. Raises UserError for what an answer of this format cannot express.
     """
     ordered = in_text_order(entities)
     writers = {
@@ -115,12 +117,13 @@ def parse(
     size: tuple[int, int] | None,
     scores: Mapping[int, float] | None = None,
 ) -> Prediction:
-    """What an answer says of the post ``id`` with these tokens and a picture of ``size`` = (width, height).
+    """The prediction in an answer about the post ``id`` with these tokens and a picture of ``size`` = (width, height).
 
-    Takes any text, keeps it as ``raw``, and lists in ``errors`` what of it could not be read. Lines may stand in any
-    order; of two that say the same thing the first counts. A mention that is not in the post has no span; a type
-    that the format does not have is kept; boxes of an entity that is said not to be visible are not.
-    ``scores`` is the probability of being visible by the number that the answer gives the entity.
+    Never raises: any text is accepted and kept as ``raw``, and ``errors`` lists what could not be read. Lines may stand
+    in any order; of two for the same field the first counts. A mention that is not in the post has no span; a type
+    that the format does not have is kept; boxes of an entity that is predicted not to be visible are dropped. Boxes
+    are in pixels of the original picture. ``scores`` is the probability of being visible by the number that the answer
+    gives the entity.
     """
     lines, errors = _read_lines(text, answer_format)
     knowledge = lines.get(("knowledge", None))
@@ -205,7 +208,7 @@ class _Spans:
         return spans.index(span) + 1
 
     def find(self, mention: str, occurrence: int | None) -> tuple[Span | None, str]:
-        """Where an entity line says that its entity is, and what is wrong with that, "" if nothing."""
+        """The span that an entity line gives its entity, and what is wrong with that, "" if nothing."""
         found = self.occurrences(mention)
         if not found:
             return None, f"{_shown(mention)} is not in the post"
@@ -226,7 +229,7 @@ _Lines = dict[tuple[str, int | None], str]
 
 
 def _read_lines(text: str, answer_format: AnswerFormat) -> tuple[_Lines, list[str]]:
-    """The contents of the lines by segment and number, and what is wrong with the lines as such."""
+    """The contents of the lines by segment and number, and the errors of lines that cannot be read."""
     lines: _Lines = {}
     errors = []
     *whole, rest = text.split("\n")
@@ -257,7 +260,7 @@ def _read_entities(
     size: tuple[int, int] | None,
     scores: Mapping[int, float],
 ) -> tuple[tuple[Entity, ...], list[str]]:
-    """The entities, and what is wrong with the lines that speak of entities."""
+    """The entities, and the errors of the lines that describe them."""
     numbers = sorted(number for segment, number in lines if segment == "entities" and number is not None)
     errors = []
     if ("entities", None) not in lines and not numbers and "entities" in answer_format.segments:

@@ -1,4 +1,4 @@
-"""What answering with a model needs, of a run's recipe all but how it is trained; and its copy beside the weights."""
+"""The settings of prediction, a recipe without those of training, and the recipe's copy beside the weights."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ FILE_NAME = "recipe.yaml"
 _HEAD = "# rivegs predict {folder}/{name} --data DATASET --out PREDICTIONS --adapter {folder}\n"
 
 
-_USUAL = {
+_DEFAULTS = {
     own.name: own.default if own.default_factory is dataclasses.MISSING else own.default_factory()
     for own in dataclasses.fields(TrainingArguments)
 }
-"""Not those of an instance: to make one while a model is trained would reset the state of accelerate."""
+"""Of TrainingArguments. Not taken from an instance: to make one during training would reset accelerate's state."""
 
 _NOT_SAVED = ("hub_token", "push_to_hub_token", "accelerator_config")
 """Secrets, and what transformers sets by itself."""
@@ -54,7 +54,7 @@ _OF_TRAINING = {own.name for own in dataclasses.fields(Recipe)} - set(_OWN)
 
 
 def read_answering(path: Path | str, overrides: Sequence[str] = (), data: Path | None = None) -> Answering:
-    """What a recipe of an end-to-end model says about prediction. Raises UserError as `schema.read_recipe` does.
+    """The settings of prediction in a recipe of an end-to-end model. Raises UserError as `schema.read_recipe` does.
 
     Types that it does not name are those of the dataset in ``data``, or else in its ``data.folder``.
     """
@@ -86,10 +86,13 @@ def folder_of(layered: Layered, data: Path | None = None) -> Path:
 
 
 def save_recipe(recipe: Recipe, folder: Path) -> None:
-    """Writes the recipe into a trained model's folder: all that prediction needs, and what differs of training."""
+    """Writes the recipe into a trained model's folder: all of prediction, and of training what is not the default.
+
+    Raises WriteError.
+    """
     content = {own.name: _plain(getattr(recipe, own.name)) for own in dataclasses.fields(recipe)}
     content["lora"] = _changed(recipe.lora.to_dict(), LoraConfig().to_dict())
-    content["train"] = _changed(recipe.train.to_dict(), _USUAL)
+    content["train"] = _changed(recipe.train.to_dict(), _DEFAULTS)
     head = _HEAD.format(folder=folder, name=FILE_NAME)
     write_text(folder / FILE_NAME, head + yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120))
 

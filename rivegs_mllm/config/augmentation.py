@@ -17,7 +17,7 @@ class Augmentation:
     ``name_augmentation`` is the share of posts whose entity names are replaced by made-up ones, so that a model learns
     to copy names.
     ``box_jitter`` is the standard deviation by which each edge moves, as a share of the box's width or height; it is
-    truncated at two deviations, and a moved box with an IoU below ``box_jitter_iou`` is not taken: the Gaussian box
+    truncated at two deviations, and a moved box with an IoU below ``box_jitter_iou`` is rejected: the Gaussian box
     perturbation of E2E-GMNER. 0 moves nothing.
     """
 

@@ -20,7 +20,7 @@ from rivegs_mllm.types import UserError
 
 @dataclass(frozen=True)
 class Bounds:
-    """A number from ``low`` to ``high``, both among them; ``above`` and ``below`` are bounds that are not."""
+    """A number from ``low`` to ``high``, both included; ``above`` and ``below`` are bounds that are not."""
 
     low: float | None = None
     high: float | None = None
@@ -28,7 +28,7 @@ class Bounds:
     below: float | None = None
 
     def fits(self, value: float) -> bool:
-        """Whether a number lies within; NaN lies nowhere, infinity only where there is no bound but this."""
+        """Whether a number lies within the bounds; NaN and infinity never do."""
         return (
             math.isfinite(value)
             and (self.low is None or value >= self.low)
@@ -58,7 +58,7 @@ class OneOf:
 
 @dataclass(frozen=True)
 class NotEmpty:
-    """A text that is there, for a field of a library that would do without it."""
+    """A text that must be given, for a field that its library leaves optional."""
 
     def fits(self, value: str | None) -> bool:
         """Whether there is anything in it."""
@@ -81,16 +81,17 @@ class FieldRules:
 NO_RULES = FieldRules({})
 
 
+# Upper bounds are beyond any use: they are for mistyped numbers, which would fail late or run for ever.
 PositiveInt = Annotated[int, Bounds(1, 10**9)]
 NonNegativeInt = Annotated[int, Bounds(0, 10**9)]
-Seed = Annotated[int, Bounds(0, 2**32 - 1)]
+Seed = Annotated[int, Bounds(0, 2**32 - 1)]  # NumPy takes no other
 PositiveFloat = Annotated[float, Bounds(above=0, high=1e9)]
 NonNegativeFloat = Annotated[float, Bounds(0, 1e9)]
 Probability = Annotated[float, Bounds(0, 1)]
 Dropout = Annotated[float, Bounds(0, below=1)]
 BatchSize = Annotated[int, Bounds(1, 2**16)]
 TokenCount = Annotated[int, Bounds(1, 2**20)]
-Pixels = Annotated[int, Bounds(1, 2**27)]
+Pixels = Annotated[int, Bounds(1, 2**27)]  # as MOST_PIXELS of the answer format
 Side = Annotated[int, Bounds(1, 2**16)]
 Concurrency = Annotated[int, Bounds(1, 10_000)]
 
@@ -102,7 +103,7 @@ def check_bounds(settings: object) -> None:
 
 
 def broken(rule: Rule, value: object) -> str:
-    """What to say of a value that breaks a rule, "" where it keeps it."""
+    """The message about a value that breaks a rule, "" where it does not."""
     return "" if rule.fits(value) else f"{shown(value)} is not {rule}"
 
 

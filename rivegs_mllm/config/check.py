@@ -32,7 +32,7 @@ _MAPPINGS = (dict, Mapping)
 
 
 def resolve(hint: object, value: object, key: str = "") -> object:
-    """The value as what ``hint`` asks for. Raises UserError that names the key.
+    """The value converted to the type ``hint``. Raises UserError that names the key.
 
     ``hint`` is a type hint with its annotations (``bounds``), ``value`` what ``yaml_text`` read.
     """
@@ -63,7 +63,7 @@ def resolve(hint: object, value: object, key: str = "") -> object:
 
 
 def build(kind: type[Settings], content: Mapping[str, object], key: str = "", rules: FieldRules = NO_RULES) -> Settings:
-    """A dataclass of a mapping's values. Raises UserError for a key that it has not, and for one that is missing."""
+    """A dataclass of a mapping's values. Raises UserError for an unknown, a missing and a wrong key, naming it."""
     hints = typing.get_type_hints(kind, include_extras=True)
     fields = {field.name: field for field in dataclasses.fields(kind) if field.init}
     for name in content:
@@ -82,8 +82,8 @@ def build(kind: type[Settings], content: Mapping[str, object], key: str = "", ru
     except UserError:
         raise  # names its key
     except Exception as error:  # the libraries' own dataclasses raise whatever they like
-        said = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"{key or 'recipe'}: {said[:_LONGEST]}") from error
+        message = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{key or 'recipe'}: {message[:_LONGEST]}") from error
 
 
 def check_saved(kind: type, content: Mapping[str, object], key: str) -> None:
@@ -130,7 +130,7 @@ def _of_union(hints: Sequence[object], value: object, key: str) -> object:
 
 
 def _is_of(hint: object, content: object) -> bool:
-    """Whether a value, as YAML reads it, is of a type without any doubt."""
+    """Whether a value, as YAML reads it, is of a type without any doubt; true is no int, a list no text."""
     if typing.get_origin(hint) is Annotated:
         hint = typing.get_args(hint)[0]
     origin = typing.get_origin(hint) or hint
@@ -146,7 +146,7 @@ def _is_of(hint: object, content: object) -> bool:
 
 
 def _text(value: object, key: str, is_path: bool = False) -> str:
-    """A text: what was written, though it be a number's or a boolean's word."""
+    """A text: what was written, even if it reads as a number or a boolean."""
     if isinstance(value, Written):
         if value.value is None:
             raise UserError(f"{key}: null, but it needs a {'path' if is_path else 'text'}")

@@ -10,9 +10,9 @@ from pathlib import Path
 class Distilled:
     """Stores of ``rivegs distill`` whose texts posts are trained with, in place of those in the dataset.
 
-    ``knowledge``: every teacher's text about a post, of which each epoch draws one; ``expressions``: what a teacher
-    said of each gold mention. ``teachers`` are the names of those that count, null for all. ``clean`` leaves out
-    answers that the checks marked. A post or name that a store has nothing for keeps what the dataset has.
+    ``knowledge``: every teacher's text about a post, of which each epoch draws one; ``expressions``: a teacher's
+    expression for each gold mention. ``teachers`` are the names of those that count, null for all. ``clean`` leaves out
+    answers that the checks flagged. A post or name that a store has nothing for keeps what the dataset has.
     """
 
     knowledge: Path | None = None

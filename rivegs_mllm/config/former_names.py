@@ -38,7 +38,7 @@ _TYPE_KEYS = ("type", "kind")
 
 
 def _nothing(old: str, new: str) -> None:
-    """Saved settings are brought up to date without a word."""
+    """Saved settings are updated without a warning: nobody has to edit them."""
 
 
 def current(content: object, renamed: Callable[[str, str], None] = _nothing) -> object:

@@ -1,8 +1,8 @@
 """A recipe laid over its bases, with overrides laid over it; every value has its source.
 
 ``base: FILE`` names another recipe, relative to the recipe's own folder, and the recipe is laid over that:
-sections key by key, lists and values in place of the base's. ``null`` takes away what the base says, and another
-``type:`` lets the base's settings of that section go. A base can have a base.
+sections key by key, lists and values in place of the base's. ``null`` removes what the base says, and another
+``type:`` drops the base's settings of that section. A base can have a base.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ Section = dict[str, Union["Section", Sourced]]
 
 @dataclass(frozen=True)
 class Layered:
-    """What a recipe says in all. ``files`` are those it was read from, ``name`` is what errors call it."""
+    """A complete recipe. ``files`` are those it was read from, ``name`` is what errors call it."""
 
     path: Path
     name: str
@@ -68,22 +68,22 @@ class Layered:
             for name, own in self.sections.get("variants", {}).items()
         }
 
-    def fault(self, said: str) -> UserError:
+    def fault(self, message: str) -> UserError:
         """The error for a message that begins with a key, naming the file where the key was written."""
         own: Section | Sourced | None = self.sections
-        for key in said.partition(":")[0].partition("[")[0].split("."):
+        for key in message.partition(":")[0].partition("[")[0].split("."):
             own = own.get(key) if isinstance(own, dict) else None
         while isinstance(own, dict):
             own = next(iter(own.values()), None)
         if isinstance(own, Sourced) and own.source not in (str(self.path), OVERRIDE, *DEFAULTS):
-            return UserError(f"{own.source}: {said} (a base of {self.name})")
-        return UserError(f"{self.name}: {said}")
+            return UserError(f"{own.source}: {message} (a base of {self.name})")
+        return UserError(f"{self.name}: {message}")
 
 
 def read_layers(path: Path | str, overrides: Sequence[str] = ()) -> Layered:
     """A recipe over its bases, overrides such as ``--train.seed=1`` laid over it. Raises UserError naming the file.
 
-    A path below ``recipes/`` where nothing is names the recipe that is installed with the package.
+    A path below ``recipes/`` that does not exist names the recipe that is installed with the package.
 
     A base's ``train.output_dir`` is not handed down, or a run would end in the folder of another: where a recipe that
     trains names none, it is ``runs/<the file's name without its ending>``. With an override of ``data.folder`` and none
@@ -102,7 +102,7 @@ def read_layers(path: Path | str, overrides: Sequence[str] = ()) -> Layered:
 
 
 def word(content: dict, key: str) -> str | None:
-    """The text that a key of a section has, None where it has none or is not there."""
+    """The text that a key of a section has, None where it is missing or has none."""
     value = content.get(key)
     value = value.value if isinstance(value, Sourced) else value
     value = value.text if isinstance(value, Written) else value
@@ -197,7 +197,7 @@ def _variant(path: Path, key: str, own: Section) -> tuple[Section, tuple[Path, .
 def _merged(below: Section, above: Section) -> Section:
     """One section laid over another."""
     kinds = {word(below, "type"), word(above, "type")} - {None}
-    if len(kinds) == 2:
+    if len(kinds) == 2:  # another type does not know the settings of the base's
         return above
     made = dict(below)
     for key, own in above.items():
@@ -226,16 +226,16 @@ def _name_folder(sections: Section, stem: str) -> None:
     train, data = _opened(sections.get("train")), sections.get("data")
     if not train:
         return
-    said = train.get("output_dir", Sourced(f"runs/{stem}", DEFAULT_FOLDER))
+    output = train.get("output_dir", Sourced(f"runs/{stem}", DEFAULT_FOLDER))
     folder = data.get("folder") if isinstance(data, dict) else None
     if (
         isinstance(folder, Sourced)
         and folder.source == OVERRIDE
-        and isinstance(said, Sourced)
-        and said.source != OVERRIDE
+        and isinstance(output, Sourced)
+        and output.source != OVERRIDE
     ):
-        said = Sourced(str(folder_for(stem, Path(word(data, "folder") or "data"))), DEFAULT_FOLDER_OF_DATA)
-    sections["train"] = {**train, "output_dir": said}
+        output = Sourced(str(folder_for(stem, Path(word(data, "folder") or "data"))), DEFAULT_FOLDER_OF_DATA)
+    sections["train"] = {**train, "output_dir": output}
 
 
 def _override(sections: Section, override: str) -> None:
@@ -255,7 +255,7 @@ def _override(sections: Section, override: str) -> None:
 
 
 def _opened(own: Section | Sourced | None) -> Section:
-    """A section to write in: one in braces that an override said, and an empty one in place of a value."""
+    """A section to write in: also one that an override gave in braces, and an empty one in place of a value."""
     if isinstance(own, Sourced):
         value = own.value.value if isinstance(own.value, Written) else own.value
         own = _sourced(value, own.source) if isinstance(value, dict) else None

@@ -1,4 +1,4 @@
-"""What a recipe can say. One run is one YAML file, with overrides ``--section.field=value``.
+"""The settings of a recipe. One run is one YAML file, with overrides ``--section.field=value``.
 
 The libraries' own dataclasses stand for their own settings: ``lora`` is PEFT's LoraConfig, ``train`` is transformers'
 TrainingArguments.
@@ -85,7 +85,7 @@ LoraSettings = Annotated[
 
 @dataclass
 class DataRecipe:
-    """A dataset folder and which of its splits to train on and to choose the best checkpoint by."""
+    """A dataset folder, and its splits to train on and to choose the best checkpoint by."""
 
     folder: Path
     train: str = "train"
@@ -107,7 +107,7 @@ class ModelRecipe:
     """``nf4`` loads the base in 4 bits through bitsandbytes (QLoRA), null as it is."""
     attention: str = "sdpa"
     min_pixels: Pixels | None = None
-    """Bounds of a picture's area after resizing, in pixels; null leaves the processor's own."""
+    """Bounds of a picture's area after resizing, in pixels; null for the processor's own."""
     max_pixels: Pixels | None = None
     cache_pictures: bool = False
     """Whether a frozen vision tower encodes each training picture once and its features are kept in memory: 2 bytes x
@@ -117,14 +117,14 @@ class ModelRecipe:
 
 @dataclass
 class AnswerRecipe:
-    """What an answer holds and how the model is asked for it."""
+    """The parts of an answer, how boxes are written in it, and the instruction that asks for it."""
 
     segments: list[str] = field(default_factory=lambda: list(SEGMENTS))
     types: list[str] | dict[str, str] = field(default_factory=lambda: list(TYPES))
     """The entity types, perhaps with descriptions, which the instruction's ``{types}`` then holds; by default those of
     the dataset."""
     encoding: Annotated[str, OneOf(ENCODINGS)] = "loc"
-    bins: Annotated[int, Bounds(1, 9999)] | None = 1000
+    bins: Annotated[int, Bounds(1, 9999)] | None = 1000  # thousandths, as the numbers of Qwen2-VL and Qwen3-VL
     instruction: str = INSTRUCTION
     weights: dict[str, NonNegativeFloat] = field(default_factory=dict)
     """By which the loss of a segment's tokens is multiplied; 1 where a segment is not named."""
@@ -155,8 +155,8 @@ class Recipe:
     predict: PredictRecipe = field(default_factory=PredictRecipe)
     max_length: TokenCount = 2048
     muon: bool = False
-    """Whether Muon trains the adapter in place of ``train.optim``: in few steps it learns more, and DeepSpeed has none
-    that fits."""
+    """Whether Muon trains the adapter in place of ``train.optim``: it learns more in few steps, on the demo as much in
+    800 of 8 posts as AdamW in 1,350. Not under DeepSpeed."""
 
     def __post_init__(self) -> None:
         check_bounds(self)

@@ -1,6 +1,6 @@
 """YAML recipes whose parts are chosen by ``type:``, with overrides such as ``--teacher.model=other``.
 
-Bases and overrides are laid together before the YAML is decoded, so that they reach below a choice.
+Bases and overrides are merged before the YAML is decoded, so that they reach the settings below a ``type:``.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _FORMS = (
 
 
 def read_yaml(path: Path | str, overrides: Sequence[str] = ()) -> dict:
-    """What a recipe says in all, as ``yaml_text`` reads one file. Raises UserError as ``read_layers`` does."""
+    """A complete recipe, as ``yaml_text`` reads one file. Raises UserError as ``read_layers`` does."""
     return read_layers(path, overrides).content
 
 
@@ -59,12 +59,12 @@ def decode(kind: type[Recipe], layered: Layered) -> Recipe:
     try:
         return build(kind, content)
     except UserError as error:
-        said = " ".join(str(error).split())  # some are the libraries', and hold what they were given
-        raise layered.fault(said if len(said) <= _LONGEST else said[:_LONGEST] + " ...") from error
+        message = " ".join(str(error).split())  # libraries' messages quote values of any length
+        raise layered.fault(message if len(message) <= _LONGEST else message[:_LONGEST] + " ...") from error
 
 
 def parse_recipe(kind: type[Recipe], path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
-    """What a file says with overrides, as its dataclass. Raises UserError as ``read_layers`` and ``decode`` do."""
+    """A file with its bases and overrides, as its dataclass. Raises UserError as ``read_layers`` and ``decode`` do."""
     return decode(kind, read_layers(path, overrides))
 
 

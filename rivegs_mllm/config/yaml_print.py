@@ -15,12 +15,12 @@ _PLAIN = re.compile(r"[\w./](?:[\w./+-]|:(?=\w)| (?=\w))*", re.ASCII)
 
 
 def as_yaml(layered: Layered) -> str:
-    """The recipe in all, which reads as it: bases, overrides and the default of its folder written out."""
+    """The complete recipe, which reads as the same: bases, overrides and the default of its folder written out."""
     return "".join(f"{line}\n" for line in _section(layered.sections, ""))
 
 
 def recipe_file(predictions: Path) -> Path:
-    """Where the recipe lies that a file of predictions was made by."""
+    """The path of the recipe that a file of predictions was made by."""
     return predictions.with_suffix(".recipe.yaml")
 
 
@@ -71,6 +71,7 @@ def _word(written: Written) -> str:
 
 def _text(text: str) -> str:
     """A text, without quotes where it reads as itself, to other readers of YAML too."""
+    # PyYAML reads YAML 1.1, where more words are booleans and numbers than here.
     if _PLAIN.fullmatch(text) and read_value(text) == Written(text, text) and yaml.safe_load(text) == text:
         return text
     if text.isprintable() and text.isascii():

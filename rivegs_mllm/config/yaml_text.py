@@ -16,10 +16,12 @@ from rivegs_mllm.types import UserError
 
 MOST_BYTES = 2**20
 MOST_VALUES = 20_000
-"""Of a recipe, what an alias stands for counted each time: aliases can multiply."""
+"""Of a recipe, what an alias stands for counted each time: nine lines of aliases can stand for a billion values."""
 MOST_DEEP = 50
+"""Levels; Python's own recursion ends at a thousand frames, and the composer takes several a level."""
 LONGEST_INTEGER = 25
-"""Digits; more than any setting has."""
+"""Digits; more than any setting has, and far below the 4300 from which on int() raises."""
+LONGEST_FLOAT = 50
 
 _PREFIX = "tag:yaml.org,2002:"
 _WORDS = {"null": None, "Null": None, "NULL": None, "~": None, "": None}
@@ -80,7 +82,7 @@ def read_file(path: Path) -> object:
 def read_value(text: str) -> object:
     """The value of an override: as YAML where it is for a field of numbers or lists, itself for a field of text.
 
-    Quotes around all of it are taken off. Raises nothing: what is no YAML is a text, or the fault of its field.
+    Quotes around all of it are removed. Never raises: what is not YAML is a text, or an error once its field is known.
     """
     bare = text.strip()
     try:
@@ -175,7 +177,7 @@ def _word(text: str) -> object:
         if len(text) > LONGEST_INTEGER:
             raise YamlError(f"an integer of {len(text):,} digits")
         return Written(text, int(text, 0))
-    if _FLOAT.fullmatch(text) and len(text) <= MOST_DEEP:
+    if _FLOAT.fullmatch(text) and len(text) <= LONGEST_FLOAT:
         return Written(text, float(text))
     if odd := _ODD_FLOATS.fullmatch(text):
         return Written(text, float(f"{odd[1]}{odd[2].lower()}"))

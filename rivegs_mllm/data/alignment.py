@@ -11,10 +11,10 @@ from rivegs_mllm.data.tokens import tokens_of
 
 @dataclass(frozen=True, slots=True)
 class Aligned:
-    """``spans`` are token offsets, end-exclusive, one a span of characters, None for one that holds no token.
+    """``spans`` are token offsets, end-exclusive, one for each span of characters, None for one that holds no token.
 
-    ``starts`` says where in the text each token begins. ``split`` are the tokens, as they were, that a span's boundary
-    has cut in two.
+    ``starts`` are the offsets in characters at which the tokens begin. ``split`` are the tokens, as they were, that the
+    boundary of a span has cut in two.
     """
 
     tokens: tuple[str, ...]
@@ -24,7 +24,7 @@ class Aligned:
 
 
 def align(text: str, spans: Sequence[tuple[int, int]]) -> Aligned:
-    """The tokens of ``text``, such that every span, (start, end) in characters, is a number of whole ones.
+    """Tokenizes ``text`` such that every span, (start, end) in characters, end-exclusive, consists of whole tokens.
 
     A token that a span begins or ends in is split there. White space at the edges of a span does not count.
     """

@@ -1,4 +1,4 @@
-"""What ``dataset.json`` beside the splits says of a dataset: its entity types, how many posts, where it came from."""
+"""``dataset.json`` beside the splits: a dataset's entity types, the sizes of its splits, and where it came from."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class DatasetInfo:
 
 
 def counted(info: DatasetInfo, splits: Mapping[str, Sequence[Sample]]) -> DatasetInfo:
-    """The same with the posts and entities of the splits."""
+    """The same with the posts and entities of the splits counted."""
     entities = {split: sum(len(sample.entities) for sample in own) for split, own in splits.items()}
     return replace(info, posts={split: len(own) for split, own in splits.items()}, entities=entities)
 
@@ -75,6 +75,7 @@ def dataset_types(folder: Path) -> dict[str, str]:
     for path in (path for split in SPLITS if (path := folder / f"{split}.jsonl").is_file()):
         for _, line in numbered_lines(path):
             try:
+                # Decoded only, not validated: whoever reads the samples does that, and names the line.
                 found.update(entity["type"] for entity in orjson.loads(line).get("entities") or [])
             except (orjson.JSONDecodeError, AttributeError, KeyError, TypeError):
                 continue

@@ -25,14 +25,15 @@ PICTURE_ENDINGS = ("jpg", "jpeg", "png", "webp", "jfif", "gif", "bmp")
 """File endings that count as pictures, whatever their case; the earlier wins where an id has several."""
 
 MAX_ASPECT_RATIO = 200
-"""No model takes pictures that are longer than this many times their width: the processors of Qwen-VL say so, others
-make the short side nothing or pad it without bound."""
+"""The longer side at most, in shorter sides. Qwen-VL's processors refuse more; those of other models shrink the short
+side to nothing or pad it without bound."""
 
 MAX_PICTURE_BYTES = 2**30
-"""Of a picture's file: three times what MAX_PIXELS take without any compression."""
+"""Of a picture's file: three times what MAX_PIXELS take without any compression, at four bytes each."""
 
 OVERVIEW_SIDE = 2048
-"""The longest side of a picture for models that need no detail: models shrink it further."""
+"""The longest side in pixels of a picture for encoders and detectors: their processors shrink it further, and would do
+so from a quarter of a gigabyte where a picture has MAX_PIXELS."""
 
 _LONGEST_SHOWN = 300
 _BLOCK = 1 << 20
@@ -62,8 +63,10 @@ class MissingPictureError(PictureError):
 def is_outside(image: str, folder: Path, image_root: Path | None = None) -> bool:
     """Whether a sample's picture lies outside its dataset's folder, links followed, and outside ``image_root``.
 
-    What does, such as ``../other/secret.png``, is on no page and sent to nobody unless the user names its folder.
+    Such a picture, ``../other/secret.png`` for instance, is shown on no page and sent to no teacher unless the user
+    names its folder.
     """
+    # A drive letter or a leading backslash: only a name here, and a path of its own on another system.
     if PureWindowsPath(image).anchor and not PurePosixPath(image).is_absolute():
         return True
     try:
@@ -77,7 +80,7 @@ def is_outside(image: str, folder: Path, image_root: Path | None = None) -> bool
 def open_picture(path: Path | str | BinaryIO) -> Image.Image:
     """The picture, decoded, in mode RGB, upright (EXIF orientation applied), in the size ``picture_size`` says.
 
-    Transparent parts are laid on white. A picture that is no file of its own comes as its bytes, in an open file.
+    Transparent parts become white. A picture that has no file of its own is given as an open binary file.
     Raises PictureError.
     """
     with _open(path) as image:
@@ -103,7 +106,7 @@ def as_rgb(image: Image.Image) -> Image.Image:
 
 
 def upright(image: Image.Image, orientation: int) -> Image.Image:
-    """A picture as stored, turned as its EXIF orientation says: the pixels' counterpart of ``upright_box``."""
+    """A picture as stored, turned as its EXIF orientation says: what ``upright_box`` does to boxes, done to pixels."""
     return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
 
 
@@ -163,6 +166,7 @@ def read_header(path: Path | str) -> Header:
     with _open(path) as image:
         width, height = image.size
         orientation = _orientation(image)
+    # Orientations 5 to 8 are stored lying on a side.
     return Header((height, width) if orientation >= 5 else (width, height), orientation)
 
 
@@ -184,7 +188,7 @@ def picture_digest(path: Path | str) -> str:
 
 
 def file_stamp(path: Path | str) -> tuple[int, int] | None:
-    """Size in bytes and time of change in ns of a picture's file, None where there is none."""
+    """Size in bytes and time of last modification in ns of a picture's file, None where there is none."""
     try:
         status = os.stat(path)  # noqa: PTH116  (see _file)
     except (OSError, ValueError):
@@ -193,7 +197,7 @@ def file_stamp(path: Path | str) -> tuple[int, int] | None:
 
 
 def upright_box(box: Box, size: tuple[int, int], orientation: int) -> Box:
-    """A box of the picture as stored, ``size`` (width, height), in the frame of the picture turned upright."""
+    """A box of the picture as stored, whose ``size`` is (width, height), in pixels of the upright picture."""
     width, height = size
     xs, ys = (box.xmin, box.xmax), (box.ymin, box.ymax)
     if orientation in (2, 3, 7, 8):
@@ -257,7 +261,7 @@ def _open(picture: Path | str | BinaryIO) -> Iterator[Image.Image]:
             raise PictureError(f"{_shown(picture)}: more than {MAX_PIXELS:,} pixels; make it smaller") from None
         except Exception as error:
             raise PictureError(f"{_shown(picture)}: cannot be read as a picture ({one_line(error)})") from None
-        if image.width * image.height > MAX_PIXELS:
+        if image.width * image.height > MAX_PIXELS:  # Pillow raises only from twice as many on
             size = f"{image.width} x {image.height}"
             raise PictureError(f"{_shown(picture)}: {size} is more than {MAX_PIXELS:,} pixels; make it smaller")
         yield image
@@ -265,7 +269,7 @@ def _open(picture: Path | str | BinaryIO) -> Iterator[Image.Image]:
 
 @contextmanager
 def _file(picture: Path | str | BinaryIO) -> Iterator[BinaryIO]:
-    """A picture's file, open. What is no regular file is not opened: a pipe would wait for ever, a device never end."""
+    """A picture's file, open. Only regular files are opened: a pipe would block for ever, a device never end."""
     if not isinstance(picture, (str, Path)):
         yield picture
         return
@@ -286,10 +290,10 @@ def _file(picture: Path | str | BinaryIO) -> Iterator[BinaryIO]:
 
 
 def _open_regular(path: Path | str) -> int | None:
-    """A descriptor, None for what is no regular file, also where that has taken a file's place a moment ago."""
+    """A descriptor, None for what is not a regular file, even where it replaced one between `stat` and `open`."""
     if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116  (a path from a record may be no path at all)
         return None
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # opening a pipe would wait for its writer
     if stat.S_ISREG(os.fstat(descriptor).st_mode):
         return descriptor
     os.close(descriptor)
@@ -318,7 +322,7 @@ def _orientation(image: Image.Image) -> int:
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        # 16-bit grey: Pillow would clip it at 255 to white.
+        # 16-bit grey: Pillow would clip it at 255 to white. It reads a scale off the function, so `>> 8` would not do.
         return image.convert("I").point(lambda value: value * (1 / 256)).convert("L").convert("RGB")
     if image.has_transparency_data:
         opaque = Image.new("RGBA", image.size, "white")

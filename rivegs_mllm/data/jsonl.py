@@ -32,12 +32,12 @@ class RecordError(UserError):
 
 
 def read_samples(path: Path | str) -> list[Sample]:
-    """The samples of a JSONL file, in its order. Raises RecordError; an id that comes twice is one."""
+    """The samples of a JSONL file, in its order. Raises RecordError, also for an id that comes twice."""
     return list(_read(Path(path), sample_from_json))
 
 
 def read_predictions(path: Path | str) -> list[Prediction]:
-    """The predictions of a JSONL file, in its order. Raises RecordError; an id that comes twice is one.
+    """The predictions of a JSONL file, in its order. Raises RecordError, also for an id that comes twice.
 
     A dataset's samples are predictions too: those of an annotator, or the gold.
     """
@@ -59,12 +59,12 @@ def load_partial(partial: Path, samples: Sequence[Sample], hint: str) -> list[Pr
 
 
 def stream_samples(path: Path | str) -> Iterator[Sample]:
-    """As `read_samples`, one by one, for files that do not fit into memory."""
+    """As `read_samples`, one by one, for files that do not fit into memory; RecordError is raised at the line."""
     return _read(Path(path), sample_from_json)
 
 
 def stream_predictions(path: Path | str) -> Iterator[Prediction]:
-    """As `read_predictions`, one by one."""
+    """As `read_predictions`, one by one; RecordError is raised at the line."""
     return _read(Path(path), prediction_from_json)
 
 
@@ -91,7 +91,7 @@ def to_line(record: Sample | Prediction) -> bytes:
 
 
 def check_sample(sample: Sample) -> str:
-    """What a reader of the sample's line would refuse, "" where it would take it."""
+    """Why a reader would refuse the sample's line, "" where it would accept it."""
     try:
         sample_from_json(orjson.loads(to_line(sample)))
     except FieldError as fault:
@@ -100,9 +100,9 @@ def check_sample(sample: Sample) -> str:
 
 
 def scan_samples(path: Path | str) -> Iterator[tuple[int, Sample | RecordError]]:
-    """The number of each line that is not blank, and its sample or what is wrong with it: for audits, that go on.
+    """The number of each line that is not blank, and its sample or what is wrong with it: for audits, which continue.
 
-    A line comes once for each of its faults, of an entity the first.
+    A line comes once for each of its faults, of an entity only the first.
     """
     return _scan(Path(path), sample_from_json, _sample_faults)
 
@@ -144,7 +144,7 @@ _ENTITY_KEYS = frozenset(("text", "type", "span", "expression", "visible", "visi
 
 
 def sample_from_json(value: object) -> Sample:
-    """A sample from decoded JSON, whose tokens are given, or found in a text."""
+    """A sample from decoded JSON, whose tokens are given, or found in a text. Raises FieldError."""
     if type(value) is dict and is_raw_text(value):
         value = tokenized(value)
     raw = _mapping(value, "line", _SAMPLE_KEYS)
@@ -180,6 +180,7 @@ def _sample_faults(value: object) -> Iterator[str]:
             yield from of_text
             return
         value = tokenized(value)
+    # Each field in a line that is right otherwise, since the parser stops at the first fault.
     for key in sorted({"id", "tokens", *value} - {"entities"}):
         yield from _fault(sample_from_json, {"id": "-", "tokens": [], key: value.get(key)})
     entities, tokens, size = value.get("entities"), value.get("tokens"), value.get("size")
@@ -199,7 +200,7 @@ def _fault(check: Callable[..., object], *arguments: object) -> Iterator[str]:
 
 
 def prediction_from_json(value: object) -> Prediction:
-    """A prediction from decoded JSON."""
+    """A prediction from decoded JSON, also from that of a sample. Raises FieldError."""
     if isinstance(value, dict) and ("tokens" in value or "text" in value):
         sample = sample_from_json(value)
         return Prediction(sample.id, next(iter(sample.knowledge), ""), sample.entities)
@@ -351,6 +352,7 @@ def _strings(values: object, where: str) -> tuple[str, ...]:
     return tuple(values)
 
 
+# `type(value) is int`, here and above, since isinstance takes true and false for numbers.
 def _is_size(values: object) -> TypeGuard[list[int]]:
     return _is_ints(values, 2) and all(0 < side <= LONGEST_SIDE for side in values)
 

@@ -21,7 +21,7 @@ def check_mask(mask: Mask, size: tuple[int, int], where: str) -> int:
 def mask_area(mask: Mask, where: str) -> int:
     """The area of ``mask`` in pixels. Raises UserError unless its runs fill its own size.
 
-    Of other masks pycocotools writes outside its memory, or does not return.
+    Given other masks, pycocotools writes outside its memory or does not return.
     """
     height, width = mask.size
     if height * width > MAX_PIXELS:
@@ -32,7 +32,7 @@ def mask_area(mask: Mask, where: str) -> int:
             f"{where}: counts {mask.counts[:40]!r} are no COCO run-length code of {height} x {width} pixels; "
             "encode them again with pycocotools.mask.encode, as text and not as the repr of bytes"
         )
-    return int(runs[1::2].sum())
+    return int(runs[1::2].sum())  # every second run is foreground
 
 
 def _runs(counts: str) -> np.ndarray | None:
@@ -50,11 +50,12 @@ def _runs(counts: str) -> np.ndarray | None:
     ends = np.flatnonzero(~goes_on)
     starts = np.concatenate(([0], ends[:-1] + 1))
     lengths = ends - starts + 1
-    if lengths.max() > 7:
+    if lengths.max() > 7:  # 35 bits, more than a run of any picture needs; long numbers would overflow the shift
         return None
     place = np.arange(len(codes)) - np.repeat(starts, lengths)
     runs = np.add.reduceat((codes & 0x1F) << (5 * place), starts)
     runs -= ((codes[ends] & 0x10) != 0).astype(np.int64) << (5 * lengths)
+    # The differences summed, odd and even places apart; the first number is in neither chain, as in COCO's own reader.
     runs[1::2] = runs[1::2].cumsum()
     runs[2::2] = runs[2::2].cumsum()
     return runs
@@ -62,18 +63,21 @@ def _runs(counts: str) -> np.ndarray | None:
 
 def encode(mask: np.ndarray) -> Mask:
     """A bool mask (height, width) as a COCO run-length code."""
-    coded = coco.encode(np.asfortranarray(mask, dtype=np.uint8))
+    coded = coco.encode(np.asfortranarray(mask, dtype=np.uint8))  # COCO's runs go down the columns
     return Mask((int(coded["size"][0]), int(coded["size"][1])), coded["counts"].decode("ascii"))
 
 
 def decode(mask: Mask) -> np.ndarray:
-    """The bool mask (height, width) of a COCO run-length code."""
+    """The bool mask (height, width) of a COCO run-length code, one that ``mask_area`` accepts."""
     pixels: np.ndarray = coco.decode({"size": list(mask.size), "counts": mask.counts.encode("ascii")})
     return pixels.astype(bool)
 
 
 def filled(box: Box, size: tuple[int, int]) -> np.ndarray:
-    """The pixels of a picture of ``size`` = (width, height) whose centre is in the box, at least one."""
+    """A box of a picture of ``size`` = (width, height) as a bool mask (height, width).
+
+    It covers the pixels whose centres are in the box, at least one.
+    """
     width, height = size
     mask = np.zeros((height, width), dtype=bool)
     left, top = min(round(box.xmin), width - 1), min(round(box.ymin), height - 1)
@@ -82,6 +86,6 @@ def filled(box: Box, size: tuple[int, int]) -> np.ndarray:
 
 
 def box_of(mask: Mask) -> Box:
-    """The box around the pixels of a mask that covers some."""
+    """The box around a mask that covers at least a pixel, in the mask's pixels, right and lower edge exclusive."""
     left, top, width, height = map(int, coco.toBbox({"size": list(mask.size), "counts": mask.counts.encode("ascii")}))
     return Box(left, top, left + width, top + height)

@@ -19,6 +19,7 @@ def tokenized(raw: dict[str, Any]) -> dict[str, Any]:
 
     ``text`` becomes ``tokens``, and of each entity ``start`` and ``end``, characters of the text, end-exclusive, become
     ``span``. An entity that begins or ends within a token splits it. An entity's own ``text`` may be left out.
+    Raises FieldError for a text or a place of an entity that is wrong.
     """
     text, entities = raw["text"], raw.get("entities") or []
     if type(text) is not str:
@@ -45,7 +46,7 @@ def _place(entity: dict[str, Any], text: str, where: str) -> tuple[int, int]:
         )
     if entity.get("span") is not None:
         raise FieldError(f"{where}.span: has no meaning where the line gives a text; leave it out")
-    said, reads = entity.get("text"), text[start:end]
-    if said is not None and (type(said) is not str or said.split() != reads.split()):
-        raise FieldError(f"{where}.text: {shown(said)} is not what stands at {[start, end]}, {shown(reads)}")
+    given, found = entity.get("text"), text[start:end]
+    if given is not None and (type(given) is not str or given.split() != found.split()):
+        raise FieldError(f"{where}.text: {shown(given)} is not what stands at {[start, end]}, {shown(found)}")
     return start, end

@@ -30,5 +30,8 @@ _TOKEN = regex.compile(
 
 
 def tokens_of(text: str) -> list[tuple[str, int]]:
-    """The tokens of a text and where each begins in it, in characters. White space and control characters are none."""
+    """The tokens of a text, each with the offset in characters at which it begins.
+
+    White space and control characters belong to no token.
+    """
     return [(match[0], match.start()) for match in _TOKEN.finditer(text)]

@@ -38,7 +38,11 @@ from rivegs_mllm.types import UserError
 
 
 def add_adapter(system: System, recipe: Recipe) -> System:
-    """The system with a LoRA adapter to train, which also trains the rows of tokens that were added to the base."""
+    """The system with a LoRA adapter (arXiv 2106.09685) to train, and with it the rows of tokens added to the base.
+
+    With a quantised base this is QLoRA (arXiv 2305.14314). Raises UserError for LoRA settings that do not fit the base,
+    and for a quantised base under ZeRO-3.
+    """
     model = system.model
     if recipe.model.quantization is not None:
         if is_deepspeed_zero3_enabled():
@@ -57,7 +61,7 @@ def add_adapter(system: System, recipe: Recipe) -> System:
 
 def _adapter_config(system: System, recipe: Recipe) -> LoraConfig:
     """The recipe's LoRA settings, and what the base and the device add to them."""
-    lora = copy.copy(recipe.lora)
+    lora = copy.copy(recipe.lora)  # the recipe is saved as it was given
     new = new_token_ids(system, recipe.model)
     if new:
         tied = system.model.config.get_text_config().tie_word_embeddings
@@ -70,7 +74,7 @@ def _adapter_config(system: System, recipe: Recipe) -> LoraConfig:
 
 
 def save_beside_weights(system: System, folder: Path) -> None:
-    """All that an adapter folder holds beside the weights.
+    """Writes all that an adapter folder holds beside the weights.
 
     The answer format comes last, so that a folder that has it is complete.
 
@@ -98,7 +102,7 @@ def load_adapter(folder: Path, recipe: Answering | Recipe) -> System:
     if not is_base(trained_on, recipe.model.base):
         raise UserError(f"{folder}: trained on the base {trained_on}, but the recipe says {recipe.model.base}")
     made = make_answer_format(recipe.model, recipe.answer, load_processor(recipe.model))
-    answer_format.check(made, str(folder), "the recipe")
+    answer_format.check(made, str(folder), "the recipe")  # before the weights are read, which takes minutes of 7B
     model = load_model(recipe.model)
     if answer_format.encoding == "loc":
         add_tokens(processor.tokenizer, loc_tokens(answer_format.bins))
@@ -131,8 +135,8 @@ def load_merged(folder: Path, recipe: Answering) -> System:
 
 
 def answering_of(folder: Path) -> Answering:
-    """How the model in a trained folder is used: its own recipe, or, where an earlier release has trained it and left
-    none, what its answer format, its instruction and its adapter's config say. Raises UserError."""
+    """The settings to use a trained folder's model with: its own recipe or, in a folder of an earlier release, which
+    has none, what its answer format, its instruction and its adapter's config say. Raises UserError."""
     if (folder / RECIPE).is_file():
         return read_answering(folder / RECIPE)
     answer_format = AnswerFormat.load(folder)
@@ -182,7 +186,7 @@ def _instruction(path: Path) -> str:
 
 
 def load_adapter_weights(model: PreTrainedModel, folder: Path) -> PeftModel:
-    """The model with the adapter in ``folder``. A weight too many or too few is an error."""
+    """The model with the adapter in ``folder``. Raises UserError where a weight is missing, unexpected or damaged."""
     path = folder / SAFETENSORS_WEIGHTS_NAME
     try:
         with safe_open(path, "pt") as file:
@@ -192,6 +196,7 @@ def load_adapter_weights(model: PreTrainedModel, folder: Path) -> PeftModel:
         raise UserError(f"{path}: damaged, or of another base: {one_line(error)}") from error
     except Exception as error:  # PEFT, for what its config says
         raise UserError(f"{folder}: no adapter that can be loaded: {one_line(error)}; train it again") from error
+    # PEFT takes what fits and only warns of the rest.
     wrong = sorted(saved ^ get_peft_model_state_dict(adapted).keys())
     if wrong:
         raise UserError(f"{path}: {len(wrong)} weights are missing or unexpected, such as {wrong[0]}")

@@ -1,4 +1,4 @@
-"""The base model, its processor and the format of its answers: loaded, and what a loaded system is."""
+"""The base model, its processor and the format of its answers: how they are loaded, and the system they make."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ TINY_BASE = Path(__file__).parents[1] / "tiny" / "base"
 
 @dataclass(frozen=True)
 class System:
-    """A model that can answer: with its processor, the format of its answers and what it is asked."""
+    """A model that can answer, with its processor, the format of its answers and its instruction."""
 
     model: torch.nn.Module
     processor: ProcessorMixin
@@ -47,7 +47,10 @@ def prepare_for_inference(system: System, device: str | None = None) -> System:
 
 
 def load_base(recipe: Answering | Recipe) -> System:
-    """The base model of a recipe, untrained for the task, with rows for location tokens added if it lacks them."""
+    """The base model of a recipe, untrained for the task, with rows for location tokens added if it lacks them.
+
+    Raises UserError for a base that cannot be loaded, is of an unknown family, or does not fit the recipe.
+    """
     processor, answer_format = load_without_weights(recipe)
     model = load_model(recipe.model)
     add_embedding_rows(model, processor.tokenizer)
@@ -55,7 +58,10 @@ def load_base(recipe: Answering | Recipe) -> System:
 
 
 def load_without_weights(recipe: Answering | Recipe) -> tuple[ProcessorMixin, AnswerFormat]:
-    """Processor, its location tokens added, and answer format: all that decides what a base model is given."""
+    """Processor, its location tokens added, and answer format: all that decides what a base model is given.
+
+    Raises UserError as ``load_base`` does.
+    """
     processor = load_processor(recipe.model)
     answer_format = make_answer_format(recipe.model, recipe.answer, processor)
     check_instruction(recipe.answer.instruction)
@@ -71,19 +77,19 @@ def base_path(base: str) -> str:
 
 
 def is_base(trained_on: str, base: str) -> bool:
-    """Whether an adapter's base is the recipe's. The package's own is the same wherever the package lies."""
+    """Whether an adapter's base is the recipe's. The package's own is the same wherever the package is installed."""
     if base == "tiny":
         return Path(trained_on).parts[-3:] == TINY_BASE.parts[-3:]
     return trained_on == base
 
 
 def load_processor(recipe: ModelRecipe) -> ProcessorMixin:
-    """The base's processor with the recipe's limits on the size of pictures."""
+    """The base's processor with the recipe's limits on the size of pictures. Raises UserError for an unknown family."""
     family = _pretrained(AutoConfig, recipe).model_type
     if family not in NATIVE_STEPS:
         raise UserError(f"model.base: {recipe.base} is a {family}; known are {', '.join(NATIVE_STEPS)}")
     processor = _pretrained(AutoProcessor, recipe)
-    size = processor.image_processor.size
+    size = processor.image_processor.size  # under these names Qwen's processors keep areas, not edges
     size["shortest_edge"] = recipe.min_pixels or size["shortest_edge"]
     size["longest_edge"] = recipe.max_pixels or size["longest_edge"]
     return processor
@@ -105,9 +111,9 @@ def make_answer_format(model: ModelRecipe, answer: AnswerRecipe, processor: Proc
 
 
 def load_model(recipe: ModelRecipe) -> PreTrainedModel:
-    """The base model's weights. Missing or unexpected ones are an error: they mean another model."""
+    """The base model with its weights. Raises UserError for missing or unexpected ones: they mean another model."""
     quantization = None
-    if recipe.quantization == "nf4":
+    if recipe.quantization == "nf4":  # with double quantisation, as QLoRA has it (arXiv 2305.14314, section 3)
         quantization = BitsAndBytesConfig(
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
@@ -147,9 +153,10 @@ def add_tokens(tokenizer: PreTrainedTokenizerBase, tokens: list[str]) -> None:
 
 
 def add_embedding_rows(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Adds rows for the tokens that were added to the tokenizer, where the embedding has none left."""
+    """Adds rows for the tokens that were added to the tokenizer, where the embedding has none to spare."""
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
-        model.resize_token_embeddings(len(tokenizer))  # none to spare: they would differ from load to load
+        # Not padded to a multiple: rows to spare are drawn at random and would differ from load to load.
+        model.resize_token_embeddings(len(tokenizer))
 
 
 def new_token_ids(system: System, recipe: ModelRecipe) -> list[int]:

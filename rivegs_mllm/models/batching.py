@@ -23,7 +23,7 @@ from rivegs_mllm.types import Sample
 BLANK = Image.new("RGB", (64, 64), "gray")
 
 TOKEN_KEYS = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
-"""What a processor gives one value a token of; everything else is of pictures."""
+"""The keys of a processor's output that have a value for each token; all others are of pictures."""
 
 Tensors = dict[str, torch.Tensor]
 
@@ -37,7 +37,11 @@ class SampleEncoder:
         self.weights = dict(weights or {})
 
     def prompt(self, turns: list[dict], image: Image.Image | None) -> Tensors:
-        """The processor's tensors of a chat up to where the answer begins, by its own chat template."""
+        """The processor's tensors of a chat up to where the answer begins, by its own chat template.
+
+        ``input_ids`` and the other token keys are (1, tokens); ``pixel_values`` and ``image_grid_thw`` are those of
+        the picture, if there is one.
+        """
         text = self.processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
         return dict(self.processor(text=[text], images=None if image is None else [image], return_tensors="pt"))
 
@@ -53,7 +57,7 @@ class SampleEncoder:
             weights += [self.weights.get(piece.segment, 1.0)] * len(tokens)
         if end:
             ids.append(self.tokenizer.eos_token_id)
-            weights.append(1.0)
+            weights.append(1.0)  # the end is of no segment
         return {"answer": torch.tensor(ids, dtype=torch.long), "weights": torch.tensor(weights)}
 
 
@@ -93,7 +97,11 @@ def ensure_picture(rows: Iterable[Tensors], blank: Tensors | None) -> list[Tenso
 
 
 def batch(rows: Sequence[Tensors], padding: int) -> Tensors:
-    """What ``model.forward`` takes: prompts padded on the left, then the rows' ``answer`` padded on the right."""
+    """What ``model.forward`` takes: prompts padded on the left, then the rows' ``answer`` padded on the right.
+
+    Token keys are (rows, longest prompt + longest answer), padded with ``padding`` or 0; what is of pictures is joined
+    in the order of the rows.
+    """
     prompts = max(row["input_ids"].shape[1] for row in rows)
     answers = max(len(row["answer"]) for row in rows)
     joined: dict[str, list[torch.Tensor]] = {}

@@ -19,6 +19,7 @@ class FusedLinear(tuners.lora.Linear):
     def forward(self, x: torch.Tensor, *arguments: object, **options: object) -> torch.Tensor:
         """(..., in) to (..., out), in the type of the base's weight."""
         name, *others = self.active_adapters
+        # Whatever is not a single plain adapter in training is PEFT's own business.
         if self.disable_adapters or self.merged or others or arguments or options or self.lora_variant:
             return super().forward(x, *arguments, **options)
         base = self.get_base_layer()

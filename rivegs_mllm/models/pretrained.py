@@ -17,9 +17,9 @@ def load_pretrained(
 ) -> tuple[PreTrainedModel, ProcessorMixin]:
     """Model and processor of a hub id or folder, in float32 and evaluation mode.
 
-    ``kind`` is the class that loads the model, such as an AutoModel; ``families`` the model types that may come, and
-    the class that loads the processor of each; ``stage`` names slot and type in messages. Raises UserError for a
-    model that is not there, is of another family or lacks weights.
+    ``kind`` is the class that loads the model, such as an AutoModel; ``families`` are the model types that are
+    accepted, with the class that loads the processor of each; ``stage`` names slot and type in messages. Raises
+    UserError for a model that is not there, is of another family or lacks weights.
     """
     if name.startswith((".", "/", "~")) and not Path(name).is_dir():
         raise UserError(f"{stage}: {name} is no folder; give a hub id, or a folder with config.json and safetensors")
@@ -42,7 +42,7 @@ def load_pretrained(
 
 
 def own_files(name: str) -> tuple[Path, ...]:
-    """The folder of a model that is one, nothing for a hub id: for ``DependsOnFiles``."""
+    """The model's folder where ``name`` is one, nothing for a hub id: for ``DependsOnFiles``."""
     return (Path(name),) if Path(name).is_dir() else ()
 
 

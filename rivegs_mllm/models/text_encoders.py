@@ -23,14 +23,16 @@ from rivegs_mllm.types import UserError
 
 TINY = "tiny"
 _COMMON = 10
+"""How often a piece must occur in the corpus to be in the vocabulary; single characters always are."""
 _MARKS = 14
+"""Token types of the tiny encoder beyond those of text and knowledge, by which it is told which words both share."""
 _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 
 
 def load_encoder(
     name: str, revision: str | None, corpus: Iterable[str]
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
-    """An encoder with its weights, in float32, and its tokenizer.
+    """An encoder with its weights, in float32, and its fast tokenizer.
 
     ``name`` is a hub id, a folder, ``package:NAME/FOLDER`` for a folder inside an installed package, or ``tiny``: a
     small one, untrained, whose pieces of words are those of ``corpus``. Raises UserError for an encoder that is not
@@ -67,7 +69,7 @@ def bare_encoder(folder: Path) -> PreTrainedModel:
 
 
 def without_pooler(model: PreTrainedModel) -> PreTrainedModel:
-    """The encoder with its pooler, if any, frozen: tags come from the words, and nothing would train it."""
+    """The encoder with its pooler, if any, frozen: nothing reads it, and DDP fails where a trained part is not used."""
     for name, value in model.named_parameters():
         if name.startswith("pooler."):
             value.requires_grad_(False)
@@ -128,14 +130,15 @@ def tiny_bart_tokenizer(corpus: Iterable[str], longest: int = 512) -> PreTrained
 def _pieces(corpus: Iterable[str]) -> list[str]:
     """All characters, the common pairs of characters, and the common words in lower case, sorted.
 
-    Counted here, since the trainers of tokenizers number such pieces otherwise each time, and a run that is taken up
-    again must read as it did.
+    Counted here, since the trainers of tokenizers number such pieces differently each time, and a run that is resumed
+    must tokenize as it did.
     """
     split = pre_tokenizers.BertPreTokenizer()
     words = Counter(word for text in corpus for word, _ in split.pre_tokenize_str(text))
     single, common = set(), Counter()
     for word, count in words.items():
         single |= {word[0], *(f"##{letter}" for letter in word)}
+        # In step with a word's start, as WordPiece's longest match from the left splits it.
         common.update({f"{'##' if start else ''}{word[start : start + 2]}": count for start in range(0, len(word), 2)})
         if word.islower():
             common[word] += count

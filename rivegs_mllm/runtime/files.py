@@ -41,9 +41,9 @@ def complete_file(path: Path) -> Iterator[BinaryIO]:
             with partial.open("xb") as file:
                 yield file
                 file.flush()
-                os.fsync(file.fileno())
+                os.fsync(file.fileno())  # before the rename, or a crash could leave an empty file under the final name
             partial.replace(path)
-        except BaseException:
+        except BaseException:  # Ctrl-C, too
             partial.unlink(missing_ok=True)
             raise
     except OSError as error:
@@ -96,7 +96,7 @@ def check_output(out: Path, inputs: Iterable[Path]) -> None:
 def is_disk_full(error: BaseException | None) -> bool:
     """Whether an error, or one that it came from, says that a disk is full or a quota used up."""
     seen: set[int] = set()
-    while error is not None and id(error) not in seen:
+    while error is not None and id(error) not in seen:  # causes can form a ring
         seen.add(id(error))
         if isinstance(error, OSError) and error.errno in _FULL:
             return True

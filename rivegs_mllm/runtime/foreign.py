@@ -11,6 +11,8 @@ from pathlib import Path
 from rivegs_mllm.types import UserError
 
 MAX_JSON_BYTES = 2**26
+"""Far more than settings, manifests and trainer states take; JSON of empty lists takes twenty times as much memory."""
+
 _LONGEST_MESSAGE = 600
 _LONGEST_VALUE = 80
 
@@ -56,8 +58,9 @@ def one_line(error: BaseException) -> str:
     """An error's message on one line, printable, cut short."""
     text = printable(str(error))
     name = type(error).__name__
-    said = text if isinstance(error, (OSError, ValueError, RuntimeError)) and text else f"{name} {text}".strip()
-    return cut(said)
+    # These explain themselves; a KeyError, for one, is only a key.
+    explains_itself = isinstance(error, (OSError, ValueError, RuntimeError)) and text
+    return cut(text if explains_itself else f"{name} {text}".strip())
 
 
 def cut(text: str) -> str:

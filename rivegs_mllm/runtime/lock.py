@@ -108,7 +108,7 @@ def _locked(lock: Path, target: Path) -> Iterator[None]:
         yield
     finally:
         _release(descriptor, lock)
-        _held.discard(name)
+        _held.discard(name)  # after the release, or a thread could open the file while this one closes it
 
 
 def _acquire(lock: Path, target: Path) -> int:
@@ -180,7 +180,7 @@ def _is_at(descriptor: int, lock: Path) -> bool:
 def _is_dead(owner: Owner, kernel_says_free: bool) -> bool:
     """Whether an owner that the lock file names is certainly gone. One on another machine cannot be asked."""
     here = _this_process()
-    if kernel_says_free:
+    if kernel_says_free:  # certain of processes of this machine; some file systems do not ask the others
         return owner.host == here.host or owner.boot == here.boot
     if owner.host != here.host:
         return False

@@ -32,7 +32,7 @@ EXTRAS = {
 """Modules that not every installation has, and the extras that bring them."""
 
 _FORMAT = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
-_HELD = 10_000
+_HELD = 10_000  # a capacity is asked for; without a target the handler keeps all records, however many
 _OWN_HANDLERS = ("DeepSpeed",)
 """Loggers whose library gives them a handler on the console when it is imported, later than this can take it away."""
 
@@ -72,14 +72,14 @@ def take_flags(arguments: Sequence[str]) -> tuple[list[str], set[str]]:
 
 
 def tell_error(error: Exception, flags: set[str]) -> None:
-    """One line on the console that says what is wrong, below the trace where ``--debug`` is among the flags."""
+    """Prints one line that says what is wrong, below the stack trace where ``--debug`` is among the flags."""
     if "--debug" in flags:
         traceback.print_exception(error)
     print(f"error: {error}", file=sys.stderr)
 
 
 def missing_extra(error: ImportError) -> UserError:
-    """The same as a message that names the extra to install. Raises the error where no extra has what is missing."""
+    """The error as a message that names the extra to install. Raises it again where no extra has what is missing."""
     name = (error.name or "").partition(".")[0]
     if name not in EXTRAS:  # transformers and accelerate say it in words
         name = next((own for own in EXTRAS if own in str(error).lower()), "")
@@ -105,7 +105,7 @@ def quiet_unless_verbose(flags: set[str]) -> None:
         root.addHandler(_memory)
         root.setLevel(logging.INFO)
         logging.captureWarnings(True)
-        logging.raiseExceptions = False  # a full disk is told by what is written beside the log
+        logging.raiseExceptions = False  # a full disk is reported by what is written beside the log
         for name in _OWN_HANDLERS:
             logging.getLogger(name).addFilter(_to_root)
 

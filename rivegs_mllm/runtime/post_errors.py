@@ -19,14 +19,14 @@ TRUNCATED = "truncated"
 NOT_ANSWERED = "not answered"
 _KINDS = (NOT_ANSWERED, TRUNCATED, NO_PICTURE)
 _FORMER = {"cut": TRUNCATED}
-"""What a kind was called in predictions of before."""
+"""Former names of kinds, in predictions of earlier releases."""
 
 _KIND = re.compile(rf"(?:^|: )({'|'.join((*_KINDS, *_FORMER))}): ")
 OTHER = "other"
-"""Such as of what a model wrote, of which not all could be read."""
+"""Such as an answer of which not all could be parsed."""
 
 MIN_FAILED_POSTS = 20
-"""So many posts at a run's start that all fail are taken for a fault of the run, not of the posts."""
+"""If the first so many posts all fail, the fault is taken to be the run's, not the posts'."""
 
 _MAX_LISTED = 5
 
@@ -75,7 +75,7 @@ def is_incomplete(prediction: Prediction) -> bool:
 
 
 def summary(predictions: Sequence[Prediction]) -> list[str]:
-    """Lines that say how many posts have errors, of which kind, and of those that were hindered the first few."""
+    """Lines that say how many posts have errors of which kind, and that list the first few that are incomplete."""
     counts = Counter(kind for prediction in predictions for kind in kinds_of(prediction))
     if not counts:
         return [f"{len(predictions)} posts, none with errors"]

@@ -27,14 +27,14 @@ Item = TypeVar("Item")
 
 
 def track(items: Iterable[Item], what: str, total: int | None = None, quiet: bool = False) -> Iterable[Item]:
-    """The items, with a bar that goes when they are all taken; without one where ``quiet``, and off a terminal."""
+    """The items, with a bar that disappears after the last; without one where ``quiet`` or off a terminal."""
     console = Console(stderr=True)
     hidden = quiet or not console.is_terminal
     return rich.progress.track(items, what, total, console=console, transient=True, disable=hidden)
 
 
 class RateColumn(ProgressColumn):
-    """How many a second; rich has such a column for bytes only."""
+    """Items a second; rich has such a column for bytes only."""
 
     def render(self, task: Task) -> Text:
         return Text(f"{task.speed:.1f}/s" if task.speed else "")
@@ -67,7 +67,7 @@ class ProgressReporter:
         )
         self.bar = self.progress.add_task("answers", total=total, note="")
         self.done = 0
-        self.started = self.told = time.monotonic()
+        self.started = self.printed = time.monotonic()
 
     def __enter__(self) -> ProgressReporter:
         self.progress.start()
@@ -84,9 +84,9 @@ class ProgressReporter:
         )
         self.progress.update(self.bar, advance=1, note=note)
         now = time.monotonic()
-        if not self.console.is_terminal and now - self.told >= SECONDS:
-            self.told = now
+        if not self.console.is_terminal and now - self.printed >= SECONDS:
+            self.printed = now
             rate = self.done / (now - self.started)
             left = timedelta(seconds=round((self.total - self.done) / rate))
-            told = f"{self.done:,} of {self.total:,} answers, {rate:.1f}/s, {left} left"
-            self.console.print(f"{told}, {note}" if note else told, highlight=False)
+            line = f"{self.done:,} of {self.total:,} answers, {rate:.1f}/s, {left} left"
+            self.console.print(f"{line}, {note}" if note else line, highlight=False)

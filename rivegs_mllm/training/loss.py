@@ -16,7 +16,8 @@ def answer_loss(
     ``logits`` (rows, columns, vocabulary) are of the batch's last columns, as ``logits_to_keep = columns`` gives them,
     ``labels`` and ``weights`` (rows, columns) of the same columns, as the collator makes them: column i predicts the
     label of column i + 1. ``count`` is the number of targets in the whole step, over all processes and accumulated
-    batches; None takes those of this batch. Only the targets' logits are brought to float32.
+    batches; None takes those of this batch. Weights are not divided by again, so they scale a segment's share of the
+    loss. Only the targets' logits are converted to float32, which of a vocabulary of 152k is what takes memory.
     """
     targets = labels[:, 1:]
     used = targets.ne(IGNORED)

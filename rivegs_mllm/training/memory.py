@@ -47,7 +47,7 @@ BUCKET = 50_000_000
 """Elements of a reduce bucket in accelerate_configs/zero2.json and zero3.json; two are in use."""
 LIVE = 500_000_000
 """Parameters that ZeRO-3 has gathered at a time: stage3_max_live_parameters in accelerate_configs/zero3.json."""
-LOGIT_BYTES = 20
+LOGIT_BYTES = 20  # of these two, see the list above
 CUDA = 2e9
 
 
@@ -200,7 +200,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--zero", type=int, choices=(2, 3), default=0, help="DeepSpeed's stage, left out without it")
     known, overrides = parser.parse_known_args(arguments)
     try:
-        # Otherwise bf16 is refused where there is no GPU.
+        # Otherwise transformers refuses bf16 where there is no GPU.
         recipe = read_recipe(known.recipe, [*overrides, "--train.use_cpu=true"])
         result = estimate(read_config(recipe), recipe, known.gpus, known.zero)
     except UserError as error:

@@ -12,8 +12,9 @@ def muon(model: torch.nn.Module, arguments: TrainingArguments) -> tuple[type[tor
     """torch's Muon (Jordan et al., 2024) and its options, as Trainer takes them.
 
     An update's singular values are made equal, so that a matrix of LoRA moves in all of its directions and not only
-    in the few that the gradient favours. Its size is that of an AdamW update, so ``train.learning_rate`` means the
-    same. Raises UserError where something is trained that is not a whole matrix of an adapter.
+    in the few that the gradient favours. Its size is that of an AdamW update (arXiv 2502.16982), so that
+    ``train.learning_rate`` means the same. Raises UserError under DeepSpeed, and where something is trained that is
+    not a matrix of an adapter.
     """
     if arguments.deepspeed is not None or arguments.deepspeed_plugin is not None:
         raise UserError(

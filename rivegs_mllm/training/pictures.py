@@ -66,7 +66,7 @@ def _with_fault(sample: Sample, size: Size | UserError | None) -> tuple[Sample, 
 
 
 def _measured(paths: Iterable[Path], measure: Callable[[Path], Size]) -> dict[Path, Size | UserError]:
-    """Threads, since decoders let go of the interpreter."""
+    """Threads are enough, since decoders release the interpreter's lock."""
 
     def size_or_error(path: Path) -> Size | UserError:
         try:

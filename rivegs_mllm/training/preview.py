@@ -55,10 +55,11 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class BoxRoundTrip:
-    """A box of the entity ``name``, in pixels of the original.
+    """A box of the entity ``name``, in pixels of the original picture.
 
-    ``gold`` is the record's, ``given`` what augmentation made of it, ``read`` what the labels say. ``error`` is how far
-    the edges of ``read`` are from ``given``, (across, down), ``allowed`` what the answer format's rounding explains.
+    ``gold`` is the record's, ``given`` what augmentation made of it, ``read`` what the labels decode to. ``error`` is
+    how far the edges of ``read`` are from ``given``, (across, down), ``allowed`` what the answer format's rounding
+    explains.
     """
 
     name: str
@@ -71,6 +72,7 @@ class BoxRoundTrip:
     @property
     def is_explained(self) -> bool:
         """Whether the rounding explains the error."""
+        # The margin is for rounding of floats: the same edge comes here in two ways.
         return all(error <= allowed + 1e-6 for error, allowed in zip(self.error, self.allowed, strict=True))
 
     @property
@@ -243,7 +245,7 @@ def token_kinds(dataset: AnswerDataset, sample: Sample, given: Tensors) -> list[
 
 
 def read_labels(dataset: AnswerDataset, sample: Sample, given: Tensors) -> tuple[Prediction, list[str]]:
-    """The record that the labels say, and what of the answer they do not give back."""
+    """The record that the labels decode to, and the errors of what they lost."""
     tokenizer = dataset.encoder.tokenizer
     labels = given["labels"][0]
     ids = labels[labels != IGNORED].tolist()
@@ -286,14 +288,14 @@ def reconstruct(patches: torch.Tensor, grid: Sequence[int], images: BaseImagePro
 
 
 def compare_boxes(
-    sample: Sample, said: Sequence[Entity], read: Sequence[Entity], answer_format: AnswerFormat
+    sample: Sample, rendered: Sequence[Entity], read: Sequence[Entity], answer_format: AnswerFormat
 ) -> tuple[tuple[BoxRoundTrip, ...], list[str]]:
-    """Each box that the answer was to say beside the one that was read, and the entities that lost or won boxes."""
+    """Each box that the answer should hold beside the one that was read, and the entities that lost or gained boxes."""
     regions, faults = [], []
-    golds, saids = in_text_order(sample.entities), in_text_order(said)
-    if len(saids) != len(read):
-        return (), [f"{len(read)} entities come back from the labels of {len(saids)}"]
-    for gold, given, back in zip(golds, saids, read, strict=True):
+    golds, written = in_text_order(sample.entities), in_text_order(rendered)
+    if len(written) != len(read):
+        return (), [f"{len(read)} entities come back from the labels of {len(written)}"]
+    for gold, given, back in zip(golds, written, read, strict=True):
         if len(given.boxes) != len(back.boxes):
             faults.append(f"{given.text!r}: {len(back.boxes)} boxes come back from the labels of {len(given.boxes)}")
             continue
@@ -304,7 +306,8 @@ def compare_boxes(
 
 def _region(name: str, gold: Box, given: Box, read: Box, answer_format: AnswerFormat, size: Size) -> BoxRoundTrip:
     (dx, dy), (width, height) = answer_format.rounding(size), size
-    left, right = (min(max(edge, 0), width) for edge in (given.xmin, given.xmax))  # only what is inside can be said
+    # Boxes are clipped when they are written, so only what lies inside can come back.
+    left, right = (min(max(edge, 0), width) for edge in (given.xmin, given.xmax))
     top, bottom = (min(max(edge, 0), height) for edge in (given.ymin, given.ymax))
     error = (
         max(abs(left - read.xmin), abs(right - read.xmax)),
@@ -331,7 +334,7 @@ def show_tokens(given: Tensors, kinds: Sequence[str], tokenizer: PreTrainedToken
 
 
 def characters(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> Iterator[tuple[int, ...]]:
-    """The ids one by one, or the up to four together that a byte-level tokenizer writes one character with."""
+    """The ids one by one, or together those that make one character: up to four, as UTF-8 has at most four bytes."""
     together: tuple[int, ...] = ()
     for token in ids:
         together += (token,)

@@ -37,14 +37,14 @@ class TrainingProgress(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **_):
         self.posts_a_step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-        self.started = self.stepped = self.told = time.monotonic()
+        self.started = self.stepped = self.logged = time.monotonic()
         self.first = self.last = state.global_step
 
     def on_step_end(self, args, state, control, **_):
         self.stepped = time.monotonic()
 
     def on_evaluate(self, args, state, control, **_):
-        self.told += time.monotonic() - self.stepped  # so that the rate is that of training
+        self.logged += time.monotonic() - self.stepped  # so that the rate is that of training
 
     def on_log(self, args, state, control, logs: Mapping[str, float] | None = None, **_):
         if not (state.is_world_process_zero and logs):
@@ -60,12 +60,12 @@ class TrainingProgress(TrainerCallback):
 
     def _of_steps(self, logs: Mapping[str, float], state) -> str:
         now = time.monotonic()
-        seconds = max(now - self.told, 1e-9)
+        seconds = max(now - self.logged, 1e-9)
         rates = [f"{(state.global_step - self.last) * self.posts_a_step / seconds:.1f} posts/s"]
         if TOKENS in logs:
             rates.append(f"{logs[TOKENS] / seconds:,.0f} tokens/s")
         left = (now - self.started) / max(state.global_step - self.first, 1) * (state.max_steps - state.global_step)
-        self.told, self.last = now, state.global_step
+        self.logged, self.last = now, state.global_step
         peak = peak_bytes()
         parts = [
             f"step {state.global_step}/{state.max_steps}",

@@ -15,9 +15,10 @@ from rivegs_mllm.types import UserError
 
 
 def refusals(path: Path, overrides: Sequence[str], folder: Path) -> Iterator[tuple[str, str]]:
-    """Of the dataset in ``folder``: where, and what. Posts whose picture is at fault are left out; others say so.
+    """What of the dataset in ``folder`` would be refused, as (file or folder, message).
 
-    Raises UserError for a recipe that is wrong, or whose tokenizer and processor are not at hand.
+    Posts whose picture is at fault are left out, since the audit's check of pictures lists them. Raises UserError for a
+    recipe that is wrong, or whose tokenizer and processor are not available.
     """
     recipe = read_recipe(path, [*overrides, f"--data.folder={folder}"])
     processor, answer_format = load_without_weights(recipe)

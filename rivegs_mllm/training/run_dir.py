@@ -33,6 +33,7 @@ Result = TypeVar("Result")
 RUN_FILE = "run.json"
 RUN_VERSION = 2
 _MAX_LISTED = 8
+# 16 pieces of 64 KB of each file: a 7B base has 15 GB, too much to read at every start.
 _SAMPLED_BYTES = 1 << 16
 _SAMPLES = 16
 
@@ -57,7 +58,7 @@ def settings_of(arguments: TrainingArguments, sections: Mapping[str, object]) ->
     """The settings that must not change during a run, by key: "train.weight_decay", "lora.r".
 
     ``sections`` are those of the recipe beside ``train``, dicts or single values. How many samples a step has is one
-    value, so that another number of processes can go on with the same batches.
+    value, so that another number of processes can resume with the same batches.
     """
     values = arguments.to_dict()
     train = {name: value for name, value in values.items() if name not in _BATCH and not _is_free(name)}
@@ -73,11 +74,11 @@ def settings_of(arguments: TrainingArguments, sections: Mapping[str, object]) ->
             flat |= {f"{section}.{name}": value for name, value in content.items()}
         else:
             flat[section] = content
-    return json.loads(json.dumps(flat, default=_plain, sort_keys=True))
+    return json.loads(json.dumps(flat, default=_plain, sort_keys=True))  # as they will be read from run.json
 
 
 def trainer_arguments(arguments: TrainingArguments) -> TrainingArguments:
-    """The recipe's arguments as Trainer is given them: all that a row holds is the collator's."""
+    """The recipe's arguments as Trainer is given them: it must leave all columns of a row to the collator."""
     made = copy.copy(arguments)  # not made anew, which would reset the state of accelerate
     made.remove_unused_columns = False
     return made
@@ -92,7 +93,10 @@ def _plain(value: object) -> object:
 
 
 def fingerprint(samples: Sequence[Sample], folder: Path) -> str:
-    """How many samples, and a digest of their content: records, and the sizes of their pictures' files."""
+    """How many samples, and a digest of their content: records, and the sizes in bytes of their pictures' files.
+
+    Times of modification are left out, since a copy of the dataset has others.
+    """
     digest = hashlib.sha256()
     for sample in samples:
         digest.update(to_line(sample))
@@ -120,8 +124,8 @@ def model_fingerprint(path: Path | str) -> str | None:
 def resume_point(out: Path, settings: Mapping[str, object], finished: Path, arguments: TrainingArguments) -> str | None:
     """The last complete checkpoint of this run, None at its start. Incomplete checkpoints are removed.
 
-    ``finished`` is the file whose presence says that the run ended. Raises UserError where there is anything trained,
-    a checkpoint or the end, with other settings; a start that made no checkpoint binds nobody.
+    ``finished`` is the file whose presence says that the run ended. Raises UserError where a checkpoint or a finished
+    run was trained with other settings; a start that made no checkpoint does not count.
     """
     complete = []
     for folder in out.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
@@ -167,13 +171,13 @@ def _check_same(out: Path, settings: Mapping[str, object], arguments: TrainingAr
 
 
 def _change(key: str, then: object, now: object, arguments: TrainingArguments) -> str:
-    said = f"{key} was {str(then)[:100]!r} and is {str(now)[:100]!r}"
+    change = f"{key} was {str(then)[:100]!r} and is {str(now)[:100]!r}"
     if key != "train.samples_per_step" or not isinstance(then, int):
-        return said
+        return change
     a_round = arguments.train_batch_size * arguments.world_size
     parts = f"{arguments.train_batch_size} x {arguments.world_size} processes x {arguments.gradient_accumulation_steps}"
     hint = f", which --train.gradient_accumulation_steps={then // a_round} makes {then}" if then % a_round == 0 else ""
-    return f"{said} ({parts}{hint})"
+    return f"{change} ({parts}{hint})"
 
 
 def _is_complete(checkpoint: Path) -> bool:
@@ -186,6 +190,7 @@ def _is_complete(checkpoint: Path) -> bool:
                 pass
     except (UserError, OSError, SafetensorError):
         return False
+    # torch.save writes zip files, whose directory stands at the end: a truncated one has none.
     return all(zipfile.is_zipfile(path) for kind in ("*.pt", "*.pth") for path in checkpoint.rglob(kind))
 
 
@@ -214,20 +219,23 @@ def run_lock(out: Path) -> Iterator[None]:
 
 
 def on_main(action: Callable[[], Result]) -> Result:
-    """What the main process's ``action`` gives, in every process; a UserError of it is raised in every process."""
+    """Runs ``action`` in the main process and returns its result, or raises its UserError, in every process.
+
+    Raised in the main process alone, it would leave the others waiting for a collective that never comes.
+    """
     state = PartialState()
     if state.num_processes == 1:
         return action()
-    told: list = [None, None]
+    outcome: list = [None, None]
     if state.is_main_process:
         try:
-            told[0] = action()
+            outcome[0] = action()
         except UserError as error:
-            told[1] = error
-    broadcast_object_list(told)
-    if told[1] is not None:
-        raise told[1]
-    return told[0]
+            outcome[1] = error
+    broadcast_object_list(outcome)
+    if outcome[1] is not None:
+        raise outcome[1]
+    return outcome[0]
 
 
 @contextmanager
@@ -267,7 +275,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def write_metrics(trainer: Trainer, out: Path, test: Sequence[Sample]) -> None:
-    """Writes ``metrics.json``: by split the figures of the weights that the trainer ended with.
+    """Writes ``metrics.json``: by split the scores of the weights that the trainer ended with, fractions from 0 to 1.
 
     Those of dev are what was logged for these weights, if they were evaluated; those of test, where there are any
     posts of it, are computed now, by all processes together.

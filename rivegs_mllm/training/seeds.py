@@ -51,7 +51,7 @@ def _over(runs: Sequence[Figures], summary: Callable[[list[float]], float]) -> d
 
 
 def format_seeds(result: dict) -> Table:
-    """The result of ``train_seeds`` as a table: percent with two decimals."""
+    """The result of ``train_seeds`` as a table, in percent with two decimals."""
     table = Table(title=f"{len(result['seeds'])} seeds", title_justify="left")
     for heading in ("split", "figure", *(f"seed {seed}" for seed in result["seeds"]), "mean", "deviation"):
         table.add_column(heading, justify="left" if heading in ("split", "figure") else "right")

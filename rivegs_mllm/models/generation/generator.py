@@ -41,9 +41,10 @@ class _Prompt:
 class Generator:
     """Answers samples with one system; the mentions it writes are words of the post (mention_constraint.py).
 
-    ``max_length`` is the most tokens that a prompt may have, so that memory is bounded whatever a post holds: none is
-    longer than a prompt and answer of training. ``keep_vision`` and ``synced`` are for ranks that share a sharded
-    model. Raises UserError where ``max_new_tokens`` leave no room for a prompt in the model's context.
+    Pictures are looked up from ``folder``, boxes are in pixels of the upright originals. ``max_length`` is the most
+    tokens that a prompt may have, so that memory is bounded whatever a post holds: none is longer than a prompt and
+    answer of training. ``keep_vision`` and ``synced`` are for ranks that share a sharded model. Raises UserError where
+    ``max_new_tokens`` leave no room for a prompt in the model's context.
     """
 
     def __init__(
@@ -93,8 +94,8 @@ class Generator:
     ) -> list[Prediction]:
         """As ``answer``, the segments up to ``prefix`` being those of ``predictions``; then all the rest, or ``only``.
 
-        A text that is too long is cut in the prompt alone: entities may be in the rest. Raises UserError for a
-        prediction that an answer cannot say.
+        A text that is too long is truncated in the prompt alone: entities may be in the rest. Raises UserError for a
+        prediction that an answer cannot express.
         """
         answer_format = self.system.answer_format.up_to(prefix)
         prompts = [self._with_all_tokens(self._prompt(sample), sample) for sample in samples]
@@ -126,12 +127,13 @@ class Generator:
         return encode_prompt(sample, self.folder, self.encoder, self.system.answer_format, self.system.instruction)
 
     def _truncate(self, sample: Sample) -> Sample:
-        """The sample with as many words as fit; where not one does, also without its picture."""
+        """The sample with as many words as fit, found by bisection, since a picture and a chat template take tokens of
+        their own; where not one fits, also without its picture."""
 
         def beginning(words: int) -> Sample:
             return dataclasses.replace(sample, tokens=sample.tokens[:words])
 
-        least, most = 0, len(sample.tokens)  # so many fit, if any do; so many do not
+        least, most = 0, len(sample.tokens)  # `least` words fit, if any do; `most` do not
         while most - least > 1:
             middle = (least + most) // 2
             fits = _length(self._encode(beginning(middle))) <= self.max_prompt_tokens
@@ -145,6 +147,7 @@ class Generator:
     ) -> list[Prediction]:
         """The answers behind ``prefixes``: of ``segments`` alone, None for all."""
         model, tokenizer = self.system.model, self.encoder.tokenizer
+        # A given prefix becomes part of the prompt, so that all padding is on the left, as generate wants it.
         rows = [
             {
                 **batch([{**prompt.tensors, **self.encoder.answer(prefix, end=False)}], tokenizer.pad_token_id),
@@ -163,7 +166,7 @@ class Generator:
         output = model.generate(
             **inputs,
             generation_config=self.settings,
-            logits_processor=LogitsProcessorList([scores, mentions]),
+            logits_processor=LogitsProcessorList([scores, mentions]),  # scores first: the model's, not the constraint's
             stopping_criteria=StoppingCriteriaList(stops),
             synced_gpus=self.synced,
         )
@@ -189,7 +192,7 @@ class Generator:
             return Prediction(sample.id, errors=prompt.errors)
         if tokenizer.eos_token_id in tokens:
             tokens = tokens[: tokens.index(tokenizer.eos_token_id)]
-        text = tokenizer.decode(tokens, clean_up_tokenization_spaces=False)
+        text = tokenizer.decode(tokens, clean_up_tokenization_spaces=False)  # the clean-up would join "Bob ." to "Bob."
         if segments is not None:
             answer_format = answer_format.up_to(segments[-1])
             text = other_segment_pattern(segments).split(text, maxsplit=1)[0]

@@ -15,7 +15,7 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 from rivegs_mllm.answer.serialization import escape
 
 MAX_MENTION_WORDS = 30
-"""Words that a mention can have."""
+"""Words that a mention can have, since every run of words is kept as a string; the longest of Twitter-GMNER has 9."""
 
 _LINE = re.compile(rb"entity [0-9]+:(.*)", re.DOTALL)
 _BEHIND = " ("
@@ -39,11 +39,11 @@ class TokenBytes:
 
 
 class MentionConstraint(LogitsProcessor):
-    """Within the line of an entity, only tokens are left by which its mention stays a run of words of the row's post.
+    """Within the line of an entity, allows only tokens by which its mention stays a run of words of the row's post.
 
-    ``posts`` are the words of each row's post; rows behind these are left as they are. The mention is followed by one
-    of ``types``. For tokenizers that spell bytes (byte-level BPE), as those of the Qwen models do. One for each call of
-    ``generate``.
+    ``posts`` are the words of each row's post; rows after these are not constrained. The mention is followed by one
+    of ``types``. For tokenizers that spell bytes (byte-level BPE), as those of the Qwen models do. Make a new one for
+    each call of ``generate``.
     """
 
     def __init__(self, token_bytes: TokenBytes, posts: Sequence[Sequence[str]], types: Sequence[str]):
@@ -54,8 +54,8 @@ class MentionConstraint(LogitsProcessor):
         self.started = False
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """The scores (rows, tokens) of the next token, what must not follow at minus infinity."""
-        if self.started:
+        """The scores (rows, vocabulary) of the next token, what must not follow at minus infinity."""
+        if self.started:  # at the first call the last token is the prompt's
             for row, token in enumerate(input_ids[: len(self.lines), -1].tolist()):
                 self.lines[row] = (self.lines[row] + self.token_bytes.bytes.get(token, b"")).rpartition(b"\n")[2]
         self.started = True
@@ -67,7 +67,8 @@ class MentionConstraint(LogitsProcessor):
         return scores
 
     def _next(self, written: bytes, mentions: Sequence[bytes]) -> list[int]:
-        """The tokens that can follow what is ``written`` behind an entity's label; none where all of it is said."""
+        """The tokens that can follow what is ``written`` after an entity's label; none where mention and type are
+        complete, and the rest is free."""
         behind = [written[len(mention) :] for mention in mentions if written.startswith(mention)]
         if any(own.startswith(end) for own in behind for end in self.ends):
             return []

@@ -11,10 +11,10 @@ from rivegs_mllm.types import Prediction, Sample, UserError
 
 
 def answer_prefix(sample: Sample, prediction: Prediction, answer_format: AnswerFormat) -> Sequence[AnswerLine]:
-    """The segments of ``answer_format`` with what ``prediction`` says of them.
+    """The lines of ``prediction`` for the segments of ``answer_format``.
 
-    A prediction whose ``raw`` says the same up to there is taken from ``raw`` as it stands, so that a model continues
-    its own words. Raises UserError for what an answer cannot say.
+    Where ``raw`` holds the same up to there, its lines are taken as they stand, so that a model continues its own
+    words. Raises UserError for what an answer cannot express.
     """
     if _is_in_raw(sample, prediction, answer_format):
         return [AnswerLine(answer_format.segments[-1], f"{line}\n") for line in prediction.raw[:-1].split("\n")]

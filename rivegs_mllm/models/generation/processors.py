@@ -13,11 +13,11 @@ from rivegs_mllm.answer.serialization import line_start
 
 _BEFORE_DECISION = re.compile(r"visible ([0-9]+):$")
 _LABEL_TOKENS = 8
-"""More than the label of a decision can have."""
+"""Tokens before a decision in which its label is looked for, more than ``visible 12:`` has."""
 
 
 class VisibleScores(LogitsProcessor):
-    """Records at each step how probable yes is against no, for each row."""
+    """Records for each row and step the probability of yes against no, the sigmoid of their logits' difference."""
 
     def __init__(self, yes: int, no: int):
         self.decision = yes, no
@@ -48,7 +48,7 @@ def visible_scores(
         if token in decision:
             before = tokenizer.decode(tokens[max(0, step - _LABEL_TOKENS) : step])
             if match := _BEFORE_DECISION.search(before):
-                scores.setdefault(int(match[1]), probabilities[step])
+                scores.setdefault(int(match[1]), probabilities[step])  # of lines that repeat, the first counts in parse
     return scores
 
 

@@ -13,11 +13,11 @@ from rivegs_mllm.types import Box, Sample
 
 
 def augment_sample(sample: Sample, augmentation: Augmentation, words: Sequence[str], seed: int, epoch: int) -> Sample:
-    """``sample`` as it is trained with in ``epoch``: one knowledge text at most.
+    """``sample`` as it is trained with in ``epoch``, with one knowledge text at most.
 
-    Made-up names are put together of ``words``, as ``name_words`` gives them.
+    Boxes stay in pixels of the upright picture. Made-up names are composed of ``words``, as ``name_words`` gives them.
     """
-    rng = random.Random(f"{seed}/{epoch}/{sample.id}")
+    rng = random.Random(f"{seed}/{epoch}/{sample.id}")  # of a text: the same in every process, unlike its hash()
     if len(sample.knowledge) > 1:
         text = rng.choice(sample.knowledge) if augmentation.knowledge == "draw" else sample.knowledge[0]
         sample = dataclasses.replace(sample, knowledge=(text,))
@@ -46,7 +46,7 @@ def _renamed(sample: Sample, words: Sequence[str], rng: random.Random) -> Sample
 def jitter(rng: random.Random, box: Box, size: tuple[int, int], augmentation: Augmentation) -> Box:
     """``box``, in pixels, with its edges moved within a picture of ``size`` = (width, height).
 
-    After ten draws that the IoU guard refuses, the box as it is.
+    After ten draws whose IoU with the box is too low, the box unchanged.
     """
     width, height = box.xmax - box.xmin, box.ymax - box.ymin
     for _ in range(10):

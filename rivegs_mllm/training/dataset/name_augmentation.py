@@ -1,4 +1,4 @@
-"""Posts under made-up names: they keep their sense, and a model cannot get by with names it remembers."""
+"""Posts with made-up names in place of their own: they keep their sense, and memorised names do not help a model."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _LETTERS = 4
 
 
 def name_words(samples: Sequence[Sample]) -> list[str]:
-    """The words of the samples' mentions, of which made-up names are put together, in lower case and sorted."""
+    """The words of the samples' mentions of which made-up names are composed, in lower case and sorted."""
     words = {word.lower() for sample in samples for entity in sample.entities for word in entity.text.split()}
     return sorted(filter(_is_name, words))
 
@@ -27,7 +27,7 @@ def replacement_names(mentions: Sequence[str], words: Sequence[str], rng: random
 
 
 def renamed_tokens(sample: Sample, words: Sequence[str], rng: random.Random) -> tuple[str, ...]:
-    """The post's tokens under made-up names."""
+    """The post's tokens with made-up names."""
     new = replacement_names([entity.text for entity in sample.entities], words, rng)
     return tuple(rename(token, new) for token in sample.tokens)
 

@@ -1,4 +1,4 @@
-"""What a frozen vision tower makes of each training picture, computed once instead of once an epoch."""
+"""The features of each training picture by a frozen vision tower, computed once instead of once an epoch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rivegs_mllm.training.dataset.rows import AnswerDataset
 from rivegs_mllm.types import UserError
 
 FAMILIES = ("qwen2_vl", "qwen2_5_vl")
-"""Those whose language model is given one row a picture token and nothing else of the tower."""
+"""Those whose language model takes one row a picture token; Qwen3-VL's also takes those of inner layers (DeepStack)."""
 BATCH_SIZE = 8
 
 
@@ -30,7 +30,10 @@ def check_cacheable(system: System) -> None:
 
 @torch.inference_mode()
 def encode_pictures(dataset: AnswerDataset, system: System) -> dict[str, torch.Tensor]:
-    """By picture, its ``image_features``, (picture tokens, width). Every process encodes its share of the pictures."""
+    """The ``image_features`` of each picture by its path, (picture tokens, width), on the CPU.
+
+    Every process encodes its share of the pictures and returns all of them.
+    """
     state = PartialState()
     tower = system.model.get_base_model().model
     by_picture = {sample.image: sample for sample in dataset.samples if sample.image}

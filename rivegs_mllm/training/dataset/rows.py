@@ -23,13 +23,16 @@ from rivegs_mllm.training.dataset.name_augmentation import name_words
 from rivegs_mllm.types import Sample, UserError
 
 IGNORED = -100
+"""The label of what is no target: by this value, cross_entropy's default, Trainer counts the targets of a step."""
 
 
 class AnswerDataset(Dataset):
     """Labelled samples, each encoded when asked for: its picture is decoded and processed once a use, in a worker.
 
-    ``set_epoch`` draws anew what ``augmentation`` varies. Pictures are looked up from ``folder``.
-    ``features`` are those of ``encode_pictures``: rows then have them instead of pixels, and prompts are kept.
+    ``set_epoch`` samples again what ``augmentation`` varies. Pictures are looked up from ``folder``.
+    ``features`` are those of ``encode_pictures``: rows then have them instead of pixels, and prompts are cached.
+    A row has the tensors of ``SampleEncoder.prompt`` and ``SampleEncoder.answer``. Raises UserError for a sample that
+    cannot be written as an answer, or whose picture is missing or damaged.
     """
 
     def __init__(
@@ -93,7 +96,7 @@ class AnswerDataset(Dataset):
 def dataset_of(
     recipe: Recipe, samples: Sequence[Sample], processor: ProcessorMixin, answer_format: AnswerFormat
 ) -> AnswerDataset:
-    """The samples as a recipe trains with them, without its model's weights."""
+    """The samples as a recipe trains with them; the model's weights are not needed."""
     return AnswerDataset(
         samples,
         recipe.data.folder,

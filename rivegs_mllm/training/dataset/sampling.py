@@ -19,7 +19,7 @@ VARIANT_STRATEGIES = ("draw", "copies", "first")
 
 
 class EpochAware(Protocol):
-    """What has another content in each epoch, which is set before its batches are drawn."""
+    """A dataset with another content in each epoch, which is set before the epoch's batches are drawn."""
 
     def set_epoch(self, epoch: int) -> None: ...
 
@@ -28,8 +28,8 @@ class LengthGroupedSampler(Sampler):
     """Indices in an order shuffled each epoch, in which ``batch_size`` neighbours are of about equal length.
 
     The longest row is in the first batch, so that memory runs out at once or never; the others come in any order.
-    Sorted, as they are drawn, they would take a model from long answers to short ones again and again, and leave it
-    with the last.
+    Sorted within each megabatch, as transformers draws them, they would take a model from long answers to short ones
+    again and again, and end the epoch with the shortest.
     """
 
     def __init__(self, lengths: Sequence[int], batch_size: int, seed: int):
@@ -46,6 +46,7 @@ class LengthGroupedSampler(Sampler):
         return len(self.lengths)
 
     def __iter__(self) -> Iterator[int]:
+        # A prime, so that no two pairs of seed and epoch share an order before epoch 100,003.
         generator = torch.Generator().manual_seed(self.seed * 100_003 + self.epoch)
         order = get_length_grouped_indices(self.lengths, self.batch_size, generator=generator)
         first, *others = (order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size))
