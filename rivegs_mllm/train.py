@@ -29,7 +29,6 @@ from rivegs_mllm.config.dataset_types import with_dataset_types
 from rivegs_mllm.config.layers import read_layers
 from rivegs_mllm.config.schema import Recipe
 from rivegs_mllm.config.yaml_loader import decode
-from rivegs_mllm.data.jsonl import read_split
 from rivegs_mllm.models.adapter import add_adapter, save_beside_weights
 from rivegs_mllm.models.base_model import System, base_path, load_base
 from rivegs_mllm.models.batching import SampleEncoder
@@ -114,12 +113,12 @@ class Posts:
 
 def read_data(recipe: Recipe) -> Posts:
     """The splits that the recipe names. Raises UserError."""
-    folder, data = recipe.data.folder, recipe.data
-    train = read_posts(folder, data.train, recipe.distilled)
+    folder, data, types = recipe.data.folder, recipe.data, recipe.answer.types
+    train = read_posts(folder, data.train, types, recipe.distilled)
     if not train:
         raise UserError(f"{folder}: the split '{data.train}' holds no sample to train on")
-    dev = read_split(folder, data.dev)[: data.max_eval_samples] if recipe.train.eval_strategy != "no" else []
-    return Posts(train, dev, read_split(folder, data.test) if data.test else [])
+    dev = read_posts(folder, data.dev, types)[: data.max_eval_samples] if recipe.train.eval_strategy != "no" else []
+    return Posts(train, dev, read_posts(folder, data.test, types) if data.test else [])
 
 
 def make_trainer(recipe: Recipe, posts: Posts | None = None) -> AnswerTrainer:

@@ -145,11 +145,19 @@ class AnswerFormat:
             raise AnswerFormatError(f"{path}: {error}") from None
 
     def check(self, other: AnswerFormat, here: str, there: str) -> None:
-        """Raises AnswerFormatError listing each field that differs; ``here`` and ``there`` say whose the values are."""
+        """Raises AnswerFormatError listing each field that differs; ``here`` and ``there`` say whose the values are.
+
+        The order of the types makes no difference: answers name them.
+        """
+        if sorted(self.types) != sorted(other.types):
+            raise AnswerFormatError(
+                f"{here} has the types {', '.join(self.types)}, and {there} {', '.join(other.types)}: they must be the "
+                "same; leave `answer.types` out of the recipe, or train a model on its types"
+            )
         differing = [
-            f"  {field.name}: {getattr(self, field.name)!r} in {here}, {getattr(other, field.name)!r} in {there}"
-            for field in dataclasses.fields(self)
-            if getattr(self, field.name) != getattr(other, field.name)
+            f"  {name}: {getattr(self, name)!r} in {here}, {getattr(other, name)!r} in {there}"
+            for name in (field.name for field in dataclasses.fields(self))
+            if name != "types" and getattr(self, name) != getattr(other, name)
         ]
         if differing:
             raise AnswerFormatError(

@@ -91,15 +91,18 @@ class Mllm(Knowledge, Tagger, Expander, Entailment, Grounder):
 
     def model_key(self) -> Hashable:
         """Settings and adapter."""
-        return repr(read_answering(self.recipe)), self._weights().resolve()
+        return repr(self._settings()), self._weights().resolve()
 
     def load_model(self, folder: Path) -> EndToEndModel:
         """See ``load_end_to_end``."""
-        return load_end_to_end(read_answering(self.recipe), self._weights(), folder)
+        return load_end_to_end(self._settings(), self._weights(), folder)
 
     def stage_in(self, slot: str, model: EndToEndModel) -> Stage:
         """The stage. Raises StageError where the model does not write the slot's segment."""
         return MllmStage(model, slot)
+
+    def _settings(self) -> Answering:
+        return read_answering(self.recipe, trained=self._weights())
 
     def _weights(self) -> Path:
         return self.adapter or trained_folder(self.recipe)

@@ -153,27 +153,15 @@ def train_stage(recipe: StageTraining) -> Path:
 
 def _read_data(recipe: StageTraining) -> tuple[StageData, list[Sample]]:
     """What the stage is trained with, and the posts of the test split, none where the recipe names no such split."""
-    folder, names = recipe.data.folder, recipe.data
-    samples = read_posts(folder, names.train, recipe.distilled)
+    folder, names, types = recipe.data.folder, recipe.data, recipe.types
+    samples = read_posts(folder, names.train, types, recipe.distilled)
     if not samples:
         raise UserError(f"{folder}: the split '{names.train}' holds no sample to train on")
     dev = []
     if recipe.train.eval_strategy != "no":
-        dev = read_posts(folder, names.dev, recipe.distilled)[: names.max_eval_samples]
-    test = read_posts(folder, names.test, recipe.distilled) if names.test else []
-    check_types([*samples, *dev, *test], recipe.types)
-    return StageData(samples, dev, folder, tuple(recipe.types), recipe.train.seed), test
-
-
-def check_types(samples: Sequence[Sample], types: Sequence[str]) -> None:
-    """Raises UserError that names the first sample with an entity of a type that is not in ``types``."""
-    for sample in samples:
-        for entity in sample.entities:
-            if entity.type not in types:
-                raise UserError(
-                    f"sample {sample.id}: {entity.text!r} is of type {entity.type}, but the recipe's types are "
-                    f"{', '.join(types)}; set `types`, or build the data with these"
-                )
+        dev = read_posts(folder, names.dev, types, recipe.distilled)[: names.max_eval_samples]
+    test = read_posts(folder, names.test, types, recipe.distilled) if names.test else []
+    return StageData(samples, dev, folder, tuple(types), recipe.train.seed), test
 
 
 def _settings(recipe: StageTraining, data: StageData, test: Sequence[Sample]) -> dict[str, object]:

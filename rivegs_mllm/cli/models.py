@@ -177,8 +177,8 @@ def _predict_end_to_end(args: argparse.Namespace, overrides: list[str], samples:
     from rivegs_mllm.config.answering import read_answering, trained_folder
     from rivegs_mllm.predict import predict
 
-    recipe = read_answering(args.recipe, overrides, args.data)
     adapter = None if args.base_model else args.adapter or trained_folder(args.recipe, overrides, args.data)
+    recipe = read_answering(args.recipe, overrides, args.data, adapter)
     if adapter:
         print(f"the model in {adapter}")
     return predict(recipe, samples, args.data, args.out, adapter)

@@ -18,7 +18,7 @@ from rivegs_mllm.cascade.config import (
     type_names_of,
 )
 from rivegs_mllm.config.answering import Answering, answering, folder_of
-from rivegs_mllm.config.dataset_types import with_dataset_types
+from rivegs_mllm.config.dataset_types import with_dataset_types, with_trained_types
 from rivegs_mllm.config.layers import Layered, read_layers
 from rivegs_mllm.config.yaml_print import as_yaml
 from rivegs_mllm.runtime.foreign import shown
@@ -51,14 +51,13 @@ def read_systems(
     for name, layered in _swept(recipes, sweep) if sweep else _named(recipes):
         if name in found:
             raise UserError(f"{found[name].where} and {layered.name} have the same name, {name}; rename one")
-        layered = with_dataset_types(layered, data)
-        text = as_yaml(layered)
         if names_slot(layered):
-            found[name] = ComparedSystem(layered.name, as_cascade(layered), layered.files, text)
+            layered = with_dataset_types(layered, data)
+            found[name] = ComparedSystem(layered.name, as_cascade(layered), layered.files, as_yaml(layered))
         else:
-            found[name] = ComparedSystem(
-                layered.name, answering(layered), layered.files, text, folder_of(layered, data)
-            )
+            weights = folder_of(layered, data)
+            layered = with_trained_types(layered, weights, data)
+            found[name] = ComparedSystem(layered.name, answering(layered), layered.files, as_yaml(layered), weights)
     for name in only:
         if name not in found:
             raise UserError(f"--only {name}: no such system; there are {shown(', '.join(found))}")

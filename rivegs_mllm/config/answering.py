@@ -12,7 +12,7 @@ from peft import LoraConfig
 from transformers import TrainingArguments
 
 from rivegs_mllm.config.bounds import TokenCount, check_bounds
-from rivegs_mllm.config.dataset_types import with_dataset_types
+from rivegs_mllm.config.dataset_types import with_dataset_types, with_trained_types
 from rivegs_mllm.config.layers import OVERRIDE, Layered, folder_for, read_layers, word
 from rivegs_mllm.config.schema import AnswerRecipe, ModelRecipe, PredictRecipe, Recipe, check_answering
 from rivegs_mllm.config.yaml_loader import decode
@@ -53,12 +53,16 @@ _OWN = tuple(own.name for own in dataclasses.fields(Answering))
 _OF_TRAINING = {own.name for own in dataclasses.fields(Recipe)} - set(_OWN)
 
 
-def read_answering(path: Path | str, overrides: Sequence[str] = (), data: Path | None = None) -> Answering:
+def read_answering(
+    path: Path | str, overrides: Sequence[str] = (), data: Path | None = None, trained: Path | None = None
+) -> Answering:
     """The settings of prediction in a recipe of an end-to-end model. Raises UserError as `schema.read_recipe` does.
 
-    Types that it does not name are those of the dataset in ``data``, or else in its ``data.folder``.
+    Types that it does not name are those of the model in the folder ``trained``, where there is one, or else of the
+    dataset in ``data``, or in its ``data.folder``.
     """
-    return answering(with_dataset_types(read_layers(path, overrides), data))
+    layered = read_layers(path, overrides)
+    return answering(with_trained_types(layered, trained, data) if trained else with_dataset_types(layered, data))
 
 
 def answering(layered: Layered) -> Answering:

@@ -14,7 +14,7 @@ from PIL import Image
 from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
 from rivegs_mllm.answer.prompt import messages
-from rivegs_mllm.config.schema import read_recipe
+from rivegs_mllm.config.answering import read_answering
 from rivegs_mllm.data.images import OVERVIEW_SIDE, PictureError, open_for_model
 from rivegs_mllm.llm.embeddings import ImageFeatures, TextFeatures, TextImagePair, UmtFeatures, normalize_rows
 from rivegs_mllm.models.adapter import load_adapter
@@ -76,7 +76,7 @@ def encode_pictures(settings: ImageFeatures, pictures: Sequence[Path | None]) ->
 @torch.inference_mode()
 def encode_by_mllm(recipe: Path, adapter: Path, contents: Sequence[TextImagePair]) -> np.ndarray:
     """(contents, d): the mean of the fine-tuned model's last hidden states over its prompt, of length 1."""
-    settings = read_recipe(recipe)
+    settings = read_answering(recipe, trained=adapter)
     system = load_adapter(adapter, settings)
     system.model.eval()
     encoder = SampleEncoder(system.processor)

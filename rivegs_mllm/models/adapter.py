@@ -138,7 +138,7 @@ def answering_of(folder: Path) -> Answering:
     """The settings to use a trained folder's model with: its own recipe or, in a folder of an earlier release, which
     has none, what its answer format, its instruction and its adapter's config say. Raises UserError."""
     if (folder / RECIPE).is_file():
-        return read_answering(folder / RECIPE)
+        return read_answering(folder / RECIPE, trained=folder)
     answer_format = AnswerFormat.load(folder)
     base = check_adapter_config(folder) if is_adapter(folder) else str(folder.absolute())
     model = ModelRecipe(

@@ -55,7 +55,9 @@ def load(
     if path.suffix in (".yaml", ".yml") and not path.is_dir():
         if is_cascade(path):
             return _cascade(read_cascade(path), device or dtype, batch_size, segments, threshold)
-        return _single(trained_folder(path), read_answering(path), device, dtype, batch_size, segments, threshold)
+        trained = trained_folder(path)
+        recipe = read_answering(path, trained=trained)
+        return _single(trained, recipe, device, dtype, batch_size, segments, threshold)
     folder = path if path.exists() else _from_hub(str(source))
     return _single(folder, answering_of(folder), device, dtype, batch_size, segments, threshold)
 

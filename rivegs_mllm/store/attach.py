@@ -9,6 +9,7 @@ from pathlib import Path
 from accelerate import PartialState
 
 from rivegs_mllm.config.distilled import Distilled
+from rivegs_mllm.data.entity_types import check_listed, check_shared, left_out, of_types
 from rivegs_mllm.data.jsonl import read_split
 from rivegs_mllm.store.answer_store import StoredAnswer, read_store
 from rivegs_mllm.types import Sample, UserError
@@ -38,12 +39,19 @@ class MergedSamples:
         return f"{store}: {lacking}; {self.faulty:,} flagged answers left out"
 
 
-def read_posts(folder: Path, split: str, distilled: Distilled | None) -> list[Sample]:
-    """A split with what the stores hold about it; what they lack is reported.
+def read_posts(folder: Path, split: str, types: Collection[str], distilled: Distilled | None = None) -> list[Sample]:
+    """A split's posts and their entities of ``types``, with what the stores hold about them; what is left out, and what
+    the stores lack, is reported.
 
-    Raises RecordError and StoreError, and UserError where a store has nothing for any of the posts.
+    Raises RecordError and StoreError, and UserError where entities have types that ``dataset.json`` does not list, none
+    has one of ``types``, and where a store has nothing for any of the posts.
     """
     samples = read_split(folder, split)
+    check_listed(samples, folder)
+    check_shared(samples, folder, types, "the recipe")
+    if (without := left_out(samples, types)) and PartialState().is_main_process:
+        print(f"{split}: {without}")
+    samples = of_types(samples, types)
     if distilled is None:
         return samples
     if distilled.knowledge is None and distilled.expressions is None:

@@ -127,7 +127,7 @@ def write_preview(recipe: Recipe, out: Path, count: int = 6, image_root: Path | 
         raise UserError(f"preview: --count {count} samples; it must be 1 or more")
     processor, answer_format = load_without_weights(recipe)
     folder = recipe.data.folder
-    samples = read_posts(folder, recipe.data.train, recipe.distilled)
+    samples = read_posts(folder, recipe.data.train, recipe.answer.types, recipe.distilled)
     if not samples:
         raise UserError(f"{folder}: the split '{recipe.data.train}' has no sample")
     looked = measure_pictures(samples, folder, picture_size)

@@ -27,7 +27,7 @@ def refusals(path: Path, overrides: Sequence[str], folder: Path) -> Iterator[tup
         yield str(folder), f"has no split {recipe.data.dev}, on which {path} evaluates; --train.eval_strategy=no"
     try:
         answer_format.check_processor(processor)
-        samples = read_posts(folder, recipe.data.train, recipe.distilled)
+        samples = read_posts(folder, recipe.data.train, recipe.answer.types, recipe.distilled)
     except UserError as error:
         yield str(split), str(error)
         return
