@@ -85,8 +85,8 @@ def _check_named(layered: Layered, own: list[str], types: Mapping[str, str], by:
     if unknown and others:
         key = "answer.types" if "model" in layered.sections else "types"
         raise layered.fault(
-            f"{key}: {', '.join(map(shown, unknown))} not among the types of {by}, which also has "
-            f"{', '.join(map(shown, others))}; name types of the dataset, or none to have all of them"
+            f"{key}: {', '.join(map(shown, unknown))}: no type of {by}, which has {', '.join(map(shown, types))}; name "
+            "types of the dataset, or none to have them all"
         )
 
 

@@ -55,7 +55,7 @@ def test_what_a_recipe_says_stays(data):
     recipe = read_recipe(TINY, [f"--data.folder={data}", "--answer.types=[athlete]"])
     assert recipe.answer.types == ["athlete"]
     assert recipe.answer.instruction == "{text}"
-    assert read_cascade("recipes/cascade/tiny.yaml", ["--types=[brand]"], data).types == ["brand"]
+    assert read_cascade("recipes/cascade/tiny.yaml", ["--types=[athlete]"], data).types == ["athlete"]
 
 
 def test_a_cascade_has_those_of_the_posts_that_it_is_given(data):
@@ -64,11 +64,42 @@ def test_a_cascade_has_those_of_the_posts_that_it_is_given(data):
     for types, recipe in (
         (["Sports Event", "athlete"], read_cascade("recipes/cascade/tiny.yaml", (), data)),
         (list(TYPES), read_cascade("recipes/cascade/tiny.yaml")),
-        (["x"], read_cascade("recipes/cascade/tiny.yaml", ["--types=[x]"], data)),
+        (["athlete"], read_cascade("recipes/cascade/tiny.yaml", ["--types=[athlete]"], data)),
     ):
         assert recipe.tagger.types == recipe.entailment.types == recipe.grounder.types == types
     recipe = read_cascade("recipes/cascade/tiny.yaml", ["--grounder.types=[other]"], data)
     assert (recipe.tagger.types, recipe.grounder.types) == (["Sports Event", "athlete"], ["other"])
+
+
+@pytest.mark.parametrize(
+    ("override", "unknown"),
+    [
+        ("--answer.types=[athelete, Sports Event]", "athelete"),
+        ("--answer.types={athlete: a person, brand: a firm}", "brand"),
+    ],
+)
+def test_types_on_which_recipe_and_dataset_disagree_are_told_with_both_files(data, override, unknown):
+    with pytest.raises(UserError) as caught:
+        read_recipe(TINY, [f"--data.folder={data}", override])
+    known = f"the entities of {data}, which has 'Sports Event', 'athlete'; name"
+    assert str(caught.value).startswith(f"{TINY}: answer.types: {unknown!r}: no type of {known}")
+    write_info(data, DatasetInfo(dict.fromkeys(("Sports Event", "athlete"), "")))
+    with pytest.raises(UserError, match=rf"no type of {data / 'dataset.json'}"):
+        read_recipe(TINY, [f"--data.folder={data}", override])
+    assert read_recipe(TINY, [f"--data.folder={data}", "--answer.types=[athlete, Sports Event, rare one]"])
+
+
+def test_a_trained_model_says_its_types(data, tmp_path):
+    trained = tmp_path / "run"
+    trained.mkdir()
+    AnswerFormat("qwen2_5_vl", "loc", 784, 78400, 28, 64, types=("athlete", "brand")).save(trained)
+    assert read_answering(TINY, (), data, trained).answer.types == ["athlete", "brand"]
+    (data / "train.jsonl").write_text('{"id": "1", "tokens": ["nobody", "has", "labelled", "this"]}')
+    assert read_answering(TINY, (), data, trained).answer.types == ["athlete", "brand"]
+    assert read_answering(TINY, ["--answer.types=[brand, athlete]"], data, trained).answer.types == ["brand", "athlete"]
+    with pytest.raises(UserError, match=rf"^{TINY}: answer.types: 'brand', but {trained}/rivegs_contract.json says"):
+        read_answering(TINY, ["--answer.types=[brand]"], data, trained)
+    assert read_answering(TINY, (), data, tmp_path / "none").answer.types == list(TYPES)
 
 
 def test_the_four_types_are_the_default_in_their_order(data, tmp_path):

@@ -171,13 +171,18 @@ def test_qlora_trains_beside_a_base_of_four_bits(base, emblems, tmp_path):
         ("--model.max_pixels=20000", "max_pixels"),
         ("--model.min_pixels=3000", "min_pixels"),
         ("--answer.bins=63", "bins"),
-        ("--answer.types=[PER,LOC]", "types"),
         ("--answer.segments=[entities,visible,boxes]", "segments"),
     ],
 )
 def test_another_answer_format_is_refused(plain, base, emblems, tmp_path, override, field):
     with pytest.raises(UserError, match=rf"answer formats .* differ(?s:.*){field}: "):
         load_adapter(plain.out, make_recipe(tmp_path, base, emblems, override))
+
+
+def test_other_types_are_refused_in_a_line_of_their_own_and_their_order_does_not_matter(plain, base, emblems, tmp_path):
+    with pytest.raises(UserError, match=rf"^{plain.out} has the types PER, LOC, ORG, OTHER, and the recipe PER, LOC:"):
+        load_adapter(plain.out, make_recipe(tmp_path, base, emblems, "--answer.types=[PER,LOC]"))
+    load_adapter(plain.out, make_recipe(tmp_path, base, emblems, "--answer.types=[OTHER,ORG,LOC,PER]"))
 
 
 def test_a_processor_with_other_limits_is_refused(plain, adapter):
