@@ -263,7 +263,7 @@ def test_a_hub_id_is_the_model_of_that_name(adapter, trained, said, tmp_path, mo
     (cached / "refs" / "main").write_text(snapshot.name)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     assert bare(load("someone/a-model").batch(asked(trained))) == bare(said)
-    with pytest.raises(UserError, match="someone/another-model: .*no model of the hub that can be fetched"):
+    with pytest.raises(UserError, match=r"someone/another-model: .*no model of the hub that can be fetched"):
         load("someone/another-model")
 
 
