@@ -1,4 +1,4 @@
-"""The contract of the cascade: its slots, what a stage may do, and the checks that hold it to that.
+"""The contract of the cascade: its slots, what a stage may do, and the checks that it does nothing else.
 
 A stage is called as ``stage(samples, partials)`` with two lists of equal length and order: posts, and what the slots
 before have filled of each, its partial prediction. It gives these back with its own fields filled. Samples come without
@@ -92,8 +92,8 @@ def named_errors(stage: str) -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        said = str(error)
-        raise StageError(said if said.startswith(stage) else f"{stage}: {said}") from None
+        message = str(error)
+        raise StageError(message if message.startswith(stage) else f"{stage}: {message}") from None
 
 
 REQUIRED_SLOTS = {
@@ -106,6 +106,7 @@ REQUIRED_SLOTS = {
 }
 """The slots without which a slot has nothing to work on."""
 
+# Knowledge and tagger have none: before the tagger there is no entity, and it makes them.
 _OWN_ENTITY_FIELDS = {
     "expander": {"expression"},
     "entailment": {"visible", "visible_score"},

@@ -24,7 +24,7 @@ METADATA_FILE = "stage.json"
 METADATA_VERSION = 1
 WEIGHTS = "model.safetensors"
 VISION_FOLDER = "eyes"
-"""Where a frozen vision encoder lies in the folder of a stage."""
+"""The subfolder of a stage's frozen vision encoder, under the name that earlier releases gave it."""
 
 
 @dataclass(frozen=True)

@@ -114,12 +114,12 @@ def _with_shared_types(recipe: CascadeRecipe) -> CascadeRecipe:
 
 def check_requirements(recipe: CascadeRecipe) -> None:
     """Raises StageError for a stage that needs a field which no stage before it fills."""
-    if said := missing_requirement(recipe):
-        raise StageError(said)
+    if message := missing_requirement(recipe):
+        raise StageError(message)
 
 
 def missing_requirement(recipe: CascadeRecipe) -> str:
-    """What a stage needs that no stage before it fills, and what to do; "" where none lacks anything.
+    """The message about a stage that needs what no stage before it fills; "" where none does.
 
     Raises UserError where a stage's trained files, which say what it needs, cannot be read.
     """
@@ -171,7 +171,7 @@ def run_cascade(
     """
     check_requirements(recipe)
     settings = draccus.encode(recipe)
-    del settings["batch_size"]
+    del settings["batch_size"]  # changes no answer, so an interrupted run may resume with another
     settings["files"] = file_fingerprints(_files(recipe))
     return run_steps(steps_of(recipe, folder), samples, out, recipe.batch_size, settings, recipe.types)
 

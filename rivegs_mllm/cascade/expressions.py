@@ -1,4 +1,4 @@
-"""By which expressions a stage learns an entity: mixed-LLM augmentation, and RiVEG's fivefold copying."""
+"""The expressions by which a stage learns an entity: mixed-LLM augmentation, and RiVEG's fivefold copying."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ Row = EntailmentRow | GroundingRow
 class ExpressionVariants:
     """``store`` is a store of ``rivegs distill``, null for the expressions that the data itself has.
 
-    ``strategy``: of the texts that several teachers wrote of an entity, "draw" one an epoch, "copies" of the row for
-    each, or always the "first" by the teachers' names, with which dev and test are evaluated too.
+    ``strategy``: of the texts that several teachers wrote of an entity, "draw" samples one an epoch, "copies" makes a
+    row of each, and "first" takes the first by the teachers' names, with which dev and test are evaluated in any case.
     """
 
     store: Path | None = None

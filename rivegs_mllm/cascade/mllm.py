@@ -1,6 +1,6 @@
 """The fine-tuned end-to-end model as a stage, in every slot whose field it writes, or in all at once.
 
-What the slots before have filled is forced into its answer, as the segments before its own; it writes its own segment
+Its answer is prefilled with what earlier slots have predicted, the segments before its own; it writes its own segment
 and stops. A cascade of this stage alone gives the predictions of `rivegs predict` with the end-to-end recipe. Where
 `rivegs calibrate` has left its file with the adapter, visibility is decided by it; unlike `predict`, which has written
 the boxes by then, the cascade also grounds what only the calibration makes visible. Where the answer cannot be read (no
@@ -146,7 +146,7 @@ class MllmStage:
             return generator.continue_answers(samples, given, self.prefix_segment, only=self.segment)
         except UserError as error:
             raise StageError(
-                f"{self.slot} (mllm): {error}; the model can only continue what it could have written itself:  "
+                f"{self.slot} (mllm): {error}; the model can only continue what it could have written itself: "
                 "let earlier stages use its types and fields, or train it on theirs"
             ) from None
 
@@ -192,17 +192,18 @@ class MllmStage:
         calibration = self.model.calibration
         if calibration is None:
             return entities
-        said, probability = calibration.is_visible, calibration.probability
         return tuple(
             entity
             if (score := entity.visible_score) is None
-            else dataclasses.replace(entity, visible=said(score), visible_score=probability(score))
+            else dataclasses.replace(
+                entity, visible=calibration.is_visible(score), visible_score=calibration.probability(score)
+            )
             for entity in entities
         )
 
 
 class EndToEndStage:
-    """A loaded end-to-end model that fills all fields at once, as `rivegs predict` asks it."""
+    """A loaded end-to-end model that fills all fields at once, as in `rivegs predict`."""
 
     def __init__(self, model: EndToEndModel):
         self.model = model

@@ -1,4 +1,4 @@
-"""What slots share that ask by a referring expression, or answer with boxes."""
+"""Referring expressions and boxes, shared by the slots that are queried by the former or answer with the latter."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BOX_TOLERANCE_PX = 1.0
 
 
 def clip_boxes(boxes: Sequence[Box], size: tuple[int, int], where: str, sample: str) -> tuple[Box, ...]:
-    """The boxes, edges that rounding put outside the picture of ``size`` moved back.
+    """The boxes in pixels of a picture of ``size`` = (width, height), edges that rounding put outside moved back.
 
     Raises StageError for a box that lies outside by more, or that has no area. ``where`` names slot and type.
     """
@@ -37,7 +37,7 @@ def clip_boxes(boxes: Sequence[Box], size: tuple[int, int], where: str, sample: 
 
 
 def check_parts(parts: Sequence[str]) -> None:
-    """Raises UserError unless ``parts``, the setting ``query_fields``, is a selection of PARTS."""
+    """Raises UserError unless ``parts``, the setting ``query_fields``, is a selection of EXPRESSION_PARTS."""
     if not parts or not set(parts) <= set(EXPRESSION_PARTS):
         raise UserError(f"query_fields: {list(parts)} is not a selection of {', '.join(EXPRESSION_PARTS)}")
 

@@ -22,7 +22,7 @@ from rivegs_mllm.config.former_names import current
 from rivegs_mllm.data.jsonl import load_partial, read_predictions, to_line
 from rivegs_mllm.models.profiling import peak_bytes, reset_peak
 from rivegs_mllm.runtime.batching import batches
-from rivegs_mllm.runtime.files import write_json
+from rivegs_mllm.runtime.files import drop_incomplete_line, write_json
 from rivegs_mllm.runtime.foreign import read_object
 from rivegs_mllm.runtime.post_errors import check_some_answered, each_by_itself, with_error
 from rivegs_mllm.runtime.progress import progress
@@ -49,8 +49,8 @@ class Step:
 
 @dataclass(frozen=True)
 class StageReport:
-    """What a stage cost. ``seconds`` are those of ``posts`` posts, without loading. ``parameters`` is None where the
-    stage does not tell. ``peak_memory`` is in bytes, of the GPU or else of the whole process, with a model that is held
+    """What a stage cost. ``seconds`` are those of ``posts`` posts, without loading. ``parameters`` is None where
+    unknown. ``peak_memory`` is in bytes, of the GPU or else of the whole process, with a model that is held
     for a later slot; None where unknown."""
 
     slot: str
@@ -86,7 +86,7 @@ def run_steps(
             reset_peak()
             partials = _fill(step, step.load(models), samples, partials, path, batch_size, types, bars)
             later = {other.model for other in steps[number:]}
-            models = {key: model for key, model in models.items() if key in later}
+            models = {key: model for key, model in models.items() if key in later}  # frees their memory
     reports = _reports(steps, out)
     write_json(out / "stages.json", [dataclasses.asdict(report) for report in reports])
     return partials, reports
@@ -115,7 +115,7 @@ def _fill(
             check_some_answered(done, len(samples))
             file.writelines(to_line(partial) for partial in after)
             file.flush()
-            _note(path.parent, step, stage, len(batch), seconds)
+            _note(path.parent, step, stage, len(batch), seconds)  # batch by batch, for runs that are interrupted
             bars.advance(task, len(batch))
     unfinished.replace(path)
     return done
@@ -209,17 +209,11 @@ def _claim(out: Path, settings: Mapping[str, object]) -> None:
                 f"{out} holds partial predictions of another run ({', '.join(changed)} differ); "
                 "choose another folder, or delete it"
             )
-        _cut_off_lines(out / _COSTS)
+        if (out / _COSTS).exists():
+            drop_incomplete_line(out / _COSTS)
         return
     out.mkdir(parents=True, exist_ok=True)
     write_json(path, settings)
-
-
-def _cut_off_lines(path: Path) -> None:
-    """Removes a last line that was only partly written."""
-    if path.exists():
-        with path.open("r+b") as file:
-            file.truncate(file.read().rfind(b"\n") + 1)
 
 
 def _digest(samples: Sequence[Sample]) -> str:

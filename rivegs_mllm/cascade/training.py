@@ -74,10 +74,10 @@ class Trainable:
     ``lengths`` has a length for each row, so that batches are of like length. ``collate`` makes a batch of rows:
     tensors by argument of ``model``. ``evaluate`` gives the stage's figures on labelled posts, such as ``{"span_f1":
     0.8}``, which the recipe names as ``eval_span_f1``; the model is in evaluation mode and no gradients are kept.
-    ``save`` writes a folder that the stage of a cascade loads; its metadata is written behind it.
-    ``rates``: the learning rate of parameters whose name begins so, where it is not ``train.learning_rate``.
+    ``save`` writes a folder that the stage of a cascade loads; its metadata is written after it.
+    ``rates``: the learning rate of parameters by the beginning of their names, where it is not ``train.learning_rate``.
     ``optimizer`` makes another optimiser than the recipe asks for, at the rate ``train.learning_rate``; ``schedule``
-    is what that rate is multiplied by when a share of all steps is done, in the place of ``train.lr_scheduler_type``.
+    gives the factor of that rate when a share of all steps is done, in place of ``train.lr_scheduler_type``.
     """
 
     model: nn.Module
@@ -116,7 +116,7 @@ class StageTraining:
 
 def train_stage(recipe: StageTraining) -> Path:
     """Trains the stage and returns its folder, ``train.output_dir``; started again, resumes from the last checkpoint.
-    Says whether any steps were made.
+    Prints how many steps were made.
 
     Raises UserError before any step is made for data that does not fit the recipe, where the folder holds a run that
     was started with other data or settings, and where another run writes to it.
@@ -144,7 +144,7 @@ def train_stage(recipe: StageTraining) -> Path:
             write_metrics(trainer, out, test)
             if recipe.train.should_save:
                 trainable.save(out)
-                write_metadata(out, _metadata(recipe))
+                write_metadata(out, _metadata(recipe))  # last: a folder that has it is complete
         trainer.accelerator.wait_for_everyone()
         if main:
             print(f"trained: {out}, {made}")

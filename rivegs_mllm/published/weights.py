@@ -22,7 +22,7 @@ Sizes = TypeVar("Sizes")
 
 
 def read_weights(path: Path) -> dict[str, object]:
-    """What a checkpoint holds: a .safetensors file or folder of them, or a file of torch, read without its code.
+    """The content of a checkpoint: a .safetensors file, a folder of them, or a file of torch, whose code is not run.
 
     Raises UserError, which names the file, where it cannot be read so.
     """
@@ -50,7 +50,7 @@ def _from_folder(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def save_weights(model: nn.Module, path: Path) -> None:
-    """Writes all weights of a model as safetensors, which takes only those that lie in one piece."""
+    """Writes all weights of a model as safetensors, which takes contiguous tensors only."""
     save_file({name: value.contiguous() for name, value in model.state_dict().items()}, path)
 
 
@@ -60,8 +60,8 @@ def read_sizes(kind: type[Sizes], path: Path) -> Sizes:
     try:
         return build(kind, read_object(path, cure))
     except UserError as error:
-        said = str(error)
-        raise UserError(said if str(path) in said else f"{path}: {said}; {cure}") from None
+        message = str(error)
+        raise UserError(message if str(path) in message else f"{path}: {message}; {cure}") from None
 
 
 def tensors(content: Mapping[str, object]) -> dict[str, torch.Tensor]:

@@ -33,9 +33,9 @@ class Entailment(draccus.PluginRegistry, discover_packages_path="rivegs_mllm.cas
 
 @dataclass
 class DecisionRule:
-    """How a probability is made of a logit, and from which probability on an entity is visible.
+    """How a logit becomes a probability, and the probability from which on an entity is visible.
 
-    ``temperature`` divides the logit (arXiv 1706.04599): over 1 for a model that is too sure of itself.
+    ``temperature`` divides the logit (arXiv 1706.04599): above 1 for an overconfident model.
     """
 
     threshold: Probability = 0.5
@@ -68,7 +68,7 @@ def with_nothing_visible(partial: Prediction, note: str) -> Prediction:
 
 
 def query_texts(entities: Sequence[Entity], parts: Sequence[str]) -> tuple[list[str], list[str]]:
-    """What is asked about each entity: the parts of its referring expression, or its mention where it has none.
+    """The query about each entity: the parts of its referring expression, or its mention where it has none.
 
     The second list has a note on each entity for which the mention was taken.
     """
@@ -83,7 +83,7 @@ def query_texts(entities: Sequence[Entity], parts: Sequence[str]) -> tuple[list[
 def entailment_metrics(stage: Stage, samples: Sequence[Sample]) -> dict[str, float]:
     """Accuracy and the F1 of yes of a stage that is given the gold entities; accuracy also of the posts' own subsets.
 
-    ``majority`` is the accuracy of saying the more frequent of yes and no each time.
+    ``majority`` is the accuracy of always deciding for the more frequent of yes and no.
     """
     partials = []
     for sample in samples:
@@ -92,19 +92,19 @@ def entailment_metrics(stage: Stage, samples: Sequence[Sample]) -> dict[str, flo
             for entity in sample.entities
         ]
         partials.append(Prediction(sample.id, entities=tuple(bare)))
-    judged: list[Prediction] = []
+    decided: list[Prediction] = []
     for batch in batches(range(len(samples)), BATCH_SIZE):
-        judged += stage([without_labels(samples[index]) for index in batch], [partials[index] for index in batch])
-    scores = entailment_scores(samples, judged)
+        decided += stage([without_labels(samples[index]) for index in batch], [partials[index] for index in batch])
+    scores = entailment_scores(samples, decided)
     confusion = scores["confusion"]
     right, missed = confusion["visible"]["visible"], confusion["visible"]["invisible"]
-    said = right + confusion["invisible"]["visible"]
+    predicted = right + confusion["invisible"]["visible"]
     figures = {
         "accuracy": scores["accuracy"],
-        "f1": precision_recall_f1(right, said, right + missed)["f1"],
+        "f1": precision_recall_f1(right, predicted, right + missed)["f1"],
         "majority": max(right + missed, scores["total"] - right - missed) / max(1, scores["total"]),
     }
-    for subset, own in by_subset(samples, judged).items():
+    for subset, own in by_subset(samples, decided).items():
         figures[f"accuracy_{subset}"] = entailment_scores(*own)["accuracy"]
     return figures
 

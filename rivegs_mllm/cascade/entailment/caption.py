@@ -1,7 +1,6 @@
 """The entailment ``caption``: text alone, the picture's caption against the referring expression in a cross-encoder.
 
-What a captioner such as mPLUG-Owl says of the picture stands for the picture. A post without a caption cannot be
-scored.
+The text of a captioner such as mPLUG-Owl stands for the picture. A post without a caption cannot be scored.
 """
 
 from __future__ import annotations
@@ -100,7 +99,7 @@ class CaptionScorer:
         """
         special = self.tokenizer.num_special_tokens_to_add(pair=False)
         between = self.tokenizer.num_special_tokens_to_add(pair=True)
-        of_caption = min(1, len(self.tokenizer(caption, add_special_tokens=False).input_ids))
+        of_caption = min(1, len(self.tokenizer(caption, add_special_tokens=False).input_ids))  # at least a token
         short = truncate_words(self.tokenizer, text, self.max_length - between - of_caption + special)
         length = len(self.tokenizer(short, add_special_tokens=False).input_ids)
         beginning = truncate_words(self.tokenizer, caption, self.max_length - between - length + special)
@@ -135,17 +134,17 @@ class CaptionStage:
         self.num_parameters = count_parameters(reader.model)
 
     def __call__(self, samples: Sequence[Sample], partials: Sequence[Prediction]) -> list[Prediction]:
-        filled, judged = list(partials), []
+        filled, asked = list(partials), []
         for index, (sample, partial) in enumerate(zip(samples, partials, strict=True)):
             if not partial.entities:
                 continue
             caption = self.captions.of(sample)
             if caption:
-                judged.append((index, *self._pairs(caption, partial)))
+                asked.append((index, *self._pairs(caption, partial)))
             else:
                 filled[index] = with_nothing_visible(partial, f"{STAGE}: no caption of the post's picture")
-        logits = iter(self.reader.logits([pair for _, pairs, _ in judged for pair in pairs]))
-        for index, pairs, notes in judged:
+        logits = iter(self.reader.logits([pair for _, pairs, _ in asked for pair in pairs]))
+        for index, pairs, notes in asked:
             own = [next(logits) for _ in pairs]
             filled[index] = with_decisions(filled[index], self.decision, own, notes)
         return filled
@@ -229,14 +228,14 @@ class CaptionTraining(TrainableStage):
     def prepare(self, data: StageData) -> Trainable:
         """The cross-encoder, its head untrained, and its rows."""
         captions = Captions(self.captions)
-        said = {sample.id: captions.of(sample) for sample in data.train}
-        views = self._captioned(data, said)
+        by_post = {sample.id: captions.of(sample) for sample in data.train}
+        views = self._captioned(data, by_post)
         entities = self.expressions.variants(views, self.query_fields)
         texts = [list(dict.fromkeys(query_texts(own, self.query_fields)[0])) for own in entities]
-        corpus = [*(text for own in texts for text in own), *said.values()]
+        corpus = [*(text for own in texts for text in own), *by_post.values()]
         encoder, tokenizer = load_encoder(self.encoder, self.revision, corpus)
         reader = CaptionScorer(CrossEncoder(encoder, self.dropout), tokenizer, self.max_length)
-        rows = MultiVariantDataset(_pairs(views, texts, said, reader), self.expressions.strategy, data.seed)
+        rows = MultiVariantDataset(_pairs(views, texts, by_post, reader), self.expressions.strategy, data.seed)
         stage = CaptionStage(reader, captions, self.query_fields, DecisionRule())
 
         def collate(pairs: Sequence[CaptionPair]) -> dict:

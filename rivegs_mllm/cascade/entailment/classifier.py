@@ -68,7 +68,7 @@ class ClassifierStage:
         return filled
 
     def _score(self, partials: list[Prediction], indices: Sequence[int], encoded: Sequence) -> None:
-        """Decides on the entities of the partial predictions at ``places``, in place; ``encoded`` are at their
+        """Decides on the entities of the partial predictions at ``indices``, in place; ``encoded`` are their
         pictures."""
         texts, image_index, notes = [], [], []
         for number, index in enumerate(indices):
@@ -127,7 +127,7 @@ class ClassifierEntailment(Entailment):
 
 @dataclass(frozen=True)
 class EntailmentExample:
-    """A gold entity and the text that is asked about it. ``spoken``: all names that the picture's posts speak of."""
+    """A gold entity and the query about it. ``spoken``: all names in the posts that have this picture."""
 
     image: Path
     text: str

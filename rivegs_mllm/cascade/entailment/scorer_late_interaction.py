@@ -57,6 +57,7 @@ class PatchMatcher(nn.Module):
         """Pictures ``patches`` (P, C, seen) and texts ``words`` (T, W), padded as ``pad_pairs`` does; ``image_index``
         (T,) is the text's picture. To learn, ``labels`` (T,) and ``negative_mask`` (T, P), which pictures are not
         spoken of by a text's entity. Gives what ``with_bce_loss`` does for each text and its own picture."""
+        # All texts with all pictures, as the other pictures are negatives in training.
         best = self.match.all_pairs(patches, patch_mask, words, word_mask).amax(-1)
         logits = self.scale * best + self.bias
         own = logits.gather(1, image_index[:, None])

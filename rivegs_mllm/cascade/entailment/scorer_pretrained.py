@@ -108,6 +108,7 @@ class EncoderFamily:
     padding: bool | str = True
 
 
+# SigLIP was trained on texts padded to their full length.
 FAMILIES = {
     "clip": EncoderFamily(CLIPModel, DualEncoder, lambda config: config.projection_dim),
     "siglip": EncoderFamily(SiglipModel, DualEncoder, lambda config: config.text_config.projection_size, "max_length"),

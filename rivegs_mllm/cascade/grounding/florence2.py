@@ -77,7 +77,7 @@ class Florence2Locator:
 
     @torch.inference_mode()
     def __call__(self, image: Image.Image, texts: Sequence[str]) -> list[Localization]:
-        """The boxes of the phrases that the model finds in each text, in its order: the head comes first."""
+        """The boxes of the phrases that the model finds in each text, in the order of the phrases."""
         pixels = self.processor.image_processor(image, return_tensors="pt")["pixel_values"]
         tokenizer = self.processor.tokenizer
         ask = self.processor.task_prompts_with_input[TASK]
@@ -97,8 +97,8 @@ class Florence2Locator:
             num_beams=1,
             do_sample=False,
         )
-        said = tokenizer.batch_decode(answers, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-        found = [self.parse(answer, image.size) for answer in said]
+        decoded = tokenizer.batch_decode(answers, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        found = [self.parse(answer, image.size) for answer in decoded]
         return [
             own if kept == text else Localization(own.boxes, (f"cut to {room} tokens", *own.notes))
             for own, kept, text in zip(found, short, plain, strict=True)

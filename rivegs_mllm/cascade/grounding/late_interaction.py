@@ -65,7 +65,7 @@ class PatchGroundingModel(nn.Module):
         """The loss of a batch of pairs of a picture and a text; the first four arguments are of ``pad_pairs``.
 
         ``inside`` (B, C) is which patches lie in the box, ``boxes`` (B, 4) the box in [0, 1] of the picture, xyxy;
-        ``negative_mask`` (B, B) which pictures do not show what a text speaks of.
+        ``negative_mask`` (B, B) which pictures do not show a text's entity.
         """
         every = self.match.all_pairs(patches, patch_mask, words, word_mask)
         own = every.diagonal(dim1=0, dim2=1).T
@@ -75,6 +75,8 @@ class PatchGroundingModel(nn.Module):
         among_all = torch.cat([own, others], 1).logsumexp(1)
         loss = (among_own + among_all - 2 * right).mean()
 
+        # The box is learned at the patches that fit best; detached, so that its error does not move the match. The
+        # weights 5 and 2 are DETR's (arXiv 2005.12872).
         share = own.detach().masked_fill(~inside, MASKED_SCORE).softmax(1)
         read, wanted = self.read_boxes(patches), boxes[:, None].expand(-1, patches.shape[1], -1)
         off = 5 * F.l1_loss(read, wanted, reduction="none").mean(-1) + 2 * generalized_box_iou_loss(read, wanted)
@@ -165,7 +167,7 @@ class PatchGrounder(Grounder):
 
 @dataclass(frozen=True)
 class GroundingExample:
-    """A picture and a text, the box in [0, 1] of the picture, and all that the picture's post speaks of."""
+    """A picture and a text, the box in [0, 1] of the picture, the entity's ``names``, and all names of its ``post``."""
 
     patches: PatchFeatures
     text: torch.Tensor

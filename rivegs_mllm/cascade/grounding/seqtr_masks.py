@@ -1,4 +1,4 @@
-"""A segmenter that is asked by referring expressions, and needs no box."""
+"""A segmenter whose queries are referring expressions, and which needs no box."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ class ExpressionSegmentingStage:
         try:
             image = open_for_model(path)
             with processed(path, image.size):
-                masks, said = self.outline(image, texts)
+                masks, notes_of = self.outline(image, texts)
         except PictureError as error:
             return without_picture(partial, self.where, error)
-        for index, text, mask, own in zip(indices, texts, masks, said, strict=True):
+        for index, text, mask, own in zip(indices, texts, masks, notes_of, strict=True):
             entity = entities[index]
             entities[index] = dataclasses.replace(entity, masks=(encode(mask),) * max(1, len(entity.boxes)))
             notes += [f"{text!r}: {note}" for note in (*own, *(() if mask.any() else ("no mask",)))]

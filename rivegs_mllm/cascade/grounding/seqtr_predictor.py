@@ -69,7 +69,7 @@ class SeqTRPredictor:
         return torch.tensor([row for row, _ in rows]), notes
 
     def locate(self, image: Image.Image, texts: Sequence[str]) -> list[Localization]:
-        """The box of each text, cut to the picture: a ``Locate`` of ``rivegs_mllm.cascade.grounding.base``."""
+        """The box of each text, clipped to the picture: a ``Locate`` of ``rivegs_mllm.cascade.grounding.base``."""
         (seen,), (words, notes) = self.image_input.prepare([image]), self.tokenize(texts)
         edges = self._original(self._write(seen, words).boxes, seen)
         limits = torch.tensor(image.size * 2, dtype=edges.dtype)

@@ -61,7 +61,7 @@ class SeqTRTraining(TrainableStage):
     mention is left out, so that expressions are used even where names have been memorised. ``max_words`` of an
     expression are read. ``as_published`` keeps what is doubtful in the original
     (``rivegs_mllm.published.seqtr.model``), and trains with its Adam and its rates, in the place of those of
-    ``train``; what is asked and saved is the average of the weights.
+    ``train``; what is evaluated and saved is the average of the weights.
     """
 
     task: Annotated[str, OneOf(TASKS)] = BOX
@@ -137,7 +137,7 @@ class SeqTRTraining(TrainableStage):
         return Trainable(
             model=model if averaged is None else averaged,
             train=rows,
-            lengths=[1] * len(rows),
+            lengths=[1] * len(rows),  # sequence and words have the same length in all rows
             collate=collate,
             evaluate=lambda samples: seqtr_metrics(
                 predictor, self.query_fields, self.expressions.first(samples), data.folder
@@ -188,7 +188,7 @@ def _followed(averaged: WithAveragedWeights, rate: float) -> torch.optim.Optimiz
 
 
 def _vectors(words: Sequence[str], vision_encoder: VisionEncoder) -> torch.Tensor:
-    """(words, width): the mean of the base's vectors of each word's tokens, of about length 1 a number."""
+    """(words, width): the mean of the base's vectors of each word's tokens, scaled to entries of about 1."""
     own = [vision_encoder.words[ids].float().mean(0) for ids in vision_encoder.tokenize([f" {word}" for word in words])]
     return torch.stack(own) * vision_encoder.width**0.5
 
@@ -214,7 +214,7 @@ def _mask_of(view: GroundingRow):
 
 
 def _sequence(view: GroundingRow, seen: PreparedImage, sizes: Sizes, doubtful: bool) -> torch.Tensor:
-    """(1, places): what is to be written of a row; ``doubtful`` as published."""
+    """(1, places): the target sequence of a row; ``doubtful`` as published."""
     box, frame = view.target, torch.tensor([seen.frame])
     factors = torch.tensor(seen.factors * 2, dtype=torch.float64)
     edges = torch.tensor([box.xmin, box.ymin, box.xmax, box.ymax], dtype=torch.float64) * factors

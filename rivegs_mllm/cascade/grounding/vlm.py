@@ -1,4 +1,4 @@
-"""The grounder ``vlm``: a chat model that was pre-trained to ground, asked in its own words and box language.
+"""The grounder ``vlm``: a chat model that was pre-trained to ground, prompted in its own box format.
 
 Qwen2-VL and Qwen3-VL answer in thousandths of the picture, Qwen2.5-VL in pixels of the picture as it was resized.
 """
@@ -74,7 +74,7 @@ class VlmGrounder(Grounder):
         processor = load_processor(self.model)
         answer_format = make_answer_format(self.model, AnswerRecipe(encoding="native", bins=None), processor)
         model = load_model(self.model).eval()
-        if self.model.quantization is None:  # 4-bit weights lie where they belong
+        if self.model.quantization is None:  # bitsandbytes has placed 4-bit weights
             model.to(best_device())
         num_parameters = count_parameters(model)
         asker = VlmLocator(model, processor, answer_format, self.prompt, self.max_new_tokens)
@@ -107,7 +107,7 @@ class VlmLocator:
         settings = GenerationConfig(
             max_new_tokens=self.max_new_tokens,
             do_sample=False,
-            repetition_penalty=1.0,
+            repetition_penalty=1.0,  # that of Qwen's own settings would change numbers that repeat
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
         )

@@ -101,7 +101,7 @@ def _name(source: Path | None) -> str:
 
 
 def _texts(source: Path | None) -> Texts:
-    """How to look up a post. Raises UserError for a source that is no file of a known form."""
+    """The look-up of a post's texts. Raises UserError for a source that is not of a known form."""
     if source is None:
         return lambda sample: sample.knowledge
     if source.is_dir():

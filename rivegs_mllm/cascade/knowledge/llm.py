@@ -156,7 +156,7 @@ def _notes(where: str, sample: Sample, answer: Answer, check: Check) -> list[str
 
 
 def _picture(sample: Sample, folder: Path, settings: LlmKnowledge | LlmExpander) -> tuple[Path | None, tuple[str, ...]]:
-    """The picture that is shown to the teacher, and why it is not: it may belong to somebody else."""
+    """The picture to show to the teacher, or why it is not shown: one outside the dataset may be private."""
     if not (settings.pictures and sample.image):
         return None, ()
     if is_outside(sample.image, folder, settings.image_root):

@@ -51,7 +51,7 @@ class ProposalRecipe:
 
 
 def select_regions(found: Proposals, size: tuple[int, int], max_regions: int, overlap: float) -> Regions:
-    """The best regions, cut to a picture of ``size`` = (width, height), best first; none without area."""
+    """The best regions, clipped to a picture of ``size`` = (width, height), best first; none thinner than a pixel."""
     limits = torch.tensor(size * 2, dtype=torch.float32)
     boxes = found.boxes.float().clamp(min=torch.zeros(4), max=limits)
     real = ((boxes[:, 2:] - boxes[:, :2]) >= 1).all(1).nonzero()[:, 0]
@@ -60,8 +60,8 @@ def select_regions(found: Proposals, size: tuple[int, int], max_regions: int, ov
 
 
 def split_signs(features: torch.Tensor) -> torch.Tensor:
-    """(n, 2 width), the positive and the negative parts of features: published ones are never negative, and a region
-    that is not there is one of zeros."""
+    """(n, 2 width), the positive and the negative parts of features (n, width): published features are never negative,
+    and H-Index takes a region of zeros for a missing one."""
     return torch.cat((features.clamp(min=0), (-features).clamp(min=0)), 1)
 
 

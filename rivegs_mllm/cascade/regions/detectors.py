@@ -18,7 +18,7 @@ from rivegs_mllm.published.weights import load_checked, read_weights, tensors
 from rivegs_mllm.types import UserError
 
 PHRASES = ("person", "logo", "flag", "building", "team", "animal", "vehicle", "food", "object")
-"""What Twitter's pictures show of entities."""
+"""Kinds of things by which entities appear in Twitter's pictures."""
 
 _CLASSES = 91  # of COCO, background among them
 _MIN_SCORE = 0.01  # torchvision's default is 0.05; recall of proposals matters more than precision
@@ -87,9 +87,10 @@ class FasterRcnnProposer(Proposer):
 
 @torch.inference_mode()
 def faster_rcnn_proposals(model: FasterRCNN, image: Image.Image) -> Proposals:
-    """The boxes of all classes, and what the box head makes of each."""
+    """The boxes of all classes, in pixels of the picture, and the box head's features of each."""
     device = device_of(model)
     images, _ = model.transform([to_tensor(image).to(device)])
+    # The network's own forward, step by step, since it gives no features.
     maps = model.backbone(images.tensors)
     proposals, _ = model.rpn(images, maps)
     (found,), _ = model.roi_heads(maps, proposals, images.image_sizes)

@@ -27,15 +27,15 @@ class PatchProposer(Proposer):
 
     def load(self) -> Propose:
         """The grounder, on the GPU where there is one."""
-        looker = PatchGrounder(self.checkpoint, types=self.types).load(Path()).locate
-        return lambda image: patch_proposals(looker, image)
+        locator = PatchGrounder(self.checkpoint, types=self.types).load(Path()).locate
+        return lambda image: patch_proposals(locator, image)
 
 
 @torch.inference_mode()
-def patch_proposals(looker: PatchLocator, image: Image.Image) -> Proposals:
-    """The box predicted at each patch."""
-    tokens = looker.vision_encoder.encode_images([image])[0].tokens
-    boxes = looker.model.read_boxes(tokens.to(device_of(looker.model))).cpu()
+def patch_proposals(locator: PatchLocator, image: Image.Image) -> Proposals:
+    """The box predicted at each patch, in pixels of the picture, with the patch's features."""
+    tokens = locator.vision_encoder.encode_images([image])[0].tokens
+    boxes = locator.model.read_boxes(tokens.to(device_of(locator.model))).cpu()
     boxes = boxes * torch.tensor(image.size * 2)
     votes = (box_iou(boxes, boxes) > _VOTE_IOU).sum(1).float()
     return Proposals(boxes, votes, split_signs(tokens))

@@ -1,4 +1,4 @@
-"""All pictures of a dataset through a proposer, a file each; and how many entities the proposals hold."""
+"""All pictures of a dataset through a proposer, a file each; and the share of entities that the proposals cover."""
 
 from __future__ import annotations
 

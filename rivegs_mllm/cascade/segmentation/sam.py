@@ -75,6 +75,7 @@ class PromptedSam:
         """The likeliest mask of each box; the picture is embedded once."""
         corners = [[box.xmin, box.ymin, box.xmax, box.ymax] for box in boxes]
         inputs = self.processor(images=image, input_boxes=[corners], return_tensors="pt").to(self.model.device)
+        # The models do not take the sizes; SAM's post-processing wants both, that of SAM 2 and 3 the original alone.
         sizes = [inputs.pop(name) for name in ("original_sizes", "reshaped_input_sizes") if name in inputs]
         found = self.model(**inputs, multimask_output=False).pred_masks.float().cpu()
         masks = self.processor.post_process_masks(found, *[size.cpu() for size in sizes])[0]

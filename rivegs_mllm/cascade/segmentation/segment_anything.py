@@ -60,7 +60,7 @@ SIZES = {
 
 
 def build_sam(size: SamSizes) -> Sam:
-    """The model, untrained, of the package's own classes."""
+    """The model, untrained, of the package's own classes; numbers beside ``size`` are those of its build_sam."""
     from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 
     grid = size.side // size.patch
@@ -163,7 +163,7 @@ class PromptedSam:
 
 
 def mask_side(size: SamSizes) -> int:
-    """The side of masks as they are given to the model and as it gives them, before they are resized."""
+    """The side in pixels of the masks that the model takes and predicts, four times its grid's, before resizing."""
     return 4 * (size.side // size.patch)
 
 

@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 class SamTrainingModule(nn.Module):
     """A model with its loss: cross-entropy in the box and outside, dice, and the error of the quality it predicts.
 
-    In and outside the box are averaged apart: over the whole picture the few covered pixels would be outweighed, and
-    the model would first learn to say nothing.
+    Inside and outside the box are averaged separately: over the whole picture the few covered pixels would be
+    outweighed, and the model would first learn to predict nothing.
     """
 
     def __init__(self, model: Sam, size: SamSizes):
@@ -69,10 +69,11 @@ class SamTrainingModule(nn.Module):
             dense_prompt_embeddings=dense,
             multimask_output=False,
         )
-        logits, said, inside = logits[:, 0], logits[:, 0].sigmoid(), inside[:, 0]
+        logits, predicted, inside = logits[:, 0], logits[:, 0].sigmoid(), inside[:, 0]
         wrong = F.binary_cross_entropy_with_logits(logits, masks, reduction="none")
         wrong = masked_mean(wrong, inside) + masked_mean(wrong, 1 - inside)
-        dice = 1 - (2 * (said * masks).sum((1, 2)) + 1) / (said.sum((1, 2)) + masks.sum((1, 2)) + 1)
+        # With 1 added above and below, so that an empty mask predicted empty has no loss.
+        dice = 1 - (2 * (predicted * masks).sum((1, 2)) + 1) / (predicted.sum((1, 2)) + masks.sum((1, 2)) + 1)
         with torch.no_grad():
             both, either = (logits > 0) & (masks > 0.5), (logits > 0) | (masks > 0.5)
             iou = both.sum((1, 2)) / either.sum((1, 2)).clamp(min=1)

@@ -17,7 +17,7 @@ from rivegs_mllm.cascade.base import Stage
 from rivegs_mllm.types import Entity, Prediction, Sample
 
 Tagged = tuple[tuple[Entity, ...], tuple[str, ...]]
-"""The entities of a post, in the order of the text, and what went wrong with it."""
+"""The entities of a post, in the order of the text, and notes for its ``errors``."""
 
 
 class Tagger(draccus.PluginRegistry, discover_packages_path="rivegs_mllm.cascade"):

@@ -85,7 +85,7 @@ class WordTagger(nn.Module):
 
 @dataclass(frozen=True)
 class CrfPredictor:
-    """A trained or untrained tagger with what it reads by."""
+    """A trained or untrained tagger with the encoder of its input."""
 
     model: WordTagger
     encoder: WordEncoder
@@ -93,10 +93,10 @@ class CrfPredictor:
     batch_size: int
 
     def tag(self, posts: Sequence[Sample], knowledge: Sequence[str]) -> list[Tagged]:
-        """Of each post its entities, in the order of the text, and what of it did not fit."""
+        """The entities of each post, in the order of the text, and notes on what did not fit."""
         read = [self.encoder.windows(post.id, post.tokens, text) for post, text in zip(posts, knowledge, strict=True)]
         rows = [(index, window) for index, (windows, _) in enumerate(read) for window in windows]
-        rows.sort(key=lambda row: row[1].tokens)
+        rows.sort(key=lambda row: row[1].tokens)  # little padding in a batch
         tags = [[OUTSIDE] * len(post.tokens) for post in posts]
         names = bio_labels(self.types)
         device = device_of(self.model)
@@ -278,6 +278,7 @@ class CrfTraining(TrainableStage):
             read = [encoder.windows(sample.id, *text) for text in texts]
             notes = dict.fromkeys(note for _, own in read for note in own)
             unfit += [f"  {sample.id}: " + "; ".join(notes)] if notes else []
+            # A variant that is split into another number of windows has none to put beside each of the first one's.
             alike = [windows for windows, _ in read if len(windows) == len(read[0][0])]
             for own in zip(*alike, strict=True):
                 rows.append([{"window": part, "tags": tags[part.start :][: len(part.first)]} for part in own])

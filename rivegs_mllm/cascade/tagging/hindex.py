@@ -48,7 +48,7 @@ from rivegs_mllm.types import Entity, Prediction, Sample, UserError
 TYPE_NAME = "hindex"
 _TINY_STD = 0.07  # a score is the dot product of two rows, without a scale
 _WORDS = {"PER": "person", "LOC": "location", "ORG": "organization", "OTHER": "others"}
-"""By which words a type's row begins, other types by their own name."""
+"""The words whose embeddings a type's row is initialised with; other types have their own name."""
 
 
 @Tagger.register_subclass(TYPE_NAME)
@@ -292,8 +292,10 @@ def collate(rows: Sequence[HIndexExample], boxes: int) -> dict[str, torch.Tensor
 
 def hindex_metrics(samples: Sequence[Sample], predictor: HIndexPredictor) -> dict[str, float]:
     """F1 of mention and type, and of mention, type and region; the latter also of the posts' own subsets."""
-    said = [Prediction(one.id, entities=own) for one, (own, _) in zip(samples, predictor.tag(samples), strict=True)]
-    scores = evaluate(samples, said)["strict"]
+    predicted = [
+        Prediction(one.id, entities=own) for one, (own, _) in zip(samples, predictor.tag(samples), strict=True)
+    ]
+    scores = evaluate(samples, predicted)["strict"]
     found = {"span_f1": scores["all"]["MNER"]["f1"], "gmner_f1": scores["all"]["GMNER"]["f1"]}
     for subset in subset_names(samples):
         found |= {

@@ -1,4 +1,4 @@
-"""H-Index with what it reads and regions_of_posts by: posts to entities with their boxes."""
+"""H-Index with its tokenizer and the pictures' regions: from posts to entities with their boxes."""
 
 from __future__ import annotations
 
@@ -68,14 +68,14 @@ class HIndexPredictor:
         return count_parameters(self.model)
 
     def tokenize(self, sample: Sample) -> TokenizedPost:
-        """A post as the model reads it."""
+        """A post as the model's input."""
         return tokenize_post(sample.tokens, self.tokenizer, self.max_tokens)
 
     @torch.no_grad()
     def tag(self, samples: Sequence[Sample]) -> list[Tagged]:
         """The entities of each post, in the order of the text, and notes; where pictures are used also ``visible``
-        and ``boxes``."""
-        said: list[Tagged] = []
+        and ``boxes``, in pixels of the original picture. Raises UserError for a damaged file of regions."""
+        tagged: list[Tagged] = []
         device = device_of(self.model)
         for batch in batches(list(samples), self.batch_size):
             posts = [self.tokenize(sample) for sample in batch]
@@ -85,8 +85,8 @@ class HIndexPredictor:
             found = generate(self.model, memory)
             rows = zip(found.indices.tolist(), found.boxes.tolist(), strict=True)
             for sample, post, found_regions, row in zip(batch, posts, regions_of_posts, rows, strict=True):
-                said.append(self._tagged(sample, post, found_regions, row))
-        return said
+                tagged.append(self._tagged(sample, post, found_regions, row))
+        return tagged
 
     def _tagged(
         self, sample: Sample, post: TokenizedPost, found_regions: tuple[Regions, bool], row: tuple[list[int], list[int]]
@@ -111,22 +111,22 @@ class HIndexPredictor:
             if entity.visible and not entity.boxes:
                 yield f"{STAGE}: {entity.text!r}: the region that was chosen has no area"
 
-    def _entity(self, sample: Sample, post: TokenizedPost, regions: Regions, said: Mention) -> Entity | None:
-        """The entity of a mention, None where its places are no words that follow one another, or its type none."""
-        words = [post.first.index(index) for index in said.places if index in post.first]
-        kind = said.type - NO_REGION - 1
-        following = words == list(range(words[0], words[0] + len(said.places))) if words else False
+    def _entity(self, sample: Sample, post: TokenizedPost, regions: Regions, mention: Mention) -> Entity | None:
+        """The entity of a mention, None where its places are not consecutive words, or its type is none."""
+        words = [post.first.index(index) for index in mention.places if index in post.first]
+        kind = mention.type - NO_REGION - 1
+        following = words == list(range(words[0], words[0] + len(mention.places))) if words else False
         if not following or not 0 <= kind < len(self.types):
             return None
         span = (words[0], words[-1] + 1)
-        boxes = () if said.box is None else _box(regions.boxes[said.box].tolist(), sample.size)
+        boxes = () if mention.box is None else _box(regions.boxes[mention.box].tolist(), sample.size)
         text = " ".join(sample.tokens[slice(*span)])
-        visible = None if self.regions.folder is None else said.box is not None
+        visible = None if self.regions.folder is None else mention.box is not None
         return Entity(text, self.types[kind], span, visible=visible, boxes=boxes)
 
 
 def _box(edges: Sequence[float], size: tuple[int, int] | None) -> tuple[Box, ...]:
-    """The box cut to the picture, none without area."""
+    """The box clipped to the picture, none without area."""
     if size is not None:
         edges = [min(max(0.0, edge), float(limit)) for edge, limit in zip(edges, size * 2, strict=True)]
     return (Box(*edges),) if edges[0] < edges[2] and edges[1] < edges[3] else ()

@@ -1,4 +1,4 @@
-"""UMT with what it reads and features by: posts to entities, and to features."""
+"""UMT with its tokenizer and image encoder: from posts to entities, and to features."""
 
 from __future__ import annotations
 
@@ -84,8 +84,8 @@ class TowerEncoder:
 
 @dataclass(frozen=True)
 class UmtPredictor:
-    """A model with its tokenizer and image_encoder; ``folder`` is what pictures are relative to, ``names`` of types
-    that the model calls otherwise, ``max_pieces`` of a post are read."""
+    """A model with its tokenizer and image encoder. ``folder`` is what pictures are relative to, ``names`` maps types
+    that the model has under other names to the dataset's; ``max_pieces`` of a post are read."""
 
     model: UMT
     tokenizer: PreTrainedTokenizerFast
@@ -97,7 +97,7 @@ class UmtPredictor:
 
     @property
     def num_parameters(self) -> int:
-        """How many the model and its image_encoder have."""
+        """How many the model and its image encoder have."""
         return count_parameters(self.model, self.image_encoder.model)
 
     def encode_images(self, samples: Sequence[Sample]) -> tuple[torch.Tensor, list[tuple[str, ...]]]:
@@ -118,15 +118,15 @@ class UmtPredictor:
         return found, notes
 
     def tag(self, samples: Sequence[Sample]) -> list[Tagged]:
-        """Of each post its entities, in the order of the text, and what of it could not be read."""
-        said = []
+        """The entities of each post, in the order of the text, and notes on what could not be read."""
+        tagged = []
         for some in batches(list(samples), self.batch_size):
             rows = [self.tokenize(sample) for sample in some]
             states, mask, notes = self._states(some, rows)
             paths = self.model.decode(states, mask)
             for sample, row, path, own in zip(some, rows, paths, notes, strict=True):
-                said.append((tuple(self._entities(sample, row, path)), (*own, *self._unread(sample, row))))
-        return said
+                tagged.append((tuple(self._entities(sample, row, path)), (*own, *self._unread(sample, row))))
+        return tagged
 
     def features(self, samples: Sequence[Sample]) -> Iterator[Features]:
         """The features of posts, in batches. Raises UserError for a picture that cannot be opened."""

@@ -114,7 +114,7 @@ class WordEncoder:
             words,
             extra if total and room else None,
             is_split_into_words=True,
-            truncation="only_second" if total and room else "only_first",
+            truncation="only_second" if total and room else "only_first",  # the latter for a word longer than a window
             max_length=self.max_length,
         )
         first: dict[int, int] = {}

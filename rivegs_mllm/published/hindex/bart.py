@@ -9,7 +9,7 @@ from torch.nn import functional as F  # noqa: N812
 from rivegs_mllm.published.hindex.sizes import PAD, Sizes
 
 DROPOUT = 0.1
-_OFFSET = 2
+_OFFSET = 2  # BART's table of positions begins with two rows that no position uses
 
 
 class Attention(nn.Module):
@@ -44,11 +44,11 @@ class EncoderLayer(nn.Module):
         self.dropout = nn.Dropout(DROPOUT)
 
     def attended(self, states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """The states behind their self-attention."""
+        """The states after self-attention."""
         return self.self_attn_layer_norm(states + self.dropout(self.self_attn(states, states, mask)))
 
     def widened(self, states: torch.Tensor) -> torch.Tensor:
-        """The states behind the feed-forward part."""
+        """The states after the feed-forward part."""
         return self.final_layer_norm(states + self.dropout(self.fc2(F.gelu(self.fc1(states)))))
 
     def forward(self, states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

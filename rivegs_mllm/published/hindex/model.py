@@ -12,6 +12,7 @@ from rivegs_mllm.published.hindex.bart import Decoder, Encoder
 from rivegs_mllm.published.hindex.sizes import CLOSE, END, PAD, REGION, Sizes
 
 HEAD_DROPOUT = 0.3
+# As in the original, with whose scores the tests compare these.
 _MASKED_WORD_SCORE = -1e32
 _MASKED_START_SCORE = -1e24
 _MASKED_BOX_SCORE = -1e4
@@ -69,7 +70,7 @@ class HIndex(nn.Module):
 
     ``as_published``: the encoder masks the present regions and attends to the missing ones; a missing one can be
     generated; and a region is present when its features sum to more than 0, by default when any is not 0. ``overlap``
-    learns which boxes are the entity's at all, and not how much each is.
+    trains by which boxes overlap the entity's at all, and not by how much each does.
     """
 
     def __init__(self, sizes: Sizes, first_label: int, as_published: bool = False, overlap: bool = False):
@@ -90,7 +91,8 @@ class HIndex(nn.Module):
         return features.sum(-1) > 0 if self.as_published else (features != 0).any(-1)
 
     def encode(self, ids: torch.Tensor, features: torch.Tensor) -> Memory:
-        """What the decoder sees of texts ``ids`` (B, L), ended by CLOSE and padded, and of regions."""
+        """The decoder's memory of texts ``ids`` (B, L), ended by CLOSE and padded, and of region ``features``
+        (B, boxes, region)."""
         present, words = self.present(features), ids != PAD
         regions = self.encoder.bart_encoder.img_proj(features)
         shown = torch.cat((~present if self.as_published else present, words), 1)

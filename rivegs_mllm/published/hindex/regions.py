@@ -19,6 +19,9 @@ MAX_REGIONS = 18
 """How many regions the published models see of a picture."""
 
 MIN_IOU = 0.5
+"""Above which a region counts as an entity's, as in Prec@0.5."""
+
+# Against damaged files; VinVL's features are 2048 wide.
 _REGION_LIMIT = 10_000
 _WIDTH_LIMIT = 100_000
 
@@ -88,9 +91,9 @@ def overlaps(boxes: np.ndarray, box: Sequence[float]) -> np.ndarray:
 
 
 def overlap_shares(boxes: np.ndarray, gold: Sequence[Sequence[float]]) -> tuple[float, ...]:
-    """How much each of boxes (n, 4) is an entity's, given its gold boxes: () where none overlaps by RIGHT.
+    """The share of each of boxes (n, 4) in an entity, given its gold boxes: () where no IoU is above MIN_IOU.
 
-    Of each gold box the overlaps above RIGHT, divided by their sum; of several gold boxes the greatest.
+    For each gold box the IoUs above MIN_IOU, divided by their sum; of several gold boxes the greatest share.
     """
     rows = []
     for own in gold:

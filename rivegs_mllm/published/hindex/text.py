@@ -23,7 +23,7 @@ class TokenizedPost:
 
 
 def tokenize_post(words: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> TokenizedPost:
-    """Each word is cut alone, with a blank before it; one of which nothing is left is the unknown token.
+    """Each word is tokenized by itself, with a blank before it; one that gives no token is the unknown token.
 
     Whole words are left out at the end where all have more than ``max_tokens`` tokens.
     """

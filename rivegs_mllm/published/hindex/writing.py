@@ -12,8 +12,8 @@ from rivegs_mllm.published.hindex.model import HIndex, Memory
 from rivegs_mllm.published.hindex.sizes import END, NO_REGION, REGION, START
 
 MAX_INDICES = 30
-"""As published; with it comes EXTRA_PER_TOKEN of an index for each region that is present and each token of the
-source."""
+"""The length of a generated sequence, as published; to it is added EXTRA_PER_TOKEN for each region that is present and
+each token of the source."""
 
 EXTRA_PER_TOKEN = 0.6
 
@@ -70,7 +70,7 @@ def parse_sequence(
 ) -> ParsedSequence:
     """Parses a row of ``Generated``; ``words`` is the index of the source's first place.
 
-    The box is that of the step behind REGION, which is the one that training teaches. ``as_published``: the box is that
+    The box is that of the step after REGION, which is the one that training teaches. ``as_published``: the box is that
     of the step that writes REGION, any index is taken for a type, and a span that is not rising is not counted as
     unreadable. Of two mentions of the same words the last one counts.
     """

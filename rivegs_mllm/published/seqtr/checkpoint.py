@@ -30,7 +30,7 @@ def load_published(path: Path, frozen: int = FROZEN, as_published: bool = False)
     Task, points and vocabulary follow from the shapes. Raises UserError where it is of other sizes than the published.
     """
     weights = _published(read_weights(path), path)
-    model = SeqTR(_told_by(weights, path), frozen, as_published)
+    model = SeqTR(_sizes_of(weights, path), frozen, as_published)
     load_checked(model, weights, path)
     return model.eval()
 
@@ -47,11 +47,13 @@ def _published(content: Mapping[str, object], path: Path) -> dict[str, torch.Ten
     return found
 
 
-def _told_by(weights: Mapping[str, torch.Tensor], path: Path) -> Sizes:
+def _sizes_of(weights: Mapping[str, torch.Tensor], path: Path) -> Sizes:
+    """The sizes that the shapes of weights tell: a sequence is four edges and an end, two numbers a point and an end,
+    or both."""
     places, words = len(weights[_POSITIONS]), weights[_WORDS]
     if _TASKS in weights:
         return Sizes(len(words), BOTH, _points(places - 6, path))
-    if places == 5:
+    if places == 5:  # or an outline of two points, which is none
         return Sizes(len(words), BOX)
     return Sizes(len(words), MASK, _points(places - 1, path))
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 OUTPUTS = (6, 8, 13)
-"""The items behind which the maps are taken."""
+"""The items whose output is taken as a map."""
 
 FROZEN = 12
 """How many items, from the first, were not trained."""

@@ -32,7 +32,7 @@ def generate(model: SeqTR, memory: Memory) -> Generated:
     for step in range(sizes.places - (sizes.task != MASK)):
         now = model.score(tokens, memory)[:, -1]
         scores.append(now)
-        open_ended = sizes.end + (step >= _min_steps(sizes))
+        open_ended = sizes.end + (step >= _min_steps(sizes))  # the end is the last score, left out while not allowed
         tokens = torch.cat((tokens, now[:, :open_ended].argmax(-1, keepdim=True)), 1)
     edges = 4 * (sizes.task != MASK)
     return Generated(tokens[:, :edges], tokens[:, edges:], torch.stack(scores, 1))
@@ -57,12 +57,14 @@ def fill_outline(points: Sequence[float], size: tuple[int, int], as_published: b
     """
     if len(points) < (4 if as_published else 6):
         return np.zeros(size, dtype=bool)
+    # pycocotools takes an array of four numbers for a box, and a list of more for a polygon.
     given = np.array([points], dtype=np.float64) if len(points) == 4 else [list(map(float, points))]
     return coco.decode(coco.merge(coco.frPyObjects(given, *size))).astype(bool)
 
 
 def resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """A mask brought to another size, each pixel that of the nearest at its upper left."""
+    """A mask (height, width) brought to another size, each pixel that of the nearest at its upper left, as OpenCV's
+    nearest neighbour is."""
     rows = np.minimum((np.arange(size[0]) * (mask.shape[0] / size[0])).astype(int), mask.shape[0] - 1)
     columns = np.minimum((np.arange(size[1]) * (mask.shape[1] / size[1])).astype(int), mask.shape[1] - 1)
     return mask[rows][:, columns]

@@ -25,8 +25,8 @@ def adam(parameters: Iterable[nn.Parameter], rate: float) -> torch.optim.Adam:
 
 
 def learning_rate_factor(done: float, task: str) -> float:
-    """What the rate is multiplied by when a share of all epochs is done."""
-    epoch = int(done * _EPOCHS[task] + 1e-6)
+    """The factor of the learning rate when a share of all epochs is done."""
+    epoch = int(done * _EPOCHS[task] + 1e-6)  # 49/90 of 90 comes back just below 49
     return (epoch + 1) / (_WARM_UP + 1) if epoch < _WARM_UP else 0.1 if epoch >= _DROP[task] else 1.0
 
 
@@ -55,6 +55,7 @@ class WithAveragedWeights(nn.Module):
     @torch.no_grad()
     def follow(self) -> None:
         """Moves the average."""
+        # At first the average follows quickly, or it would long be that of the untrained weights.
         decay = min(_DECAY, float((self.steps + 1) / (self.steps + 10)))
         state = self.model.state_dict()
         for name, mean in self.mean.state_dict().items():

@@ -20,8 +20,8 @@ from rivegs_mllm.published.seqtr.tokens import MISSING
 MAX_WORDS = 15
 """Of an expression, as trained on RefCOCO, RefCOCO+ and RefCOCOg."""
 
-SIDE = 640
-STRIDE = 32
+SIDE = 640  # as published, in pixels
+STRIDE = 32  # of DarkNet's last map
 SPECIAL = ("PAD", "UNK", "CLS")
 _DELETED = re.compile(r"[.,'!?\"()*#:;]")
 
@@ -65,6 +65,7 @@ def prepare_image(image: np.ndarray, side: int = SIDE) -> PreparedImage:
     """A picture (height, width, 3), uint8 RGB, resized to lie within a square, and padded to a multiple of STRIDE."""
     height, width = image.shape[:2]
     scale = side / max(height, width)
+    # Rounded up at halves, as mmcv does; round() goes to the even number.
     shape = (max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5)))
     pixels = torch.from_numpy(resize(image, shape)).permute(2, 0, 1).float()
     missing = [-own % STRIDE for own in shape]
@@ -90,5 +91,5 @@ def outline_of(mask: np.ndarray, points: int, shape: tuple[int, int] | None = No
     found = largest_outline(mask)
     if len(found) == 0 or area(found) == 0:
         return [MISSING] * (2 * points)
-    chosen = found[:: math.ceil(len(found) / points)]
+    chosen = found[:: math.ceil(len(found) / points)]  # up, so that there are at most `points`
     return [*chosen.flatten().astype(float).tolist(), *[MISSING] * (2 * (points - len(chosen)))]

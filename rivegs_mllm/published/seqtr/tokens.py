@@ -15,9 +15,9 @@ MISSING = -1.0
 """The coordinate of a point that an outline does not have."""
 
 SMOOTHING = 0.1
-FIRST_WEIGHT = 1.5
-END_WEIGHT = 0.1
-_TINY = 1.2e-7
+FIRST_WEIGHT = 1.5  # of a box's first token in the loss
+END_WEIGHT = 0.1  # of an outline's ends, which missing points are, too
+_TINY = 1.2e-7  # float32's epsilon, which the original adds to what it divides by
 
 
 def quantise(points: torch.Tensor, padded: torch.Tensor, sizes: Sizes, as_published: bool = False) -> torch.Tensor:
@@ -34,7 +34,7 @@ def quantise(points: torch.Tensor, padded: torch.Tensor, sizes: Sizes, as_publis
 
 
 def restore(tokens: torch.Tensor, padded: torch.Tensor, sizes: Sizes) -> torch.Tensor:
-    """The coordinates (B, 2 n), in float64, of tokens."""
+    """The coordinates (B, 2 n), in float64, of tokens, x and y by turns, in pixels of the padded picture."""
     sides = padded.flip(-1).repeat(1, tokens.shape[1] // 2)
     return (tokens * sides.float() / sizes.bins).double()
 

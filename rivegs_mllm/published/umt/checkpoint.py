@@ -18,6 +18,7 @@ def load_published(path: Path, sizes: Sizes | None = None) -> UMT:
     """The model in a ``pytorch_model.bin`` of the authors. Raises UserError where it is not of ``sizes``, by default
     the published."""
     model = UMT(sizes or Sizes())
+    # DataParallel's prefix, which a model that was trained on several GPUs is saved with.
     weights = {name.removeprefix("module."): value for name, value in tensors(read_weights(path)).items()}
     load_checked(model, weights, path)
     return model.eval()

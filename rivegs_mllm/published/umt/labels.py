@@ -20,7 +20,10 @@ def labels(types: Sequence[str]) -> list[str]:
 
 
 def auxiliary_label_weights(types: Sequence[str]) -> torch.Tensor:
-    """(auxiliary, labels): what share of an auxiliary label's score each label gets, B and I in equal parts."""
+    """(auxiliary, labels): the share of an auxiliary label's score that each label gets, all types of B and of I alike.
+
+    The conversion matrix of UMT (section 3).
+    """
     names = labels(types)
     rows = [[float(name == own or name.startswith(f"{own}-")) for name in names] for own in AUXILIARY]
     table = torch.tensor(rows)

@@ -18,8 +18,8 @@ AUXILIARY_SHARE = 0.5
 
 @dataclass(frozen=True)
 class States:
-    """What the model makes of a batch: ``text`` (B, T, width) the words' own states, ``picture`` (B, 49, width) the
-    regions', ``fused`` (B, T, 2 width) both, and the scores of both fields (B, T, labels)."""
+    """The states of a batch: ``text`` (B, T, width) the words' own, ``picture`` (B, 49, width) the regions', ``fused``
+    (B, T, 2 width) both; and the scores of the two fields, ``scores`` and ``auxiliary`` (B, T, labels)."""
 
     text: torch.Tensor
     picture: torch.Tensor
@@ -91,8 +91,9 @@ class UMT(nn.Module):
         tags: torch.Tensor,
         auxiliary_tags: torch.Tensor,
     ) -> dict[str, torch.Tensor]:
-        """The loss, a mean over rows; tags (B, T) are regions in the fields' labels, other arguments of ``encode``."""
+        """The loss, a mean over rows; tags (B, T) are indices of the fields' labels, other arguments of ``encode``."""
         states, valid = self.encode(input_ids, token_type_ids, mask, regions), mask.bool()
+        # In float32, since the field sums over all paths.
         main = -self.crf(states.scores.float(), tags, valid, reduction="mean")
         auxiliary = -self.aux_crf(states.auxiliary.float(), auxiliary_tags, valid, reduction="mean")
         return {"loss": main + AUXILIARY_SHARE * auxiliary, "main": main, "auxiliary": auxiliary}

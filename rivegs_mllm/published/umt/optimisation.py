@@ -30,6 +30,7 @@ class BertAdam(torch.optim.Optimizer):
         if not state:
             state.update(mean=torch.zeros_like(value), square=torch.zeros_like(value))
         torch.nn.utils.clip_grad_norm_(value, 1.0)
+        # BERT's betas of 0.9 and 0.999, and its epsilon.
         state["mean"].lerp_(value.grad, 0.1)
         state["square"].mul_(0.999).addcmul_(value.grad, value.grad, value=0.001)
         move = state["mean"] / (state["square"].sqrt() + 1e-6) + decay * value
@@ -37,7 +38,10 @@ class BertAdam(torch.optim.Optimizer):
 
 
 def learning_rate_factor(done: float) -> float:
-    """What the rate is multiplied by when a share of all steps is done: the first step has none."""
+    """The factor of the learning rate when a share of all steps is done: 0 at the first step, up to 1 in the warm-up.
+
+    BERT's first schedule goes on from 0.9, as it counts the warm-up among the decay.
+    """
     return done / WARM_UP if done < WARM_UP else 1 - done
 
 

@@ -54,6 +54,7 @@ def load_resnet(name: str, path: Path) -> ResNet:
     wanted = model.state_dict()
     found = {f"resnet.{key.removeprefix('resnet.')}": value for key, value in tensors(read_weights(path)).items()}
     found = {key: value for key, value in found.items() if not key.startswith("resnet.fc.")}
+    # Older files have no counters of batches, which a frozen network does not use.
     counters = {key: value for key, value in wanted.items() if key.endswith("num_batches_tracked")}
     load_checked(model, {**counters, **found}, path)
     return model
@@ -65,9 +66,9 @@ def resize_to_square(image: Image.Image) -> Image.Image:
 
 
 def random_crop(image: Image.Image, seed: str) -> Image.Image:
-    """A square of SIDE out of a picture, drawn by ``seed`` and by chance mirrored, as published in testing too.
+    """A random square of SIDE pixels out of a picture, randomly mirrored, by ``seed``; as published, in testing too.
 
-    A picture smaller than that is put in the middle of black; the original took another picture in its place.
+    A picture smaller than that is centred on black; the original took another picture in its place.
     """
     drawn = random.Random(seed)
     missing = [max(0, SIDE - side) for side in image.size]

@@ -28,7 +28,7 @@ class WordPieces:
 def word_pieces(
     words: Sequence[str], tags: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_pieces: int = MAX_PIECES
 ) -> WordPieces:
-    """Each word is cut alone; one of which nothing is left is the unknown piece. ``tags`` are BIO, or none.
+    """Each word is tokenized by itself; one that gives no piece is the unknown piece. ``tags`` are BIO, or none.
 
     What is longer than ``max_pieces`` pieces is truncated.
     """
@@ -40,7 +40,7 @@ def word_pieces(
         first.append(1 + len(found))
         found += own
         labels += [tags[place], *[PIECE] * (len(own) - 1)] if tags else []
-    kept = found[: max_pieces - 2]
+    kept = found[: max_pieces - 2]  # without [CLS] and [SEP]
     ids = tokenizer.convert_tokens_to_ids([tokenizer.cls_token, *kept, tokenizer.sep_token])
     framed = (START, *labels[: max_pieces - 2], END) if tags else ()
     return WordPieces(tuple(ids), tuple(place for place in first if place <= len(kept)), framed)
@@ -59,6 +59,7 @@ def targets(rows: Sequence[WordPieces], names: Sequence[str]) -> dict[str, torch
     main = {name: place for place, name in enumerate(names)}
     second = {name: place for place, name in enumerate(AUXILIARY)}
     tags = [torch.tensor([main[own] for own in row.labels]) for row in rows]
+    # "B-PER" becomes "B".
     auxiliary = [torch.tensor([second[own if own in second else own[0]] for own in row.labels]) for row in rows]
     return {
         "tags": pad_sequence(tags, batch_first=True),
