@@ -5,7 +5,7 @@ Level "error" is what makes scores wrong or training fail; level "warning" is wh
 | kind | level | found in |
 |---|---|---|
 | bad line (no record, mention not its tokens, box without area, broken mask, id twice) | error | built |
-| empty split | error | built |
+| empty split, bad dataset.json, unlisted type (which dataset.json lacks) | error | built |
 | boxes in shares, boxes in other coordinates | error (few boxes: warning) | built |
 | spans off by one, labels of another post, pictures of another post | error | built |
 | one picture in most posts | error | built |
@@ -24,6 +24,7 @@ Level "error" is what makes scores wrong or training fail; level "warning" is wh
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -34,6 +35,8 @@ from data_builders.findings import DatasetReport, Finding, count_split, rare_typ
 from data_builders.image_index import for_each_picture
 from data_builders.importing.duplicates import groups
 from data_builders.twitter_gmner import find_raw, read_raw, to_samples
+from rivegs_mllm.data.dataset_info import NAME as INFO_FILE
+from rivegs_mllm.data.dataset_info import read_info
 from rivegs_mllm.data.images import (
     Header,
     MissingPictureError,
@@ -44,6 +47,7 @@ from rivegs_mllm.data.images import (
     read_header,
 )
 from rivegs_mllm.data.jsonl import SPLITS, RecordError, scan_samples
+from rivegs_mllm.runtime.foreign import shown
 from rivegs_mllm.types import NOT_IN_A_TYPE, Sample, UserError
 
 _SOME_POSTS = 5
@@ -95,6 +99,7 @@ def _audit_built(folder: Path, paths: Sequence[Path]) -> DatasetReport:
         findings += _of_split(group, str(path))
     samples = {split: [placed.sample for placed in group] for split, group in splits.items()}
     findings += rare_types(samples, {path.stem: str(path) for path in paths})
+    findings += _unlisted_types(samples, folder)
     for placed in _all(splits):
         findings += _of_sample(placed.sample, placed.place)
         findings += _of_regions(placed.sample, placed.sample.size, placed.place)
@@ -150,6 +155,20 @@ def _of_split(group: Sequence[_Placed], path: str) -> Iterator[Finding]:
             yield Finding(
                 "odd type", path, f"{kind!r} holds a character that no answer of a model can; rename the type"
             )
+
+
+def _unlisted_types(splits: Mapping[str, Sequence[Sample]], folder: Path) -> Iterator[Finding]:
+    """Types of entities that ``dataset.json`` does not list."""
+    place = str(folder / INFO_FILE)
+    try:
+        info = read_info(folder)
+    except UserError as error:
+        yield Finding("bad dataset.json", place, str(error).removeprefix(f"{place}: "), "error")
+        return
+    counts = Counter(own.type for samples in splits.values() for sample in samples for own in sample.entities)
+    for kind, count in counts.items() if info else ():
+        if kind not in info.types:
+            yield Finding("unlisted type", place, f"lacks {shown(kind)}, the type of {count} entities", "error")
 
 
 def _of_sample(sample: Sample, place: str) -> Iterator[Finding]:

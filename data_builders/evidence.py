@@ -14,6 +14,8 @@ import orjson
 
 from data_builders.findings import Finding
 from data_builders.importing.regions.box_formats import PIXELS, BoxFormat, count_fitting, weigh
+from rivegs_mllm.data.raw_text import is_raw_text
+from rivegs_mllm.data.tokens import tokens_of
 from rivegs_mllm.runtime.foreign import numbered_lines, shown
 
 ENOUGH = 20
@@ -23,6 +25,7 @@ corner and sides, so 20 do so once in a million."""
 _SOME = 8
 _LARGE = 1300
 """A side of a picture, in pixels, on which boxes in thousandths leave a quarter empty."""
+_SWAPPED = BoxFormat("yxyx")
 _TINY, _WHOLE = 0.0005, 0.98
 """Shares of the picture's area."""
 _OFTEN = 0.2
@@ -33,7 +36,8 @@ _ALIKE = 0.8
 
 @dataclass(frozen=True, slots=True)
 class LooseEntity:
-    """What a line says of an entity, whether or not the line is valid."""
+    """What a line says of an entity, whether or not the line is valid. ``span`` counts tokens, or characters in a line
+    that gives a text."""
 
     text: str
     type: str
@@ -43,13 +47,19 @@ class LooseEntity:
 
 @dataclass(frozen=True, slots=True)
 class LoosePost:
-    """A line as far as it can be read. ``size`` is (width, height) of the picture, None where unknown."""
+    """A line as far as it can be read. ``text`` is "" where it gives tokens. ``size`` is (width, height) of the
+    picture, None where unknown."""
 
     place: str
+    text: str
     tokens: tuple[str, ...]
     image: str
     size: tuple[int, int] | None
     entities: tuple[LooseEntity, ...]
+
+    def reads(self, begin: int, end: int) -> str:
+        """What stands there, with single spaces between words."""
+        return " ".join(self.text[begin:end].split() if self.text else self.tokens[begin:end])
 
 
 def loose_posts(path: Path) -> list[LoosePost]:
@@ -105,7 +115,7 @@ def _coordinates(posts: Sequence[LoosePost], sizes: Mapping, path: str) -> Itera
     if not placed:
         return
     numbers = np.array([box for _, box in placed], float)
-    sides = np.array([sizes.get(post.image) or post.size or (np.inf, np.inf) for post, _ in placed], float)
+    sides = np.array([post.size or sizes.get(post.image) or (np.inf, np.inf) for post, _ in placed], float)
     if numbers.max() <= 1:  # `_in_shares` says so
         return
     fitting = count_fitting(numbers, sides, PIXELS)
@@ -129,6 +139,7 @@ def _likely(numbers: np.ndarray, sides: np.ndarray) -> BoxFormat | None:
         return None
     evidence = weigh(numbers.tolist(), [(width, height) for width, height in sides.tolist()])
     others = {own: count for own, count in evidence.fits.items() if own != PIXELS}
+    others[_SWAPPED] = count_fitting(numbers, sides, _SWAPPED)
     best = max(others, key=others.get, default=None)
     if count_fitting(numbers, sides, PIXELS) < 0.95 * len(numbers):
         return best if best is not None and others[best] >= 0.95 * len(numbers) else None
@@ -142,7 +153,7 @@ def _likely(numbers: np.ndarray, sides: np.ndarray) -> BoxFormat | None:
 
 
 def _box_in_words(post: LoosePost, box: Sequence[float], sizes: Mapping) -> str:
-    size = sizes.get(post.image) or post.size
+    size = post.size or sizes.get(post.image)
     beside = f" on {size[0]} x {size[1]}" if size else ""
     return f"{post.place} {[round(edge, 2) for edge in box]}{beside}"
 
@@ -152,7 +163,7 @@ def _odd_boxes(posts: Sequence[LoosePost], sizes: Mapping, path: str) -> Iterato
     same: dict[tuple, set[str]] = {}
     beside = set()
     for post in posts:
-        size = sizes.get(post.image) or post.size
+        size = post.size or sizes.get(post.image)
         for entity in post.entities:
             for box in entity.boxes:
                 beside.add(post.place)
@@ -194,14 +205,13 @@ def _shifted_spans(posts: Sequence[LoosePost], path: str) -> Iterator[Finding]:
         (post, entity)
         for post in posts
         for entity in post.entities
-        if entity.span and entity.text != " ".join(post.tokens[slice(*entity.span)])
+        if entity.span and entity.text != post.reads(*entity.span)
     ]
     for words, (begin, end) in ways.items():
         fit = [
             post.place
             for post, entity in off
-            if entity.span[0] + begin >= 0
-            and " ".join(post.tokens[entity.span[0] + begin : entity.span[1] + end]) == entity.text
+            if entity.span[0] + begin >= 0 and post.reads(entity.span[0] + begin, entity.span[1] + end) == entity.text
         ]
         if len(fit) >= 2 and len(fit) >= 0.5 * len(off):
             message = f"of {len(off)} mentions that are not the tokens of their span, {len(fit)} are if {words}"
@@ -227,6 +237,8 @@ def _shifted_labels(posts: Sequence[LoosePost], path: str) -> Iterator[Finding]:
 
 
 def _holds(post: LoosePost, entity: LooseEntity) -> bool:
+    if post.text:  # in which words need no space between them
+        return entity.text in post.reads(0, len(post.text))
     return f" {entity.text} " in f" {' '.join(post.tokens)} "
 
 
@@ -259,25 +271,34 @@ def _misspelt_types(posts: Sequence[LoosePost]) -> Iterator[Finding]:
 
 
 def _post(content: dict, place: str) -> LoosePost:
-    tokens, size, image = content.get("tokens"), content.get("size"), content.get("image")
+    text, tokens, size, image = (content.get(key) for key in ("text", "tokens", "size", "image"))
     entities = content.get("entities")
+    text = text if is_raw_text(content) and type(text) is str else ""
+    tokens = [token for token, _ in tokens_of(text)] if text else tokens
     return LoosePost(
         place,
+        text,
         tuple(token for token in tokens if type(token) is str) if type(tokens) is list else (),
         image if type(image) is str else "",
         (size[0], size[1]) if _are_numbers(size, 2) and min(size) > 0 else None,
-        tuple(_entity(own) for own in entities if type(own) is dict) if type(entities) is list else (),
+        tuple(_entity(own, text) for own in entities if type(own) is dict) if type(entities) is list else (),
     )
 
 
-def _entity(content: dict) -> LooseEntity:
-    text, kind, span, boxes = (content.get(key) for key in ("text", "type", "span", "boxes"))
+def _entity(content: dict, text: str) -> LooseEntity:
+    own, kind, span, boxes = (content.get(key) for key in ("text", "type", "span", "boxes"))
+    span = [content.get("start"), content.get("end")] if text else span
+    own = text[slice(*span)] if own is None and text and _are_offsets(span) else own
     return LooseEntity(
-        text if type(text) is str else "",
+        " ".join(own.split()) if type(own) is str else "",
         kind if type(kind) is str else "",
-        (span[0], span[1]) if _are_numbers(span, 2) and all(type(edge) is int and edge >= 0 for edge in span) else None,
+        (span[0], span[1]) if _are_offsets(span) else None,
         tuple(tuple(box) for box in boxes if _are_numbers(box, 4)) if type(boxes) is list else (),
     )
+
+
+def _are_offsets(span: object) -> bool:
+    return _are_numbers(span, 2) and all(type(edge) is int and edge >= 0 for edge in span)
 
 
 def _are_numbers(values: object, length: int) -> bool:

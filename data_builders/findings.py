@@ -39,6 +39,8 @@ ADVICE = {
     "rotated picture": "boxes are those of the upright picture, as browsers show it",
     "undecided": "say `visible` true or false, or train with segments that leave it out",
     "odd type": "rename the type",
+    "unlisted type": "add it to the types of dataset.json, or set the entities right",
+    "bad dataset.json": "import or build the dataset again, or delete the file",
     "type like another": "if it is, give all the same name",
     "rare type": "if it is, give all the same name",
     "long post": "shorten it, or raise max_length in the recipe",

@@ -3,7 +3,9 @@
 import copy
 import json
 import random
+import re
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -11,10 +13,12 @@ from PIL import Image
 from data_builders.audit import audit
 from data_builders.findings import format_report
 from rivegs_mllm.cli.main import main
+from rivegs_mllm.data.dataset_info import DatasetInfo, write_info
 
 WORDS = ("game", "show", "city", "team", "song", "win", "live", "crowd", "night", "photo", "here", "now")
 NAMES = ("Ada", "Bob", "Cleo", "Dora", "Emil", "Fritz", "Gina", "Hugo", "Iris", "Jonas", "Kira", "Leo", "Mona", "Nico")
 TYPES = ("athlete", "brand", "event")
+UNLISTED = "museum"
 SETS = 5
 """Of each fault, and as many clean ones."""
 
@@ -65,6 +69,78 @@ def each_span(begin: int, end: int):
     return plant
 
 
+def in_a_text(begin: int, end: int):
+    """Lines that give a text, and their entities characters, which are off."""
+
+    def plant(splits: dict[str, list[dict]], _: random.Random) -> None:
+        for post in (post for own in splits.values() for post in own):
+            tokens = post.pop("tokens")
+            post["text"] = " ".join(tokens)
+            for entity in post["entities"]:
+                first, last = entity.pop("span")
+                start = len(" ".join([*tokens[:first], ""]))
+                entity |= {"start": start + begin, "end": start + len(" ".join(tokens[first:last])) + end}
+
+    return plant
+
+
+def with_pictures(splits: dict[str, list[dict]]) -> None:
+    """Each post has a picture of its own, which ``write`` draws, of a tenth of the size."""
+    for post in (post for own in splits.values() for post in own):
+        post |= {"image": f"{post['id']}.png", "size": [side // 10 for side in post["size"]]}
+        for entity in post["entities"]:
+            entity["boxes"] = [[edge / 10 for edge in box] for box in entity.get("boxes", [])]
+
+
+def one_picture(splits: dict[str, list[dict]], _: random.Random) -> None:
+    with_pictures(splits)
+    for post in splits["train"]:
+        post.pop("size")
+        post["image"] = "placeholder.png"
+        post["entities"] = [entity | {"boxes": [], "visible": False} for entity in post["entities"]]
+
+
+def pictures_moved(splits: dict[str, list[dict]], _: random.Random) -> None:
+    with_pictures(splits)
+    images = [post["image"] for post in splits["train"]]
+    for post, image in zip(splits["train"], images[1:] + images[:1], strict=True):
+        post["image"] = image
+
+
+def picture_in_two_splits(splits: dict[str, list[dict]], draw: random.Random) -> None:
+    with_pictures(splits)
+    post, other = draw.choice(splits["train"]), draw.choice(splits["test"])
+    other |= {"image": post["image"], "size": post["size"]}
+    other["entities"] = [entity | {"boxes": [], "visible": False} for entity in other["entities"]]
+
+
+def other_words(splits: dict[str, list[dict]], draw: random.Random) -> None:
+    for post in draw.sample(splits["train"], 3):
+        post["entities"][0]["text"] = "Somebody"
+
+
+def long_posts(splits: dict[str, list[dict]], draw: random.Random) -> None:
+    for post in draw.sample(splits["train"], 3):
+        post["tokens"] = [*post["tokens"], *(f"word{number}" for number in range(300))]
+
+
+def undecided(splits: dict[str, list[dict]], draw: random.Random) -> None:
+    with_pictures(splits)
+    for post in draw.sample(splits["train"], 5):
+        post["entities"] = [{**entity, "boxes": [], "visible": None} for entity in post["entities"]]
+
+
+def overlap(splits: dict[str, list[dict]], draw: random.Random) -> None:
+    post = draw.choice(splits["train"])
+    entity = post["entities"][0]
+    post["entities"].append({**entity, "type": next(name for name in TYPES if name != entity["type"])})
+
+
+def unlisted(splits: dict[str, list[dict]], draw: random.Random) -> None:
+    for post in draw.sample(splits["train"], 6):
+        post["entities"][0]["type"] = UNLISTED
+
+
 def wide_xywh(box: list[float], size: list[int]) -> list[float]:
     """A box in the upper left, wider than it is far from the edge, so that it passes as corners."""
     left, top = box[0] / 4, box[1] / 4
@@ -104,20 +180,37 @@ FAULTS = {
     "boxes in other coordinates, centre": each_box(
         lambda box, _: [(box[0] + box[2]) / 2, (box[1] + box[3]) / 2, box[2] - box[0], box[3] - box[1]]
     ),
+    "boxes in other coordinates, y first": each_box(lambda box, _: [box[1], box[0], box[3], box[2]]),
     "tiny boxes": each_box(lambda box, _: [*box[:2], box[0] + 3, box[1] + 3]),
     "boxes of the whole picture": each_box(lambda _, size: [0, 0, *size]),
     "one box in many posts": one_box,
     "spans off by one, end inclusive": each_span(0, -1),
     "spans off by one, counted from 1": each_span(1, 1),
     "spans off by one, both": each_span(1, 0),
+    "spans off by one, characters with the end inclusive": in_a_text(0, -1),
+    "spans off by one, characters counted from 1": in_a_text(1, 1),
+    "bad line": other_words,
     "labels of another post": labels_moved,
+    "pictures of another post": pictures_moved,
+    "one picture in most posts": one_picture,
+    "picture in two splits": picture_in_two_splits,
     "nearly the same text in two splits": near_duplicates,
     "type like another": misspelt,
+    "unlisted type": unlisted,
+    "undecided": undecided,
+    "overlap": overlap,
+    "long post": long_posts,
 }
 
 
 def write(folder, splits: dict[str, list[dict]]) -> None:
     folder.mkdir()
+    posts = [post for own in splits.values() for post in own]
+    types = {entity["type"] for post in posts for entity in post.get("entities", [])} - {UNLISTED}
+    write_info(folder, DatasetInfo(dict.fromkeys(sorted(types), "")))
+    sizes = {f"{post['id']}.png": post.get("size") for post in posts}
+    for number, name in enumerate(sorted({post["image"] for post in posts if "image" in post})):
+        Image.new("L", sizes.get(name) or [64, 48], number % 256).save(folder / name)
     for split, posts in splits.items():
         (folder / f"{split}.jsonl").write_text("".join(f"{json.dumps(post)}\n" for post in posts))
 
@@ -132,13 +225,26 @@ def test_a_planted_fault_is_found(name, tmp_path):
         report = audit(tmp_path / f"{seed}")
         found = {finding.kind for finding in report.findings}
         assert kind in found
-        assert found <= {kind, "bad line", "box outside", "tiny boxes"}
+        assert found <= {kind, "bad line", "box outside", "tiny boxes", "size differs", "same picture under other name"}
 
 
 def test_in_clean_sets_nothing_is_found(tmp_path):
     for seed in range(6 * SETS):
-        write(tmp_path / f"{seed}", lines(100 + seed))
+        splits = lines(100 + seed)
+        if seed % 3 == 1:
+            with_pictures(splits)
+        if seed % 3 == 2:
+            in_a_text(0, 0)(splits, random.Random(0))
+        write(tmp_path / f"{seed}", splits)
         assert audit(tmp_path / f"{seed}").findings == []
+
+
+def test_the_page_lists_as_many():
+    page = Path("docs/data.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (.+) \| (\d+) \| (\d+) \| [a-z0-9; ]*\|$", page, re.MULTILINE)
+    assert sum(int(sets) for _, sets, _ in rows) == (len(FAULTS) + 6) * SETS
+    assert f"It is tried on {(len(FAULTS) + 6) * SETS} generated datasets" in page
+    assert [(name, found) for name, sets, found in rows if found != sets] == [("nothing", "0")]
 
 
 def test_few_boxes_are_only_a_warning(tmp_path):
