@@ -2,6 +2,7 @@
 
 import base64
 import io
+import zlib
 
 import datasets
 import numpy as np
@@ -226,6 +227,59 @@ def test_fiftyone_regions(tmp_path, pictures):
     json_file(tmp_path / "fo" / "labels.json", {"classes": ["athlete"], "labels": {"p1": [box]}})
     samples, _ = imported("csv", texts(tmp_path), tmp_path / "out", images=[pictures], regions=tmp_path / "fo")
     assert samples[0].entities[0].boxes == (Box(10, 15, 50, 45),)
+
+
+def fiftyone_samples(folder, **fields):
+    """A FiftyOneDataset of one picture, its lower right quarter a mask."""
+    content = io.BytesIO()
+    np.save(content, np.array([[False, False], [False, True]]))
+    code = base64.b64encode(zlib.compress(content.getvalue())).decode()
+    detection = {"_id": {"$oid": "6"}, "_cls": "Detection", "label": "athlete", "bounding_box": [0.125, 0.25, 0.5, 0.5],
+                 "attributes": {"mention": {"_cls": "CategoricalAttribute", "value": "Ada"}}, "tags": [],
+                 "mask": {"$binary": {"base64": code, "subType": "00"}}}  # fmt: skip
+    sample = {
+        "_id": {"$oid": "5"},
+        "filepath": "data/p1.jpg",
+        "tags": ["validation"],
+        "metadata": {"_cls": "ImageMetadata", "width": 80, "height": 60},
+        "ground_truth": {"_cls": "Detections", "detections": [detection]},
+        "predictions": {"_cls": "Detections", "detections": []},
+        "lines": {"_cls": "Polylines", "polylines": []},
+        **fields,
+    }
+    folder.mkdir()
+    json_file(folder / "metadata.json", {"name": "mine"})
+    return json_file(folder / "samples.json", {"samples": [sample]})
+
+
+def test_fiftyone_datasets_as_regions_and_with_texts(tmp_path, pictures):
+    file = fiftyone_samples(tmp_path / "fo")
+    samples, done = imported("csv", texts(tmp_path), tmp_path / "out", images=[pictures], regions=file.parent)
+    ada = samples[0].entities[0]
+    assert ada.boxes == (Box(10, 15, 50, 45),)
+    assert np.argwhere(decode(ada.masks[0])).tolist() == [[y, x] for y in range(30, 45) for x in range(30, 50)]
+    assert kinds(done) == ["unknown shape"]
+    file = fiftyone_samples(tmp_path / "own", caption="Ada wears Nike")
+    samples, done = imported("fiftyone", file.parent, tmp_path / "out", images=[pictures], split="")
+    assert (named(samples), samples[0].entities[0].boxes) == ([("Ada", "athlete")], (Box(10, 15, 50, 45),))
+    assert list(done.report.counts) == ["dev"]
+
+
+def test_fiftyone_fields_that_leave_it_open_and_masks_that_are_none(tmp_path, pictures):
+    again = {"_cls": "Detections", "detections": []}
+    file = fiftyone_samples(tmp_path / "two", ground_truth=None, people=again, text="Ada wears Nike")
+    with pytest.raises(UserError, match="detections stand in 'predictions', 'people'; say which by --columns boxes="):
+        imported("fiftyone", file, tmp_path / "out", images=[pictures])
+    imported("fiftyone", file, tmp_path / "out", images=[pictures], columns={"boxes": "people"})
+    box = {
+        "_cls": "Detection",
+        "label": "athlete",
+        "bounding_box": [0, 0, 1, 1],
+        "mask": {"$binary": {"base64": "AAAA"}},
+    }
+    file = fiftyone_samples(tmp_path / "odd", ground_truth={**again, "detections": [box]}, text="Ada wears Nike")
+    with pytest.raises(UserError, match=r"detections\[0\]: mask: not a mask of FiftyOne"):
+        imported("fiftyone", file, tmp_path / "out", images=[pictures])
 
 
 def test_parquet_with_pictures_in_it(tmp_path, pictures):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from data_builders.importing.readers.coco import read_coco
 from data_builders.importing.readers.cvat import read_cvat
-from data_builders.importing.readers.fiftyone import read_fiftyone
+from data_builders.importing.readers.fiftyone import FILES, read_fiftyone
 from data_builders.importing.readers.labelme import read_labelme
 from data_builders.importing.readers.voc import read_voc
 from data_builders.importing.records import Source
@@ -19,8 +19,8 @@ def read_regions(path: Path) -> Source:
     if path.is_file():
         if path.suffix.lower() == ".xml":
             return read_cvat(path, {})
-        return read_fiftyone(path, {}) if path.name == "labels.json" else read_coco(path, {})
-    if (path / "labels.json").is_file():
+        return read_fiftyone(path, {}) if path.name in FILES else read_coco(path, {})
+    if any((path / name).is_file() for name in FILES):
         return read_fiftyone(path, {})
     if path.is_dir() and any(path.glob("*.xml")):
         return read_voc(path)
