@@ -1,6 +1,6 @@
-"""What a careful person checks before spending time on a dataset: a built folder, or Twitter-GMNER as published.
+"""Checks of a dataset before any time is spent on it: of a built folder, or of Twitter-GMNER as published.
 
-Level "error" is what makes scores wrong or training fail; level "warning" is what one should know.
+Level "error" is what makes scores wrong or training fail; level "warning" is what its user should know.
 
 | kind | level | found in |
 |---|---|---|
@@ -50,7 +50,7 @@ from rivegs_mllm.data.jsonl import SPLITS, RecordError, scan_samples
 from rivegs_mllm.runtime.foreign import shown
 from rivegs_mllm.types import NOT_IN_A_TYPE, Sample, UserError
 
-_SOME_POSTS = 5
+_SOME_POSTS = 5  # up to so many posts may share a picture, whatever their share of a small set
 LONG_WORDS = 250
 LONG_TEXT = 2000
 """Letters. Longer posts than these do not fit into the prompt of the recipes as they are."""
@@ -288,7 +288,7 @@ def _repetitions(splits: dict[str, list[_Placed]]) -> Iterator[Finding]:
 
 
 def _near_duplicates(splits: dict[str, list[_Placed]]) -> Iterator[Finding]:
-    """Posts that say nearly what one of another split says; what says the same is found otherwise."""
+    """Posts with nearly the text of one of another split; equal texts are found by ``_repetitions``."""
     posts = [(split, placed) for split, group in splits.items() for placed in group]
     for group in groups([placed.sample.tokens for _, placed in posts], [None] * len(posts)):
         (first_split, first), *others = [posts[index] for index in group]

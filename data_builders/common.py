@@ -22,8 +22,8 @@ from rivegs_mllm.runtime.files import write_text
 from rivegs_mllm.types import TYPES, Sample, UserError
 
 FINDINGS = "findings.txt"
-_TOLD = 20
-"""So many errors are told where nothing is built."""
+_MAX_LISTED = 20
+"""So many errors are listed where nothing is built; the others are in the file of findings."""
 
 # Headers are a read and little work each: more threads than cores hide the waiting for a disk.
 _THREADS = 16
@@ -91,7 +91,7 @@ def find_pictures(
 
 
 def unique_ids(posts: Sequence[ConllPost], place: str, findings: list[Finding]) -> list[str]:
-    """The posts' ids; one that comes again is another post with the same picture, and gets a number behind it."""
+    """The posts' ids; one that comes again is another post with the same picture, and gets a number after it."""
     ids = numbered_ids([post.id for post in posts])
     for post, own in zip(posts, ids, strict=True):
         if own != post.id:
@@ -100,7 +100,7 @@ def unique_ids(posts: Sequence[ConllPost], place: str, findings: list[Finding]) 
 
 
 def numbered_ids(names: Sequence[str]) -> list[str]:
-    """The names, one that comes again with ``#2``, ``#3`` behind it; numbers that others have are passed over."""
+    """The names, one that comes again with ``#2``, ``#3`` after it; numbers that others have are skipped."""
     theirs = set(names)
     given: set[str] = set()
     ids = []
@@ -155,11 +155,11 @@ def refuse_errors(done: str, report: DatasetReport, listing: Path) -> None:
     errors = report.errors
     if errors:
         counts = ", ".join(f"{count} x {kind}" for kind, count in Counter(error.kind for error in errors).items())
-        shown = "".join(f"\n  {error.kind}: {error.place}: {error.message}" for error in errors[:_TOLD])
+        shown = "".join(f"\n  {error.kind}: {error.place}: {error.message}" for error in errors[:_MAX_LISTED])
         raise UserError(f"nothing {done}: {counts}; all are listed in {listing}{shown}")
 
 
 def look_of(name: str) -> str:
-    """What is the same for names that look the same."""
+    """A key that is the same for names that look the same: no blanks, no characters without width, accents composed."""
     composed = unicodedata.normalize("NFC", name)
     return "".join(letter for letter in composed if not letter.isspace() and unicodedata.category(letter) != "Cf")

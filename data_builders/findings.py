@@ -1,4 +1,4 @@
-"""What is said about a dataset: the figures of its splits, and findings with their places."""
+"""The report on a dataset: the figures of its splits, and findings with their places."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ RARE = 1000
 """A type that comes once among so many entities is more likely a slip than a type."""
 
 _WIDEST_TYPE = 40
+# Quoted values, lists and numbers in a message, by which messages of the same fault differ.
 _VALUES = re.compile(r"""'[^']*'|"[^"]*"|\[[^]]*\](?=:| )|\d+(?:\.\d+)?""")
 
 ADVICE = {

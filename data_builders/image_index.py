@@ -15,7 +15,7 @@ Result = TypeVar("Result")
 def for_each_picture(work: Callable[[str], Result], paths: Sequence[str], threads: int) -> list[Result | PictureError]:
     """``work(path)`` of each path, in their order; the PictureError where it raises one.
 
-    Threads, not processes: Pillow and the file system let go of the interpreter while they work.
+    Threads, not processes: Pillow and the file system release the interpreter's lock while they work.
     """
 
     def result_or_error(path: str) -> Result | PictureError:

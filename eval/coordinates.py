@@ -1,4 +1,4 @@
-"""Where regions are compared and mentions stand, for the protocols that do not take the record as it is."""
+"""Boxes in resized pixels and the places of mentions, for the protocols that do not take the record as it is."""
 
 from __future__ import annotations
 

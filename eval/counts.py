@@ -23,10 +23,10 @@ Count = tuple[Stratum, int, int]
 CORRECT, PREDICTED, GOLD = range(3)
 
 _PREFIXES = ("type:", "entities:", "box:", "mention:")
-"""How the names of subsets begin that the scores make themselves."""
+"""The prefixes of the subsets that the scores make themselves."""
 
 _TYPED = {EEG: GMNER, EES: SMNER}
-"""By type these two count as the other two do: entities of another type are in another subset."""
+"""Within a type these two count as the other two do: entities of another type are in another subset."""
 
 
 class CountAccumulator:

@@ -1,4 +1,4 @@
-"""How well two regions agree, and who is paired with whom."""
+"""The agreement of two regions, and the pairing of gold and predicted entities."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def maximum_matching(allowed_pairs: Sequence[Pair]) -> list[Pair]:
     predicted = {index for _, index in allowed_pairs}
     if len(taken) == min(len(golds), len(predicted)):
         return taken
-    from scipy.optimize import linear_sum_assignment  # a fifth of a second that few files need
+    from scipy.optimize import linear_sum_assignment  # its import takes a fifth of a second, and few files need it
 
     allowed = np.zeros((max(golds) + 1, max(predicted) + 1))
     allowed[tuple(zip(*allowed_pairs, strict=True))] = 1

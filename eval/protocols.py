@@ -19,7 +19,7 @@ from rivegs_mllm.types import Box, Entity, Mask, Sample, UserError
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RegionKind:
-    """What stands for a region. ``of`` gives an entity's regions, ``best_iou`` the agreement of one with several."""
+    """A kind of region. ``of`` gives an entity's regions, ``best_iou`` the highest IoU of one with several."""
 
     of: Callable[[Entity], tuple[Any, ...]]
     best_iou: Callable[[Any, Sequence[Any]], float]

@@ -1,4 +1,4 @@
-"""How many posts a figure needs."""
+"""The number of posts that a figure needs."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ FEWEST = 10
 
 
 def few(count: int, of: str = "posts") -> str:
-    """What to say beside figures of few posts, "" where there are enough."""
+    """The warning beside figures of few posts, "" where there are enough."""
     return f"only {count} {of}: figures of fewer than {FEW} say little" if count < FEW else ""

@@ -34,7 +34,7 @@ from rivegs_mllm.types import TYPES, Box, Prediction, Sample, UserError
 Pair = tuple[Sample, Prediction | None]
 
 SWEEP = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
-"""The IoU thresholds from 0.5 to 0.95."""
+"""The IoU thresholds from 0.5 to 0.95, COCO's."""
 
 
 def evaluate(gold: Sequence[Sample], predictions: Sequence[Prediction], criteria: Criteria = DEFAULT) -> dict:
@@ -200,7 +200,7 @@ class Scorer:
 
 
 class StagesBySubset:
-    """Adds up the stages: those behind the spans for every subset, the spans for those of whole posts."""
+    """Adds up the stages: those after the spans for every subset, the spans for the subsets of whole posts."""
 
     def __init__(self) -> None:
         self.cells: dict[tuple[str, ...], _Stages] = {("all",): _Stages()}
@@ -277,7 +277,7 @@ def _has_masks(path: Path) -> bool:
     if not path.is_file() or not path.stat().st_size:
         return False
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        return content.find(b'"masks"') >= 0
+        return content.find(b'"masks"') >= 0  # faster than parsing, and tasks must be known before the first line
 
 
 def _side_by_side(samples: Iterator[Sample], predictions: Iterator[Prediction]) -> Iterator[Pair]:

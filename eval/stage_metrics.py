@@ -1,7 +1,7 @@
 """Each stage evaluated by itself: spans, visibility, boxes, masks, and what a proposer of boxes finds.
 
-Every function takes gold samples and predictions in any order, joined by id. The steps behind the spans look at the
-entities whose mention and type are right (`align`); how many gold entities that leaves out is always given.
+Every function takes gold samples and predictions in any order, joined by id. The stages after the spans are evaluated
+on the entities whose mention and type are right (`align`); how many gold entities that leaves out is always given.
 """
 
 from __future__ import annotations

@@ -32,8 +32,8 @@ TYPE_SHARES = {"PER": 0.43, "LOC": 0.16, "ORG": 0.26, "OTHER": 0.15}
 VISIBLE = 0.40
 SEVERAL_BOXES = 0.095  # of the visible; a few find no room
 
-NEAR_INVISIBLE = 0.7  # share of the distractors that take after an entity the picture does not show
-ROTATED = 0.03
+NEAR_INVISIBLE = 0.7  # share of the distractors that resemble an entity the picture does not show
+ROTATED = 0.03  # share of the pictures that are stored turned, with the EXIF orientation that turns them back
 STORED_AS = {3: Image.Transpose.ROTATE_180, 6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}
 """For each EXIF orientation used, how the upright picture is turned before it is stored."""
 ORIENTATION_TAG = 0x0112
@@ -61,7 +61,7 @@ class PostPlan:
     distractors: tuple[Look, ...]
 
 
-MOST_POSTS = 10_000_000
+MOST_POSTS = 10_000_000  # eight hours at 350 a second, with pictures
 
 
 def build_emblems(
@@ -101,13 +101,13 @@ def plan_posts(
     """Each post's own random numbers, its subset and its plan. A post depends on its seed, split and index only."""
     for index in range(number):
         rng = Random(f"{seed}/{split}/{index}")
-        subset = ("seen", "unseen")[index % 2] if split == "test" else ""
+        subset = ("seen", "unseen")[index % 2] if split == "test" else ""  # in turns, so any prefix has both
         pool = [entry for entry in entries if entry.seen != (subset == "unseen")]
         yield rng, subset, plan_post(rng, pool)
 
 
 def plan_post(rng: Random, pool: Sequence[NameEntry]) -> PostPlan:
-    """A post about names of ``pool``; what it says is drawn without regard to what its picture shows."""
+    """A post about names of ``pool``; its text is drawn without regard to its picture, so it betrays nothing of it."""
     named = _names(rng, pool)
     post = write_post(rng, [(entry.name, entry.type) for entry in named])
     shown = _times_shown(rng, len(named))

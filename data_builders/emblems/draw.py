@@ -104,6 +104,7 @@ def draw_look(look: Look, side: int) -> Image.Image:
 
 
 _HARD = [0] * 128 + [255] * 128
+"""Of each opacity, whether the pixel counts: the edges that resizing has softened become exact."""
 
 
 @lru_cache(maxsize=512)

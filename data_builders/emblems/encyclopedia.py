@@ -1,4 +1,4 @@
-"""The encyclopedia: each name's type, look and what is known of it. It plays the knowledgeable LLM."""
+"""The encyclopedia: each name's type, look and what is known of it. It stands in for an LLM that knows the names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Invented names, posts that read like tweets, and what LLMs of different manner would say of a name."""
+"""Invented names, posts that read like tweets, and knowledge about a name in the styles of different LLMs."""
 
 from __future__ import annotations
 
@@ -152,12 +152,12 @@ ROLES = {
 }
 
 MANNERS = ("{name} is {article} {role}.", "{name}: {role} ({kind}).", "I think {name} is known as {article} {role}.")
-"""How each teacher speaks of a name."""
+"""How each teacher writes about a name."""
 
 KINDS = {"PER": "a person", "LOC": "a place", "ORG": "an organisation", "OTHER": "a work, product or event"}
 
 UNNAMED = ("The post names nobody.", "No names: everyday talk.", "I think nothing in this post has a name.")
-"""What each teacher says of a post without entities."""
+"""The knowledge text of each teacher about a post without entities."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,8 +227,8 @@ def _emoji(rng: Random, mentions: Sequence[tuple[str, str]]) -> str:
 
 
 def _tokenise(rng: Random, pieces: list[str | int], names: list[str]) -> PostText:
-    """Tokens and spans; now and then all of the post or one of its names is shouted or all in small letters."""
-    style = rng.choices((str, str.lower, str.upper), (88, 8, 4))[0]
+    """Tokens and spans; now and then the whole post or one of its names is in capitals or in lower case."""
+    style = rng.choices((str, str.lower, str.upper), (88, 8, 4))[0]  # in per cent
     tokens: list[str] = []
     spans = [(0, 0)] * len(names)
     for piece in pieces:
@@ -263,7 +263,7 @@ _BY_SIGNATURE = _by_signature()
 
 
 def describe(rng: Random, name: str, kind: str) -> tuple[str, ...]:
-    """What each teacher says a name stands for, one short text a teacher; nothing about its look."""
+    """What a name stands for, one short text a teacher; nothing about its look."""
     role = rng.choice(ROLES[kind])
     article = "an" if role[0] in "aeiou" else "a"
     return tuple(manner.format(name=name, article=article, role=role, kind=KINDS[kind]) for manner in MANNERS)

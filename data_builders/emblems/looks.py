@@ -1,4 +1,4 @@
-"""What an emblem looks like, part by part, and the plain English that says so."""
+"""The looks of emblems, part by part, and their descriptions in plain English."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Look:
         return _DESCRIBE[self.type](*self.parts)
 
     def distance(self, other: Look) -> int:
-        """In how many parts two looks of one type differ."""
+        """The number of parts in which two looks of one type differ."""
         return sum(a != b for a, b in zip(self.parts, other.parts, strict=True))
 
 

@@ -104,7 +104,7 @@ def _spots(rng: Random, size: tuple[int, int], looks: list[Look], overlapping: b
 def _corner(
     rng: Random, owner: np.ndarray, alpha: np.ndarray, spots: list[Spot], overlapping: bool
 ) -> tuple[int, int] | None:
-    """Where a sprite may go so that enough of those beneath stays visible; None after thirty vain tries."""
+    """A corner for a sprite that leaves enough of those beneath visible; None after thirty tries without one."""
     height, width = alpha.shape
     for _ in range(30):
         x, y = rng.randint(0, owner.shape[1] - width), rng.randint(0, owner.shape[0] - height)

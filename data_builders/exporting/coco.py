@@ -67,9 +67,9 @@ def _scored(sample: Sample, image: int, categories: Mapping[str, int]) -> list[t
     """A row a region, and the score of its entity."""
     rows = []
     for place, entity in enumerate(sample.entities):
-        said = given({"mention": entity.text, "expression": entity.expression, "entity": str(place)})
+        beside = given({"mention": entity.text, "expression": entity.expression, "entity": str(place)})
         for box, mask in regions(entity):
-            row = {"image_id": image, "category_id": categories[entity.type], **said, **_geometry(box, mask)}
+            row = {"image_id": image, "category_id": categories[entity.type], **beside, **_geometry(box, mask)}
             rows.append((row, entity.visible_score))
     return rows
 

@@ -43,13 +43,15 @@ _INTERFACE = """\
 
 def write_label_studio(out: Path, gold: Sequence[Side], systems: Sequence[Side]) -> list[str]:
     """Writes ``<split>.json`` and ``labels.xml``. Systems answer the one split of ``gold``."""
-    said = [{sample.id: sample for sample in side.samples} for side in systems]
+    answers = [{sample.id: sample for sample in side.samples} for side in systems]
     for side in gold:
         tasks = []
         for number, sample in enumerate(side.samples, 1):
             task = {"id": number, "data": _data(sample, side)}
             annotations = [{"result": _results(sample)}] if sample.entities or not systems else []
-            predictions = [_prediction(system.name, own[sample.id]) for system, own in zip(systems, said, strict=True)]
+            predictions = [
+                _prediction(system.name, own[sample.id]) for system, own in zip(systems, answers, strict=True)
+            ]
             tasks.append({**task, "annotations": annotations, "predictions": predictions})
         write_as_json(out / f"{side.name}.json", tasks)
     labels = "".join(f"    <Label value={quoteattr(name)}/>\n" for name in types_of([*gold, *systems]))

@@ -16,6 +16,6 @@ def write_riveg(out: Path, gold: Sequence[Side], systems: Sequence[Side]) -> lis
         write_riveg_gold(out / f"{side.name}.txt", side.samples)
     cut: dict[str, None] = {}
     for side in systems:
-        said = [Prediction(sample.id, entities=sample.entities) for sample in side.samples]
-        cut |= dict.fromkeys(own.place for own in write_riveg_predictions(out / f"{side.name}.txt", said))
+        predictions = [Prediction(sample.id, entities=sample.entities) for sample in side.samples]
+        cut |= dict.fromkeys(own.place for own in write_riveg_predictions(out / f"{side.name}.txt", predictions))
     return list(cut)

@@ -1,4 +1,4 @@
-"""What every exporter is given, and what all of them ask of it."""
+"""The input of every exporter, and what exporters share."""
 
 from __future__ import annotations
 
@@ -31,24 +31,24 @@ have no place in the format."""
 
 
 def side_of(name: str, gold: Side, predictions: Sequence[Prediction]) -> Side:
-    """What a system says of the posts of a split, a post it says nothing of included.
+    """A system's predictions on the posts of a split; a post without a prediction has no entities.
 
-    Raises UserError for a post that the split has not, or twice, and for regions that are none.
+    Raises UserError for a prediction of no post of the split, and for two of one post.
     """
     samples = {sample.id: sample for sample in gold.samples}
-    said: dict[str, tuple[Entity, ...]] = {}
+    predicted: dict[str, tuple[Entity, ...]] = {}
     for one in predictions:
         if one.id not in samples:
             raise UserError(f"{name}: post {one.id!r} is not in the gold, the split {gold.name}")
-        if one.id in said:
+        if one.id in predicted:
             raise UserError(f"{name}: post {one.id!r} comes twice")
-        said[one.id] = one.entities
-    answered = [replace(sample, entities=said.get(sample.id, ())) for sample in gold.samples]
+        predicted[one.id] = one.entities
+    answered = [replace(sample, entities=predicted.get(sample.id, ())) for sample in gold.samples]
     return Side(name, answered, gold.root)
 
 
 def check_regions(side: Side) -> None:
-    """Raises UserError for boxes that are no finite ones and masks that do not fit their picture."""
+    """Raises UserError for boxes that are not finite and masks that do not fit their picture."""
     for sample in side.samples:
         for entity in sample.entities:
             where = f"{side.name}: post {sample.id!r}, entity {entity.text!r}"
@@ -60,17 +60,17 @@ def check_regions(side: Side) -> None:
 
 
 def shown_boxes(entity: Entity) -> tuple[Box, ...]:
-    """None of an entity that is said not to be in the picture."""
+    """The boxes, none of an entity that is not visible."""
     return () if entity.visible is False else entity.boxes
 
 
 def shown_masks(entity: Entity) -> tuple[Mask, ...]:
-    """None of an entity that is said not to be in the picture."""
+    """The masks, none of an entity that is not visible."""
     return () if entity.visible is False else entity.masks
 
 
 def regions(entity: Entity) -> list[tuple[Box | None, Mask | None]]:
-    """As many masks as boxes are the same regions; else each stands alone."""
+    """Boxes paired with masks where there are as many, which are then of the same regions; else each by itself."""
     boxes, masks = shown_boxes(entity), shown_masks(entity)
     if len(boxes) == len(masks):
         return list(zip(boxes, masks, strict=True))
@@ -83,7 +83,8 @@ def types_of(sides: Sequence[Side]) -> list[str]:
 
 
 def characters(sample: Sample, entity: Entity) -> tuple[int, int] | None:
-    """Where an entity stands in the post's tokens joined by blanks; a prediction without a span is looked for."""
+    """The characters of an entity in the post's tokens joined by blanks, (start, end), end-exclusive; a prediction
+    without a span is looked for, None where it is not found."""
     if entity.span is None:
         start = sample.text.find(entity.text)
         return None if start < 0 else (start, start + len(entity.text))

@@ -15,7 +15,7 @@ from rivegs_mllm.types import UserError
 
 _CHANNELS = 4
 _VALUE_BITS = 8
-_LENGTH_BITS = (3, 7, 11, 16)
+_LENGTH_BITS = (3, 7, 11, 16)  # any four would do, since the code names them
 
 
 def encode_brush(pixels: np.ndarray) -> list[int]:
@@ -34,7 +34,7 @@ def encode_brush(pixels: np.ndarray) -> list[int]:
 
 
 def decode_brush(code: Sequence[int], size: tuple[int, int], place: str) -> np.ndarray:
-    """The bool mask of a picture of ``size`` (width, height). Raises UserError where the code is none of it."""
+    """The bool mask (height, width) of a picture of ``size`` (width, height). Raises UserError for any other code."""
     width, height = size
     fault = UserError(f"{place}: rle: not Label Studio's run-length code of {width} x {height} pixels")
     if not all(type(byte) is int and 0 <= byte < 256 for byte in code):
@@ -57,11 +57,11 @@ def decode_brush(code: Sequence[int], size: tuple[int, int], place: str) -> np.n
         else:
             values[start:end] = [bits.take(value_bits) > 0 for _ in range(end - start)]
         start = end
-    return values.reshape(height, width, _CHANNELS)[..., -1]
+    return values.reshape(height, width, _CHANNELS)[..., -1]  # the opacity
 
 
 class _Bits:
-    """Numbers of some bits each, taken one after the other; ``fault`` is raised behind the last."""
+    """Numbers of some bits each, taken one after the other; ``fault`` is raised after the last."""
 
     def __init__(self, content: bytes, fault: UserError):
         self._bits = "".join(f"{byte:08b}" for byte in content)

@@ -6,7 +6,7 @@ speech, are left out where all lines of a post have them.
 Two kinds of file are read: posts under ``IMGID:`` lines (Twitter-2015, Twitter-2017, Twitter-GMNER), and RiVEG's
 knowledge files, posts without ids in which the words tagged X behind ``<EOS>`` are what an LLM wrote about the post.
 
-Repairs, each listed in the post that needed it, so that nothing is mended in silence:
+Repairs, each listed in the post that needed it, so that nothing is changed silently:
 an I- tag that continues no entity of its type starts one, as conlleval has it;
 a token that is empty or holds white space gets ``_`` in its place, so that spans stay what they were.
 """
@@ -139,7 +139,7 @@ def _post(path: Path | str, number: int, block: list[str]) -> ConllPost:
 
 
 def _mend_tokens(tokens: list[str], number: int) -> list[Repair]:
-    """Mends the list in place."""
+    """Repairs the list in place."""
     repairs = []
     for index, token in enumerate(tokens):
         mended = "_".join(token.split()) or "_"

@@ -78,7 +78,7 @@ def read_regions(path: Path | str) -> LabelmeFile:
 
 
 def _box(shape: dict, size: tuple[int, int]) -> Box | None:
-    """A rectangle of two corners, cut to the picture of ``size`` (width, height)."""
+    """A rectangle of two corners, clipped to the picture of ``size`` (width, height)."""
     points = np.array(shape["points"], float)
     if shape.get("shape_type") != "rectangle" or len(points) != 2:
         return None

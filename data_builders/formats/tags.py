@@ -21,7 +21,7 @@ def is_iob1(tags: Sequence[str]) -> bool:
 
 
 def spans_of(tags: Sequence[str]) -> tuple[list[tuple[int, int, str]], list[int]]:
-    """(start, end, type) of each entity, end-exclusive, and the indices of tags that go on where nothing has begun.
+    """(start, end, type) of each entity, end-exclusive, and the indices of tags that continue no entity.
 
     In BIO an entity begins with B; in IOB1 with I, unless it follows one of its type; in BIOES and BILOU it ends with E
     or L, and S or U are whole ones.

@@ -22,12 +22,12 @@ from rivegs_mllm.types import Entity, Prediction, Sample, UserError
 
 FILE_NAME = "calibration.json"
 VERSION = 1
-_EDGE = 1e-6
+_EDGE = 1e-6  # scores of 0 and 1 have no finite logit
 
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """Turns a raw score into a probability, and gives the probability from which on an entity is taken as visible."""
+    """Turns a raw score into a probability, and holds the probability from which on an entity counts as visible."""
 
     temperature: float = 1.0
     threshold: float = 0.5
@@ -139,6 +139,7 @@ def fit_temperature(scores: np.ndarray, visible: np.ndarray) -> float:
     clipped = np.clip(scores, _EDGE, 1 - _EDGE)
     logits = np.log(clipped / (1 - clipped))
 
+    # Over the logarithm, in which halving and doubling are steps of the same size.
     def loss(log_temperature: float) -> float:
         scaled = logits / math.exp(log_temperature)
         return float(np.mean(np.logaddexp(0, scaled) - visible * scaled))
@@ -149,7 +150,7 @@ def fit_temperature(scores: np.ndarray, visible: np.ndarray) -> float:
 def best_threshold(samples: Sequence[Sample], predictions: Sequence[Prediction], iou: float = 0.5) -> float:
     """The threshold on ``visible_score`` that maximises GMNER F1 (strict); of equals the one nearest to 0.5.
 
-    Thresholds lie between neighbouring scores. Whom an entity is compared with is settled by mention and type alone.
+    Thresholds lie between neighbouring scores. Entities are paired with gold ones by mention and type alone.
     """
     rows = []
     for post in join(samples, predictions):
@@ -157,6 +158,7 @@ def best_threshold(samples: Sequence[Sample], predictions: Sequence[Prediction],
         for index, place in align(gold_entities, post.predicted) if gold_entities and post.predicted else ():
             entity = post.predicted[place]
             if entity.visible_score is not None:
+                # Without a box it is not made visible. A row has what deciding for visible gains over invisible.
                 shown = replace(entity, visible=True if entity.boxes else entity.visible)
                 seen = bool(STRICT.correct((gold_entities[index],), (shown,), GMNER, iou))
                 rows.append((entity.visible_score, seen - (not boxes_of(gold_entities[index]))))
@@ -166,14 +168,14 @@ def best_threshold(samples: Sequence[Sample], predictions: Sequence[Prediction],
     values, starts = np.unique(scores, return_index=True)
     won = np.append(np.add.reduceat(gains, starts)[::-1].cumsum()[::-1], 0)  # where visible from this value on
     thresholds = np.concatenate(([0.0], (values[:-1] + values[1:]) / 2, [1.0]))
-    thresholds[np.searchsorted(values, 0.5)] = 0.5  # between the same neighbours
+    thresholds[np.searchsorted(values, 0.5)] = 0.5  # between the same two scores, and the default
     best = thresholds[won == won.max()]
     return float(best[np.abs(best - 0.5).argmin()])
 
 
 def check_free(folder: Path) -> Path:
-    """Where `write_calibration` would write. Raises UserError where the folder is none or has a calibration already:
-    predictions that were made with it are calibrated."""
+    """The file that `write_calibration` would write. Raises UserError where the folder is missing or has a calibration
+    already: predictions that were made with it are calibrated."""
     path = folder / FILE_NAME
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; name the trained adapter's")

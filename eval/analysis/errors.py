@@ -118,6 +118,7 @@ def outcomes_of(sample: Sample, prediction: Prediction | None, required: Require
         )
         return [(left[index], free[place]) for index, place in found]
 
+    # From the whole agreement to the mention alone, so that an entity is compared with the one it agrees with most.
     settle(open_pairs(required.task), CORRECT)
     settle(open_pairs(GMNER))
     settle(open_pairs(MNER))
@@ -159,10 +160,10 @@ def error_budget(
             after = correct_errors(sample, before, outcomes, name, required)
             won[name] += len(required.correct(sample.entities, after)) - count_correct(outcomes)
             more[name] += len(after) - len(before)
-    correct, n_said, n_gold = gold[CORRECT], predicted.total(), gold.total()
-    now = precision_recall_f1(correct, n_said, n_gold)["f1"]
+    correct, n_predicted, n_gold = gold[CORRECT], predicted.total(), gold.total()
+    now = precision_recall_f1(correct, n_predicted, n_gold)["f1"]
     corrected = {
-        name: precision_recall_f1(correct + won[name], n_said + more[name], n_gold)["f1"]
+        name: precision_recall_f1(correct + won[name], n_predicted + more[name], n_gold)["f1"]
         for name in OUTCOMES
         if name != CORRECT
     }
@@ -178,7 +179,7 @@ def error_budget(
 
 
 def count_correct(outcomes: PostOutcomes) -> int:
-    """How many entities of the post are right."""
+    """The number of correct entities of the post."""
     return sum(outcome.name == CORRECT for outcome in outcomes.gold)
 
 
@@ -201,17 +202,17 @@ def correct_errors(
 def oracle_stages(
     samples: Sequence[Sample], answers: Mapping[str, Prediction], required: Requirement = GROUNDED
 ) -> dict:
-    """The F1 with one stage oracle by the gold: ``{"mentions" | "visibility" | "regions": {"f1", "estimated"}}``.
+    """The F1 with one stage replaced by an oracle: ``{"mentions" | "visibility" | "regions": {"f1", "estimated"}}``.
 
     Where the later stages never saw what the gold would have given them (a mention that was missed, an entity that
     was never grounded), they are taken to be right as often as where they did; ``estimated`` counts those entities.
     Running the cascade with the stage ``gold`` in its slot needs no such estimate.
     """
     kind = required.task.region
-    named = found = found_right = decided = grounded = grounded_right = unseen = absent = n_said = n_gold = 0
+    named = found = found_right = decided = grounded = grounded_right = unseen = absent = n_predicted = n_gold = 0
     for sample in samples:
         predicted = answers[sample.id].entities if sample.id in answers else ()
-        n_said += len(predicted)
+        n_predicted += len(predicted)
         n_gold += len(sample.entities)
         found += len(STRICT.correct(sample.entities, predicted, SPAN))
         found_right += len(STRICT.correct(sample.entities, predicted, required.untyped, required.iou))
@@ -233,8 +234,8 @@ def oracle_stages(
     with_visibility = absent + grounded_right + unseen * share(grounded_right, grounded)
     return {
         "mentions": {"f1": share(with_mentions, n_gold), "estimated": n_gold - found},
-        "visibility": {"f1": share(2 * with_visibility, n_said + n_gold), "estimated": unseen},
-        "regions": {"f1": share(2 * decided, n_said + n_gold), "estimated": 0},
+        "visibility": {"f1": share(2 * with_visibility, n_predicted + n_gold), "estimated": unseen},
+        "regions": {"f1": share(2 * decided, n_predicted + n_gold), "estimated": 0},
     }
 
 

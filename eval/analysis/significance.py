@@ -19,8 +19,8 @@ from rivegs_mllm.types import Prediction, Sample, UserError
 
 LEVEL = 0.95
 _MOST_EXACT = 12
-"""Posts that differ up to which all ways to swap them are tried."""
-_BLOCK = 50
+"""The most posts that differ for which all ways to swap them are tried, 4,096."""
+_BLOCK = 50  # draws at a time: over 10,000 posts 4 MB of weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ def f1_intervals(
     criteria: Criteria = DEFAULT,
     resampling: Resampling = USUAL,
 ) -> dict:
-    """The percentiles that hold 95 % of the drawn F1: ``{protocol: {subset: {task: {"f1", "low", "high"}}}}``.
+    """The percentiles between which 95 % of the drawn F1 lie: ``{protocol: {subset: {task: {"f1", "low", "high"}}}}``.
 
     ``low`` and ``high`` are None where fewer than FEWEST posts have anything to count, and where all draws are alike.
 
@@ -146,6 +146,7 @@ def _exact_p(first: np.ndarray, second: np.ndarray) -> np.ndarray:
         ways = (np.arange(2 ** len(moved))[:, None] >> np.arange(len(moved))) & 1
         shift = ways @ moved
         given = f1_of(second[:, task].sum(0) - shift) - f1_of(first[:, task].sum(0) + shift)
+        # The margin is for rounding: a way that gives the same difference must count.
         p[task] = (np.abs(given) >= abs(given[0]) - 1e-12).mean()
     return p
 
@@ -169,7 +170,7 @@ def verdict(difference: float, p: float) -> str:
 def resampled(counts: np.ndarray, resampling: Resampling) -> np.ndarray:
     """Sums over posts drawn with replacement: (..., posts, tasks, 3) to (draws, ..., tasks, 3), in blocks of draws."""
     posts = counts.shape[-3]
-    rows = np.moveaxis(counts, -3, 0).reshape(posts, -1).astype(np.float64)
+    rows = np.moveaxis(counts, -3, 0).reshape(posts, -1).astype(np.float64)  # products are fast in floats, and exact
     sums = [weights @ rows for weights in _weights(posts, resampling)]
     shape = (resampling.draws, *counts.shape[:-3], *counts.shape[-2:])
     return np.concatenate(sums).reshape(shape)
@@ -190,12 +191,12 @@ def interval(drawn: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def p_value(drawn: np.ndarray, observed: np.ndarray) -> np.ndarray:
     """Two-sided: the share of draws, shifted to a mean difference of 0, as far from 0 as the observed difference."""
     far = np.abs(drawn - observed) >= np.abs(observed) - 1e-12
-    return (far.sum(0) + 1) / (len(drawn) + 1)
+    return (far.sum(0) + 1) / (len(drawn) + 1)  # the observed difference counts as a draw, so that p is never 0
 
 
 def _differences(sides: Sequence[np.ndarray], resampling: Resampling) -> np.ndarray:
     """Mean F1 of the second side less that of the first, (draws, tasks): the same posts for both sides."""
-    rng = np.random.default_rng((resampling.seed, 1))
+    rng = np.random.default_rng((resampling.seed, 1))  # another stream than that of the posts, which `_weights` has
     means = []
     for side in sides:
         f1 = f1_of(resampled(side, resampling))  # draws, runs, tasks

@@ -1,4 +1,4 @@
-"""What the Hugging Face `evaluate` modules of eval/metrics have in common: their inputs and the figures they give."""
+"""What the Hugging Face `evaluate` modules of eval/metrics share: their inputs and the figures they return."""
 
 from __future__ import annotations
 

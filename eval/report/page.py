@@ -41,7 +41,7 @@ _ODD = {
 
 @dataclass(frozen=True)
 class Origin:
-    """What a page was made by: the ``command``, and the recipes in full of the systems of which they are known."""
+    """How a page was made: the ``command``, and the full recipes of the systems whose recipe is known."""
 
     command: str = ""
     recipes: Mapping[str, str] = field(default_factory=dict)
@@ -141,6 +141,7 @@ def _figures(results: Sequence[Mapping], names: Sequence[str], tasks: Sequence[T
     waterfalls = {}
     for task in tasks:
         budgets = [result["error_budget"][task.name] for result in results]
+        # The axis begins at a multiple of ten, 20 to 30 points below the lower F1, or small gains could not be seen.
         least = max(0, 10 * (int(10 * min(budget["f1"] for budget in budgets)) - 2))
         waterfalls[task.name] = [waterfall(budget, place, least) for place, budget in enumerate(budgets)]
     curves = [result["calibration"] for result in results]
@@ -200,7 +201,7 @@ def _render(**values: object) -> str:
 
 
 def _hash(text: str) -> str:
-    """By what the page's security policy knows its own style and script."""
+    """The hash by which the page's security policy allows its own style and script."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
@@ -219,7 +220,7 @@ def _types(gold: Sequence[Sample], systems: Sequence[Sequence[Prediction]]) -> l
 
 
 def _moves(outcomes: Sequence[Sequence]) -> dict:
-    """What two systems make of the gold entities: ``{"counts": {(A's outcome, B's): count}, "tally", "rows",
+    """The gold entities by the outcomes of two systems: ``{"counts": {(A's outcome, B's): count}, "tally", "rows",
     "columns"}``."""
     counts = Counter(
         (first.name, second.name) for a, b in outcomes for first, second in zip(a.gold, b.gold, strict=True)

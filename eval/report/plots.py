@@ -41,6 +41,7 @@ def waterfall(budget: Mapping, system: int, least: float) -> Markup:
 
     ``budget`` is as `eval.analysis.errors.error_budget` gives it, ``least`` where the axis begins.
     """
+    # Without those that would read 0.00.
     gains = {name: 100 * row["gain"] for name, row in budget["corrected"].items() if abs(row["gain"]) >= 0.00005}
     steps = sorted(gains.items(), key=lambda step: -step[1])
     now = 100 * budget["f1"]
@@ -166,6 +167,7 @@ def _inline(figure: Figure, name: str, words: str) -> Markup:
     for text in figure.findobj(matplotlib.text.Text):
         text.set_fontsize(10)
     buffer = io.StringIO()
+    # Text stays text; salt and date are fixed, so that the same results make the same page to the byte.
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     ElementTree.register_namespace("", _SVG)

@@ -93,7 +93,7 @@ def post_as_json(
 def picture_of(sample: Sample, folder: Path, image_root: Path | None = None) -> tuple[Picture | None, str]:
     """The post's picture made small, and what is wrong with it.
 
-    None from outside ``folder`` and ``image_root``: pages are passed on.
+    None for one outside ``folder`` and ``image_root``: pages are passed on.
     """
     if is_outside(sample.image, folder, image_root):
         place = f"its picture, {sample.image!r:.200}, lies outside the dataset's folder"
@@ -140,7 +140,7 @@ def _pairs(outcomes: Sequence[Outcome]) -> list[tuple[str, int | None]]:
 
 
 def _short(value: float) -> float:
-    """Enough digits for a screen."""
+    """A coordinate with enough digits for a screen, bounded, as predicted ones may be of any size."""
     return round(min(max(value, -1e6), 1e6), 1)
 
 

@@ -103,7 +103,7 @@ def format_sweep(sweep: dict) -> RenderableType:
 
 
 def format_comparison(comparison: dict, names: tuple[str, str]) -> RenderableType:
-    """The result of `eval.analysis.summary.compare_systems` of two systems A and B of these names."""
+    """The result of `eval.analysis.significance.compare` of two systems A and B of these names."""
     tables: list[RenderableType] = [Text(f"A: {names[0]}\nB: {names[1]}")]
     for protocol, by_task in comparison.items():
         table = _table(f"F1 of B against A, protocol {protocol}", ["task"], ["A", "B", "B - A", "95 %", "p"])

@@ -52,7 +52,7 @@ def outline(mask: Mask, steps: int = 280) -> str:
     for line in lines:
         path = Outline((line - 0.5) * cell)
         path.simplify_threshold = cell
-        corners = path.cleaned(simplify=True).vertices[:-1]  # the last only says stop
+        corners = path.cleaned(simplify=True).vertices[:-1]  # the last vertex only marks the end
         points = [f"{x:.0f} {y:.0f}" for x, y in corners]
         parts.append(f"M{'L'.join(point for point, _ in groupby(points))}Z")
     return "".join(parts)

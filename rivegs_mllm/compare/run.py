@@ -1,6 +1,6 @@
 """Systems side by side on the same posts: cascades and end-to-end models, their scores and what they cost.
 
-A work folder a system lies in the folder of the comparison, so that it goes on where it was cut off.
+Each system has a work folder in the folder of the comparison, so that an interrupted comparison resumes.
 """
 
 from __future__ import annotations

@@ -43,9 +43,9 @@ def read_systems(
     """The systems by name, in the order of ``recipes`` or, where given, of ``only``.
 
     A recipe is called by its file's name, variants by their own names. With ``sweep`` the one recipe is a cascade, and
-    follows with that type in each slot that has it, as ``<name>_<type>_<slot>``; ``none`` also leaves slots out. What
-    would lack a field that a stage needs is no system. Entity types that a recipe does not name are those of the
-    dataset in ``data``. Raises UserError for a recipe that cannot be read, and for one that is to be run and cannot be.
+    comes again with that type in each slot that has it, as ``<name>_<type>_<slot>``; ``none`` also leaves slots out.
+    Such a system is left out where a stage would lack a field. Entity types that a recipe does not name are those of
+    the dataset in ``data``. Raises UserError for a recipe that cannot be read, or that is to be run and cannot be.
     """
     found: dict[str, ComparedSystem] = {}
     for name, layered in _swept(recipes, sweep) if sweep else _named(recipes):

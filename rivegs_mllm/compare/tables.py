@@ -39,7 +39,7 @@ _SHORT = {
     "box mIoU": "box\nmIoU",
     "mask mIoU": "mask\nmIoU",
 }
-"""Heads that a terminal of 80 columns has room for."""
+"""Shorter headings, for a terminal of 80 columns."""
 
 Row = tuple[str, ...]
 
@@ -163,8 +163,8 @@ def _cost(cost: Mapping | None, kinds: bool) -> str:
 
 
 def _bars(result: Mapping) -> list[tuple[str, list[tuple[str, float]]]]:
-    """By system what it grounds of each subset, in percent; of all posts where there are no subsets, and nothing where
-    no entity is visible."""
+    """For each system the share that it grounds of each subset, in percent; of all posts where there are no subsets,
+    and nothing where no entity is visible."""
     bars = []
     for name, system in result["systems"].items():
         subsets = [subset for subset in system["stages"] if subset != "all"] or ["all"]

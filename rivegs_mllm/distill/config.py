@@ -1,4 +1,4 @@
-"""What a recipe of ``rivegs distill`` can say."""
+"""The settings of a recipe of ``rivegs distill``."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class DistillData:
 
 @dataclass
 class Prices:
-    """What a million tokens cost, in any currency; 0 for a teacher of one's own."""
+    """What a million tokens cost, in any currency; 0 for a teacher that you run yourself."""
 
     prompt: NonNegativeFloat = 0.0
     completion: NonNegativeFloat = 0.0
@@ -38,7 +38,7 @@ class Prices:
 
 @dataclass
 class Limits:
-    """How hard the teacher is pressed, and when a run stops by itself."""
+    """How many questions and retries the teacher is sent, and when a run stops by itself."""
 
     max_concurrency: Concurrency = 16
     """How many questions are open at a time."""

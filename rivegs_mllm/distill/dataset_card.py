@@ -31,7 +31,7 @@ kind, sample, mention and teacher the last one counts.
 
 
 def record_run(recipe: DistillRecipe, kind: str, prompt: str, report: dict) -> list[str]:
-    """Adds a run to the store's list of runs. What was damaged in that list is left out; returns a line on it."""
+    """Adds a run to the store's list of runs. Damaged lines of that list are dropped; returns a note on them."""
     path = recipe.store / RUNS
     before, notes = _runs(path)
     run = {
@@ -111,12 +111,12 @@ def _counts(store: Path) -> str:
         for (kind, teacher), found in sorted(faults.items())
         for name, count in found.most_common()
     ]
-    said = "Flagged are answers that fail a quality check; training leaves them out unless `distilled.clean` is false."
-    return "\n".join(["## Counts", *lines, "", said, *marks, ""])
+    note = "Flagged are answers that fail a quality check; training leaves them out unless `distilled.clean` is false."
+    return "\n".join(["## Counts", *lines, "", note, *marks, ""])
 
 
 def _described(kind: str, teacher: str, run: dict) -> str:
-    fence = "~" * 8
+    fence = "~" * 8  # tildes, since a prompt may hold backticks
     return "\n".join(
         [
             f"## {kind} of {_cell(teacher)}",

@@ -17,14 +17,15 @@ from rivegs_mllm.llm.client import Messages, answer_key, picture_paths, question
 from rivegs_mllm.store.answer_store import ANSWERED, MANIFEST, read_rows
 from rivegs_mllm.types import Sample
 
+# For the estimate of a dry run, before any answer has said how many tokens a question has.
 _BYTES_A_TOKEN = 4
-_FEWEST_BYTES_A_TOKEN = 2
 _PICTURE_TOKENS = 1000
+# For the budget, which must not be passed: more than a question can well have.
+_FEWEST_BYTES_A_TOKEN = 2
 _MOST_PICTURE_TOKENS = 3000
 
-
 DONE, FAILED_BEFORE, LEFT_ALONE = "done", "failed before", "left alone"
-"""What earlier runs leave of a question: it is answered, it failed, or it is none of those to be asked again."""
+"""What earlier runs left of a question: it is answered, it failed, or it is not among those to be asked again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,7 @@ class PlannedQuestion:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """Tokens of earlier answers: their sum, and how many answers said."""
+    """Tokens of earlier answers: their sum, and the number of answers that report them."""
 
     tokens: int = 0
     answers: int = 0
@@ -108,7 +109,7 @@ def what_is_known(store: Path, kind: str, teacher: str) -> Known:
 
 
 def make_plan(recipe: DistillRecipe, questions: Questions, known: Known, retry_failed: bool) -> Plan:
-    """Every question of the task in its place of the plan. With ``retry_failed`` those that failed, and no others."""
+    """Every question of the task in its place of the plan. With ``retry_failed`` only those that failed are asked."""
     identity = recipe.teacher.identity
     found = [
         _question(recipe, identity, questions, index, mention)
@@ -171,7 +172,7 @@ def _check_place(sample: Sample, messages: Messages, data: DistillData) -> None:
 
 
 def describe(recipe: DistillRecipe, questions: Questions, known: Known, plan: Plan) -> str:
-    """What ``--dry-run`` says: how much is to be asked, what it will take, and three prompts."""
+    """The output of ``--dry-run``: how much is to be asked, what it will cost, and three prompts."""
     measured = known.prompt_tokens.mean
     guessed = sum(one.size / _BYTES_A_TOKEN + one.pictures * _PICTURE_TOKENS for one in plan.ask)
     prompt = guessed if measured is None else len(plan.ask) * measured

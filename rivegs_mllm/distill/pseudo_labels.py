@@ -59,7 +59,7 @@ class PseudoLabelRecipe:
     def __post_init__(self) -> None:
         if (self.cascade is None) == (self.predictions is None):
             raise UserError("give either cascade, a recipe to run, or predictions, a file")
-        if not 0.5 <= self.min_confidence <= 1:
+        if not 0.5 <= self.min_confidence <= 1:  # the likelier of two decisions is never below 0.5
             raise UserError(f"min_confidence: {self.min_confidence} is not between 0.5 and 1")
 
 
@@ -124,7 +124,7 @@ def select_confident(
 
 
 def _sources(recipe: PseudoLabelRecipe) -> dict[str, dict]:
-    """By field what fills it: its ``source`` in short, and what is needed to have it once more."""
+    """What fills each field: its ``source`` in short, and what is needed to reproduce it."""
     if recipe.predictions is not None:
         digest = hashlib.sha256(recipe.predictions.read_bytes()).hexdigest() if recipe.predictions.is_file() else ""
         return {name: {"source": str(recipe.predictions), "sha256": digest} for name in FIELDS.values()}

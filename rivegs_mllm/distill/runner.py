@@ -1,4 +1,4 @@
-"""The run: a teacher is asked the questions of the plan, a fixed number at a time, and every answer is stored."""
+"""The run: the teacher answers the questions of the plan, a fixed number at a time, and every answer is stored."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Report:
     faults: Counter[str] = field(default_factory=Counter)
     error: Exception | None = None
     notes: list[str] = field(default_factory=list)
-    """What of the store was damaged, and what became of it."""
+    """Damage to the store, and how it was repaired."""
 
     def stop(self, why: str, error: Exception | None = None) -> None:
         """Notes why the run ends early; of several reasons the first."""
@@ -103,7 +103,7 @@ def distill(recipe: DistillRecipe, retry_failed: bool = False) -> Report:
 
 
 def dry_run(recipe: DistillRecipe, retry_failed: bool = False) -> str:
-    """What a run would ask, and what it would cost. Asks nobody."""
+    """What a run would ask, and what it would cost. Asks nothing."""
     questions = prepare(recipe)
     known = what_is_known(recipe.store, questions.kind, recipe.teacher.identity["teacher"])
     return describe(recipe, questions, known, make_plan(recipe, questions, known, retry_failed))
@@ -182,7 +182,7 @@ class _Writer:
             self._reuse(row, other)
 
     def _reuse(self, row: StoredAnswer, question: PlannedQuestion) -> None:
-        """The row of another post for this one, whose question is the same. It is read anew: the posts may differ."""
+        """The row of another post for this one, whose question is the same, checked again: the posts may differ."""
         sample = self.questions.samples[question.index]
         found, faults = {}, []
         if row.status == ANSWERED:
@@ -195,7 +195,7 @@ class _Writer:
 
 
 class _Run:
-    """The teacher is asked. All of it lives in one thread, so that nothing needs a lock.
+    """Asks the teacher. All of it runs in one thread, so that nothing needs a lock.
 
     ``spent_before`` is what the store has cost in earlier runs.
     """

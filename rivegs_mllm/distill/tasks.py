@@ -1,7 +1,7 @@
-"""What is asked about the posts: ``type:`` is knowledge, expression or caption.
+"""The questions about the posts: ``type:`` is knowledge, expression or caption.
 
-Samples reach ``prepare`` without their gold. Only where the names to explain are the gold ones does an expression task
-see these, and of them nothing but the mention.
+Samples reach ``prepare`` without their gold, except where an expression task asks about the gold names; of these it
+uses nothing but the mention.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Task(draccus.ChoiceRegistry):
 @Task.register_subclass("knowledge")
 @dataclass
 class KnowledgeTask(Task):
-    """Auxiliary knowledge (PLIM): which names the post holds, and what is known of them.
+    """Auxiliary knowledge (PLIM, RiVEG section III-A): which names the post holds, and what is known of them.
 
     ``captions`` are stores with captions, or files as RiVEG publishes them; ``pictures`` shows the picture itself.
     """
@@ -77,7 +77,7 @@ class KnowledgeTask(Task):
 @Task.register_subclass("expression")
 @dataclass
 class ExpressionTask(Task):
-    """Expressions: what each name stands for, briefly.
+    """Expressions (RiVEG section III-B): what each name stands for, briefly.
 
     ``mentions`` is ``gold`` or a file of predictions, whose entities are asked about. The background is what
     ``captions`` (stores, or files as RiVEG publishes them) and the stores in ``knowledge`` say about the post.
@@ -121,7 +121,7 @@ class ExpressionTask(Task):
 @Task.register_subclass("caption")
 @dataclass
 class CaptionTask(Task):
-    """Captions of the pictures. BLIP-2 and its like, which have no chat template, want an empty question."""
+    """Captions of the pictures. BLIP-2 and other models without a chat template want an empty question."""
 
     question: str = CAPTION_QUESTION
 

@@ -1,1 +1,1 @@
-"""Language models that are asked: clients, examples in a prompt, checks of answers."""
+"""Language models as teachers: clients, few-shot examples in a prompt, checks of answers."""

@@ -1,4 +1,4 @@
-"""What is wrong with an answer. Nothing is thrown away for it: faults stand in the store beside the text."""
+"""Quality checks of answers. No answer is discarded for its faults: they stand in the store beside the text."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LONGEST_EXPRESSION = 30
 """Words of a short answer."""
 
 _SHORT = 3
-"""Words of an answer that may say "none" without a list around it."""
+"""At most so many words of an answer that begins with "none" mean that there are no names, without a list's heading."""
 
 # As people write them, with the typographic apostrophe too.
 _REFUSAL = re.compile(
@@ -36,6 +36,7 @@ _REFUSAL = re.compile(
 _TAG = re.compile(r"(?<![\w])(?:[BI]-(?:PER|LOC|ORG|OTHER|MISC)|PER|LOC|ORG|MISC)(?![\w])|\((?:OTHER)\)")
 _LIST = re.compile(r"named entit(?:y|ies)[^:\n]*:", re.IGNORECASE)
 _NONE = re.compile(r"\W*(?:\d\W+)?(none\b|no named entit|there are no)", re.IGNORECASE)
+# An answer that says so in a sentence, before or without any list.
 _NONE_SAID = re.compile(
     r"\W*(?:no named entit|there (?:are|is) no named entit|named entit(?:y|ies) (?:may|are|is|were|could) not\b)",
     re.IGNORECASE,
@@ -47,7 +48,7 @@ _ITEM = re.compile(r"[-*•]|\d+[.)]")
 
 
 def check_knowledge(sample: Sample, answer: Answer) -> tuple[dict, list[str]]:
-    """What was read from a knowledge answer, {"entities": [{"text", "type"}]}, and its faults, of FAULTS.
+    """What was read from a knowledge answer (PLIM), {"entities": [{"text", "type"}]}, and its faults, of FAULTS.
 
     Names are looked for in the text without regard to white space and capitals.
     """
@@ -77,7 +78,7 @@ def check_caption(sample: Sample, answer: Answer) -> tuple[dict, list[str]]:
 
 
 def named_entities(text: str) -> list[tuple[str, str]] | None:
-    """Names and what stands in brackets behind each, from the list that an answer begins with.
+    """Names and what stands in brackets after each, from the list that an answer begins with.
 
     [] where the answer says that there are none, None where no list can be read.
     """

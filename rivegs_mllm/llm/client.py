@@ -1,4 +1,4 @@
-"""Teachers: language models that are asked in the chat format, whatever runs them.
+"""Teachers: language models that answer in the chat format, whatever runs them.
 
 A question is a list of messages as transformers and OpenAI have them: ``{"role", "content"}``, the content a text or a
 list of ``{"type": "text", "text": ...}`` and ``{"type": "image", "path": ...}``. Pictures are named by their file; a
@@ -44,12 +44,12 @@ class TeacherError(UserError):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came of a question: ``text``, or ``error``, which says why there is none.
+    """The outcome of a question: ``text``, or ``error``, which says why there is none.
 
     ``finish_reason`` is "stop", "length" where the answer was truncated, or another reason. Tokens are None
     where the teacher does not count them. ``latency`` is the seconds of the last attempt, ``attempts`` how many there
-    were. ``model`` is who answered, in the teacher's own words. ``retryable`` says whether the same question may be
-    answered another time, not before ``retry_after`` seconds are over.
+    were. ``model`` is the model that answered, as the teacher calls it. ``retryable`` says whether the same question
+    may be answered another time, not before ``retry_after`` seconds are over.
     """
 
     text: str = ""
@@ -66,7 +66,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How an answer is drawn. ``temperature`` 0 is greedy; ``max_tokens`` the longest answer."""
+    """How an answer is sampled. ``temperature`` 0 is greedy; ``max_tokens`` is the length of the longest answer."""
 
     temperature: Annotated[float, Bounds(0, 100)] = 0.0
     top_p: Annotated[float, Bounds(above=0, high=1)] = 1.0
@@ -96,7 +96,7 @@ class Teacher(Protocol):
         """One attempt. What is wrong with this question alone is the answer's ``error``. Raises TeacherError."""
 
     async def close(self) -> None:
-        """Gives back connections and memory."""
+        """Releases connections and memory."""
 
 
 class Chat(draccus.ChoiceRegistry):
@@ -105,7 +105,8 @@ class Chat(draccus.ChoiceRegistry):
     @property
     @abstractmethod
     def identity(self) -> dict:
-        """What makes it another teacher if it is changed, ``teacher`` (its name) and ``revision`` among it."""
+        """The settings that make it another teacher where they change, ``teacher`` (its name) and ``revision`` among
+        them."""
 
     @abstractmethod
     def open(self, sampling: Sampling) -> Teacher:
@@ -130,7 +131,7 @@ class OpenAIChat(Chat):
     max_side: Side = 1024
     """The longer side of a picture as it is sent, in pixels; larger ones are made smaller."""
     max_tokens_field: str = "max_tokens"
-    """What the endpoint calls the longest answer; OpenAI's reasoning models want max_completion_tokens."""
+    """The request's field for the longest answer; OpenAI's reasoning models want max_completion_tokens."""
     extra: dict[str, str | int | float | bool] = field(default_factory=dict)
     """Further fields of the request."""
 
@@ -216,11 +217,11 @@ class VLLMChat(Chat):
 @Chat.register_subclass("replay")
 @dataclass
 class ReplayChat(Chat):
-    """The answers that a store holds to the very same questions. It asks nobody."""
+    """The answers that a store holds to the very same questions. No model is asked."""
 
     store: Path
     teacher: str | None = None
-    """Whose answers; null for those of whoever answered first."""
+    """The name of the teacher whose answers are taken; null for those of whichever answered first."""
 
     @property
     def identity(self) -> dict:
@@ -264,8 +265,8 @@ async def ask(
 ) -> Answer | None:
     """The answer to a question after as many attempts as ``policy`` allows; the last one's where none succeeds.
 
-    ``may_try`` is called before each attempt; where it says no, nothing more is sent and None is given back, or the
-    answer of the attempt before. ``pause`` waits between two attempts, for so many seconds. Raises TeacherError.
+    ``may_try`` is called before each attempt; where it returns False, nothing more is sent, and the answer of the
+    attempt before is returned, or None. ``pause`` waits between two attempts, in seconds. Raises TeacherError.
     """
     last: Answer | None = None
     attempts = 0
@@ -285,7 +286,7 @@ async def ask(
         retry=retry_if_result(lambda answer: answer is not None and answer.retryable),
         retry_error_callback=lambda state: state.outcome.result(),
     )
-    answer = await retrying(once) or last
+    answer = await retrying(once) or last  # None where `may_try` stopped it after a failed attempt
     if answer is None:
         return None
     return replace(answer, attempts=attempts)
@@ -328,7 +329,7 @@ class ChatClient:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     def close(self) -> None:
-        """Gives back connections and memory."""
+        """Releases connections and memory."""
         self.loop.run_until_complete(self.teacher.close())
         self.loop.close()
 

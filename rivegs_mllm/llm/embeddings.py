@@ -1,5 +1,4 @@
-"""Feature makers: posts and examples as vectors that can be compared. ``type:`` is text, image,
-fused, mllm or umt."""
+"""Feature extractors: posts and examples as comparable vectors. ``type:`` is text, image, fused, mllm or umt."""
 
 from __future__ import annotations
 
@@ -26,7 +25,7 @@ class TextImagePair:
 
 
 class FeatureExtractor(draccus.ChoiceRegistry):
-    """The settings of a feature maker."""
+    """The settings of a feature extractor."""
 
     @abstractmethod
     def make(self, contents: Sequence[TextImagePair]) -> np.ndarray:
@@ -56,7 +55,7 @@ class TextFeatures(FeatureExtractor):
 @FeatureExtractor.register_subclass("image")
 @dataclass
 class ImageFeatures(FeatureExtractor):
-    """The picture half of CLIP, SigLIP or their like. A folder or a hub id."""
+    """The image encoder of CLIP, SigLIP or a similar model, a folder or a hub id."""
 
     model: str
     revision: str | None = None

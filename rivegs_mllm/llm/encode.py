@@ -1,4 +1,4 @@
-"""The models behind the feature makers, each run in batches over all posts."""
+"""The models behind the feature extractors, each run in batches over all posts."""
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ def encode_texts(settings: TextFeatures, texts: Sequence[str]) -> np.ndarray:
 
 @torch.inference_mode()
 def encode_pictures(settings: ImageFeatures, pictures: Sequence[Path | None]) -> np.ndarray:
-    """(pictures, d) of length 1, zeros where there is no picture or one that cannot be opened, which is reported."""
+    """(pictures, d), rows of length 1, or 0 without a picture or with one that cannot be opened, which is reported."""
     model, processor = _load(AutoModel, settings), _load(AutoImageProcessor, settings)
     try:
         encode = model.get_image_features
     except AttributeError:
-        raise UserError(f"features: {settings.model} has no picture half as CLIP and SigLIP have") from None
+        raise UserError(f"features: {settings.model} has no image encoder such as CLIP and SigLIP have") from None
     shown = [index for index, picture in enumerate(pictures) if picture is not None]
     found: dict[int, np.ndarray] = {}
     faults: list[str] = []
@@ -87,6 +87,7 @@ def encode_by_mllm(recipe: Path, adapter: Path, contents: Sequence[TextImagePair
         rows = [{**_prompt(content, system, encoder, faults), **nothing} for content in some]
         inputs = batch(rows, encoder.tokenizer.pad_token_id)
         inputs = {key: value.to(system.model.device) for key, value in inputs.items()}
+        # Logits of one position, the fewest: 0 would mean all.
         hidden = system.model(**inputs, output_hidden_states=True, logits_to_keep=1).hidden_states[-1]
         made.append(_mean(hidden, inputs["attention_mask"]))
     _tell(faults)

@@ -1,4 +1,4 @@
-"""Which few-shot examples a prompt has: the most similar ones (MSEA), or a random sample."""
+"""The few-shot examples of a prompt: the most similar ones (MSEA, RiVEG section III-A), or a random sample."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def _digest(value: object) -> str:
 
 
 def load_cached(path: Path, shape: tuple[int, int | None]) -> np.ndarray | None:
-    """An array that was saved before, of that shape (None: any size); None where it is not there or was damaged."""
+    """An array that was saved before, of that shape (None: any size); None where it is missing or damaged."""
     try:
         array = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError):

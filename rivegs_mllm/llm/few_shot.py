@@ -22,7 +22,7 @@ TYPE_WORDS = {
     "OTHER": "miscellaneous",
     "MISC": "miscellaneous",
 }
-"""How a type is called in plain words; a type that is not here is called by its own name in small letters."""
+"""The types in plain words; any other type is called by its own name in lower case."""
 
 _KEYS = {"version", "id", "text", "image", "caption", "entities", "relation"}
 _ENTITY_KEYS = {"text", "type", "explanation", "shown"}
@@ -64,8 +64,8 @@ class FewShotExample:
     def answer(self) -> str:
         """The annotation as the answer that the teacher is to imitate: a line of names, then the explanations."""
         names = "; ".join(f"{entity.text} ({type_word(entity.type)})" for entity in self.entities)
-        said = [part for entity in self.entities for part in (entity.explanation, entity.visibility) if part]
-        rest = " ".join([*said, self.relation]).strip()
+        sentences = [part for entity in self.entities for part in (entity.explanation, entity.visibility) if part]
+        rest = " ".join([*sentences, self.relation]).strip()
         return f"Named entities: {names or 'none'}" + (f"\n{rest}" if rest else "")
 
 
@@ -129,7 +129,7 @@ def draft_examples(
         raise UserError(f"{count} examples cannot be drawn from {len(samples)} posts; ask for fewer")
     rng = random.Random(seed)
     drawn = rng.sample(samples, len(samples))
-    drawn.sort(key=lambda sample: not sample.entities)
+    drawn.sort(key=lambda sample: not sample.entities)  # stable, so otherwise still in random order
     return [_started(sample, folder, (captions or {}).get(sample.id, "")) for sample in drawn[:count]]
 
 

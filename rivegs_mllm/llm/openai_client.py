@@ -38,15 +38,15 @@ MAX_ERROR_BYTES = 2**16
 """The longest body of an error that is read."""
 
 _JPEG_QUALITY = 92
-_LONGEST_WAIT = 600.0
+_LONGEST_WAIT = 600.0  # seconds of a Retry-After, which a broken server may set to years
 _SHOWN = 300
 _RETRYABLE = (408, 409, 425, 429)
 _LONGEST_WORD = 200
 """Letters of a model's name or a reason to stop."""
-_MOST_TOKENS = 2**53
+_MOST_TOKENS = 2**53  # up to which JSON's numbers are exact; what is above counts no tokens
 _SHORTEST_SECRET = 6
 """A shorter key is no secret, and would blot out words of answers that happen to be the same."""
-_GZIP_OR_ZLIB = 32 + zlib.MAX_WBITS
+_GZIP_OR_ZLIB = 32 + zlib.MAX_WBITS  # 32 has zlib find out which of the two it is
 
 
 class OpenAITeacher:
@@ -60,7 +60,7 @@ class OpenAITeacher:
             api_key=self.key or "none",
             base_url=chat.base_url,
             timeout=chat.timeout,
-            max_retries=0,
+            max_retries=0,  # its own would not be counted as requests, or stop with the run
             http_client=_CarefulClient(timeout=chat.timeout),
         )
         self.settings = {
@@ -123,6 +123,7 @@ class OpenAITeacher:
             message = choice["message"]
             text = _text(message.get("content") or message.get("refusal") or "")
         except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
+            # Cut short only after the key is hidden; the first cut bounds the work.
             shown = self._hidden(body[: 2 * MAX_ERROR_BYTES].decode("utf-8", "replace"))[:_SHOWN]
             return self._failed(start, f"the response is no chat completion: {shown!r}", retryable=True)
         usage = value.get("usage")
@@ -137,9 +138,9 @@ class OpenAITeacher:
         )
 
     def _refused(self, start: float, error: openai.APIStatusError) -> Answer:
-        """What a response of status 400 and above means for this question. Raises TeacherError where for all."""
-        status, said = error.status_code, self._hidden(str(error.message))[:_SHOWN]
-        where = f"{self.chat.base_url} ({self.chat.model}) answers {status}: {said}"
+        """The failed answer for a response of an error status. Raises TeacherError where no question can succeed."""
+        status, message = error.status_code, self._hidden(str(error.message))[:_SHOWN]
+        where = f"{self.chat.base_url} ({self.chat.model}) answers {status}: {message}"
         if status < 400:
             target = self._hidden(error.response.headers.get("location", "nowhere"))[:_SHOWN]
             raise TeacherError(
@@ -153,7 +154,7 @@ class OpenAITeacher:
         if status == 402 or error.code == "insufficient_quota":
             raise TeacherError(f"{where}; the account has no credit left; the same command resumes when it has")
         retryable = status in _RETRYABLE or status >= 500
-        return self._failed(start, f"status {status}: {said}", retryable, _retry_after(error.response.headers))
+        return self._failed(start, f"status {status}: {message}", retryable, _retry_after(error.response.headers))
 
     def _failed(self, start: float, error: str, retryable: bool = False, retry_after: float = 0.0) -> Answer:
         return Answer(
@@ -264,4 +265,4 @@ def _retry_after(headers) -> float:
             seconds = (parsedate_to_datetime(value) - datetime.now(timezone.utc)).total_seconds()
         except (ValueError, TypeError, OverflowError):
             return 0.0
-    return min(max(seconds, 0.0), _LONGEST_WAIT) if seconds == seconds else 0.0
+    return min(max(seconds, 0.0), _LONGEST_WAIT) if seconds == seconds else 0.0  # not equal to itself: NaN

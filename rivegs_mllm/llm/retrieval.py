@@ -55,7 +55,7 @@ def sample_random(
 ) -> np.ndarray:
     """Indices of ``count`` examples of each post drawn at random, as ``nearest`` gives them: the paper's ablation.
 
-    What a post draws depends on ``seed`` and its id alone.
+    The draw of a post depends on ``seed`` and its id alone.
     """
     chosen = np.full((len(samples), count), -1, dtype=np.int32)
     for row, (sample, without) in enumerate(zip(samples, excluded, strict=True)):

@@ -1,4 +1,4 @@
-"""Asking a model in this process: through transformers, or through vLLM's engine."""
+"""Teachers that run in this process: through transformers, or through vLLM's engine."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from rivegs_mllm.models.pretrained import resolve_model_path
 from rivegs_mllm.types import UserError
 
 MAX_CONTEXT_TOKENS = 32_768
-"""Of a question and its answer together: what models can read beyond that takes more memory than most machines have."""
+"""Of a question and its answer together: models claim longer contexts, whose cache few machines have the memory for."""
 
 
 class HFTeacher:
@@ -85,7 +85,7 @@ class HFTeacher:
         return await future
 
     async def close(self) -> None:
-        """Ends the batch in work and lets go of the model."""
+        """Waits for the batch in work and releases the model."""
         if self.worker is not None:
             await asyncio.gather(self.worker, return_exceptions=True)
         del self.model
@@ -128,15 +128,16 @@ class HFTeacher:
             else:
                 texts.append(text)
                 pictures.append(shown)
-        told = iter(self._generate(texts, pictures) if texts else ())
+        generated = iter(self._generate(texts, pictures) if texts else ())
         seconds = time.perf_counter() - start
         return [
-            errors[index] if index in errors else self._read(*next(told), seconds) for index in range(len(questions))
+            errors[index] if index in errors else self._read(*next(generated), seconds)
+            for index in range(len(questions))
         ]
 
     @torch.inference_mode()
     def _generate(self, texts: list[str], pictures: list[list[Image.Image]]) -> list[tuple[int, list[int]]]:
-        """Of each prompt how many tokens it has and the tokens generated, end token included."""
+        """For each prompt its number of tokens, and the tokens generated, end token included."""
         padded = {"return_tensors": "pt", "padding": True}
         plain = self.processor.chat_template is None
         if any(pictures):
@@ -145,7 +146,7 @@ class HFTeacher:
             inputs = self.processor(text=texts, **padded)
         else:  # a chat template has written the special tokens already
             inputs = self.processor(texts, add_special_tokens=plain, **padded)
-        torch.manual_seed(self.seed)
+        torch.manual_seed(self.seed)  # at each batch, so that an answer does not depend on the batches before
         inputs = inputs.to(self.model.device)
         if self.model.dtype != torch.float32 and "pixel_values" in inputs:
             inputs["pixel_values"] = inputs["pixel_values"].to(self.model.dtype)
@@ -176,8 +177,8 @@ class _TooLongError(Exception):
 
 def _context(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
     """How many tokens the model can read and write, as far as it says so, and never more than MAX_CONTEXT_TOKENS."""
-    told = model.config.get_text_config().to_dict().get("max_position_embeddings") or MAX_CONTEXT_TOKENS
-    return min(told, tokenizer.model_max_length, MAX_CONTEXT_TOKENS)
+    stated = model.config.get_text_config().to_dict().get("max_position_embeddings") or MAX_CONTEXT_TOKENS
+    return min(stated, tokenizer.model_max_length, MAX_CONTEXT_TOKENS)
 
 
 class VLLMTeacher:

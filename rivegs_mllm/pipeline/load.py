@@ -1,4 +1,4 @@
-"""A system by the name of what it lies in: a trained model's folder, a hub id, or a recipe."""
+"""Loads a system from a trained model's folder, a hub id, or a recipe."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from rivegs_mllm.types import Prediction, Sample, UserError
 DTYPES = ("float32", "bfloat16", "float16")
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+# No pickled weights: they run code when they are loaded, and would be fetched beside the same in safetensors.
 _HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.yaml", "*.jinja", "*.model"]
 
 
@@ -117,7 +118,8 @@ def _cascade(
 
 
 def _wanted(there: tuple[str, ...], segments: Sequence[str] | None) -> tuple[str, ...]:
-    """The segments to be filled: the first of those there are. Raises UserError for others."""
+    """The segments to be filled: all up to the last one wanted, since each builds on those before it. Raises UserError
+    for segments that the system does not fill."""
     if segments is None:
         return there
     if isinstance(segments, str) or not segments or not set(segments) <= set(there):

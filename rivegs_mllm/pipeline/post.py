@@ -57,7 +57,7 @@ class Post:
         return self.prediction.errors
 
     def characters(self, entity: Entity) -> tuple[int, int] | None:
-        """Where an entity stands in ``text``: first character and the one behind its last; None without a span."""
+        """The characters of ``text`` that an entity covers, (start, end), end-exclusive; None without a span."""
         if entity.span is None:
             return None
         first, last = entity.span[0], entity.span[1] - 1

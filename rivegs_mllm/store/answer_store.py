@@ -35,7 +35,7 @@ DAMAGED = "damaged.jsonl"
 ROWS_A_SHARD = 20_000
 ANSWERED, FAILED = "answered", "failed"
 
-_SYNC_SECONDS = 1.0
+_SYNC_SECONDS = 1.0  # between two fsyncs: a row costs 0.07 ms without one, and only a loss of power needs it
 _SHOWN = 200
 
 
@@ -44,7 +44,7 @@ class StoreError(UserError):
 
 
 def not_written(folder: Path, error: Exception) -> StoreError:
-    """What to say where the disk is full, or its like."""
+    """The error for a store that cannot be written, as on a full disk."""
     return StoreError(f"{folder}: cannot be written: {error}; the same command resumes when it can")
 
 
@@ -81,7 +81,7 @@ class StoredAnswer:
 
     @property
     def place(self) -> tuple[str, str, str, str]:
-        """What it is the answer for; a later row of the same place takes its stead."""
+        """What it is the answer for; a later row of the same place replaces it."""
         return self.kind, self.sample, self.mention, self.teacher
 
 
@@ -129,7 +129,7 @@ class Store:
             while written < len(line):
                 written += os.write(self._journal, line[written:])
         except OSError:
-            os.ftruncate(self._journal, self._size)
+            os.ftruncate(self._journal, self._size)  # what of the line was written would spoil the next one
             raise
         self._size += len(line)
         self._rows.append(row)
@@ -140,7 +140,7 @@ class Store:
             self._seal()
 
     def close(self) -> None:
-        """Makes the journal a shard and lets go of the lock."""
+        """Turns the journal into a shard and releases the lock."""
         try:
             if self._rows:
                 self._seal()
@@ -214,7 +214,7 @@ class Store:
             _write_manifest(self.folder)
         except (OSError, WriteError, ValueError, TypeError, ArithmeticError) as error:  # a full disk, or pyarrow's
             partial.unlink(missing_ok=True)
-            self._seal_at += self.rows_a_shard
+            self._seal_at += self.rows_a_shard  # tried again later, not with every row
             self.notes.append(f"{shard.name} could not be written ({_line(error)}); its rows stay in the journal")
             return
         self._close_journal()

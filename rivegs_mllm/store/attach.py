@@ -28,8 +28,8 @@ class MergedSamples:
     without: list[str]
     faulty: int
 
-    def told(self, what: str, store: Path) -> str:
-        """A line on what is lacking."""
+    def summary(self, what: str, store: Path) -> str:
+        """A line on what is missing."""
         first = (
             f" ({', '.join(self.without[:_MAX_LISTED])}{', ...' * (len(self.without) > _MAX_LISTED)})"
             if self.without
@@ -68,7 +68,7 @@ def read_posts(folder: Path, split: str, types: Collection[str], distilled: Dist
             raise UserError(f"{store}: has no usable {what} for any post of {folder}, split {split}")
         samples = attached.samples
         if PartialState().is_main_process:
-            print(f"{split}: {attached.told(what, store)}")
+            print(f"{split}: {attached.summary(what, store)}")
     return samples
 
 

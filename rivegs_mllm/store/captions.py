@@ -1,4 +1,4 @@
-"""What the pictures of posts show, in words: captions that were written before."""
+"""Captions of the posts' pictures that were written before."""
 
 from __future__ import annotations
 

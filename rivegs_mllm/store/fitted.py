@@ -8,14 +8,14 @@ from collections.abc import Mapping
 from datetime import datetime
 
 KEY_COLUMNS = ("sample", "kind", "key", "question", "teacher")
-"""What says which question a row answers: without these texts it is no row."""
+"""The columns that say which question a row answers: without these texts it is no row."""
 TEXTS = ("mention", "revision", "text", "fields", "error", "finish_reason")
 COUNTS = ("prompt_tokens", "completion_tokens")
 NUMBERS = ("cost", "latency")
 STATES = ("answered", "failed")
 
-_MOST_COUNT = 2**63 - 1
-_MOST_TRIES = 2**31 - 1
+_MOST_COUNT = 2**63 - 1  # of an int64 column
+_MOST_TRIES = 2**31 - 1  # of an int32 column
 
 
 def coerce_row(values: Mapping[str, object]) -> dict[str, object]:

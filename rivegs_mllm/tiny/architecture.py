@@ -1,4 +1,4 @@
-"""The tiny base's shape: a Qwen2.5-VL of 8.2 million parameters with a tokenizer and a processor of its own."""
+"""The tiny base's architecture: a Qwen2.5-VL of 8.2 million parameters with a tokenizer and a processor of its own."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from rivegs_mllm.tiny.induction_init import init_induction_heads
 PATCH = 14
 MERGE = 2
 BINS = 64
-MIN_PIXELS = 84 * 84
-MAX_PIXELS = 168 * 168
-VOCABULARY = 3072
+MIN_PIXELS = 84 * 84  # 9 picture tokens
+MAX_PIXELS = 168 * 168  # 36
+VOCABULARY = 3072  # location tokens among them: embeddings are 0.8 of the 8.2 million parameters
 LOCATION_SMOOTHING = 4.0  # bins over which locations start alike
 SPECIAL = (
     "<|endoftext|>",
@@ -79,7 +79,7 @@ def build_processor(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_VLProcessor:
     geometry = {
         "patch_size": PATCH,
         "merge_size": MERGE,
-        "temporal_patch_size": 1,
+        "temporal_patch_size": 1,  # Qwen's 2 would see every picture twice, as a film of two frames
         "size": {"shortest_edge": MIN_PIXELS, "longest_edge": MAX_PIXELS},
     }
     return Qwen2_5_VLProcessor(
@@ -102,6 +102,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_VLForConditionalG
             "num_attention_heads": 4,
             "num_key_value_heads": 2,
             "max_position_embeddings": 2048,
+            # Time, height and width share the 32 frequencies of a head of 64.
             "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [8, 12, 12]},
             "tie_word_embeddings": True,
             "bos_token_id": None,
@@ -117,7 +118,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_VLForConditionalG
             "spatial_merge_size": MERGE,
             "temporal_patch_size": 1,
             "window_size": PATCH * MERGE * 4,
-            "fullatt_block_indexes": [0, 1, 2, 3],
+            "fullatt_block_indexes": [0, 1, 2, 3],  # all: 144 patches need no windows
             "out_hidden_size": 256,
         },
         tie_word_embeddings=True,
@@ -142,4 +143,5 @@ def smooth_location_embeddings(embedding: torch.Tensor, ids: list[int]) -> None:
     """
     places = torch.arange(len(ids), dtype=torch.float32)
     alike = torch.exp(-((places[:, None] - places) ** 2) / (2 * LOCATION_SMOOTHING**2))
+    # The small diagonal keeps the matrix positive definite in float32.
     embedding[ids] = torch.linalg.cholesky(alike + 1e-3 * torch.eye(len(ids))) @ embedding[ids]

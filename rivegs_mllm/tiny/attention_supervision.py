@@ -25,9 +25,9 @@ class AttentionSupervision:
     """Supervises what one head of the model attends to for each token of the answer.
 
     Its attention is supervised (arXiv 1609.04186, there for translation): on the cells of the look that is referred to,
-    or on the token before the picture where there is none. The layers behind it then have the cell's content at hand.
-    So is what its layer is given: near the words of an expression that has been read, as the cells are near the words
-    that describe them, so that all the head has to do is to compare the two.
+    or on the token before the picture where there is none. The layers after it then have the cell's content at hand.
+    Its layer's input is supervised, too: towards the words of an expression that has been read, as the cells are near
+    the words that describe them, so that all the head has to do is to compare the two.
     """
 
     def __init__(self, model: PreTrainedModel):
@@ -46,13 +46,13 @@ class AttentionSupervision:
         """The mean of -log of the attention that falls on ``regions``, over the tokens that have any.
 
         ``labels`` (rows, columns) are of the last columns of ``inputs``, as the collator makes them; ``regions``
-        (answer tokens of all rows, 1 + CELLS). To be called behind the model's forward.
+        (answer tokens of all rows, 1 + CELLS). To be called after the model's forward.
         """
         attention = self._log_attention(self.seeing, labels.shape[1] - 1, inputs["attention_mask"])
         keys = self._keys(inputs["input_ids"])
         row, column = labels[:, 1:].ne(IGNORED).nonzero(as_tuple=True)
-        told = regions.any(-1)
-        row, column, regions = row[told], column[told], regions[told]
+        supervised = regions.any(-1)
+        row, column, regions = row[supervised], column[supervised], regions[supervised]
         on = attention[row[:, None], column[:, None], keys[row]].masked_fill(~regions, float("-inf"))
         return -on.logsumexp(-1).mean() if len(row) else attention.new_zeros(())
 
@@ -60,11 +60,11 @@ class AttentionSupervision:
         """How unlike what the layer is given at each token is to ``words`` (answer tokens of all rows, LONGEST)."""
         embedding = directions(self.embedding)
         given = self.hidden[:, -labels.shape[1] : -1, : embedding.shape[1]][labels[:, 1:].ne(IGNORED)].float()
-        told = words.ne(IGNORED).any(-1)
-        if not told.any():
+        supervised = words.ne(IGNORED).any(-1)
+        if not supervised.any():
             return given.new_zeros(())
         with torch.autocast(given.device.type, enabled=False):
-            return unlike_words(given[told], words[told], embedding, SHARPNESS)
+            return unlike_words(given[supervised], words[supervised], embedding, SHARPNESS)
 
     def source_loss(self, inputs: Tensors, labels: torch.Tensor, sources: torch.Tensor) -> torch.Tensor:
         """The mean of -log of the attention that falls on what is copied, of another head of the layer.
@@ -74,10 +74,10 @@ class AttentionSupervision:
         columns = labels.shape[1] - 1
         attention = self._log_attention(COPY_HEAD, columns, inputs["attention_mask"])
         row, column = labels[:, 1:].ne(IGNORED).nonzero(as_tuple=True)
-        told = sources.gt(0)
-        if not told.any():
+        copied = sources.gt(0)
+        if not copied.any():
             return attention.new_zeros(())
-        return -attention[row[told], column[told], attention.shape[2] - columns - sources[told]].mean()
+        return -attention[row[copied], column[copied], attention.shape[2] - columns - sources[copied]].mean()
 
     def _log_attention(self, head: tuple[int, int], columns: int, mask: torch.Tensor) -> torch.Tensor:
         """(rows, columns, tokens): a head's, from the tokens that predict the answers."""

@@ -2,9 +2,9 @@
 
 Copying out of the prompt takes an induction circuit (Olsson et al. 2022, In-context Learning and Induction Heads): a
 head that tells each token which one stands before it, and a later head that looks for the place whose predecessor is
-the current token. Small models trained on the CPU find it after hours or not at all, and without it they learn names
-by heart instead of reading them. Here the circuit is laid into two heads' first weights: the untrained model repeats a
-random sequence. Training does the rest.
+the current token. Small models trained on the CPU find it after hours or not at all, and without it they memorise names
+instead of copying them. Here two heads' weights are initialised as this circuit: the untrained model repeats a random
+sequence. Training does the rest.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def init_induction_heads(language_model: PreTrainedModel) -> None:
 
 
 def _clear_head(attention: torch.nn.Module, size: int) -> torch.nn.Module:
-    """The attention with its first head (queries, keys, values and output, ``size`` dimensions) set to nought."""
+    """The attention with its first head (queries, keys, values and output, ``size`` dimensions) set to zero."""
     for projection in (attention.q_proj, attention.k_proj, attention.v_proj):
         projection.weight[:size] = 0
         projection.bias[:size] = 0

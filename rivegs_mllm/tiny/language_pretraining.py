@@ -33,6 +33,7 @@ from rivegs_mllm.training.loss import answer_loss
 from rivegs_mllm.types import TYPES, Box
 
 BATCHES_SORTED = 8
+"""So many batches are drawn at a time and sorted by length, so that each has little padding."""
 LOSS_WEIGHTS = {"knowledge": 0.0, "visible": 4.0}
 """By which a token's loss is multiplied; the knowledge segment is what ``decide_task`` gives within an answer."""
 
@@ -52,7 +53,7 @@ class CopiedSpan:
 
 @dataclass(frozen=True)
 class PretrainingExample:
-    """What is asked, the scene, the prefix of the answer that is given, and the rest, which is the target.
+    """A question, its scene, the prefix of the answer that is given, and the rest, which is the target.
 
     ``about`` is the look that each piece of both refers to, None where there is none or it is not known yet;
     ``copied`` what the answer takes from the question.
@@ -229,7 +230,7 @@ def boxed(boxes: list[tuple[Box, ...]], scene: Scene, answer_format: AnswerForma
 
 
 class PretrainingDataset(IterableDataset):
-    """Endless lessons, each worker its own stream, in batches of ``batch_size`` of about equal length."""
+    """Endless examples, each worker its own stream, in batches of ``batch_size`` of about equal length."""
 
     def __init__(self, encoder: SampleEncoder, answer_format: AnswerFormat, seed: int, batch_size: int):
         self.encoder = encoder
@@ -262,12 +263,12 @@ class PretrainingDataset(IterableDataset):
             (*(AnswerLine("knowledge", piece.text) for piece in example.given), *example.answer)
         )
         tokens = len(answer["answer"])
-        told = {
+        supervision = {
             "regions": self.regions(example, prompt, tokens),
             "words": self.words(example, tokens),
             "sources": self.sources(example, tokens),
         }
-        return {**prompt, **answer, **told}
+        return {**prompt, **answer, **supervision}
 
     def prompt(self, example: PretrainingExample) -> Tensors:
         """What stands before the answer."""
@@ -343,26 +344,26 @@ def messages_of(example: PretrainingExample) -> list[dict]:
 class LanguageTrainer(Trainer):
     """transformers' Trainer with the losses of the examples. Logs the accuracy of the tokens, by kind."""
 
-    def __init__(self, model: PreTrainedModel, args: TrainingArguments, lessons: PretrainingDataset):
-        self.kinds = token_groups(lessons.encoder.tokenizer)
+    def __init__(self, model: PreTrainedModel, args: TrainingArguments, examples: PretrainingDataset):
+        self.kinds = token_groups(examples.encoder.tokenizer)
         self.right: dict[str, float] = {}
         self.supervision = AttentionSupervision(model)
-        collator = Collator(lessons.encoder, keep_vision=True)
-        super().__init__(model, args, train_dataset=lessons, data_collator=collator)
+        collator = Collator(examples.encoder, keep_vision=True)
+        super().__init__(model, args, train_dataset=examples, data_collator=collator)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """The answer's loss and the attention's; logits are computed for in the answer's columns only."""
+        """The answer's loss and the attention's; logits are computed in the answer's columns only."""
         labels, weights = inputs.pop("labels"), inputs.pop("weights")
-        told = {name: inputs.pop(name) for name in ("regions", "words", "sources")}
+        targets = {name: inputs.pop(name) for name in ("regions", "words", "sources")}
         outputs = model(**inputs, logits_to_keep=labels.shape[1])
         self._measure(outputs.logits, labels[:, 1:])
-        pointed = {
-            "pointing": self.supervision.loss(inputs, labels, told["regions"]),
-            "recalling": self.supervision.words_loss(labels, told["words"]),
-            "copying": self.supervision.source_loss(inputs, labels, told["sources"]),
+        losses = {
+            "pointing": self.supervision.loss(inputs, labels, targets["regions"]),
+            "recalling": self.supervision.words_loss(labels, targets["words"]),
+            "copying": self.supervision.source_loss(inputs, labels, targets["sources"]),
         }
-        self.right |= {name: loss.item() for name, loss in pointed.items()}
-        loss = answer_loss(outputs.logits, labels, weights) + sum(pointed.values())
+        self.right |= {name: loss.item() for name, loss in losses.items()}
+        loss = answer_loss(outputs.logits, labels, weights) + sum(losses.values())
         return (loss, outputs) if return_outputs else loss
 
     @torch.no_grad()
@@ -378,7 +379,7 @@ class LanguageTrainer(Trainer):
 
 
 def token_groups(tokenizer: PreTrainedTokenizerFast) -> dict[str, torch.Tensor]:
-    """The token ids whose predictions are logged apart: the visibility decision and the location tokens."""
+    """The token ids whose accuracy is logged separately: the visibility decision and the location tokens."""
     decision = [tokenizer(word, add_special_tokens=False).input_ids[0] for word in (YES, NO)]
     return {"visible": torch.tensor(decision), "loc": torch.tensor(tokenizer.convert_tokens_to_ids(loc_tokens(BINS)))}
 

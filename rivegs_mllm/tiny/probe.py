@@ -1,8 +1,8 @@
 """How well the tiny base describes and grounds: ``python -m rivegs_mllm.tiny.probe [FOLDER]``, on unseen scenes.
 
-Prints, for described scenes, the share of emblems that some line names rightly, and that it also boxes with an IoU over
-0.5; for expressions to find, how often the decision is right, and how often the box of one that is there; for texts,
-how many are repeated, and the capitals of how many are listed, without a fault.
+Prints, for described scenes, the share of emblems that some line describes correctly, and that it also boxes with an
+IoU over 0.5; for expressions to find, how often the decision is correct, and the box of one that is there; for texts,
+the share that is repeated, and whose capitals are listed, without an error.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _LINE = re.compile(r"(expression|visible|box) (\d+): (.*)")
 
 
 def measure(folder: Path, count: int = PROBED_SAMPLES) -> dict[str, float]:
-    """The shares that this module's head lists, over ``count`` lessons of each kind."""
+    """The shares that this module's docstring lists, over ``count`` examples of each kind."""
     model = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
     encoder, answer_format = SampleEncoder(AutoProcessor.from_pretrained(folder)), build_answer_format()
     lessons = read.PretrainingDataset(encoder, answer_format, 0, BATCH)
@@ -100,7 +100,7 @@ def read_lines(text: str, answer_format, size: tuple[int, int]) -> Lines:
 def count_correct(kind: str, truth: Lines, answer: Lines, tally: Counter[str]) -> None:
     """Counts what the answer has right of the truth."""
     for expression, (decision, boxes) in truth.items():
-        said, guess = answer.get(expression, ("", ()))
+        decided, guess = answer.get(expression, ("", ()))
         boxed = bool(boxes and guess) and best_box_iou(guess[0], boxes) > 0.5
         if kind == "describe":
             tally["described"] += 1
@@ -108,7 +108,7 @@ def count_correct(kind: str, truth: Lines, answer: Lines, tally: Counter[str]) -
             tally["described boxed"] += boxed
         else:
             tally["asked"] += 1
-            tally["decided"] += said == decision
+            tally["decided"] += decided == decision
             tally["there"] += bool(boxes)
             tally["found boxed"] += boxed
 

@@ -23,5 +23,5 @@ def random_scene(rng: random.Random) -> Scene:
         looks.append(near_look(rng, looks[0]) if rng.random() < 0.8 else looks[0])
     scene = compose(rng, looks)
     file = io.BytesIO()
-    scene.image.save(file, "JPEG", quality=rng.randint(60, 95))
+    scene.image.save(file, "JPEG", quality=rng.randint(60, 95))  # as photographs come
     return Scene(Image.open(file).convert("RGB"), scene.placements)

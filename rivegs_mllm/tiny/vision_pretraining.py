@@ -52,7 +52,7 @@ class SceneDataset(IterableDataset):
 
 
 def cell_targets(scene: Scene, grid: torch.Tensor, processor: Qwen2_5_VLProcessor) -> dict[str, torch.Tensor]:
-    """What each merged cell should say, row by row.
+    """The targets of each merged cell, row by row.
 
     ``kind`` (cells,) is the entity type, BACKGROUND or IGNORED; ``parts`` (cells, slots) the value of each part or
     IGNORED; ``words`` (cells, MAX_LOOK_TOKENS) the tokens of the words that describe it, padded with IGNORED; ``boxes``
@@ -123,7 +123,7 @@ class VisionPretrainingModel(nn.Module):
         self.visual = visual
         self.register_buffer("embedding", directions(embedding))
         self.filled = self.embedding.shape[1]
-        self.sharpness = nn.Parameter(torch.tensor(2.5))
+        self.sharpness = nn.Parameter(torch.tensor(2.5))  # a logarithm, as CLIP's temperature
         self.norm = nn.LayerNorm(width)
         self.kind = nn.Linear(width, len(TYPES) + 1)
         self.parts = nn.ModuleList(nn.Linear(width, len(values)) for _, _, values in PART_SLOTS)
@@ -145,6 +145,7 @@ class VisionPretrainingModel(nn.Module):
         filled = raw[on].float()[:, : self.filled]
         loss = loss + WORD_LOSS_WEIGHT * unlike_words(filled, words[on], self.embedding, self.sharpness.exp())
         predicted = corners(self.boxes(own))
+        # 5 and 2 are DETR's weights (arXiv 2005.12872).
         loss = loss + 5 * F.l1_loss(predicted, boxes[on]) + 2 * generalized_box_iou_loss(predicted, boxes[on]).mean()
         loss = loss + F.mse_loss(self.centres(tokens), centres)
         self._measure(tokens, predicted, kind, parts, boxes, on)
@@ -189,7 +190,7 @@ def directions(embedding: torch.Tensor) -> torch.Tensor:
 def unlike_words(
     vectors: torch.Tensor, words: torch.Tensor, embedding: torch.Tensor, sharpness: torch.Tensor | float
 ) -> torch.Tensor:
-    """The mean negative log-likelihood of each vector's words, by how near it is to their embeddings.
+    """The mean negative log-likelihood of each vector's words, by its cosine to their embeddings.
 
     ``vectors`` (N, width), ``words`` (N, MAX_LOOK_TOKENS) token ids and IGNORED, ``embedding`` that of ``directions``.
     """

@@ -105,7 +105,7 @@ def test_encoder_that_is_not_there_or_sees_nothing(tmp_path, reader, contents):
     with pytest.raises(UserError, match=r"features: .*nowhere"):
         TextFeatures(str(tmp_path / "nowhere")).make(contents)
     CLIPImageProcessor().save_pretrained(reader.model)
-    with pytest.raises(UserError, match="no picture half"):
+    with pytest.raises(UserError, match="no image encoder"):
         ImageFeatures(reader.model).make(contents)
 
 
