@@ -1,7 +1,7 @@
 """Faults that the lines of a set show together and none of them alone: boxes in other coordinates, shifted labels.
 
-The thresholds are held by a hundred generated datasets (tests/data_builders/test_evidence.py): each of the 70 planted
-faults is found, and nothing in the 30 clean ones.
+The thresholds are tried on generated datasets (tests/data_builders/test_evidence.py): each planted fault is found, and
+nothing in the clean ones (docs/data.md has the counts).
 """
 
 from __future__ import annotations
