@@ -1,4 +1,4 @@
-"""What the builders of published datasets share: splits are read, pictures found, and a dataset folder written."""
+"""Shared by the builders of published datasets: reading splits, finding pictures, writing a dataset folder."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ _LARGE = 1300
 _SWAPPED = BoxFormat("yxyx")
 _TINY, _WHOLE = 0.0005, 0.98
 """Shares of the picture's area."""
-_OFTEN = 0.2
+_OFTEN = 0.2  # share of the boxes, or of the posts that have some, from which on an oddity is no accident
 _FAMILIAR = 10
 """So many times rarer is a misspelt type than the type that is meant."""
 _ALIKE = 0.8  # difflib's ratio: a letter wrong in five, or two in ten

@@ -51,7 +51,7 @@ ADVICE = {
     "boxes of the whole picture": "a box that says nothing teaches nothing: draw it, or say only `visible`",
     "one box in many posts": "is it a placeholder? Leave boxes out that nobody has drawn",
 }
-"""What to do, by kind."""
+"""Advice, by kind of finding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +99,7 @@ class SplitCounts:
 
 @dataclass(frozen=True, slots=True)
 class DatasetReport:
-    """What a build or an audit found, ``counts`` by split, and ``scripts``, the posts of each by file."""
+    """The result of a build or an audit, ``counts`` by split, and ``scripts``, the posts of each by file."""
 
     counts: dict[str, SplitCounts]
     findings: list[Finding] = field(default_factory=list)
@@ -107,6 +107,7 @@ class DatasetReport:
 
     @property
     def errors(self) -> list[Finding]:
+        """The findings of level "error"."""
         return [finding for finding in self.findings if finding.level == "error"]
 
     @property

@@ -82,7 +82,10 @@ def find_raw(raw: Path) -> Path | None:
 
 
 def read_raw(raw: Path, findings: list[Finding]) -> Raw:
-    """Reads posts and annotations. Files that cannot be read become findings of level "error", repairs warnings."""
+    """Reads posts and annotations. Files that cannot be read become findings of level "error", repairs warnings.
+
+    Raises UserError where ``raw`` is no published folder.
+    """
     root = find_raw(raw)
     if root is None:
         raise UserError(f"{raw}: neither it nor {' nor '.join(FOLDERS)} in it has a folder txt")

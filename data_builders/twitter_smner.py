@@ -1,7 +1,7 @@
 """Twitter-SMNER: the masks that RiVEG's second paper adds to Twitter-GMNER, into a copy of the built Twitter-GMNER.
 
 One labelme file a picture, ``<id>.json``, anywhere below a folder. What the published files leave open is decided here:
-- A label names a mention, with or without its type behind it, and then belongs to every such mention of the post that
+- A label names a mention, with or without its type after it, and then belongs to every such mention of the post that
   has boxes; or it is a type alone, and belongs to the mention of that type whose box fits the mask best.
 - Where a file was annotated in another size than ``Sample.size``, its masks are turned by the EXIF orientation if the
   file's shape is that of the picture as stored, and then scaled.

@@ -9,7 +9,7 @@ from dataclasses import replace
 from rivegs_mllm.data.mentions import find_spans
 from rivegs_mllm.types import Box, Entity
 
-GRID = 28
+GRID = 28  # pixels a side of a token: two patches of 14
 LEAST_PIXELS, MOST_PIXELS = 56 * 56, 1280 * GRID * GRID
 """The limits of Qwen2.5-VL's picture processor that E2E-GMNER's scripts leave as they are."""
 

@@ -27,7 +27,7 @@ def box_iou(first: Box, second: Box) -> float:
 
 
 def best_box_iou(box: Box, others: Iterable[Box]) -> float:
-    """The highest IoU of ``box`` with one of ``others``, 0 without any."""
+    """The highest IoU of ``box`` with one of ``others``, all in the same frame, 0 without any."""
     return max((box_iou(box, other) for other in others), default=0.0)
 
 

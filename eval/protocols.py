@@ -27,7 +27,7 @@ class RegionKind:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What must agree beside the mention: the type where ``typed``, the region where ``region`` names a kind."""
+    """What must agree in a task beside the mention: the type where ``typed``, the region where ``region`` is a kind."""
 
     name: str
     typed: bool
@@ -35,7 +35,7 @@ class Task:
 
 
 def boxes_of(entity: Entity) -> tuple[Box, ...]:
-    """The boxes that count: none of an entity that is marked as not visible."""
+    """The boxes that count, in pixels of the original picture: none of an entity that is marked as not visible."""
     return () if entity.visible is False else entity.boxes
 
 
@@ -77,7 +77,7 @@ class Post:
 
 @dataclass(frozen=True, slots=True)
 class TaskMatches:
-    """What enters for a task, and the pairs (gold, predicted) that agree but for the region, with the regions' IoU."""
+    """The entities that count for a task, and the pairs (gold, predicted) that agree but for the region, with IoUs."""
 
     gold_entities: Sequence[Entity]
     predicted: Sequence[Entity]
@@ -182,7 +182,7 @@ def _rows_regions(kind: RegionKind, predicted: Entity) -> tuple[Any, ...]:
 
 
 def _same_key(gold: Entity, predicted: Entity, typed: bool) -> bool:
-    """Equal keys ``mention(TYPE)``; without the type all behind the first bracket is cut off, the mention's own too."""
+    """Equal keys ``mention(TYPE)``; without the type all from the first bracket on is cut off."""
     return gold.text == predicted.text if typed else gold.text.split("(")[0] == predicted.text.split("(")[0]
 
 
@@ -256,7 +256,7 @@ def protocol_named(name: str) -> Protocol:
 
 @dataclass(frozen=True, slots=True)
 class Criteria:
-    """What scores are computed under: protocols by name, the IoU threshold of regions, a detector's boxes by post.
+    """The criteria of scores: protocols by name, the IoU threshold of regions, a detector's boxes by post.
 
     ``candidates`` are for ``hindex``. Raises UserError for an unknown protocol and a threshold outside (0, 1].
     """
@@ -276,7 +276,7 @@ DEFAULT = Criteria()
 
 
 def _position(entity: Entity) -> Hashable:
-    """Where the mention stands; its string where that is not known."""
+    """The mention's span; its string where that is not known."""
     return entity.text if entity.span is None else entity.span
 
 

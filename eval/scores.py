@@ -184,7 +184,7 @@ class Scorer:
         }
 
     def _note(self, post: Post, prediction: Prediction | None) -> None:
-        """What is missing or odd in the post."""
+        """Notes what is missing or odd in the post."""
         flat, outside = check_regions(post)
         noted = (prediction is None, bool(prediction and prediction.errors), flat, outside)
         for key, found in zip(_LISTED, noted, strict=True):

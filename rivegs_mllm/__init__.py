@@ -22,7 +22,7 @@ __all__ = ["Box", "Entity", "Mask", "Pipeline", "Post", "Prediction", "Sample", 
 
 
 def __getattr__(name: str) -> object:
-    """What needs torch is imported when it is asked for."""
+    """Imports what needs torch only when it is used."""
     if name in ("Pipeline", "Post", "load"):
         return getattr(importlib.import_module("rivegs_mllm.pipeline"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -104,7 +104,7 @@ def train(recipe: Recipe) -> Path:
 
 @dataclass(frozen=True)
 class Posts:
-    """What a run reads. ``dev`` is empty where it never evaluates, ``test`` where the recipe names none."""
+    """The posts of a run. ``dev`` is empty where it never evaluates, ``test`` where the recipe names none."""
 
     train: Sequence[Sample]
     dev: Sequence[Sample]
@@ -183,7 +183,7 @@ class AnswerTrainer(Trainer):
         return (loss, outputs) if return_outputs else loss
 
     def log(self, logs, *arguments):
-        """What is logged, with the tokens since the last time and the share of padding among them."""
+        """Logs also the tokens since the last time and the share of padding among them."""
         if self.held:
             logs["padding"] = round(self.padded / self.held, 4)
             logs[TOKENS] = self.held * self.args.world_size
@@ -236,7 +236,7 @@ class AnswerTrainer(Trainer):
 
 
 def _settings(recipe: Recipe, posts: Posts) -> dict[str, object]:
-    """What must not change between the start of a run and its end, data and base model by their content."""
+    """The settings that must not change within a run, data and base model by their content."""
     # The rows of location tokens follow from answer.bins.
     lora = {key: value for key, value in recipe.lora.to_dict().items() if key != "trainable_token_indices"}
     parts = {name: dataclasses.asdict(getattr(recipe, name)) for name in ("model", "answer", "augment")}
@@ -271,7 +271,7 @@ def start_seeds(path: Path | str, overrides: Sequence[str], seeds: Sequence[int]
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Trains by the command line's arguments: a recipe, overrides, and perhaps ``--seeds 0 1 2``."""
+    """Trains by the command line's arguments: a recipe, overrides, and perhaps ``--seeds 0 1 2``. Raises UserError."""
     parser = argparse.ArgumentParser(
         prog="python -m rivegs_mllm.train", description=__doc__, epilog=FLAGS_HELP, allow_abbrev=False
     )

@@ -16,7 +16,7 @@ TYPES = ("PER", "LOC", "ORG", "OTHER")
 
 
 NOT_IN_A_TYPE = re.compile(r"[(),\\<|]|[^\S ]|^ | $|  ")
-"""What the name of a type cannot hold, because an answer line, ``mention (TYPE, 2)``, is parsed by these characters.
+"""Characters that the name of a type cannot hold, because an answer line, ``mention (TYPE, 2)``, is parsed by them.
 Single spaces between words are allowed."""
 
 

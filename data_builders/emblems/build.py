@@ -36,7 +36,7 @@ NEAR_INVISIBLE = 0.7  # share of the distractors that resemble an entity the pic
 ROTATED = 0.03  # share of the pictures that are stored turned, with the EXIF orientation that turns them back
 STORED_AS = {3: Image.Transpose.ROTATE_180, 6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}
 """For each EXIF orientation used, how the upright picture is turned before it is stored."""
-ORIENTATION_TAG = 0x0112
+ORIENTATION_TAG = 0x0112  # EXIF's
 
 _PICTURE = re.compile(rf"(?:{'|'.join(SPLITS)})-[0-9]{{5,}}\.jpg")
 MARKER = "emblems.txt"
@@ -70,8 +70,8 @@ def build_emblems(
     """Writes ``out/{train,dev,test}.jsonl``, ``dataset.json``, ``images`` and ``encyclopedia.jsonl``.
 
     ``train``, ``dev`` and ``test`` are numbers of posts, ``names`` and ``unseen`` of names. The same arguments give
-    the same files. An earlier build in ``out`` is replaced; UserError when ``out`` holds anything else, or when the
-    numbers cannot be had. Returns for each split its counts of posts, posts without entity, entities, visible
+    the same files. An earlier build in ``out`` is replaced. Raises UserError when ``out`` holds anything else, and for
+    numbers that are out of bounds. Returns for each split its counts of posts, posts without entity, entities, visible
     entities, entities with several boxes, boxes, and rotated pictures.
     """
     for what, number, least in (("train", train, 1), ("dev", dev, 0), ("test", test, 0)):

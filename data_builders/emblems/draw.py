@@ -37,7 +37,7 @@ LIGHT: RGB = (225, 225, 228)
 GLASS: RGB = (215, 240, 255)
 
 SCALE = 2  # pixels of the master drawing for one drawing unit; an emblem is about 100 units high
-MARGIN = 10
+MARGIN = 10  # units around a drawing, for outlines and corners that reach beyond it
 
 
 class Pen:
@@ -104,7 +104,7 @@ def draw_look(look: Look, side: int) -> Image.Image:
 
 
 _HARD = [0] * 128 + [255] * 128
-"""Of each opacity, whether the pixel counts: the edges that resizing has softened become exact."""
+"""The opacity for each opacity after resizing: softened edges become exact."""
 
 
 @lru_cache(maxsize=512)

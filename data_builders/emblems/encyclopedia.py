@@ -14,7 +14,7 @@ from rivegs_mllm.runtime.files import write_bytes
 from rivegs_mllm.types import TYPES, UserError
 
 SHARES = {"PER": 0.375, "LOC": 0.1875, "ORG": 0.25, "OTHER": 0.1875}
-"""How the names divide by type: flatter than their mentions do, so that each type has several."""
+"""The shares of the types among names, flatter than among mentions, so that each type has several names."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from data_builders.emblems.draw import draw_look
 from data_builders.emblems.looks import Look
 from rivegs_mllm.types import Box
 
-MOST_EMBLEMS = 5
+MOST_EMBLEMS = 5  # in a picture; SIDES has a size for each number
 LEAST_VISIBLE = 0.7
 """The share of an emblem's pixels that stays visible, whatever covers it."""
 

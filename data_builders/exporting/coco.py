@@ -3,7 +3,7 @@
 ``pycocotools.coco.COCO("test.json").loadRes("mine.json")`` reads them. Categories are the entity types, the score of a
 result is ``visible_score``, 1 where there is none. What COCO has no field for stands beside its own: an image
 has the post's id ("post"), "text", "tokens" and "entities", an annotation the "mention" and which "entity" it shows.
-Posts without a picture of known size have no place; a region of an entity that is said to be invisible is none.
+Posts without a picture of known size are left out, and so are the regions of an entity that is not visible.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ import numpy as np
 
 from rivegs_mllm.types import UserError
 
-_CHANNELS = 4
+_CHANNELS = 4  # red, green, blue and opacity, the one that counts
 _VALUE_BITS = 8
 _LENGTH_BITS = (3, 7, 11, 16)  # any four would do, since the code names them
 

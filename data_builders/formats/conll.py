@@ -1,10 +1,10 @@
 """Posts in CoNLL files: a token and a BIO tag a line, a blank line between posts.
 
-A type is whatever stands behind B- or I-, but for MISC, which is OTHER. Columns between token and tag, such as parts of
+A type is whatever follows B- or I-, but for MISC, which is OTHER. Columns between token and tag, such as parts of
 speech, are left out where all lines of a post have them.
 
 Two kinds of file are read: posts under ``IMGID:`` lines (Twitter-2015, Twitter-2017, Twitter-GMNER), and RiVEG's
-knowledge files, posts without ids in which the words tagged X behind ``<EOS>`` are what an LLM wrote about the post.
+knowledge files, posts without ids in which the words tagged X after ``<EOS>`` are what an LLM wrote about the post.
 
 Repairs, each listed in the post that needed it, so that nothing is changed silently:
 an I- tag that continues no entity of its type starts one, as conlleval has it;
@@ -33,7 +33,7 @@ KNOWLEDGE_MARK = "<EOS>"
 
 @dataclass(frozen=True, slots=True)
 class Repair:
-    """What was corrected: ``kind`` is "orphan tag", "blank token" or "further columns", ``line`` counts from 1."""
+    """A correction: ``kind`` is "orphan tag", "blank token" or "further columns", ``line`` counts from 1."""
 
     line: int
     kind: str

@@ -81,7 +81,7 @@ def read_riveg_predictions(path: Path | str, boxes: Path | str | None = None) ->
 
 
 def with_empty_posts(samples: Sequence[Sample], predictions: Iterable[Prediction]) -> list[Sample]:
-    """``samples``, and behind them a post without entities for each id that only predictions have."""
+    """``samples``, and after them a post without entities for each id that only predictions have."""
     known = {sample.id for sample in samples}
     strays = dict.fromkeys(prediction.id for prediction in predictions if prediction.id not in known)
     return [*samples, *(Sample(identity, ()) for identity in strays)]
@@ -119,7 +119,7 @@ def write_riveg_predictions(path: Path | str, predictions: Iterable[Prediction])
 
 
 def _rows(path: Path | str) -> Iterator[_Row]:
-    """Expressions may hold the separator, so that the fields behind them are counted from the end."""
+    """Expressions may hold the separator, so that the fields after them are counted from the end."""
     for number, line in enumerate(read_lines(path), 1):
         if not line.strip():
             continue

@@ -14,7 +14,7 @@ def is_tag(text: str) -> bool:
 
 
 def is_iob1(tags: Sequence[str]) -> bool:
-    """Whether the tags of a file, "" between posts, are those of IOB1: B stands only behind an entity of its type."""
+    """Whether the tags of a file, "" between posts, are those of IOB1: B stands only after an entity of its type."""
     pairs = zip(["", *tags], tags, strict=False)
     marks = [(before, tag) for before, tag in pairs if tag and tag[0] in "BESUL"]
     return all(tag[0] == "B" and before[:2] in ("I-", "B-") and before[2:] == tag[2:] for before, tag in marks)

@@ -27,6 +27,6 @@ def read_text(path: Path | str) -> str:
 
 
 def read_lines(path: Path | str) -> list[str]:
-    """The lines, without their ends; "" behind a last line feed. Raises UserError as ``read_text`` does."""
+    """The lines, without their ends; "" after a last line feed. Raises UserError as ``read_text`` does."""
     # Not splitlines: it would also split at separators that tokens may hold.
     return read_text(path).split("\n")

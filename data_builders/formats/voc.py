@@ -63,7 +63,7 @@ def read_annotation(path: Path | str) -> Annotation:
 
 
 def usable_boxes(annotation: Annotation) -> tuple[dict[str, tuple[Box, ...]], list[Fault]]:
-    """The boxes by name, clipped to the picture, and what was changed or dropped to get there.
+    """The boxes by name, in pixels of the picture as annotated and clipped to it, and what was changed or dropped.
 
     Several boxes of a name stay in the order of the file.
     """

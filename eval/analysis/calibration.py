@@ -122,7 +122,7 @@ def reliability(samples: Sequence[Sample], predictions: Sequence[Prediction], bi
 
 
 def scores_of(samples: Sequence[Sample], predictions: Sequence[Prediction]) -> tuple[np.ndarray, np.ndarray]:
-    """The scores of entities named correctly and, as 0 and 1, whether the gold has them visible."""
+    """The scores (n,) of entities named correctly and, (n,) of 0 and 1, whether the gold has them visible."""
     pairs = [
         (pair.predicted.visible_score, is_visible(pair.gold))
         for pair in find(samples, predictions)
@@ -133,7 +133,7 @@ def scores_of(samples: Sequence[Sample], predictions: Sequence[Prediction]) -> t
 
 
 def fit_temperature(scores: np.ndarray, visible: np.ndarray) -> float:
-    """The temperature in [0.05, 20] that makes the gold decisions most likely."""
+    """The temperature in [0.05, 20] that makes the gold decisions ``visible`` (n,) most likely, given scores (n,)."""
     from scipy.optimize import minimize_scalar  # here, since scores alone do not need it, and it takes long to load
 
     clipped = np.clip(scores, _EDGE, 1 - _EDGE)

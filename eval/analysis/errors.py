@@ -58,7 +58,7 @@ _PREDICTED_ALONE = ("spurious", "duplicate")
 
 @dataclass(frozen=True, slots=True)
 class Requirement:
-    """What a correct entity agrees with its gold one in. ``task`` is GMNER, or SMNER: masks beside boxes."""
+    """The agreement that a correct entity needs with its gold one. ``task`` is GMNER, or SMNER: masks beside boxes."""
 
     task: Task = GMNER
     iou: float = 0.5

@@ -25,7 +25,7 @@ _BLOCK = 50  # draws at a time: over 10,000 posts 4 MB of weights
 
 @dataclass(frozen=True, slots=True)
 class Resampling:
-    """How often posts are drawn, and the seed of the draws."""
+    """The number of draws, and their seed."""
 
     draws: int = 2000
     seed: int = 0
@@ -183,13 +183,14 @@ def f1_of(counts: np.ndarray) -> np.ndarray:
 
 
 def interval(drawn: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The percentiles between which 95 % of the draws lie, along the first axis."""
+    """The percentiles between which 95 % of the draws lie: of (draws, ...), each (...)."""
     low, high = np.quantile(drawn, ((1 - LEVEL) / 2, (1 + LEVEL) / 2), axis=0)
     return low, high
 
 
 def p_value(drawn: np.ndarray, observed: np.ndarray) -> np.ndarray:
-    """Two-sided: the share of draws, shifted to a mean difference of 0, as far from 0 as the observed difference."""
+    """Two-sided: the share of draws (draws, tasks), shifted to a mean difference of 0, that are as far from 0 as the
+    observed difference (tasks,)."""
     far = np.abs(drawn - observed) >= np.abs(observed) - 1e-12
     return (far.sum(0) + 1) / (len(drawn) + 1)  # the observed difference counts as a draw, so that p is never 0
 

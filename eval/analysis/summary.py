@@ -70,7 +70,10 @@ def evaluate_systems(
 
 
 def run_files(path: Path) -> list[Path]:
-    """The predictions of a system: a file is one run, the .jsonl files of a folder are its seeds, in order of name."""
+    """The predictions of a system: a file is one run, the .jsonl files of a folder are its seeds, in order of name.
+
+    Raises UserError for a folder without such files.
+    """
     if not path.is_dir():
         return [path]
     files = sorted(path.glob("*.jsonl"))

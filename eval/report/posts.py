@@ -18,10 +18,10 @@ from rivegs_mllm.data.images import PictureError, is_outside
 from rivegs_mllm.types import Entity, Prediction, Sample
 
 Answers = Mapping[str, Mapping[str, Prediction]]
-"""Of each system, its predictions by post."""
+"""The predictions of each system, by post."""
 
 OutcomesByTask = dict[str, list[PostOutcomes]]
-"""Of a post, by task: the outcomes of each system."""
+"""The outcomes of each system on a post, by task."""
 
 
 def outcomes_by_task(sample: Sample, answers: Answers, tasks: Sequence[Task]) -> OutcomesByTask:

@@ -214,9 +214,10 @@ class AnswerFormat:
         return self.resized(size) if steps is None else (steps, steps)
 
     def rounding(self, size: tuple[int, int]) -> tuple[float, float]:
-        """(dx, dy): by how many pixels of the original picture an edge can be off after a box is encoded and decoded.
+        """(dx, dy): the greatest error of an edge, in pixels of the original picture of ``size`` = (width, height),
+        after a box is encoded and decoded.
 
-        That is half a step of the grid; an edge of a box thinner than a step is off by up to a whole one.
+        That is half a step of the grid, and a whole one for a box thinner than a step.
         """
         (across, down), (width, height) = self.grid(size), size
         return width / across / 2, height / down / 2
@@ -241,15 +242,15 @@ class AnswerFormat:
         return str(list(numbers))
 
     def encode_boxes(self, boxes: tuple[Box, ...], size: tuple[int, int]) -> str:
-        """Several boxes on one line, as ``encode_box`` writes each."""
+        """Several boxes of a picture of ``size`` = (width, height) on one line, as ``encode_box`` writes each."""
         separator = " " if self.encoding == "loc" else ", "
         return separator.join([self.encode_box(box, size) for box in boxes])
 
     def decode_boxes(self, text: str, size: tuple[int, int]) -> tuple[list[Box], list[str]]:
-        """The boxes in a text, in pixels of the original picture of ``size``, and what of the text was not one.
+        """The boxes in a text, in pixels of the original picture of ``size`` = (width, height), and the errors.
 
-        Takes any text. Numbers outside the grid are moved to its border; a box without area is left out;
-        both are among the errors.
+        Any text is accepted; what is no box is an error. Numbers outside the grid are moved to its border, and a box
+        without area is left out; both are among the errors.
         """
         pattern = _LOC_BOX if self.encoding == "loc" else _NATIVE_BOX
         boxes = []

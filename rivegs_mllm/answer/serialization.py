@@ -73,7 +73,7 @@ def text_order(entity: Entity) -> tuple:
 
 
 def line_start(segment: str, number: int | None = None) -> str:
-    """How a line begins, up to where the model decides: ``line_start("visible", 1)`` is ``"visible 1:"``.
+    """The beginning of a line, up to where the model decides: ``line_start("visible", 1)`` is ``"visible 1:"``.
 
     ``number`` is the entity's, from 1; None for the knowledge.
     """
@@ -182,7 +182,7 @@ def _is_visible(entity: Entity, size: tuple[int, int] | None) -> bool:
 
 
 class _Spans:
-    """Where the entities of a post are, taken in the order of the answer. Spans are token offsets, end-exclusive."""
+    """The places of a post's entities, taken in the order of the answer. Spans are token offsets, end-exclusive."""
 
     def __init__(self, tokens: Sequence[str]) -> None:
         self.tokens = tuple(tokens)
@@ -193,7 +193,7 @@ class _Spans:
         return find_spans(self.tokens, mention.split(" "))
 
     def expected(self, mention: str) -> Span | None:
-        """Where the next entity is if its line does not name the occurrence."""
+        """The span of the next entity if its line does not name the occurrence."""
         spans = self.occurrences(mention)
         ahead = [span for span in spans if span[0] >= self.end]
         free = [span for span in spans if span not in self.taken]

@@ -88,7 +88,7 @@ class StageError(UserError):
 
 @contextmanager
 def named_errors(stage: str) -> Iterator[None]:
-    """Within it, a UserError becomes a StageError that begins with ``stage``, its slot and type."""
+    """Within it, a UserError is raised as a StageError that begins with ``stage``, its slot and type."""
     try:
         yield
     except UserError as error:

@@ -9,7 +9,7 @@ from rivegs_mllm.cascade.base import StageError, referring_expression
 from rivegs_mllm.types import Box, Entity, Sample, UserError
 
 EXPRESSION_PARTS = ("mention", "type", "expression")
-"""What a referring expression can be made of."""
+"""The parts that a referring expression can consist of."""
 
 BOX_TOLERANCE_PX = 1.0
 """By how many pixels rounding may move an edge outside the picture. It is then moved back."""

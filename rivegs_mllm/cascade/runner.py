@@ -34,7 +34,7 @@ LoadedModels = dict[Hashable, object]
 
 @dataclass(frozen=True)
 class Step:
-    """What the runner runs: the slot that is filled, by which type, how to load it, and whether it is shown gold.
+    """A stage to run: the slot that it fills, its type, how it is loaded, and whether it is shown the gold.
 
     ``load`` is given the models that are loaded, and adds the one it shares with other steps, whose key is ``model``;
     None where it shares none.
@@ -171,7 +171,7 @@ def _note(out: Path, step: Step, stage: Stage, posts: int, seconds: float) -> No
 
 
 def _reports(steps: Sequence[Step], out: Path) -> list[StageReport]:
-    """What each step cost, summed over its batches and over the tries that the run took."""
+    """The cost of each step, summed over its batches and over all starts of the run."""
     path = out / _COSTS
     lines = path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1] if path.exists() else []
     costs = [cost for line in lines if line and (cost := _cost(line)) is not None]

@@ -47,7 +47,7 @@ from rivegs_mllm.types import TYPES, Sample, UserError
 
 @dataclass(frozen=True)
 class StageData:
-    """What a stage is trained with. ``folder`` is what the pictures are relative to; ``types`` the type set.
+    """The data that a stage is trained with. ``folder`` is what the pictures are relative to; ``types`` the type set.
 
     ``dev`` is empty where the recipe never evaluates. ``seed`` is for what is sampled again each epoch.
     """
@@ -152,7 +152,7 @@ def train_stage(recipe: StageTraining) -> Path:
 
 
 def _read_data(recipe: StageTraining) -> tuple[StageData, list[Sample]]:
-    """What the stage is trained with, and the posts of the test split, none where the recipe names no such split."""
+    """The stage's training data, and the posts of the test split, none where the recipe names no such split."""
     folder, names, types = recipe.data.folder, recipe.data, recipe.types
     samples = read_posts(folder, names.train, types, recipe.distilled)
     if not samples:
@@ -165,7 +165,7 @@ def _read_data(recipe: StageTraining) -> tuple[StageData, list[Sample]]:
 
 
 def _settings(recipe: StageTraining, data: StageData, test: Sequence[Sample]) -> dict[str, object]:
-    """What must not change between the start of a run and its end, data and models by their content."""
+    """The settings that must not change within a run, data and models by their content."""
     metadata = _metadata(recipe)
     parts = {"train": fingerprint(data.train, data.folder), "test": fingerprint(test, data.folder)}
     if recipe.train.load_best_model_at_end:

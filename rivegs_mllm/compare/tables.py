@@ -147,8 +147,8 @@ def _totals(total: Mapping) -> Row:
 
 
 def stage_table(result: Mapping, kinds: bool = True) -> tuple[Row, list[Row]]:
-    """Heads, and a row a system: of each slot its stage's type, with ``kinds``, and seconds per post. Slots that nobody
-    fills are left out."""
+    """Heads, and a row a system: for each slot its stage's type, with ``kinds``, and seconds per post. Slots that no
+    system fills are left out."""
     systems = {name: {cost["slot"]: cost for cost in system["costs"]} for name, system in result["systems"].items()}
     slots = [slot for slot in (ALL_SLOTS, *SLOTS) if any(slot in costs for costs in systems.values())]
     rows = [(name, *(_cost(costs.get(slot), kinds) for slot in slots)) for name, costs in systems.items()]

@@ -71,8 +71,8 @@ def answering(layered: Layered) -> Answering:
 
 
 def trained_folder(path: Path | str, overrides: Sequence[str] = (), data: Path | None = None) -> Path:
-    """Where a recipe's training leaves the adapter: that of a run on the dataset in ``data``, if there is one, and else
-    on the recipe's own. Raises UserError where the recipe does not train."""
+    """The folder in which a recipe's training leaves the adapter: that of a run on the dataset in ``data``, if there is
+    one, and else on the recipe's own. Raises UserError where the recipe does not train."""
     return folder_of(read_layers(path, overrides), data)
 
 

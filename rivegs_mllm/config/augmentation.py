@@ -1,4 +1,4 @@
-"""How a recipe varies its samples from epoch to epoch."""
+"""The variation of a recipe's samples from epoch to epoch."""
 
 from __future__ import annotations
 

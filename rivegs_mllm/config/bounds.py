@@ -1,4 +1,4 @@
-"""What values a setting can have, as annotations of its field: ``batch_size: PositiveInt = 8``.
+"""The values that a setting can have, as annotations of its field: ``batch_size: PositiveInt = 8``.
 
 A recipe's values are held to them where it is read (``check``), and its dataclasses hold themselves to them
 through ``check_bounds``, so that a recipe made in Python cannot be wrong either.

@@ -1,6 +1,6 @@
 """Recipe keys and types that had another name in the version before, which recipes and saved settings may still use.
 
-A recipe is told of each by a warning. The tables are emptied with every version.
+Each such name in a recipe is reported by a warning. The tables are emptied with every version.
 """
 
 from __future__ import annotations

@@ -218,7 +218,7 @@ def _drop_folder(sections: Section) -> None:
 
 
 def folder_for(stem: str, data: Path) -> Path:
-    """Where a recipe called ``stem`` leaves a run on the dataset in ``data``, unless it says where."""
+    """The default folder of a run of the recipe called ``stem`` on the dataset in ``data``."""
     return Path(f"runs/{stem}-{data.absolute().name}")
 
 

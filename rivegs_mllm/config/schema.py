@@ -132,7 +132,7 @@ class AnswerRecipe:
 
 @dataclass
 class PredictRecipe:
-    """How answers are generated."""
+    """The settings of generation."""
 
     batch_size: BatchSize = 8
     max_new_tokens: TokenCount = 512

@@ -1,4 +1,4 @@
-"""The recipes that come with the package, for whoever has installed it without a checkout."""
+"""The recipes that come with the package, for those who have installed it without a checkout."""
 
 from __future__ import annotations
 

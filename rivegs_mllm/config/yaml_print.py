@@ -1,4 +1,4 @@
-"""A recipe as one YAML file again, with a comment behind each value that says where it was written."""
+"""A recipe as one YAML file again, with a comment after each value that names its source."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ _ODD_FLOATS = re.compile(r"([-+]?)\.(inf|Inf|INF|nan|NaN|NAN)")
 
 
 class YamlError(UserError):
-    """What is wrong with a text, in one line."""
+    """The fault of a text, in one line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def read_file(path: Path) -> object:
-    """What a YAML file holds: mappings with text keys, lists, texts, and ``Written`` for words without quotes.
+    """The content of a YAML file: mappings with text keys, lists, texts, and ``Written`` for words without quotes.
 
     Raises UserError naming the file, and where it is known the line.
     """
@@ -91,7 +91,7 @@ def read_value(text: str) -> object:
     except YamlError as fault:
         return Written(text, Unreadable(str(fault)))
     if node is not None and node.end_mark.index < len(bare):
-        return Written(text, Unreadable("a # behind a space begins a comment; put quotes around what holds it"))
+        return Written(text, Unreadable("a # after a space begins a comment; put quotes around what holds it"))
     if node is not None and isinstance(value, str):
         return value  # in quotes from end to end
     return Written(text, value.value if isinstance(value, Written) else value)

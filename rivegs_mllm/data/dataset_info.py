@@ -67,7 +67,7 @@ def dataset_types(folder: Path) -> dict[str, str]:
     """The entity types of a dataset with their descriptions, "" for none: what ``dataset.json`` says, or else those of
     the entities, sorted; none where there is no dataset. Raises UserError for a ``dataset.json`` that is wrong.
 
-    Lines that are wrong are left to whoever reads the samples.
+    Lines that are wrong are skipped; reading the samples reports them.
     """
     if info := read_info(folder):
         return info.types
@@ -75,7 +75,7 @@ def dataset_types(folder: Path) -> dict[str, str]:
     for path in (path for split in SPLITS if (path := folder / f"{split}.jsonl").is_file()):
         for _, line in numbered_lines(path):
             try:
-                # Decoded only, not validated: whoever reads the samples does that, and names the line.
+                # Decoded only: reading the samples validates them, and names the line.
                 found.update(entity["type"] for entity in orjson.loads(line).get("entities") or [])
             except (orjson.JSONDecodeError, AttributeError, KeyError, TypeError):
                 continue

@@ -313,7 +313,7 @@ def _reason(error: OSError | ValueError) -> str:
 def _orientation(image: Image.Image) -> int:
     """1 where there is no EXIF block, or one that no viewer could read."""
     try:
-        # The class's own method, since that of PNG decodes the pixels to look for a block behind them.
+        # The class's own method, since that of PNG decodes the pixels to look for a block after them.
         value = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
     except Exception:  # as above
         return 1

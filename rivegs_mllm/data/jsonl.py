@@ -171,7 +171,7 @@ def sample_from_json(value: object) -> Sample:
 
 
 def _sample_faults(value: object) -> Iterator[str]:
-    """What is wrong with a line: the first fault of each field, and of each entity."""
+    """The faults of a line: the first of each field, and of each entity."""
     if type(value) is not dict:
         return
     if is_raw_text(value):

@@ -38,8 +38,8 @@ def mask_area(mask: Mask, where: str) -> int:
 def _runs(counts: str) -> np.ndarray | None:
     """The run lengths that the compressed string holds, background first; None where it is no such string.
 
-    COCO's code: six bits a character from "0" on, five of value and one that says that the number goes on,
-    low part first, signed; from the fourth number on, what is written is the difference to the last but one.
+    COCO's code: six bits a character from "0" on, five of value and one that says that the number continues,
+    low part first, signed; from the fourth number on, the difference to the last but one is written.
     """
     if not counts or not counts.isascii():
         return None

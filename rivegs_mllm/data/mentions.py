@@ -1,4 +1,4 @@
-"""Where mentions stand in the tokens of a post."""
+"""The places of mentions in the tokens of a post."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ _EMOJI = r"\p{Extended_Pictographic}"
 
 _TOKEN = regex.compile(
     rf"""
-    https?://[^\s<>"]*[^\s<>".,;:!?)\]'…]                      # an address, without the punctuation behind it
+    https?://[^\s<>"]*[^\s<>".,;:!?)\]'…]                      # an address, without the punctuation after it
   | (?:\p{{L}}\.){{2,}}                                            # U.S.A.
   | \p{{N}}+(?:[.,:/]\p{{N}}+)*[%‰]?(?![\p{{L}}\p{{M}}\p{{N}}_])           # 1,000.50  12:30  40%
   | (?<!\S)['’]\p{{L}}{{1,2}}(?![\p{{L}}\p{{N}}])                      # the 's of a text that is split already

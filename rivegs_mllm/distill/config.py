@@ -32,7 +32,7 @@ class Prices:
     completion: NonNegativeFloat = 0.0
 
     def cost(self, prompt_tokens: float, completion_tokens: float) -> float:
-        """What so many tokens cost."""
+        """The cost of so many tokens."""
         return (prompt_tokens * self.prompt + completion_tokens * self.completion) / 1e6
 
 
@@ -48,7 +48,7 @@ class Limits:
     max_requests: NonNegativeInt | None = None
     """Requests that this run may send, those that are tried again among them."""
     max_cost: NonNegativeFloat | None = None
-    """What the store may have cost in all its runs together; a run stops before it could be passed."""
+    """The most that the store may cost in all its runs together; a run stops before that could be exceeded."""
 
 
 @dataclass
@@ -63,7 +63,7 @@ class DistillRecipe:
     limits: Limits = field(default_factory=Limits)
     prices: Prices = field(default_factory=Prices)
     licence: str = ""
-    """What is known of the right to use the teacher's answers, for the dataset card."""
+    """The licence of the teacher's answers, as far as it is known, for the dataset card."""
 
     def __post_init__(self) -> None:
         check_bounds(self)

@@ -1,4 +1,4 @@
-"""What is left to ask: every question of a task against what the store holds, and what it will cost."""
+"""The plan of a run: every question of a task against what the store holds, and what it will cost."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What the store holds: ``answered`` keys, and by (sample, mention) the last key and status of this teacher."""
+    """The content of the store: ``answered`` keys, and by (sample, mention) the last key and status of this teacher."""
 
     answered: frozenset[str] = frozenset()
     last: Mapping[tuple[str, str], tuple[str, str]] = field(default_factory=dict)

@@ -28,7 +28,7 @@ _FULL = "the store cannot be written"
 
 @dataclass
 class Report:
-    """What a run did. ``left`` is how many questions have no answer yet, ``stopped`` why it ended early, "" if not.
+    """The outcome of a run. ``left`` counts the questions without an answer, ``stopped`` is why it ended early, or "".
 
     ``lost`` counts answers that came and could not be written; ``faults`` those of the answers, by name.
     """
@@ -239,7 +239,7 @@ class _Run:
 
     @property
     def spent(self) -> float:
-        """What the store has cost in all its runs."""
+        """The cost of the store in all its runs."""
         return self.spent_before + self.report.cost
 
     async def _ask(self, question: PlannedQuestion) -> Answer | None:

@@ -123,7 +123,7 @@ class OpenAIChat(Chat):
     api_key_env: str | None = "OPENAI_API_KEY"
     """The environment variable that holds the key; null for an endpoint that wants none."""
     name: str | None = None
-    """What the teacher is called in stores; the model's name where null."""
+    """The teacher's name in stores; the model's name where null."""
     revision: str = ""
     """Which version of the model this is, where its name does not say it."""
     timeout: Annotated[float, Bounds(above=0, high=86400)] = 120.0

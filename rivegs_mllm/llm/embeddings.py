@@ -46,7 +46,7 @@ class TextFeatures(FeatureExtractor):
     max_length: TokenCount = 256
 
     def make(self, contents: Sequence[TextImagePair]) -> np.ndarray:
-        """Features of the texts."""
+        """Features of the texts, (contents, d)."""
         from rivegs_mllm.llm.encode import encode_texts
 
         return encode_texts(self, [content.text for content in contents])
@@ -62,7 +62,7 @@ class ImageFeatures(FeatureExtractor):
     batch_size: BatchSize = 32
 
     def make(self, contents: Sequence[TextImagePair]) -> np.ndarray:
-        """Features of the pictures, zeros where there is none."""
+        """Features of the pictures, (contents, d), zeros where there is none."""
         from rivegs_mllm.llm.encode import encode_pictures
 
         return encode_pictures(self, [content.picture for content in contents])
@@ -77,7 +77,7 @@ class FusedFeatures(FeatureExtractor):
     image: ImageFeatures
 
     def make(self, contents: Sequence[TextImagePair]) -> np.ndarray:
-        """Both features, concatenated and brought to length 1 again."""
+        """Both features, concatenated to (contents, d) and brought to length 1 again."""
         return normalize_rows(np.concatenate([self.text.make(contents), self.image.make(contents)], axis=1))
 
 
@@ -90,7 +90,7 @@ class MLLMFeatures(FeatureExtractor):
     adapter: Path
 
     def make(self, contents: Sequence[TextImagePair]) -> np.ndarray:
-        """Features of text and picture together."""
+        """Features of text and picture together, (contents, d)."""
         from rivegs_mllm.llm.encode import encode_by_mllm
 
         return encode_by_mllm(self.recipe, self.adapter, contents)
@@ -108,7 +108,7 @@ class UmtFeatures(FeatureExtractor):
     batch_size: BatchSize = 16
 
     def make(self, contents: Sequence[TextImagePair]) -> np.ndarray:
-        """The means over a text's tokens or a picture's places."""
+        """The means over a text's tokens or a picture's regions, (contents, d)."""
         from rivegs_mllm.llm.encode import encode_by_umt
 
         return encode_by_umt(self, contents)
@@ -122,7 +122,7 @@ def pairs_of(samples: Sequence[Sample], folder: Path) -> list[TextImagePair]:
 
 
 def normalize_rows(vectors: np.ndarray) -> np.ndarray:
-    """The rows brought to length 1 in float32; rows of zeros stay. Raises UserError for what is no number."""
+    """The rows of (rows, d) at length 1, in float32; rows of zeros stay. Raises UserError for what is not finite."""
     vectors = np.asarray(vectors, dtype=np.float32)
     if not np.isfinite(vectors).all():
         row = int(np.flatnonzero(~np.isfinite(vectors).all(axis=1))[0])

@@ -42,7 +42,11 @@ class ExampleSelection:
             raise UserError("task.examples.features: MSEA needs them, such as {type: text, model: ...}")
 
     def select(self, samples: Sequence[Sample], folder: Path, store: Path) -> list[list[FewShotExample]]:
-        """The examples of each post, the most similar last, next to the post. None of them is the post itself."""
+        """The examples of each post, the most similar last, next to the post. None of them is the post itself.
+
+        ``folder`` is what pictures are relative to; features are cached in ``store``. Raises UserError for too few
+        examples, and for examples or features that cannot be had.
+        """
         if self.choose == "none":
             return [[] for _ in samples]
         examples = read_examples(self.file)
@@ -76,7 +80,7 @@ class ExampleSelection:
 
 
 def _fingerprints(contents: Sequence[TextImagePair]) -> list:
-    """What features are made of: texts, and pictures by size and time of change."""
+    """The inputs of features: texts, and pictures by size and time of modification."""
     fingerprints = []
     for content in contents:
         stamp = file_stamp(content.picture) if content.picture else None

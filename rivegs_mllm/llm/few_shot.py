@@ -121,7 +121,8 @@ def draft_examples(
 
     What the gold and the captions know is filled in. Explanations are the sentence of the post's own knowledge that
     names the entity, or else its expression, and "" where there is neither: those are for people to write. Posts with
-    a name come first, so that few examples are empty. ``folder`` is what the samples' pictures are relative to.
+    a name come first, so that few examples are empty. ``folder`` is what the samples' pictures are relative to. Raises
+    UserError for a count below 1, or above the number of posts.
     """
     if count < 1:
         raise UserError(f"distill-examples: --count {count} posts; it must be 1 or more")

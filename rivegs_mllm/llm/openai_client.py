@@ -40,7 +40,7 @@ MAX_ERROR_BYTES = 2**16
 _JPEG_QUALITY = 92
 _LONGEST_WAIT = 600.0  # seconds of a Retry-After, which a broken server may set to years
 _SHOWN = 300
-_RETRYABLE = (408, 409, 425, 429)
+_RETRYABLE = (408, 409, 425, 429)  # time-out, conflict, too early, too many requests; and all from 500 on
 _LONGEST_WORD = 200
 """Letters of a model's name or a reason to stop."""
 _MOST_TOKENS = 2**53  # up to which JSON's numbers are exact; what is above counts no tokens

@@ -53,7 +53,7 @@ def _top(similarity: np.ndarray, count: int) -> np.ndarray:
 def sample_random(
     samples: Sequence[Sample], examples: int, count: int, seed: int, excluded: Sequence[Sequence[int]]
 ) -> np.ndarray:
-    """Indices of ``count`` examples of each post drawn at random, as ``nearest`` gives them: the paper's ablation.
+    """Indices (posts, count) of random examples of each post, as ``nearest`` gives them: the paper's ablation.
 
     The draw of a post depends on ``seed`` and its id alone.
     """

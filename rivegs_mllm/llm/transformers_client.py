@@ -92,7 +92,7 @@ class HFTeacher:
 
     async def _answer_waiting(self) -> None:
         while self.waiting:
-            await asyncio.sleep(0)  # so that whoever is about to ask joins the batch
+            await asyncio.sleep(0)  # so that questions that are about to be asked join the batch
             some = self.waiting[: self.chat.batch_size]
             del self.waiting[: self.chat.batch_size]
             try:
@@ -176,7 +176,7 @@ class _TooLongError(Exception):
 
 
 def _context(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
-    """How many tokens the model can read and write, as far as it says so, and never more than MAX_CONTEXT_TOKENS."""
+    """The tokens that the model can read and write, as far as its config states them, at most MAX_CONTEXT_TOKENS."""
     stated = model.config.get_text_config().to_dict().get("max_position_embeddings") or MAX_CONTEXT_TOKENS
     return min(stated, tokenizer.model_max_length, MAX_CONTEXT_TOKENS)
 

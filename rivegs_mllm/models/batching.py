@@ -64,7 +64,7 @@ class SampleEncoder:
 def encode_prompt(
     sample: Sample, folder: Path, encoder: SampleEncoder, answer_format: AnswerFormat, instruction: str
 ) -> Tensors:
-    """The prompt of a sample, its picture opened.
+    """The prompt of a sample, its picture opened, as ``SampleEncoder.prompt`` gives it.
 
     Raises PictureError where that cannot be done, the processor refuses it, or it is not of the recorded size.
     """
@@ -83,13 +83,13 @@ def encode_prompt(
 
 
 def dummy_row(encoder: SampleEncoder) -> Tensors:
-    """A row with a grey picture and no answer."""
+    """A row of a batch with a grey picture and no answer."""
     prompt = encoder.prompt([{"role": "user", "content": [{"type": "image"}]}], BLANK)
     return {**prompt, **encoder.answer((), end=False)}
 
 
 def ensure_picture(rows: Iterable[Tensors], blank: Tensors | None) -> list[Tensors]:
-    """The rows, and ``blank`` (if any) behind them when none of them has a picture."""
+    """The rows, and ``blank`` (if any) after them when none of them has a picture."""
     rows = list(rows)
     if blank is not None and all("pixel_values" not in row for row in rows):
         rows.append(blank)

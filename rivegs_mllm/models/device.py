@@ -18,7 +18,7 @@ def best_device() -> str:
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Where the model's weights are."""
+    """The device that the model's weights are on."""
     return next(model.parameters()).device
 
 

@@ -111,7 +111,8 @@ class PatchFeatures:
 
 
 def pad_pairs(patches: Sequence[PatchFeatures], texts: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Pairs of a picture and a text, padded: the arguments of ``LateInteractionScorer.forward`` by name."""
+    """Pairs of a picture and a text, padded: the arguments of ``LateInteractionScorer.forward`` by name, ``patches``
+    (pictures, C, d) and ``words`` (texts, T) with their masks."""
     return {
         "patches": pad_sequence([own.tokens for own in patches], batch_first=True),
         "patch_mask": pad_sequence(
@@ -165,7 +166,7 @@ class LateInteractionScorer(nn.Module):
         return fits.masked_fill(~patch_mask, MASKED_SCORE)
 
     def keys(self, patches: torch.Tensor) -> torch.Tensor:
-        """What queries are compared with, (B, C, seen)."""
+        """The vectors that queries are compared with, (B, C, seen)."""
         return F.normalize(patches, dim=-1) + self.key(self.norm(patches))
 
     def query(self, words: torch.Tensor, word_mask: torch.Tensor) -> torch.Tensor:

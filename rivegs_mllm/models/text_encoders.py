@@ -25,7 +25,7 @@ TINY = "tiny"
 _COMMON = 10
 """How often a piece must occur in the corpus to be in the vocabulary; single characters always are."""
 _MARKS = 14
-"""Token types of the tiny encoder beyond those of text and knowledge, by which it is told which words both share."""
+"""Token types of the tiny encoder beyond those of text and knowledge; they mark the words that both share."""
 _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 
 

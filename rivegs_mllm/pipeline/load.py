@@ -138,7 +138,7 @@ def _from_hub(name: str) -> Path:
             f"{name}: no such folder or recipe; name a trained model's folder (rivegs train, or make demo, makes one), "
             "a recipe, or a hub id"
         )
-    from huggingface_hub import snapshot_download  # here, since it must come behind transformers
+    from huggingface_hub import snapshot_download  # here, since it must come after transformers
 
     try:
         return Path(snapshot_download(name, allow_patterns=_HUB_FILES))

@@ -24,7 +24,7 @@ width, 4), uint8 or floats from 0 to 1; None for none."""
 def as_file(picture: Picture) -> Iterator[str]:
     """The absolute path of a picture's file, "" for None; within the block only where it was no file before.
 
-    The picture is not opened: whether there is one is for whoever opens it to find. Raises UserError for what is of
+    A file is not opened here: a missing one is reported by the stage that opens it. Raises UserError for what is of
     none of the kinds above.
     """
     if picture is None:

@@ -53,7 +53,7 @@ class Post:
 
     @property
     def errors(self) -> tuple[str, ...]:
-        """What of the answer could not be read, and what of the post could not be given to the model."""
+        """The parts of the answer that could not be read, and of the post that could not be given to the model."""
         return self.prediction.errors
 
     def characters(self, entity: Entity) -> tuple[int, int] | None:

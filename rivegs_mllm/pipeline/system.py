@@ -22,7 +22,7 @@ Answer = Callable[[Sequence[Sample]], list[Prediction]]
 """Predictions of samples, in order; the samples' pictures are absolute paths."""
 
 ROOT = Path("/")
-"""What those paths are relative to."""
+"""The folder that those paths are relative to."""
 
 
 class Pipeline:

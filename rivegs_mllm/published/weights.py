@@ -70,7 +70,7 @@ def tensors(content: Mapping[str, object]) -> dict[str, torch.Tensor]:
 
 
 def load_checked(model: nn.Module, weights: Mapping[str, torch.Tensor], path: Path) -> None:
-    """Loads ``weights`` into the model. Raises UserError, which names ``path`` and the first names, where any is
+    """Loads ``weights`` into the model. Raises UserError, which names ``path`` and the first tensors, where any is
     missing, unknown, or of another shape."""
     wanted = model.state_dict()
     shapes = {

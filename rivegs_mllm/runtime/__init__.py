@@ -1,1 +1,1 @@
-"""What every command needs, whatever it does: complete files, locks, logs, progress, errors of single posts."""
+"""What every command needs: complete files, locks, logs, progress, errors of single posts."""

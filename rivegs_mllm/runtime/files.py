@@ -14,7 +14,7 @@ from rivegs_mllm.types import UserError
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _FULL_IN_WORDS = ("no space left", "disk quota exceeded", "file too large", "pytorchstreamwriter", "unexpected pos")
-"""How safetensors, tokenizers and torch.save, which raise no OSError, say it."""
+"""The words of safetensors, tokenizers and torch.save, which raise no OSError."""
 
 
 class WriteError(UserError):

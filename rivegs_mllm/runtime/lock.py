@@ -1,7 +1,7 @@
 """One run at a time writes to a file or folder; a second is refused, with the first one's process id.
 
 The lock is a file, ``<name>.lock`` beside a file and ``.lock`` in a folder, locked by the kernel and holding the
-owner's process id, host and start time. The kernel lets go when the owner dies, however it dies, so what a dead process
+owner's process id, host and start time. The kernel releases it when the owner dies, so that what a dead process
 left is taken over. Some network file systems do not pass such locks between hosts: there the owner that is written in
 the file counts, and that of another host, which cannot be asked, is for the user to judge.
 
@@ -29,7 +29,7 @@ from pathlib import Path
 from rivegs_mllm.types import UserError
 
 LOCK_NAME = ".lock"
-"""What the lock of a folder is called in it."""
+"""The name of a folder's lock in it."""
 
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 _SETTLE_SECONDS = 0.2  # in which two that start at once where there are no locks see each other
@@ -94,7 +94,7 @@ def _locked(lock: Path, target: Path) -> Iterator[None]:
         lock.parent.mkdir(parents=True, exist_ok=True)
         name = os.path.realpath(lock)
         with _guard:
-            if name in _held:  # to open and close it once more would let go of it
+            if name in _held:  # to open and close it once more would release it
                 raise LockedError(f"{target}: this process writes to it already")
             _held.add(name)
         try:
@@ -150,7 +150,7 @@ def _sign(descriptor: int, lock: Path, target: Path, locked: bool) -> None:
 
 
 def _release(descriptor: int, lock: Path) -> None:
-    """Lets go of the lock; its file goes, unless somebody has put another in its place."""
+    """Releases the lock and removes its file, unless another has taken its place."""
     if _is_at(descriptor, lock):
         lock.unlink(missing_ok=True)
     os.close(descriptor)
@@ -218,7 +218,7 @@ def _ticks(pid: int) -> str:
 
 
 def _read(descriptor: int) -> Owner | None:
-    """What the lock file says, None where it is empty or incomplete."""
+    """The owner in the lock file, None where it is empty or incomplete."""
     try:
         return Owner(**json.loads(os.pread(descriptor, 1 << 16, 0)))
     except (ValueError, TypeError):

@@ -64,7 +64,7 @@ def check_some_answered(predictions: Sequence[Prediction], posts: int) -> None:
 
 
 def kinds_of(prediction: Prediction) -> set[str]:
-    """What is wrong with a post: NOT_ANSWERED, TRUNCATED, NO_PICTURE, OTHER."""
+    """The kinds of a post's errors: NOT_ANSWERED, TRUNCATED, NO_PICTURE, OTHER."""
     found = [_KIND.search(error) for error in prediction.errors]
     return {_FORMER.get(match[1], match[1]) if match else OTHER for match in found}
 

@@ -1,4 +1,4 @@
-"""How long something takes: a bar on a terminal; elsewhere, as in a batch job's log, nothing or a line now and then."""
+"""Progress: a bar on a terminal; elsewhere, as in a batch job's log, nothing or a line now and then."""
 
 from __future__ import annotations
 

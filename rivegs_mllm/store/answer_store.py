@@ -33,6 +33,7 @@ STORE_VERSION = 1
 MANIFEST = "manifest.json"
 DAMAGED = "damaged.jsonl"
 ROWS_A_SHARD = 20_000
+"""Rows that a run holds in memory, and that a start reads from the journal, at most."""
 ANSWERED, FAILED = "answered", "failed"
 
 _SYNC_SECONDS = 1.0  # between two fsyncs: a row costs 0.07 ms without one, and only a loss of power needs it
@@ -268,7 +269,7 @@ def answers_by_question(folder: Path, teacher: str | None = None) -> dict[str, s
 
 
 def _parquet() -> ModuleType:
-    """What reads and writes shards: imported where it is needed, since those who have no store need no pyarrow."""
+    """The module that reads and writes shards, imported only here: without a store no pyarrow is needed."""
     from rivegs_mllm.store import parquet as shards
 
     return shards

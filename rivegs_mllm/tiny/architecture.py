@@ -20,7 +20,7 @@ from rivegs_mllm.tiny.induction_init import init_induction_heads
 
 PATCH = 14
 MERGE = 2
-BINS = 64
+BINS = 64  # of at most 168 pixels: a step is 2.6 pixels
 MIN_PIXELS = 84 * 84  # 9 picture tokens
 MAX_PIXELS = 168 * 168  # 36
 VOCABULARY = 3072  # location tokens among them: embeddings are 0.8 of the 8.2 million parameters
@@ -46,7 +46,7 @@ CHAT_TEMPLATE = (
 
 
 def build_answer_format() -> AnswerFormat:
-    """How the base writes boxes in the scenes it learns from."""
+    """The answer format of the scenes that the base is pre-trained on."""
     return AnswerFormat("qwen2_5_vl", "loc", MIN_PIXELS, MAX_PIXELS, PATCH * MERGE, BINS)
 
 

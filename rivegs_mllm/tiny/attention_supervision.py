@@ -57,7 +57,7 @@ class AttentionSupervision:
         return -on.logsumexp(-1).mean() if len(row) else attention.new_zeros(())
 
     def words_loss(self, labels: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
-        """How unlike what the layer is given at each token is to ``words`` (answer tokens of all rows, LONGEST)."""
+        """The distance of the layer's input at each token from ``words``, (answer tokens of all rows, words)."""
         embedding = directions(self.embedding)
         given = self.hidden[:, -labels.shape[1] : -1, : embedding.shape[1]][labels[:, 1:].ne(IGNORED)].float()
         supervised = words.ne(IGNORED).any(-1)
@@ -92,14 +92,14 @@ class AttentionSupervision:
         return scores.masked_fill(~seen, -1e4).log_softmax(-1)
 
     def _turned(self, hidden: torch.Tensor, projection: torch.nn.Linear, head: int) -> torch.Tensor:
-        """A head's queries or keys behind the rotary embedding, (rows, tokens, size)."""
+        """A head's queries or keys after the rotary embedding, (rows, tokens, size)."""
         own = slice(head * self.size, (head + 1) * self.size)
         flat = torch.nn.functional.linear(hidden, projection.weight[own], projection.bias[own])[:, None]
         turned, _ = apply_rotary_pos_emb(flat, flat, *self.turns)
         return turned[:, 0]
 
     def _keys(self, tokens: torch.Tensor) -> torch.Tensor:
-        """(rows, 1 + CELLS): where the token before the picture and the picture's cells stand; 0 behind the last."""
+        """(rows, 1 + CELLS): the columns of the token before the picture and of its cells; 0 after the last."""
         places = torch.zeros(len(tokens), 1 + CELLS, dtype=torch.long)
         for index, row in enumerate(tokens.eq(self.image_token)):
             (cells,) = row.nonzero(as_tuple=True)

@@ -27,7 +27,7 @@ from rivegs_mllm.tiny.vision_pretraining import SceneDataset, VisionPretrainingM
 
 @dataclass
 class BaseRecipe:
-    """How the tiny base is pre-trained. ``vision`` and ``language`` are the two stages' training arguments."""
+    """The pre-training of the tiny base. ``vision`` and ``language`` are the two stages' training arguments."""
 
     out: Path
     seed: Seed

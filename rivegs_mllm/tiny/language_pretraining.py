@@ -208,7 +208,7 @@ def _absent(rng: random.Random, scene: Scene) -> Look:
 
 
 def where(looks: list[Look], scene: Scene) -> list[tuple[Box, ...]]:
-    """The boxes of each look, none for one that the scene does not show."""
+    """The boxes of each look in pixels of the scene, none for one that the scene does not show."""
     return [tuple(placement.box for placement in scene.placements if placement.look == look) for look in looks]
 
 
@@ -271,11 +271,11 @@ class PretrainingDataset(IterableDataset):
         return {**prompt, **answer, **supervision}
 
     def prompt(self, example: PretrainingExample) -> Tensors:
-        """What stands before the answer."""
+        """The tensors of an example's question and picture, as ``SampleEncoder.prompt`` gives them."""
         return self.encoder.prompt(messages_of(example), None if example.scene is None else example.scene.image)
 
     def regions(self, example: PretrainingExample, prompt: Tensors, tokens: int) -> torch.Tensor:
-        """(tokens, 1 + CELLS), bool: the cells that each token of the answer refers to, row by row behind the first.
+        """(tokens, 1 + CELLS), bool: the cells that each token of the answer refers to, row by row.
 
         The first column is set instead for a token about a look that is not there. A token about nothing has none, and
         of a piece that is given only the last has any: by then all that it says has been read.
@@ -336,7 +336,7 @@ class PretrainingDataset(IterableDataset):
 
 
 def messages_of(example: PretrainingExample) -> list[dict]:
-    """An example's question, behind its picture where it has one."""
+    """An example's question, after its picture where it has one."""
     picture = [] if example.scene is None else [{"type": "image"}]
     return [{"role": "user", "content": [*picture, {"type": "text", "text": example.question}]}]
 

@@ -1,4 +1,4 @@
-"""How well the tiny base describes and grounds: ``python -m rivegs_mllm.tiny.probe [FOLDER]``, on unseen scenes.
+"""Measures the tiny base on unseen scenes and texts: ``python -m rivegs_mllm.tiny.probe [FOLDER]``.
 
 Prints, for described scenes, the share of emblems that some line describes correctly, and that it also boxes with an
 IoU over 0.5; for expressions to find, how often the decision is correct, and the box of one that is there; for texts,
@@ -83,7 +83,7 @@ Lines = dict[str, tuple[str, tuple[Box, ...]]]
 
 
 def read_lines(text: str, answer_format, size: tuple[int, int]) -> Lines:
-    """By expression: the decision and the boxes."""
+    """For each expression the decision and the boxes, in pixels of a picture of ``size`` = (width, height)."""
     found: dict[str, dict[str, str]] = {}
     for label, number, content in _LINE.findall(text):
         found.setdefault(number, {}).setdefault(label, content)

@@ -132,6 +132,7 @@ class VisionPretrainingModel(nn.Module):
         self.right: dict[str, float] = {}
 
     def forward(self, pixel_values, image_grid_thw, kind, parts, words, boxes, centres) -> dict[str, torch.Tensor]:
+        """The loss over the cells of all pictures; targets as ``cell_targets`` gives them."""
         raw = self.visual(pixel_values, grid_thw=image_grid_thw).pooler_output
         tokens = self.norm(raw).float()
         on = kind.ge(0) & kind.ne(BACKGROUND)

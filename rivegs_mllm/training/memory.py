@@ -66,7 +66,7 @@ class Estimate:
 
 
 def estimate(config: PreTrainedConfig, recipe: Recipe, gpus: int = 1, zero: int = 0) -> Estimate:
-    """What a run of ``recipe`` on a base of ``config`` should need on each of ``gpus``.
+    """The memory that a run of ``recipe`` on a base of ``config`` should need on each of ``gpus``.
 
     ``zero`` is DeepSpeed's stage, 2 or 3, or 0 without DeepSpeed. Raises UserError for a recipe that says too little,
     and for a quantised base under ZeRO-3, which divides no quantised weights.

@@ -120,7 +120,7 @@ def write_preview(recipe: Recipe, out: Path, count: int = 6, image_root: Path | 
 
     Returns the problems found, which stand on top of the page too: samples that are longer than ``max_length``,
     boxes that come back further off than the answer format's rounding, answers that cannot be read back, pictures that
-    the processor resizes otherwise than the answer format, and those that training would refuse. Raises UserError where
+    the processor does not resize as the answer format, and those that training would refuse. Raises UserError where
     nothing could be shown. Pictures from outside the dataset's folder are shown only from ``image_root``.
     """
     if count < 1:
@@ -230,7 +230,7 @@ def examine(dataset: AnswerDataset, index: int, why: str, length: int, image_roo
 
 
 def token_kinds(dataset: AnswerDataset, sample: Sample, given: Tensors) -> list[str]:
-    """For each of the batch's input ids whether it is of the prompt, a picture's, of a segment, or the end."""
+    """The kind of each input id of a batch of one row, (1, tokens): PROMPT, PICTURE, a segment's name, or END."""
     encoder = dataset.encoder
     answer = [
         piece.segment
@@ -290,7 +290,8 @@ def reconstruct(patches: torch.Tensor, grid: Sequence[int], images: BaseImagePro
 def compare_boxes(
     sample: Sample, rendered: Sequence[Entity], read: Sequence[Entity], answer_format: AnswerFormat
 ) -> tuple[tuple[BoxRoundTrip, ...], list[str]]:
-    """Each box that the answer should hold beside the one that was read, and the entities that lost or gained boxes."""
+    """Each box that the answer should hold beside the one that was read, in pixels of the original picture, and the
+    entities that lost or gained boxes."""
     regions, faults = [], []
     golds, written = in_text_order(sample.entities), in_text_order(rendered)
     if len(written) != len(read):

@@ -1,4 +1,4 @@
-"""What a training run prints on the console: a line each time that it logs."""
+"""The console output of a training run: a line each time that it logs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What training by a recipe would refuse of a dataset, found without loading the model's weights."""
+"""The parts of a dataset that training by a recipe would refuse, found without loading the model's weights."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ _FREE = {
 }  # fmt: skip
 _FREE_BEGINNINGS = ("logging_", "log_", "save_", "push_", "hub_", "trackio_", "ddp_", "fsdp", "dataloader_", "eval_")
 _NOT_FREE = {"dataloader_drop_last"}
-"""What of TrainingArguments may change between the start of a run and its end: it does not change what is learned."""
+"""The fields of TrainingArguments that may change within a run, since they do not change what is learned."""
 
 _CHOICE = {"load_best_model_at_end", "metric_for_best_model", "greater_is_better"}
 _WHEN_EVALUATED = ("eval_strategy", "eval_steps", "eval_delay")
@@ -79,7 +79,7 @@ def settings_of(arguments: TrainingArguments, sections: Mapping[str, object]) ->
 
 def trainer_arguments(arguments: TrainingArguments) -> TrainingArguments:
     """The recipe's arguments as Trainer is given them: it must leave all columns of a row to the collator."""
-    made = copy.copy(arguments)  # not made anew, which would reset the state of accelerate
+    made = copy.copy(arguments)  # not constructed again, which would reset the state of accelerate
     made.remove_unused_columns = False
     return made
 
@@ -263,7 +263,7 @@ def resource_errors_explained(out: Path) -> Iterator[None]:
 
 
 def _own_words(error: UserError) -> str:
-    """What an error says, the last line where torch has put a worker's trace before it."""
+    """An error's own message, the last line where torch has put a worker's trace before it."""
     text = str(error).strip()
     if "Original Traceback" not in text:
         return text

@@ -56,13 +56,13 @@ class DecisionRule:
 def with_decisions(
     partial: Prediction, decision: DecisionRule, logits: Sequence[float], notes: Sequence[str] = ()
 ) -> Prediction:
-    """The partial prediction with a logit of yes against no for each entity decided on, ``notes`` behind its errors."""
+    """The partial prediction with a logit of yes against no for each entity decided on, ``notes`` after its errors."""
     entities = tuple(decision.decided(entity, logit) for entity, logit in zip(partial.entities, logits, strict=True))
     return dataclasses.replace(partial, entities=entities, errors=(*partial.errors, *notes))
 
 
 def with_nothing_visible(partial: Prediction, note: str) -> Prediction:
-    """The partial prediction of a post that shows nothing, with the reason behind its errors."""
+    """The partial prediction of a post that shows nothing, with the reason after its errors."""
     entities = tuple(dataclasses.replace(entity, visible=False, visible_score=0.0) for entity in partial.entities)
     return dataclasses.replace(partial, entities=entities, errors=(*partial.errors, note))
 

@@ -70,7 +70,7 @@ class CrossEncoder(nn.Module):
 
 @dataclass(frozen=True)
 class CaptionPair:
-    """What the encoder reads of a caption and an expression, a list of one value a token each, and its label."""
+    """The encoder's input of a caption and an expression, lists with a value for each token, and its label."""
 
     inputs: dict[str, list[int]]
     visible: bool = False
@@ -95,7 +95,7 @@ class CaptionScorer:
     def pair(self, caption: str, text: str) -> tuple[CaptionPair, str]:
         """The tokens of a caption and an expression, and a note on what did not fit, "" if all did.
 
-        The caption is cut first, behind a word.
+        The caption is cut first, at a word's end.
         """
         special = self.tokenizer.num_special_tokens_to_add(pair=False)
         between = self.tokenizer.num_special_tokens_to_add(pair=True)
@@ -108,7 +108,7 @@ class CaptionScorer:
         return CaptionPair(dict(self.tokenizer(beginning, short))), note if left_out else ""
 
     def batch(self, pairs: Sequence[CaptionPair]) -> dict[str, torch.Tensor]:
-        """The ``inputs`` of the model, padded."""
+        """The ``inputs`` of the model, padded: each (pairs, longest)."""
         return dict(self.tokenizer.pad([pair.inputs for pair in pairs], return_tensors="pt"))
 
     @torch.inference_mode()

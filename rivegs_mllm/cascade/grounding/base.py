@@ -24,7 +24,7 @@ from rivegs_mllm.data.images import PictureError, open_for_model, processed
 from rivegs_mllm.types import Box, Prediction, Sample, UserError
 
 DUMMY_BOX = Box(0, 0, 1, 1)
-"""What the oracle grounder gives for an entity that is not in the picture."""
+"""The oracle grounder's box for an entity that is not in the picture."""
 
 
 class Grounder(draccus.PluginRegistry, discover_packages_path="rivegs_mllm.cascade"):

@@ -36,7 +36,7 @@ STAGE = "grounder (zero_shot)"
 
 @dataclass(frozen=True)
 class DetectorFamily:
-    """How a family of detectors is asked and answers.
+    """The input and output conventions of a family of detectors.
 
     ``phrases``: its text is phrases that end in a full stop, each word with a score of its own, and it has a loss;
     else it takes plain texts, with one score each. ``squared``: its boxes are shares of the longer side of the
@@ -126,7 +126,7 @@ class Detector(nn.Module):
         ]
 
     def encode_image(self, image: Image.Image) -> dict[str, torch.Tensor]:
-        """The tensors of a picture."""
+        """The image processor's tensors of a picture, among them ``pixel_values`` (1, 3, height, width)."""
         if self.family.squared:  # the processor pads a picture to a square before it resizes it
             image = (
                 ImageOps.contain(image, (OVERVIEW_SIDE, OVERVIEW_SIDE)) if max(image.size) > OVERVIEW_SIDE else image
@@ -134,7 +134,8 @@ class Detector(nn.Module):
         return dict(self.processor.image_processor(image, return_tensors="pt"))
 
     def tokenize(self, texts: Sequence[str]) -> tuple[dict[str, torch.Tensor], list[tuple[str, ...]]]:
-        """The tensors of texts, truncated to what the model reads; and for each a note on what was cut."""
+        """The tokenizer's tensors of texts, each (texts, longest), truncated to ``max_tokens``; and notes on each text
+        that was cut."""
         if self.family.phrases:  # a full stop or question mark would begin another phrase
             texts = [(" ".join(text.translate(_NO_STOPS).lower().split()) or "object") + "." for text in texts]
         tokenizer = self.processor.tokenizer
@@ -151,7 +152,7 @@ class Detector(nn.Module):
         return {"inputs": {**self.encode_image(image), **self.tokenize([text])[0]}, "box": target}
 
     def box_scale(self, size: tuple[int, int]) -> torch.Tensor:
-        """(4,): what the edges of a box are shares of, in pixels."""
+        """(4,): what to multiply a predicted box by, xyxy, for pixels of a picture of ``size`` = (width, height)."""
         return torch.tensor([max(size)] * 4 if self.family.squared else size * 2, dtype=torch.float32)
 
 

@@ -26,7 +26,7 @@ from rivegs_mllm.types import UserError
 
 @dataclass(frozen=True)
 class SeqTRSource:
-    """Where a stage's model is: ``checkpoint`` is the folder that ``rivegs train`` wrote, or a checkpoint of the
+    """The source of a stage's model: ``checkpoint`` is the folder that ``rivegs train`` wrote, or a checkpoint of the
     authors, a file or a folder of safetensors, with the words that it knows in ``words``, a JSON file of numbers by
     word."""
 

@@ -21,7 +21,7 @@ from rivegs_mllm.types import Box
 
 
 class ImageInput(Protocol):
-    """How pictures become the model's input."""
+    """Turns pictures into the model's input."""
 
     def prepare(self, images: Sequence[Image.Image]) -> list[PreparedImage]:
         """Each picture as the model's input."""

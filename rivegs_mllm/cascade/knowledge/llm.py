@@ -142,14 +142,14 @@ class ExpressionWriter:
 
 
 def _opened(stage: object, teacher: Chat, sampling: Sampling, max_concurrency: int) -> ChatClient:
-    """The teacher, closed when the stage is let go."""
+    """The teacher, closed when the stage is released."""
     asker = ChatClient(teacher, sampling, max_concurrency)
     weakref.finalize(stage, asker.close)
     return asker
 
 
 def _notes(where: str, sample: Sample, answer: Answer, check: Check) -> list[str]:
-    """What is wrong with an answer."""
+    """The faults of an answer."""
     if answer.error:
         return [f"{where}: no answer: {answer.error}"]
     return [f"{where}: {fault}" for fault in check(sample, answer)[1]]

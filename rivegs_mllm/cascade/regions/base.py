@@ -79,5 +79,5 @@ def file_names(images: Mapping[str, Path]) -> dict[str, str]:
 
 
 def boxes_of(regions: Regions) -> list[Box]:
-    """The boxes, best first."""
+    """The boxes in pixels of the picture, best first."""
     return [Box(*edges) for edges in np.asarray(regions.boxes, dtype=float).tolist()]

@@ -36,7 +36,7 @@ class ZeroShotProposer(Proposer):
     phrases: list[str] = field(default_factory=lambda: list(PHRASES))
 
     def load(self) -> Propose:
-        """The detector, on the GPU where there is one."""
+        """The detector, on the GPU where there is one. Raises UserError for no phrases, and a model of no family."""
         if not self.phrases:
             raise UserError("proposer.phrases: empty; name what to detect")
         detector = load_detector(self.model, self.revision).eval()

@@ -110,7 +110,10 @@ class SegmentAnythingTraining(TrainableStage):
     filled: bool = True
 
     def prepare(self, data: StageData) -> Trainable:
-        """The model, untrained, and its rows: pictures with the boxes and masks of all that they show."""
+        """The model, untrained, and its rows: pictures with the boxes and masks of all that they show.
+
+        Raises UserError where no entity has a mask.
+        """
         data = data.with_checked_pictures()
         size = SamSizes(**{**dataclasses.asdict(self), "whole": tuple(self.whole)})
         model = build_sam(size)
@@ -132,7 +135,8 @@ class SegmentAnythingTraining(TrainableStage):
 
 
 def box_mask_pairs(sample: Sample) -> list[tuple[Box, Mask]]:
-    """The boxes of a post with a picture and their masks, of entities that have one for each."""
+    """The boxes of a post, in pixels of its picture, with their masks, of entities that have one for each; none
+    without a picture."""
     if not sample.image:
         return []
     entities = [entity for entity in sample.entities if len(entity.boxes) == len(entity.masks)]

@@ -67,7 +67,7 @@ class WordTagger(nn.Module):
         """The loss: negative log-likelihood of the tags, a mean over windows.
 
         ``inputs`` is the encoder's, (windows, tokens); ``words`` the place of each word's first token and ``tags``
-        its tag, (windows, words), -1 behind the last word.
+        its tag, (windows, words), -1 after the last word.
         """
         scores, mask = self._emissions(inputs, words)
         return {"loss": -self.crf(scores, tags.clamp(min=0), mask, reduction="mean")}
@@ -231,7 +231,10 @@ class CrfTraining(TrainableStage):
             raise UserError(f"stage.knowledge: {self.knowledge!r} is none of {known}")
 
     def prepare(self, data: StageData) -> Trainable:
-        """The tagger, untrained, and its rows: windows of posts with their tags, one variant a knowledge text."""
+        """The tagger, untrained, and its rows: windows of posts with their tags, one variant a knowledge text.
+
+        Raises UserError where it is to be trained with knowledge and no post has any.
+        """
         if self.knowledge != NO_KNOWLEDGE and not any(sample.knowledge for sample in data.train):
             raise UserError(f"{data.folder}: no post has knowledge; set `stage.knowledge: none`, or build it with some")
         corpus = (text for sample in data.train for text in (sample.text, *self._texts(sample)))

@@ -158,7 +158,10 @@ class HIndexTraining(TrainableStage):
     as_published: bool = False
 
     def prepare(self, data: StageData) -> Trainable:
-        """The model, BART's layers as they are and its own untrained, and its rows, one a post."""
+        """The model, BART's layers as they are and its own untrained, and its rows, one a post.
+
+        Raises UserError for a BART that cannot be loaded or reads fewer tokens, and where no picture has regions.
+        """
         width = self._width(data)
         model, tokenizer = self._model(data, width)
         if self.max_tokens > model.sizes.positions:

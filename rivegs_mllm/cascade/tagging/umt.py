@@ -151,7 +151,10 @@ class UmtTraining(TrainableStage):
             )
 
     def prepare(self, data: StageData) -> Trainable:
-        """The tagger, its encoder's layers as they are and its own untrained, and its rows, one a post."""
+        """The tagger, its encoder's layers as they are and its own untrained, and its rows, one a post.
+
+        Raises UserError for an encoder that is no BERT or reads fewer pieces.
+        """
         encoder, tokenizer = load_encoder(self.encoder, self.revision, (sample.text for sample in data.train))
         vision_encoder = None if self.base is None else VisionEncoder.of_base(self.base)
         if vision_encoder is None:

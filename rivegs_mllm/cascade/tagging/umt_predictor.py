@@ -28,7 +28,7 @@ STAGE = "tagger (umt)"
 
 
 class ImageEncoder(Protocol):
-    """How pictures become regions."""
+    """Turns pictures into regions."""
 
     @property
     def channels(self) -> int: ...

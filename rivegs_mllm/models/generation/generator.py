@@ -145,7 +145,7 @@ class Generator:
     def _generate(
         self, prompts: Sequence[_Prompt], prefixes: Sequence[Sequence[AnswerLine]], segments: Sequence[str] | None
     ) -> list[Prediction]:
-        """The answers behind ``prefixes``: of ``segments`` alone, None for all."""
+        """The answers after ``prefixes``: of ``segments`` alone, None for all."""
         model, tokenizer = self.system.model, self.encoder.tokenizer
         # A given prefix becomes part of the prompt, so that all padding is on the left, as generate wants it.
         rows = [

@@ -18,7 +18,7 @@ MAX_MENTION_WORDS = 30
 """Words that a mention can have, since every run of words is kept as a string; the longest of Twitter-GMNER has 9."""
 
 _LINE = re.compile(rb"entity [0-9]+:(.*)", re.DOTALL)
-_BEHIND = " ("
+_AFTER_MENTION = " ("
 """What ends a mention: its type follows."""
 _MARKS = (")\n", ",")
 """What ends a type: the line, whose end may be one token with the bracket; or the occurrence follows."""
@@ -69,21 +69,21 @@ class MentionConstraint(LogitsProcessor):
     def _next(self, written: bytes, mentions: Sequence[bytes]) -> list[int]:
         """The tokens that can follow what is ``written`` after an entity's label; none where mention and type are
         complete, and the rest is free."""
-        behind = [written[len(mention) :] for mention in mentions if written.startswith(mention)]
-        if any(own.startswith(end) for own in behind for end in self.ends):
+        after = [written[len(mention) :] for mention in mentions if written.startswith(mention)]
+        if any(own.startswith(end) for own in after for end in self.ends):
             return []
         rests = [mention[len(written) :] for mention in mentions if mention.startswith(written)]
-        rests += [end[len(own) :] for own in behind for end in self.ends if end.startswith(own)]
+        rests += [end[len(own) :] for own in after for end in self.ends if end.startswith(own)]
         parts = {rest[: self.token_bytes.longest] for rest in rests}
         texts = {part[:length] for part in parts for length in range(1, len(part) + 1)}
         return sorted(self.token_bytes.tokens[text] for text in texts if text in self.token_bytes.tokens)
 
 
 def _mentions(words: Sequence[str]) -> list[bytes]:
-    """Each run of words as the line of an entity has it, with what stands before and behind."""
+    """Each run of words as it stands in the line of an entity, with what comes before and after it."""
     runs = {
         " ".join(words[start:end])
         for start in range(len(words))
         for end in range(start + 1, min(start + MAX_MENTION_WORDS, len(words)) + 1)
     }
-    return [f" {escape(run)}{_BEHIND}".encode() for run in sorted(runs)]
+    return [f" {escape(run)}{_AFTER_MENTION}".encode() for run in sorted(runs)]

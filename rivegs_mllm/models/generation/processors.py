@@ -1,4 +1,4 @@
-"""What accompanies generation step by step: the probability of being visible, and where to stop."""
+"""Generation step by step: the probability of being visible, and where to stop."""
 
 from __future__ import annotations
 

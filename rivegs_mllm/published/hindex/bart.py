@@ -1,4 +1,4 @@
-"""BART's layers (arXiv 1910.13461), normalised behind each sum, under the names of transformers."""
+"""BART's layers (arXiv 1910.13461), normalised after each sum, under the names of transformers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from rivegs_mllm.published.hindex.sizes import PAD, Sizes
 
-DROPOUT = 0.1
+DROPOUT = 0.1  # BART's
 _OFFSET = 2  # BART's table of positions begins with two rows that no position uses
 
 
@@ -44,11 +44,11 @@ class EncoderLayer(nn.Module):
         self.dropout = nn.Dropout(DROPOUT)
 
     def attended(self, states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """The states after self-attention."""
+        """The states after self-attention, (B, n, width)."""
         return self.self_attn_layer_norm(states + self.dropout(self.self_attn(states, states, mask)))
 
     def widened(self, states: torch.Tensor) -> torch.Tensor:
-        """The states after the feed-forward part."""
+        """The states after the feed-forward part, (B, n, width)."""
         return self.final_layer_norm(states + self.dropout(self.fc2(F.gelu(self.fc1(states)))))
 
     def forward(self, states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

@@ -42,8 +42,8 @@ def _filled(found: dict[str, torch.Tensor], path: Path, sizes: Sizes, as_publish
 
 
 def start_from_bart(model: HIndex, weights: Mapping[str, torch.Tensor], path: Path) -> None:
-    """Fills the model's encoder and decoder with those of a BART, by the names of transformers; added rows, the
-    regions' projection and the head stay as they are. Raises UserError where the sizes differ."""
+    """Fills the model's encoder and decoder with ``weights`` of a BART, by the names of transformers; added rows, the
+    regions' projection and the head stay as they are. Raises UserError, naming ``path``, where the sizes differ."""
     found = {name.removeprefix("model."): value for name, value in weights.items()}
     words, own = found.get("shared.weight", found.get("encoder.embed_tokens.weight")), model.state_dict()
     table = own[_SHARED]

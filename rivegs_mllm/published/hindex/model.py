@@ -1,4 +1,4 @@
-"""The model. The names of the weights are those of the published checkpoints, behind ``seq2seq_model.``."""
+"""The model. The names of the weights are those of the published checkpoints, after ``seq2seq_model.``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.nn import functional as F  # noqa: N812
 from rivegs_mllm.published.hindex.bart import Decoder, Encoder
 from rivegs_mllm.published.hindex.sizes import CLOSE, END, PAD, REGION, Sizes
 
-HEAD_DROPOUT = 0.3
+HEAD_DROPOUT = 0.3  # as published
 # As in the original, with whose scores the tests compare these.
 _MASKED_WORD_SCORE = -1e32
 _MASKED_START_SCORE = -1e24
@@ -38,7 +38,7 @@ class Memory:
 
 @dataclass(frozen=True)
 class Scores:
-    """Of each place of the sequence the scores of the indices (B, n, words + L) and of the boxes (B, n, boxes)."""
+    """The scores at each place of the sequence: of the indices (B, n, words + L) and of the boxes (B, n, boxes)."""
 
     indices: torch.Tensor
     boxes: torch.Tensor
@@ -119,7 +119,7 @@ class HIndex(nn.Module):
         return self.decoder.decoder(ids, self.table(ids), memory.states, memory.mask)
 
     def ids_of(self, indices: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
-        """BART's ids of indices: labels' rows, the source's tokens, and padding behind the first end."""
+        """BART's ids (B, n) of indices (B, n): labels' rows, the source's tokens, and padding after the first end."""
         labels = self.decoder.mapping[indices.clamp(max=self.sizes.words - 1)]
         words = source.gather(1, (indices - self.sizes.words).clamp(min=0))
         ids = torch.where(indices < self.sizes.words, labels, words)
@@ -141,8 +141,8 @@ class HIndex(nn.Module):
 
 def _writable(ids: torch.Tensor) -> torch.Tensor:
     """(B, L): which places of the source can be written: its words' pieces, not its first or last token."""
-    behind = ids.roll(-1, 1).masked_fill(torch.arange(ids.shape[1], device=ids.device) == ids.shape[1] - 1, PAD)
-    lasts = (ids == CLOSE) & (behind == PAD)
+    following = ids.roll(-1, 1).masked_fill(torch.arange(ids.shape[1], device=ids.device) == ids.shape[1] - 1, PAD)
+    lasts = (ids == CLOSE) & (following == PAD)
     found = (ids != PAD) & ~lasts
     found[:, 0] = False
     return found
@@ -150,8 +150,8 @@ def _writable(ids: torch.Tensor) -> torch.Tensor:
 
 def token_loss(scores: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
     """The mean cross-entropy of scores (B, n - 1, ...) for sequences (B, n), up to each one's first END."""
-    behind = (indices == END).cumsum(1)[:, :-1] > 0
-    wanted = indices[:, 1:].masked_fill(behind, -100)
+    ended = (indices == END).cumsum(1)[:, :-1] > 0
+    wanted = indices[:, 1:].masked_fill(ended, -100)
     return F.cross_entropy(scores.flatten(0, 1).float(), wanted.flatten(), ignore_index=-100)
 
 
@@ -163,7 +163,7 @@ def share_loss(scores: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:
 
 
 def overlap_loss(scores: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:
-    """The published alternative: whether each box is any of the entity's, a mean over all."""
+    """The published alternative: whether each box is any of the entity's, of (regions, boxes), a mean over all."""
     if len(shares) == 0:
         return scores.sum()
     return F.binary_cross_entropy_with_logits(scores.float(), (shares > 0).to(scores.dtype))

@@ -8,7 +8,7 @@ from typing import Annotated
 from rivegs_mllm.config.bounds import Bounds
 
 START, END, REGION, NO_REGION = 0, 1, 2, 3
-"""Indices of the output sequence; END is its padding too. The types come behind, then the places of the source."""
+"""Indices of the output sequence; END is its padding too. The types follow, then the places of the source."""
 
 TYPES = ("LOC", "PER", "OTHER", "ORG")
 """The entity types of the published models, in the order of their indices."""
@@ -26,6 +26,7 @@ LABELS = (
 PAD, CLOSE = 1, 2
 """BART's padding and its end of a text."""
 
+# Bounds for the numbers in a damaged file, which would otherwise ask for all memory.
 Width = Annotated[int, Bounds(1, 100_000)]
 Depth = Annotated[int, Bounds(1, 1000)]
 

@@ -91,7 +91,7 @@ def parse_sequence(
 
 
 def _parts(row: Sequence[int], words: int, as_published: bool) -> Iterator[tuple[list[int], int]]:
-    """The spans of a row, and the place behind each. ``as_published`` takes the last but one index for such a place,
+    """The spans of a row, and the place after each. ``as_published`` takes the last but one index for such a place,
     whatever it is, and never the last."""
     span: list[int] = []
     place, last = 0, len(row) - 2 if as_published else len(row)

@@ -17,7 +17,7 @@ def largest_outline(mask: np.ndarray) -> np.ndarray:
 
 
 def area(points: np.ndarray) -> float:
-    """The area that a closed outline encloses."""
+    """The area in pixels that a closed outline of points (n, 2) encloses, by the shoelace formula."""
     x, y = points.astype(float).T
     return abs(float(x @ np.roll(y, -1) - y @ np.roll(x, -1))) / 2
 

@@ -25,7 +25,7 @@ class Generated:
 
 @torch.inference_mode()
 def generate(model: SeqTR, memory: Memory) -> Generated:
-    """The likeliest tokens, step by step. A box cannot end early, nor an outline behind one before its third point."""
+    """The likeliest tokens, step by step. A box cannot end early, nor an outline after one before its third point."""
     sizes = model.sizes
     tokens = torch.empty(len(memory.values), 0, dtype=torch.long, device=memory.values.device)
     scores = []

@@ -88,6 +88,7 @@ class Predictor(nn.Module):
         self.fc = nn.Linear(width, outputs)
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
+        """(..., outputs) of states (..., width)."""
         return self.fc(states)
 
 
@@ -142,15 +143,15 @@ class SeqTR(nn.Module):
         return self.encode_fused(fused, shapes.expand(len(fused), -1), tuple(pictures.shape[-2:]))
 
     def encode_fused(self, fused: torch.Tensor, shapes: torch.Tensor, size: tuple[int, int]) -> Memory:
-        """As ``encode``, of a fused map; ``size`` is the height and width of the batch."""
+        """As ``encode``, of a fused map (B, channels, H, W); ``size`` is height and width of the batch's pictures."""
         padding = padding_mask(shapes, size, tuple(fused.shape[-2:]))
         values, keys = self.head.transformer.encode(fused, padding)
         return Memory(values, keys, padding.flatten(1))
 
     def embed(self, tokens: torch.Tensor) -> torch.Tensor:
-        """(B, length + 1, width): a sequence's tokens (B, length) behind its start, at most ``places`` long.
+        """(B, length + 1, width): a sequence's tokens (B, length) after its start, at most ``places`` long.
 
-        A sequence of box and mask begins with the box's task; behind the four edges comes the mask's, so that its
+        A sequence of box and mask begins with the box's task; after the four edges comes the mask's, so that its
         tokens are edges and points alone.
         """
         embedded = self.head.transformer.query_embedding(tokens)

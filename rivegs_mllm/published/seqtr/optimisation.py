@@ -1,4 +1,4 @@
-"""How the published models were trained: the optimiser, its rates, and the averaged weights."""
+"""The training of the published models: the optimiser, its rates, and the averaged weights."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from torch import nn
 from rivegs_mllm.published.seqtr.model import SeqTR
 from rivegs_mllm.published.seqtr.sizes import BOTH, BOX, MASK
 
-_EPOCHS = {BOX: 60, BOTH: 60, MASK: 90}
+_EPOCHS = {BOX: 60, BOTH: 60, MASK: 90}  # as published, like all that follows
 _DROP = {BOX: 49, BOTH: 49, MASK: 74}
 """The epoch, from 0, with which the rate falls to a tenth."""
 
-_WARM_UP = 5
-_DECAY = 0.999
+_WARM_UP = 5  # epochs
+_DECAY = 0.999  # of the averaged weights, a step
 
 
 def adam(parameters: Iterable[nn.Parameter], rate: float) -> torch.optim.Adam:

@@ -32,7 +32,7 @@ def clean(expression: str) -> list[str]:
 
 
 def vocabulary(expressions: Iterable[str]) -> dict[str, int]:
-    """The numbers of the words of expressions, in the order in which they first occur, behind SPECIAL."""
+    """The numbers of the words of expressions, in the order in which they first occur, after SPECIAL."""
     words = dict.fromkeys([*SPECIAL, *(word for expression in expressions for word in clean(expression))])
     return {word: number for number, word in enumerate(words)}
 

@@ -14,6 +14,7 @@ TASKS = (BOX, MASK, BOTH)
 GROUPS = 32
 """Of channels that are normalised together where the fused map enters the transformer."""
 
+# Bounds for the numbers in a damaged file, which would otherwise ask for all memory.
 Count = Annotated[int, Bounds(1, 10_000_000)]
 Width = Annotated[int, Bounds(1, 100_000)]
 Depth = Annotated[int, Bounds(1, 1000)]

@@ -14,7 +14,7 @@ from rivegs_mllm.published.seqtr.sizes import BOX, MASK, Sizes
 MISSING = -1.0
 """The coordinate of a point that an outline does not have."""
 
-SMOOTHING = 0.1
+SMOOTHING = 0.1  # as published, like the weights
 FIRST_WEIGHT = 1.5  # of a box's first token in the loss
 END_WEIGHT = 0.1  # of an outline's ends, which missing points are, too
 _TINY = 1.2e-7  # float32's epsilon, which the original adds to what it divides by
@@ -53,8 +53,8 @@ def targets(boxes: torch.Tensor, outlines: torch.Tensor, sizes: Sizes) -> torch.
 
 
 def decoder_inputs(sequence: torch.Tensor, sizes: Sizes) -> torch.Tensor:
-    """The decoder's input under teacher forcing: edges and points of ``targets``, without the ends that close box and
-    mask."""
+    """The decoder's input under teacher forcing, tokens (B, length): edges and points of ``targets`` (B, places),
+    without the ends that close box and mask."""
     if sizes.task in (BOX, MASK):
         return sequence[:, :-1]
     return torch.cat((sequence[:, :4], sequence[:, 5:-1]), 1)

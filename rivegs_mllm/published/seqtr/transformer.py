@@ -10,11 +10,11 @@ from torch.nn import functional as F  # noqa: N812
 
 from rivegs_mllm.published.seqtr.sizes import GROUPS, Sizes
 
-_TEMPERATURE = 10_000
+_TEMPERATURE = 10_000  # DETR's
 
 
 class _Layer(nn.Module):
-    """What encoder and decoder layers share: self-attention, the feed-forward part and its residual."""
+    """The parts that encoder and decoder layers share: self-attention, the feed-forward part and its residual."""
 
     def __init__(self, sizes: Sizes, dropout: float, norms: int):
         super().__init__()
@@ -31,7 +31,7 @@ class _Layer(nn.Module):
 
 
 class EncoderLayer(_Layer):
-    """Normalised behind each sum; positions are added to queries and keys, not to values."""
+    """Normalised after each sum; positions are added to queries and keys, not to values."""
 
     def __init__(self, sizes: Sizes, dropout: float):
         super().__init__(sizes, dropout, norms=2)

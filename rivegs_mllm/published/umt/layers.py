@@ -9,7 +9,7 @@ from torch.nn import functional as F  # noqa: N812
 from rivegs_mllm.published.umt.sizes import Sizes
 
 _EPSILON = 1e-12  # BERT's
-_DROPOUT = 0.1
+_DROPOUT = 0.1  # BERT's, too
 
 
 class _Heads(nn.Module):

@@ -99,12 +99,12 @@ class UMT(nn.Module):
         return {"loss": main + AUXILIARY_SHARE * auxiliary, "main": main, "auxiliary": auxiliary}
 
     def decode(self, states: States, mask: torch.Tensor) -> list[list[int]]:
-        """The likeliest labels of each row's tokens, by the first field alone."""
+        """The likeliest labels of each row's tokens, by the first field alone; ``mask`` (B, T)."""
         return self.crf.decode(states.scores.float(), mask.bool())
 
 
 def features(states: States, mask: torch.Tensor) -> Features:
-    """The means over tokens, special ones among them, and over regions."""
+    """The means over tokens, special ones among them, where ``mask`` (B, T) is 1, and over regions."""
     weights = (mask / mask.sum(1, keepdim=True))[..., None].to(states.text)
     return Features((states.text * weights).sum(1), states.picture.mean(1), (states.fused * weights).sum(1))
 

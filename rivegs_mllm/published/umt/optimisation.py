@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 WARM_UP = 0.1  # the share of all steps, as published
-_DECAY = 0.01
+_DECAY = 0.01  # as published
 
 
 class BertAdam(torch.optim.Optimizer):
@@ -40,7 +40,7 @@ class BertAdam(torch.optim.Optimizer):
 def learning_rate_factor(done: float) -> float:
     """The factor of the learning rate when a share of all steps is done: 0 at the first step, up to 1 in the warm-up.
 
-    BERT's first schedule goes on from 0.9, as it counts the warm-up among the decay.
+    BERT's first schedule continues from 0.9, as it counts the warm-up among the decay.
     """
     return done / WARM_UP if done < WARM_UP else 1 - done
 

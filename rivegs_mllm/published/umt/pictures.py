@@ -14,9 +14,10 @@ from torch.nn import functional as F  # noqa: N812
 from rivegs_mllm.published.weights import load_checked, read_weights, tensors
 from rivegs_mllm.types import UserError
 
-SIDE = 224
+SIDE = 224  # pixels, of a ResNet's pre-training
 GRID = 7  # the last map of a ResNet at 224 pixels
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
+# ImageNet's statistics, with which torchvision's weights were trained.
 _MEAN = torch.tensor([0.485, 0.456, 0.406])[:, None, None]
 _DEVIATION = torch.tensor([0.229, 0.224, 0.225])[:, None, None]
 

@@ -11,6 +11,7 @@ from rivegs_mllm.published.umt.labels import AUXILIARY, TYPES, labels
 NUM_REGIONS = 49
 """The regions of a picture: 7 rows of 7."""
 
+# Bounds for the numbers in a damaged file, which would otherwise ask for all memory.
 Width = Annotated[int, Bounds(1, 100_000)]
 Depth = Annotated[int, Bounds(1, 1000)]
 

@@ -1,4 +1,4 @@
-"""What differs from epoch to epoch: a post's knowledge text, its names, and boxes moved a little."""
+"""Augmentation, which differs from epoch to epoch: a post's knowledge text, its names, and boxes moved a little."""
 
 from __future__ import annotations
 

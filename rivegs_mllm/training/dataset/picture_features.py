@@ -55,7 +55,7 @@ def encode_pictures(dataset: AnswerDataset, system: System) -> dict[str, torch.T
 
 
 def with_features(inputs: Tensors) -> dict:
-    """A batch's inputs with its ``image_features`` where ``forward`` takes them."""
+    """A batch's inputs, its ``image_features`` (picture tokens, width) put where the model's ``forward`` takes them."""
     features = inputs.pop("image_features", None)
     if features is None:
         return inputs

@@ -69,7 +69,7 @@ class AnswerDataset(Dataset):
         return {**self.prompt(sample), **self.encoder.answer(self.pieces(sample))}
 
     def prompt(self, sample: Sample) -> Tensors:
-        """The prompt of a sample that ``augment`` returned."""
+        """The prompt of a sample that ``augment`` returned, with features in place of pixels where there are some."""
         key = (sample.image, sample.tokens)
         if key in self.prompts:
             return self.prompts[key]
@@ -84,7 +84,7 @@ class AnswerDataset(Dataset):
         return augment_sample(sample, self.augmentation, self.words, self.seed, int(self.epoch))
 
     def pieces(self, sample: Sample) -> tuple[AnswerLine, ...]:
-        """The answer to a sample that ``augment`` returned."""
+        """The answer to a sample that ``augment`` returned. Raises UserError for one that an answer cannot express."""
         (knowledge,) = sample.knowledge or ("",)
         size = sample.size if sample.image else None
         try:
@@ -179,7 +179,10 @@ def extra_knowledge_tokens(dataset: AnswerDataset, sample: Sample, pieces: Seque
 
 
 def picture_tokens(sample: Sample, answer_format: AnswerFormat) -> int:
-    """Tokens that the sample's picture adds to the one placeholder that the prompt's text holds for it."""
+    """Tokens that the sample's picture adds to the one placeholder that the prompt's text holds for it.
+
+    Raises UserError for a picture whose size is unknown.
+    """
     if not sample.image:
         return 0
     if sample.size is None:

@@ -21,7 +21,8 @@ VARIANT_STRATEGIES = ("draw", "copies", "first")
 class EpochAware(Protocol):
     """A dataset with another content in each epoch, which is set before the epoch's batches are drawn."""
 
-    def set_epoch(self, epoch: int) -> None: ...
+    def set_epoch(self, epoch: int) -> None:
+        """Called before each epoch, which counts from 0."""
 
 
 class LengthGroupedSampler(Sampler):
