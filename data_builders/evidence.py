@@ -145,6 +145,7 @@ def _likely(numbers: np.ndarray, sides: np.ndarray) -> BoxFormat | None:
     others = {own: count for own, count in evidence.fits.items() if own != PIXELS}
     others[_SWAPPED] = count_fitting(numbers, sides, _SWAPPED)
     best = max(others, key=others.get, default=None)
+    # A box in twenty may be wrong for other reasons, whatever the format.
     if count_fitting(numbers, sides, PIXELS) < 0.95 * len(numbers):
         return best if best is not None and others[best] >= 0.95 * len(numbers) else None
     for own in (BoxFormat("xywh"), BoxFormat("cxcywh")):
@@ -308,4 +309,5 @@ def _are_offsets(span: object) -> bool:
 def _are_numbers(values: object, length: int) -> bool:
     if type(values) is not list or len(values) != length:
         return False
+    # type() and not isinstance: true and false are no numbers. The limit also rejects NaN and infinity.
     return all(type(value) in (int, float) and abs(value) < 2**31 for value in values)

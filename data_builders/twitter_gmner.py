@@ -147,6 +147,7 @@ def _on_picture(annotation: Annotation, header: Header, place: str, findings: li
         return replace(annotation, size=header.size)
     (width, height), boxes = annotation.size, [box for _, box in annotation.objects]
     upright_width, upright_height = header.size
+    # From 5 on EXIF swaps the sides, so that the shapes differ where the picture was annotated as it is stored.
     turned = header.orientation >= 5 and (width > height) != (upright_width > upright_height)
     if turned:
         boxes = [upright_box(box, (width, height), header.orientation) for box in boxes]

@@ -103,7 +103,7 @@ def _on_picture(
     orientation = read_header(gmner / sample.image).orientation if sample.image else 1
     (width, height), (upright_width, upright_height) = content.size, sample.size
     turned = (width > height) != (upright_width > upright_height)
-    if turned and orientation < 5:
+    if turned and orientation < 5:  # only from 5 on does EXIF swap the sides: nothing explains the shape
         message = f"{content.size}, the picture {sample.size}, another shape; its {len(content.regions)} masks are lost"
         findings.append(Finding("size differs", str(path), message))
         return ()

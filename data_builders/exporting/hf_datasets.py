@@ -20,7 +20,7 @@ FOLDER = "dataset"
 
 def write_datasets(out: Path, gold: Sequence[Side], systems: Sequence[Side]) -> list[str]:
     """Writes ``dataset``, beside an old one that it then replaces. Raises UserError for pictures that are missing."""
-    import datasets
+    import datasets  # of the extra `metrics`
 
     features = _features()
     # Names of splits are words to `datasets`.

@@ -40,6 +40,7 @@ def decode_brush(code: Sequence[int], size: tuple[int, int], place: str) -> np.n
     if not all(type(byte) is int and 0 <= byte < 256 for byte in code):
         raise fault
     bits = _Bits(bytes(code), fault)
+    # The header: how many bytes there are, the bits of a value, and those of the four lengths of runs, each less one.
     count = bits.take(32)
     value_bits = bits.take(5) + 1
     lengths = [bits.take(4) + 1 for _ in _LENGTH_BITS]

@@ -144,6 +144,7 @@ def fit_temperature(scores: np.ndarray, visible: np.ndarray) -> float:
         scaled = logits / math.exp(log_temperature)
         return float(np.mean(np.logaddexp(0, scaled) - visible * scaled))
 
+    # Bounded, since of decisions that are all right the likeliest temperature is 0.
     return math.exp(minimize_scalar(loss, bounds=(math.log(0.05), math.log(20)), method="bounded").x)
 
 

@@ -191,7 +191,7 @@ def interval(drawn: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def p_value(drawn: np.ndarray, observed: np.ndarray) -> np.ndarray:
     """Two-sided: the share of draws (draws, tasks), shifted to a mean difference of 0, that are as far from 0 as the
     observed difference (tasks,)."""
-    far = np.abs(drawn - observed) >= np.abs(observed) - 1e-12
+    far = np.abs(drawn - observed) >= np.abs(observed) - 1e-12  # ties that rounding separates count as ties
     return (far.sum(0) + 1) / (len(drawn) + 1)  # the observed difference counts as a draw, so that p is never 0
 
 

@@ -47,6 +47,8 @@ def outline(mask: Mask, steps: int = 280) -> str:
     cell = max(1.0, max(mask.size) / steps)
     rows, columns = (np.arange(0, side, cell).astype(int) for side in (height, width))
     inside = coco.decode({"size": mask.size, "counts": mask.counts})[np.ix_(rows, columns)]
+    # A rim of zeros closes outlines at the picture's edge. It shifts them by a cell; half of that remains to be taken
+    # off below, since a cell's value stands at its centre.
     lines = contour_generator(z=np.pad(inside, 1).astype(float)).lines(0.5)
     parts = []
     for line in lines:

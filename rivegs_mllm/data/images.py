@@ -200,6 +200,8 @@ def upright_box(box: Box, size: tuple[int, int], orientation: int) -> Box:
     """A box of the picture as stored, whose ``size`` is (width, height), in pixels of the upright picture."""
     width, height = size
     xs, ys = (box.xmin, box.xmax), (box.ymin, box.ymax)
+    # EXIF's orientations: 2 swaps left and right, 4 top and bottom, 3 both; 8, 6 and 7 do so too before, like 5, they
+    # swap the axes.
     if orientation in (2, 3, 7, 8):
         xs = (width - box.xmax, width - box.xmin)
     if orientation in (3, 4, 6, 7):
@@ -259,7 +261,7 @@ def _open(picture: Path | str | BinaryIO) -> Iterator[Image.Image]:
             raise PictureError(f"{_shown(picture)}: not a picture that can be read ({', '.join(_FORMATS)})") from None
         except Image.DecompressionBombError:
             raise PictureError(f"{_shown(picture)}: more than {MAX_PIXELS:,} pixels; make it smaller") from None
-        except Exception as error:
+        except Exception as error:  # Pillow's readers raise whatever a broken header makes them raise
             raise PictureError(f"{_shown(picture)}: cannot be read as a picture ({one_line(error)})") from None
         if image.width * image.height > MAX_PIXELS:  # Pillow raises only from twice as many on
             size = f"{image.width} x {image.height}"

@@ -54,6 +54,7 @@ def _runs(counts: str) -> np.ndarray | None:
         return None
     place = np.arange(len(codes)) - np.repeat(starts, lengths)
     runs = np.add.reduceat((codes & 0x1F) << (5 * place), starts)
+    # The last character's highest bit of value is the sign, in two's complement.
     runs -= ((codes[ends] & 0x10) != 0).astype(np.int64) << (5 * lengths)
     # The differences summed, odd and even places apart; the first number is in neither chain, as in COCO's own reader.
     runs[1::2] = runs[1::2].cumsum()

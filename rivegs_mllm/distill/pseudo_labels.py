@@ -144,7 +144,7 @@ def _sources(recipe: PseudoLabelRecipe) -> dict[str, dict]:
 def _predicted(recipe: PseudoLabelRecipe, samples: Sequence[Sample], split: str) -> list[Prediction]:
     if recipe.predictions is not None:
         return read_predictions(recipe.predictions)
-    from rivegs_mllm.cascade.config import read_cascade, run_cascade
+    from rivegs_mllm.cascade.config import read_cascade, run_cascade  # loads every slot; not needed for predictions
 
     return run_cascade(read_cascade(recipe.cascade), samples, recipe.data.folder, recipe.out / "work" / split)[0]
 

@@ -146,5 +146,5 @@ def _mean(hidden: torch.Tensor, mask: torch.Tensor) -> np.ndarray:
 
 def _batches(items: Sequence[Item], size: int, what: str) -> Iterator[list[Item]]:
     starts = range(0, len(items), size)
-    for start in track(starts, what, quiet=len(starts) < 10):
+    for start in track(starts, what, quiet=len(starts) < 10):  # a bar for a few batches would only flicker
         yield list(items[start : start + size])

@@ -97,7 +97,7 @@ class HFTeacher:
             del self.waiting[: self.chat.batch_size]
             try:
                 answers = await asyncio.to_thread(self._answer, [messages for messages, _ in some])
-            except Exception as error:
+            except Exception as error:  # whatever it is: those who asked wait for their futures
                 if isinstance(error, torch.cuda.OutOfMemoryError):
                     size = self.chat.batch_size
                     error = TeacherError(f"the teacher ran out of memory with teacher.batch_size={size}; lower it")
@@ -232,7 +232,7 @@ class VLLMTeacher:
 
     async def ask(self, messages: Messages) -> Answer:
         """The answer. A question that the engine refuses, such as one too long, gives an error."""
-        from vllm.v1.engine.async_llm import AsyncLLM
+        from vllm.v1.engine.async_llm import AsyncLLM  # not among the dependencies
 
         if self.engine is None:
             self.engine = AsyncLLM.from_engine_args(self.arguments)

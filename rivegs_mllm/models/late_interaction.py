@@ -146,7 +146,7 @@ class LateInteractionScorer(nn.Module):
         self.weight = nn.Linear(width, 1)
         self.norm = nn.LayerNorm(seen)
         self.key = nn.Linear(seen, seen)
-        self.sharpness = nn.Parameter(torch.tensor(15.0))
+        self.sharpness = nn.Parameter(torch.tensor(15.0))  # an inverse temperature; cosines alone give no sharp softmax
         for start in (self.weight, self.key):  # all words count alike, and patches are taken as they are
             nn.init.zeros_(start.weight)
             nn.init.zeros_(start.bias)

@@ -99,7 +99,7 @@ def _locked(lock: Path, target: Path) -> Iterator[None]:
             _held.add(name)
         try:
             descriptor = _acquire(lock, target)
-        except BaseException:
+        except BaseException:  # Ctrl-C too: this process could otherwise never lock the file again
             _held.discard(name)
             raise
     except OSError as error:
@@ -114,6 +114,7 @@ def _locked(lock: Path, target: Path) -> Iterator[None]:
 def _acquire(lock: Path, target: Path) -> int:
     """The descriptor of the lock file, locked and with this process in it."""
     while True:
+        # Through no link, as the file is emptied before it is written.
         descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         try:
             kernel = _ask_kernel(descriptor)

@@ -114,7 +114,7 @@ class Store:
         except (OSError, WriteError) as error:
             self._lock.close()
             raise not_written(folder, error) from None
-        except BaseException:
+        except BaseException:  # Ctrl-C too: there is no store yet whose close would release the lock
             self._lock.close()
             raise
 

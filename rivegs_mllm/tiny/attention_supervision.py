@@ -89,6 +89,7 @@ class AttentionSupervision:
             scores = queries @ keys.transpose(1, 2) * self.attention.scaling
         places = torch.arange(scores.shape[2])
         seen = (places <= places[-1 - columns : -1, None]) & mask[:, None].bool()
+        # Finite: a padding row sees nothing, and all minus infinity would be NaN, in the gradient too.
         return scores.masked_fill(~seen, -1e4).log_softmax(-1)
 
     def _turned(self, hidden: torch.Tensor, projection: torch.nn.Linear, head: int) -> torch.Tensor:

@@ -281,6 +281,7 @@ def reconstruct(patches: torch.Tensor, grid: Sequence[int], images: BaseImagePro
     """
     _, rows, columns = grid
     merge, patch, temporal = images.merge_size, images.patch_size, images.temporal_patch_size
+    # A still picture is repeated along time, so that the first frame is all of it.
     parts = patches.view(rows // merge, columns // merge, merge, merge, 3, temporal, patch, patch)[:, :, :, :, :, 0]
     pixels = parts.permute(4, 0, 2, 5, 1, 3, 6).reshape(3, rows * patch, columns * patch)
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (images.image_mean, images.image_std))

@@ -253,7 +253,7 @@ def resource_errors_explained(out: Path) -> Iterator[None]:
             f"{out}: out of memory ({_first_line(error)}); lower train.per_device_train_batch_size and raise "
             "train.gradient_accumulation_steps as much, or lower model.max_pixels"
         ) from error
-    except Exception as error:
+    except Exception as error:  # torch and safetensors have types of their own for it
         if not is_disk_full(error):
             raise
         raise UserError(

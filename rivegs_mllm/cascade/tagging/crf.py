@@ -45,7 +45,7 @@ class WordTagger(nn.Module):
     """Encoder, a linear layer, and the field, in which I-X follows B-X and I-X only."""
 
     def __init__(self, encoder: PreTrainedModel, types: Sequence[str], dropout: float):
-        from torchcrf import CRF
+        from torchcrf import CRF  # of the extra `cascade`
 
         super().__init__()
         tags = bio_labels(types)

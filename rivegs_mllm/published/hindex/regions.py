@@ -87,7 +87,7 @@ def overlaps(boxes: np.ndarray, box: Sequence[float]) -> np.ndarray:
     lower, upper = np.maximum(boxes[:, :2], one[:2]), np.minimum(boxes[:, 2:], one[2:])
     both = (upper - lower).clip(min=0).prod(1)
     areas = (boxes[:, 2:] - boxes[:, :2]).prod(1) + (one[2:] - one[:2]).prod()
-    return both / np.maximum(areas - both, 1e-9)
+    return both / np.maximum(areas - both, 1e-9)  # two boxes without area: 0
 
 
 def overlap_shares(boxes: np.ndarray, gold: Sequence[Sequence[float]]) -> tuple[float, ...]:

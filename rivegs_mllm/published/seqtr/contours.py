@@ -33,6 +33,7 @@ def _follow(part: np.ndarray) -> np.ndarray:
     while True:
         place = _TURN.index((before[0] - now[0], before[1] - now[1]))
         after = _next(inside, now, [_TURN[(place + step) % 8] for step in range(1, 9)])
+        # Back at the start from its predecessor; a thin part passes the start more than once.
         if after == start and now == last:
             return np.array(found)[:, ::-1] - 1
         found.append(after)

@@ -141,7 +141,7 @@ def sine_positions(padding: torch.Tensor, width: int) -> torch.Tensor:
     """DETR's positions (arXiv 2005.12872) of places (B, H, W) that are not ignored: (B, H * W, width), y before x."""
     attended = (~padding).float()
     rows, columns = attended.cumsum(1), attended.cumsum(2)
-    rows = rows / (rows[:, -1:] + 1e-6) * 2 * math.pi
+    rows = rows / (rows[:, -1:] + 1e-6) * 2 * math.pi  # DETR's 1e-6: a column may be all padding
     columns = columns / (columns[:, :, -1:] + 1e-6) * 2 * math.pi
     steps = torch.arange(width // 2, device=padding.device)
     rates = _TEMPERATURE ** (2 * (steps // 2) / (width // 2))

@@ -44,12 +44,12 @@ class UMT(nn.Module):
     """
 
     def __init__(self, sizes: Sizes, text: nn.Module | None = None):
-        from torchcrf import CRF
+        from torchcrf import CRF  # of the extra `cascade`
 
         super().__init__()
         self.sizes = sizes
         self.bert = text or BertModel(bert_config(sizes))
-        self.dropout = nn.Dropout(0.1)
+        self.dropout = nn.Dropout(0.1)  # BERT's
         self.self_attention = Layer(sizes)
         self.self_attention_v2 = Layer(sizes)
         self.vismap2text = nn.Linear(sizes.channels, sizes.width)
