@@ -25,6 +25,7 @@ from eval.scores import evaluate
 from rivegs_mllm.answer.format import FILE_NAME
 from rivegs_mllm.cascade.training import StageTraining, train_stage
 from rivegs_mllm.config.answering import save_recipe
+from rivegs_mllm.config.command_line import Parser
 from rivegs_mllm.config.dataset_types import with_dataset_types
 from rivegs_mllm.config.layers import read_layers
 from rivegs_mllm.config.schema import Recipe
@@ -52,6 +53,7 @@ from rivegs_mllm.training.dataset.rows import AnswerDataset, Collator, check_len
 from rivegs_mllm.training.dataset.sampling import SetEpochCallback, length_grouped_sampler
 from rivegs_mllm.training.loss import answer_loss
 from rivegs_mllm.training.optimizer import muon
+from rivegs_mllm.training.options import add_training_options, training_overrides
 from rivegs_mllm.training.pictures import check_pictures
 from rivegs_mllm.training.progress import TOKENS, show_progress
 from rivegs_mllm.training.run_dir import (
@@ -270,19 +272,22 @@ def start_seeds(path: Path | str, overrides: Sequence[str], seeds: Sequence[int]
     return out
 
 
-def run(arguments: Sequence[str]) -> None:
-    """Trains by the command line's arguments: a recipe, overrides, and perhaps ``--seeds 0 1 2``. Raises UserError."""
-    parser = argparse.ArgumentParser(
-        prog="python -m rivegs_mllm.train", description=__doc__, epilog=FLAGS_HELP, allow_abbrev=False
-    )
-    parser.add_argument("recipe", type=Path)
-    parser.add_argument("--seeds", type=int, nargs="+", help="train with each, into output_dir/seed-N")
-    known, overrides = parser.parse_known_args(arguments)
+def read_arguments(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """A launched process's arguments: the options, and the overrides of its recipe."""
+    parser = Parser(prog="python -m rivegs_mllm.train", description=__doc__, epilog=FLAGS_HELP, allow_abbrev=False)
+    parser.takes_overrides = True
+    add_training_options(parser)
+    args, overrides = parser.parse_known_args(arguments)
+    return args, training_overrides(args, overrides)
+
+
+def run(args: argparse.Namespace, overrides: Sequence[str]) -> None:
+    """Trains by the options of `training.options` and the overrides of the recipe."""
     try:
-        if known.seeds:
-            start_seeds(known.recipe, overrides, known.seeds)
+        if args.seeds:
+            start_seeds(args.recipe, overrides, args.seeds)
         else:
-            start(known.recipe, overrides)
+            start(args.recipe, overrides)
     except SafetensorError as error:
         raise UserError(str(error)) from error
 
@@ -294,7 +299,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         quiet_unless_verbose(flags)
         quiet_transformers()
-        run(rest)
+        run(*read_arguments(rest))
     except (UserError, OSError, ImportError) as error:
         shown = missing_extra(error) if isinstance(error, ImportError) else error
         if PartialState().is_main_process:

@@ -6,14 +6,17 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
+from rivegs_mllm.config.command_line import Parser
 
-def add_command(commands, name: str, help: str, run: Callable, overrides: bool = False) -> argparse.ArgumentParser:
+
+def add_command(commands, name: str, help: str, run: Callable, overrides: bool = False) -> Parser:
     """A command's parser. ``run(args, rest)`` does the command's work and returns its exit code, None for 0.
 
     ``rest`` is what the parser does not know: overrides of a recipe, a mistake where ``overrides`` is not set.
     """
-    parser = commands.add_parser(name, help=help, description=f"{help[0].upper()}{help[1:]}.")
-    parser.set_defaults(run=run, takes_overrides=overrides)
+    parser = commands.add_parser(name, help=help, description=f"{help[0].upper()}{help[1:]}.", allow_abbrev=False)
+    parser.takes_overrides = overrides
+    parser.set_defaults(run=run, parser=parser)
     return parser
 
 
@@ -37,3 +40,13 @@ def add_strict(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="exit code 1 where a post was not answered, was truncated, or was answered without its picture",
     )
+
+
+def add_data(parser: argparse.ArgumentParser) -> None:
+    """The option that names the dataset of a recipe that is trained: another word for the key ``data.folder``."""
+    parser.add_argument("--data", type=Path, metavar="DIR", help="a dataset folder (default: the recipe's data.folder)")
+
+
+def data_override(args: argparse.Namespace, overrides: list[str]) -> list[str]:
+    """The overrides with that of ``--data`` before them."""
+    return [f"--data.folder={args.data}", *overrides] if args.data else overrides

@@ -7,13 +7,16 @@ import sys
 from pathlib import Path
 
 from rivegs_mllm.cli.common import add_command
+from rivegs_mllm.cli.early import check_model_recipe
+from rivegs_mllm.config.command_line import add_list
 from rivegs_mllm.runtime.lock import lock_folder
 from rivegs_mllm.runtime.logs import quiet_transformers
-from rivegs_mllm.types import UserError
 
 
 def add_build(commands) -> None:
-    build = commands.add_parser("build", help="make a dataset folder of train.jsonl, dev.jsonl and test.jsonl")
+    build = commands.add_parser(
+        "build", help="make a dataset folder of train.jsonl, dev.jsonl and test.jsonl", allow_abbrev=False
+    )
     sets = build.add_subparsers(title="datasets", required=True, metavar="DATASET")
     gmner = add_command(
         sets, "twitter-gmner", "Twitter-GMNER v1 or v2.0 from its published files", _build_twitter_gmner
@@ -45,7 +48,7 @@ def add_build(commands) -> None:
 
 
 def _add_published(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--images", type=Path, nargs="+", default=[], help="folders of pictures, found by their id")
+    add_list(parser, "--images", Path, "folders of pictures, found by their id", "DIR,DIR")
     parser.add_argument("--out", type=Path, required=True, help="the dataset folder to write")
     parser.add_argument(
         "--without-images", action="store_true", help="no pictures; sizes from the XML, if there is any"
@@ -108,7 +111,9 @@ def _audit(args: argparse.Namespace, overrides: list[str]) -> int:
     from data_builders.findings import SHOWN, Finding, format_report
 
     if overrides and not args.recipe:
-        raise UserError(f"{overrides[0]}: overrides a recipe, and none is named by --recipe")
+        args.parser.refuse_rest(overrides)
+    if args.recipe:
+        check_model_recipe(args.recipe, overrides, args.folder)
     report = audit(args.folder, args.raw)
     if args.recipe:
         quiet_transformers()

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from rivegs_mllm.cli.common import add_command
+from rivegs_mllm.cli.common import add_command, add_data, data_override
+from rivegs_mllm.cli.early import check_distillation
+from rivegs_mllm.config.command_line import add_list
 from rivegs_mllm.runtime.logs import quiet_transformers
 
 
@@ -19,6 +21,7 @@ def add_distill(commands) -> None:
         True,
     )
     distill.add_argument("recipe", type=Path)
+    add_data(distill)
     distill.add_argument("--dry-run", action="store_true", help="say what would be asked and what it would cost")
     distill.add_argument("--retry-failed", action="store_true", help="ask failed questions again, and no others")
     examples = add_command(
@@ -31,11 +34,13 @@ def add_distill(commands) -> None:
     examples.add_argument("--split", default="train", help="the split to draw posts from (default train)")
     examples.add_argument("--count", type=int, default=200, help="how many posts (default 200)")
     examples.add_argument("--seed", type=int, default=0, help="the same seed draws the same posts (default 0)")
-    examples.add_argument("--captions", type=Path, nargs="+", default=[], help="stores or files with captions")
+    add_list(examples, "--captions", Path, "stores or files with captions", "A,B")
     examples.add_argument("--out", type=Path, required=True, help="the file to write")
 
 
 def _distill(args: argparse.Namespace, overrides: list[str]) -> int:
+    overrides = data_override(args, overrides)
+    check_distillation(args.recipe, overrides)
     quiet_transformers()
     from rivegs_mllm.cli.distill_command import run
 

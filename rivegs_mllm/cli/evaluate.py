@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from rivegs_mllm.cli.common import add_command, add_gold, add_image_root
+from rivegs_mllm.config.command_line import add_list
 from rivegs_mllm.runtime.files import check_output
 from rivegs_mllm.runtime.lock import lock_file
 
@@ -41,13 +42,13 @@ def add_evaluate(commands) -> None:
         help="JSON lines, a file a system, each compared with the first; a folder is one system, its files the seeds",
     )
     counted = evaluate.add_argument_group("what counts as correct")
-    counted.add_argument(
+    add_list(
+        counted,
         "--protocol",
-        nargs="+",
-        metavar="NAME",
+        str,
+        "some of strict, riveg, e2e, hindex, mqspn, see docs/evaluation.md (default strict; of rows riveg,strict)",
+        "A,B",
         choices=("strict", "riveg", "e2e", "hindex", "mqspn"),
-        help="one or several of strict, riveg, e2e, hindex, mqspn, see docs/evaluation.md (default strict; of riveg "
-        "rows riveg and strict)",
     )
     counted.add_argument(
         "--iou", type=float, default=0.5, metavar="X", help="IoU from which a region is correct (default 0.5)"
@@ -70,9 +71,7 @@ def add_evaluate(commands) -> None:
     read.add_argument(
         "--format", choices=("records", "riveg"), default="records", help="riveg: the rows of its statistic, .txt"
     )
-    read.add_argument(
-        "--boxes", type=Path, nargs="+", default=[], metavar="FILE", help="the grounder's JSON, for rows without boxes"
-    )
+    add_list(read, "--boxes", Path, "the grounder's JSON, for rows without boxes", "FILE,FILE")
 
 
 def add_calibrate(commands) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from data_builders.importing.names import WORDS
 from rivegs_mllm.cli.common import add_command
+from rivegs_mllm.config.command_line import add_list
 from rivegs_mllm.runtime.lock import lock_folder
 from rivegs_mllm.types import UserError
 
@@ -31,9 +32,7 @@ def add_import(commands) -> None:
     )
     own.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="the dataset folder to write")
     pictures = own.add_argument_group("pictures and boxes")
-    pictures.add_argument(
-        "--images", type=Path, nargs="+", default=[], metavar="DIR", help="where they are (default: beside the files)"
-    )
+    add_list(pictures, "--images", Path, "where they are (default: beside the files)", "DIR,DIR")
     pictures.add_argument("--without-images", action="store_true", help="leave them out")
     pictures.add_argument("--allow-missing", action="store_true", help="posts whose picture is missing keep their text")
     pictures.add_argument(

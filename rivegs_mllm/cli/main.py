@@ -6,7 +6,6 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
 
 from rivegs_mllm.cli.data import add_audit, add_build
 from rivegs_mllm.cli.distill import add_distill
@@ -16,7 +15,8 @@ from rivegs_mllm.cli.importing import add_import
 from rivegs_mllm.cli.models import add_compare, add_predict, add_preview, add_propose, add_train
 from rivegs_mllm.cli.recipe import add_recipe
 from rivegs_mllm.cli.try_post import add_try
-from rivegs_mllm.runtime.foreign import cut, printable
+from rivegs_mllm.config.check import UnknownKeyError
+from rivegs_mllm.config.command_line import Parser, Version, did_you_mean
 from rivegs_mllm.runtime.logs import (
     FLAGS_HELP,
     escape_on_console,
@@ -58,8 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     own, flags = take_flags(sys.argv[1:] if arguments is None else arguments)
     known, rest = parser.parse_known_args(own)
-    if rest and not known.takes_overrides:
-        parser.error(f"unknown arguments: {' '.join(rest)}")
+    if not known.parser.takes_overrides:
+        known.parser.refuse_rest(rest)
     try:
         quiet_unless_verbose(flags)
         code = known.run(known, rest) or 0
@@ -68,6 +68,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # whoever read the output, such as head, has had enough
         _discard_output()
         return 141
+    except UnknownKeyError as error:
+        option = did_you_mean(f"--{error.key}", known.parser.options)
+        tell_error(UserError(f"{error}{option}"), flags)
     except (UserError, OSError) as error:
         try:
             sys.stdout.flush()
@@ -86,15 +89,14 @@ def _discard_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-class _Parser(argparse.ArgumentParser):
-    """Its errors are as short and printable as all others, whatever value they repeat."""
-
-    def error(self, message: str) -> NoReturn:
-        super().error(cut(printable(message)))
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="rivegs", description=OVERVIEW, formatter_class=argparse.RawDescriptionHelpFormatter)
+def _parser() -> Parser:
+    parser = Parser(
+        prog="rivegs",
+        description=OVERVIEW,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action=Version, help="print the version and end")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for add in (
         add_build,

@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 
-from rivegs_mllm.cli.common import add_command, add_image_root, add_strict
+from rivegs_mllm.cli.common import add_command, add_data, add_image_root, add_strict, data_override
+from rivegs_mllm.cli.early import (
+    check_comparison,
+    check_model_recipe,
+    check_prediction,
+    check_proposals,
+    check_training,
+)
+from rivegs_mllm.config.command_line import add_list
+from rivegs_mllm.data.jsonl import SPLITS
 from rivegs_mllm.runtime.files import check_output
 from rivegs_mllm.runtime.lock import lock_file, lock_folder
 from rivegs_mllm.runtime.logs import log_to, quiet_transformers
 from rivegs_mllm.runtime.post_errors import is_incomplete, summary
+from rivegs_mllm.training.options import add_training_options, training_overrides
 from rivegs_mllm.types import UserError
 
 COMPARE_EXAMPLES = """\
@@ -36,6 +45,7 @@ def add_preview(commands) -> None:
         commands, "preview", "a page of what the model will be given, without loading it", _preview, True
     )
     preview.add_argument("recipe", type=Path)
+    add_data(preview)
     preview.add_argument("--out", type=Path, default=Path("preview.html"), help="the page (default preview.html)")
     preview.add_argument("--count", type=int, default=6, help="how many samples it shows (default 6)")
     add_image_root(preview)
@@ -49,8 +59,7 @@ def add_train(commands) -> None:
         _train,
         True,
     )
-    train.add_argument("recipe", type=Path, help="of the end-to-end model, or of a stage of the cascade")
-    train.add_argument("--seeds", type=int, nargs="+", help="train with each seed; print mean and standard deviation")
+    add_training_options(train)
 
 
 def add_predict(commands) -> None:
@@ -72,6 +81,7 @@ def add_compare(commands) -> None:
         "compare",
         "run systems on the same posts: scores, stages and costs in one table; resumes if interrupted",
         _compare,
+        True,
     )
     compare.formatter_class = argparse.RawDescriptionHelpFormatter
     compare.epilog = COMPARE_EXAMPLES
@@ -85,7 +95,7 @@ def add_compare(commands) -> None:
     compare.add_argument(
         "--sweep", metavar="TYPE", help="RECIPE is one cascade: also run it with this type in each slot that has it"
     )
-    compare.add_argument("--only", nargs="+", default=[], metavar="NAME", help="run these systems, in this order")
+    add_list(compare, "--only", str, "run these systems, in this order", "A,B")
     compare.add_argument("--data", type=Path, required=True, help="a dataset folder")
     compare.add_argument("--split", default="test", help="train, dev or test (default test)")
     compare.add_argument(
@@ -113,19 +123,13 @@ def add_propose(commands) -> None:
     )
     propose.add_argument("recipe", type=Path, help="of a proposer")
     propose.add_argument("--data", type=Path, required=True, help="a dataset folder")
-    propose.add_argument("--splits", nargs="+", default=["train", "dev", "test"], help="(default train dev test)")
+    add_list(propose, "--split", str, "which splits (default train,dev,test)", "A,B", default=SPLITS)
     propose.add_argument("--out", type=Path, required=True, help="the folder to write, a file a picture")
 
 
-def _check_recipe(path: Path, overrides: Sequence[str] = ()) -> None:
-    """Raises UserError for a recipe that cannot be read, before anything that takes seconds to import."""
-    from rivegs_mllm.config.yaml_loader import read_yaml
-
-    read_yaml(path, overrides)
-
-
 def _preview(args: argparse.Namespace, overrides: list[str]) -> int:
-    _check_recipe(args.recipe, overrides)
+    overrides = data_override(args, overrides)
+    check_model_recipe(args.recipe, overrides)
     quiet_transformers()
     from rivegs_mllm.config.schema import read_recipe
     from rivegs_mllm.training.preview import write_preview
@@ -142,16 +146,17 @@ def _preview(args: argparse.Namespace, overrides: list[str]) -> int:
 
 
 def _train(args: argparse.Namespace, overrides: list[str]) -> None:
-    _check_recipe(args.recipe, overrides)
+    overrides = training_overrides(args, overrides)
+    check_training(args.recipe, overrides)
     quiet_transformers()
     from rivegs_mllm.train import run
 
-    seeds = ["--seeds", *map(str, args.seeds)] if args.seeds else []
-    run([str(args.recipe), *overrides, *seeds])
+    run(args, overrides)
 
 
 def _predict(args: argparse.Namespace, overrides: list[str]) -> int:
-    _check_recipe(args.recipe, overrides)
+    args.base_model |= args.untuned
+    check_prediction(args.recipe, overrides, args.data, args.split, args.adapter, args.base_model)
     quiet_transformers()
     from rivegs_mllm.cascade.config import is_cascade
     from rivegs_mllm.config.layers import read_layers
@@ -164,7 +169,6 @@ def _predict(args: argparse.Namespace, overrides: list[str]) -> int:
         check_output(out, [args.recipe, *args.data.glob("*.jsonl")])
     if args.untuned:
         print("warning: --untuned is now called --base-model, and goes with the next version", file=sys.stderr)
-        args.base_model = True
     run = _predict_cascade if is_cascade(args.recipe) else _predict_end_to_end
     with lock_file(args.out), log_to(args.out.with_name(f"{args.out.name}.log")):
         predictions = run(args, overrides, samples)
@@ -174,7 +178,8 @@ def _predict(args: argparse.Namespace, overrides: list[str]) -> int:
 
 
 def _predict_end_to_end(args: argparse.Namespace, overrides: list[str], samples: list) -> list:
-    from rivegs_mllm.config.answering import read_answering, trained_folder
+    from rivegs_mllm.config.answering import read_answering
+    from rivegs_mllm.config.trained import trained_folder
     from rivegs_mllm.predict import predict
 
     adapter = None if args.base_model else args.adapter or trained_folder(args.recipe, overrides, args.data)
@@ -193,13 +198,12 @@ def _predict_cascade(args: argparse.Namespace, overrides: list[str], samples: li
     return predictions
 
 
-def _compare(args: argparse.Namespace, _: list[str]) -> int:
-    for path in args.recipes:
-        _check_recipe(path)
+def _compare(args: argparse.Namespace, overrides: list[str]) -> int:
+    check_comparison(args.recipes, overrides, args.data, args.split)
     quiet_transformers()
     from rivegs_mllm.compare.run import as_tables, compare
 
-    result = compare(args.recipes, args.data, args.split, args.out, args.sweep, args.only)
+    result = compare(args.recipes, args.data, args.split, args.out, args.sweep, args.only, overrides)
     Console().print(as_tables(result))
     hindered = {name: own["errors"]["summary"] for name, own in result["systems"].items() if own["errors"]["hindered"]}
     for name, lines in hindered.items():
@@ -209,11 +213,11 @@ def _compare(args: argparse.Namespace, _: list[str]) -> int:
 
 
 def _propose(args: argparse.Namespace, overrides: list[str]) -> int:
-    _check_recipe(args.recipe, overrides)
+    check_proposals(args.recipe, overrides, args.data, args.split)
     from rivegs_mllm.cascade.regions.base import ProposalRecipe
     from rivegs_mllm.cascade.regions.run import propose_all
     from rivegs_mllm.config.yaml_loader import parse_recipe
 
     with lock_folder(args.out):
-        lost = propose_all(parse_recipe(ProposalRecipe, args.recipe, overrides), args.data, args.splits, args.out)
+        lost = propose_all(parse_recipe(ProposalRecipe, args.recipe, overrides), args.data, args.split, args.out)
     return 1 if lost else 0

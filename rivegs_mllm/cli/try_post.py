@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from rivegs_mllm.cli.common import add_command
+from rivegs_mllm.cli.early import check_source, is_recipe
 from rivegs_mllm.runtime.logs import quiet_transformers
 from rivegs_mllm.types import UserError
 
@@ -15,7 +16,7 @@ DEMO = Path("runs/demo/model")
 
 def add_try(commands) -> None:
     """The command's parser."""
-    own = add_command(commands, "try", "the entities of one post, in a table, and its picture with boxes", _try)
+    own = add_command(commands, "try", "the entities of one post, in a table, and its picture with boxes", _try, True)
     own.add_argument("text", metavar="TEXT", help="the text of the post, in quotes")
     own.add_argument("--image", type=Path, metavar="FILE", help="its picture (default: it has none)")
     own.add_argument(
@@ -29,7 +30,7 @@ def add_try(commands) -> None:
     own.add_argument("--json", action="store_true", help="print JSON instead of the table")
 
 
-def _try(args: argparse.Namespace, _: list[str]) -> None:
+def _try(args: argparse.Namespace, overrides: list[str]) -> None:
     if args.model == DEMO and not DEMO.exists():
         raise UserError(f"{DEMO}: no such model; `make demo` trains it, or name another: --model RUN")
     if args.out and not args.image:
@@ -37,10 +38,13 @@ def _try(args: argparse.Namespace, _: list[str]) -> None:
     out = args.out or (args.image and Path(f"{args.image.stem}.entities.png"))
     if out and args.image.exists() and out.exists() and out.samefile(args.image):
         raise UserError(f"{out}: is the post's own picture; choose another --out")
+    if overrides and not is_recipe(args.model):
+        args.parser.refuse_rest(overrides)
+    check_source(args.model, overrides)
     quiet_transformers()
     from rivegs_mllm.pipeline import load
 
-    post = load(args.model, threshold=args.threshold)(args.text, args.image)
+    post = load(args.model, threshold=args.threshold, overrides=overrides)(args.text, args.image)
     if args.json:
         print(json.dumps(post.to_dict(), ensure_ascii=False, indent=1))
     else:

@@ -33,7 +33,13 @@ __all__ = ["as_tables", "compare"]
 
 
 def compare(
-    recipes: Sequence[Path], folder: Path, split: str, out: Path, sweep: str | None = None, only: Sequence[str] = ()
+    recipes: Sequence[Path],
+    folder: Path,
+    split: str,
+    out: Path,
+    sweep: str | None = None,
+    only: Sequence[str] = (),
+    overrides: Sequence[str] = (),
 ) -> dict:
     """Runs each system on the posts of ``folder/<split>.jsonl`` and scores it; ``read_systems`` says which they are.
 
@@ -44,7 +50,7 @@ def compare(
     ``out/compare.md`` and ``compare.html``, the predictions in ``out/<name>.jsonl``. Raises UserError for a recipe
     that is wrong, before any system is run.
     """
-    systems = read_systems(recipes, sweep, only, folder)
+    systems = read_systems(recipes, sweep, only, folder, overrides)
     for name in systems:
         check_output(out / f"{name}.jsonl", [folder / f"{split}.jsonl"])
     samples = read_split(folder, split)

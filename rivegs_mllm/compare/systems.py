@@ -17,12 +17,17 @@ from rivegs_mllm.cascade.config import (
     type_name_of,
     type_names_of,
 )
-from rivegs_mllm.config.answering import Answering, answering, folder_of
+from rivegs_mllm.config.answering import Answering, answering
 from rivegs_mllm.config.dataset_types import with_dataset_types, with_trained_types
-from rivegs_mllm.config.layers import Layered, read_layers
+from rivegs_mllm.config.layers import Layered, read_fitting, read_layers
+from rivegs_mllm.config.schema import Recipe
+from rivegs_mllm.config.trained import folder_of
 from rivegs_mllm.config.yaml_print import as_yaml
 from rivegs_mllm.runtime.foreign import shown
 from rivegs_mllm.types import UserError
+
+KINDS = [[field.name for field in dataclasses.fields(kind)] for kind in (CascadeRecipe, Recipe)]
+"""The keys of the recipes that a comparison takes."""
 
 
 @dataclass(frozen=True)
@@ -38,17 +43,22 @@ class ComparedSystem:
 
 
 def read_systems(
-    recipes: Sequence[Path], sweep: str | None = None, only: Sequence[str] = (), data: Path | None = None
+    recipes: Sequence[Path],
+    sweep: str | None = None,
+    only: Sequence[str] = (),
+    data: Path | None = None,
+    overrides: Sequence[str] = (),
 ) -> dict[str, ComparedSystem]:
     """The systems by name, in the order of ``recipes`` or, where given, of ``only``.
 
     A recipe is called by its file's name, variants by their own names. With ``sweep`` the one recipe is a cascade, and
     comes again with that type in each slot that has it, as ``<name>_<type>_<slot>``; ``none`` also leaves slots out.
     Such a system is left out where a stage would lack a field. Entity types that a recipe does not name are those of
-    the dataset in ``data``. Raises UserError for a recipe that cannot be read, or that is to be run and cannot be.
+    the dataset in ``data``. ``overrides`` are laid over each recipe that has such a key. Raises UserError for a recipe
+    that cannot be read, or that is to be run and cannot be.
     """
     found: dict[str, ComparedSystem] = {}
-    for name, layered in _swept(recipes, sweep) if sweep else _named(recipes):
+    for name, layered in _swept(recipes, sweep, overrides) if sweep else _named(recipes, overrides):
         if name in found:
             raise UserError(f"{found[name].where} and {layered.name} have the same name, {name}; rename one")
         if names_slot(layered):
@@ -67,9 +77,9 @@ def read_systems(
     return systems
 
 
-def _named(recipes: Sequence[Path]) -> Iterator[tuple[str, Layered]]:
+def _named(recipes: Sequence[Path], overrides: Sequence[str]) -> Iterator[tuple[str, Layered]]:
     for path in recipes:
-        layered = read_layers(path)
+        layered = read_fitting(path, overrides, KINDS)
         yield from layered.variants().items() or [(path.stem, layered)]
 
 
@@ -81,16 +91,16 @@ def _check(system: ComparedSystem) -> None:
             raise UserError(f"{system.where}: {error}") from None
 
 
-def _swept(recipes: Sequence[Path], kind: str) -> Iterator[tuple[str, Layered]]:
+def _swept(recipes: Sequence[Path], kind: str, overrides: Sequence[str]) -> Iterator[tuple[str, Layered]]:
     """One cascade, and the cascade with each stage replaced."""
     if len(recipes) != 1:
         raise UserError(f"--sweep {kind}: goes with one recipe of a cascade, and there are {len(recipes)}")
-    layered = read_layers(recipes[0])
+    layered = read_layers(recipes[0], overrides)
     if not names_slot(layered):
         raise UserError(f"{layered.name}: --sweep {kind} replaces the stages of a cascade, and this recipe has none")
     recipe = as_cascade(layered)
     yield layered.path.stem, layered
-    replaced = [(slot, own) for slot in SLOTS if (own := _replaced(layered, recipe, slot, kind))]
+    replaced = [(slot, own) for slot in SLOTS if (own := _replaced(layered, recipe, slot, kind, overrides))]
     if not replaced:
         known = [own for slot in SLOTS for own in type_names_of(slot)]
         shared = sorted(own for own in set(known) if known.count(own) > 1)
@@ -99,7 +109,9 @@ def _swept(recipes: Sequence[Path], kind: str) -> Iterator[tuple[str, Layered]]:
         yield f"{layered.path.stem}_{kind}_{slot}", own
 
 
-def _replaced(layered: Layered, recipe: CascadeRecipe, slot: str, kind: str) -> Layered | None:
+def _replaced(
+    layered: Layered, recipe: CascadeRecipe, slot: str, kind: str, overrides: Sequence[str]
+) -> Layered | None:
     """The cascade with another type in a slot, None where that would be no other system or none that can run."""
     own = recipe.stages().get(slot)
     known = kind in type_names_of(slot)
@@ -108,7 +120,7 @@ def _replaced(layered: Layered, recipe: CascadeRecipe, slot: str, kind: str) -> 
     if not known and kind != "none":
         return None
     override = f"--{slot}.type={kind}" if known else f"--{slot}=null"
-    replaced = read_layers(layered.path, [override])
+    replaced = read_layers(layered.path, [*overrides, override])
     replaced = dataclasses.replace(replaced, name=f"{layered.name} {override}")
     try:
         recipe = as_cascade(replaced)

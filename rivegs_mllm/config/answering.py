@@ -13,14 +13,11 @@ from transformers import TrainingArguments
 
 from rivegs_mllm.config.bounds import TokenCount, check_bounds
 from rivegs_mllm.config.dataset_types import with_dataset_types, with_trained_types
-from rivegs_mllm.config.layers import OVERRIDE, Layered, folder_for, read_layers, word
+from rivegs_mllm.config.layers import Layered, read_layers
 from rivegs_mllm.config.schema import AnswerRecipe, ModelRecipe, PredictRecipe, Recipe, check_answering
+from rivegs_mllm.config.trained import FILE_NAME
 from rivegs_mllm.config.yaml_loader import decode
 from rivegs_mllm.runtime.files import write_text
-from rivegs_mllm.types import UserError
-
-FILE_NAME = "recipe.yaml"
-"""The recipe that a model was trained by, in its folder."""
 
 _HEAD = "# rivegs predict {folder}/{name} --data DATASET --out PREDICTIONS --adapter {folder}\n"
 
@@ -68,25 +65,6 @@ def read_answering(
 def answering(layered: Layered) -> Answering:
     """As ``read_answering``, of a recipe that has been read."""
     return decode(Answering, layered.without(_OF_TRAINING))
-
-
-def trained_folder(path: Path | str, overrides: Sequence[str] = (), data: Path | None = None) -> Path:
-    """The folder in which a recipe's training leaves the adapter: that of a run on the dataset in ``data``, if there is
-    one, and else on the recipe's own. Raises UserError where the recipe does not train."""
-    return folder_of(read_layers(path, overrides), data)
-
-
-def folder_of(layered: Layered, data: Path | None = None) -> Path:
-    """As ``trained_folder``, of a recipe that has been read."""
-    train = layered.sections.get("train")
-    folder = word(train, "output_dir") if isinstance(train, dict) else None
-    if not folder:
-        raise UserError(f"{layered.name}: train.output_dir: missing, so name the trained folder: --adapter FOLDER")
-    if data is not None and train["output_dir"].source != OVERRIDE:
-        of_data = folder_for(layered.path.stem, data)
-        if (of_data / FILE_NAME).is_file():
-            return of_data
-    return Path(folder)
 
 
 def save_recipe(recipe: Recipe, folder: Path) -> None:

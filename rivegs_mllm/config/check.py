@@ -11,15 +11,16 @@ import difflib
 import enum
 import math
 import os
+import re
 import typing
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
 from draccus.choice_types import ChoiceType
 
 from rivegs_mllm.config.bounds import NO_RULES, FieldRules, NotEmpty, broken, is_union
-from rivegs_mllm.config.yaml_text import Written, YamlError, plain
+from rivegs_mllm.config.yaml_text import Written, YamlError, plain, read_value
 from rivegs_mllm.runtime.foreign import shown
 from rivegs_mllm.types import UserError
 
@@ -27,8 +28,25 @@ Settings = TypeVar("Settings")
 
 _MOST_NAMES = 12
 _LONGEST = 400
+_WORDS_WITH_COMMAS = re.compile(r"[\w.-]+(?:,[\w.-]+)+")
 _LISTS = (list, set, tuple, Sequence)
 _MAPPINGS = (dict, Mapping)
+
+
+class UnknownKeyError(UserError):
+    """A key that its section has not. ``key`` is its whole name, ``hint`` says what there is, and ``named`` adds to the
+    message where the key was written."""
+
+    def __init__(self, key: str, hint: str, named: Callable[[str], UserError] = UserError):
+        super().__init__(str(named(f"{key}: no such key; {hint}")))
+        self.key = key
+        self.hint = hint
+
+
+class Choices:
+    """Settings of one of several types, chosen by ``type:``, of a schema without the classes that it is for."""
+
+    BY_TYPE: typing.ClassVar[Mapping[str, type]]
 
 
 def resolve(hint: object, value: object, key: str = "") -> object:
@@ -55,8 +73,8 @@ def resolve(hint: object, value: object, key: str = "") -> object:
         return found if origin is Sequence else (origin or hint)(found)
     if (origin or hint) in _MAPPINGS and len(arguments) == 2:
         return {name: resolve(arguments[1], own, _below(key, name)) for name, own in _mapping(value, key).items()}
-    if isinstance(hint, type) and issubclass(hint, ChoiceType) and hint not in hint.get_known_choices().values():
-        return _choice(hint, value, key)
+    if (kinds := types_of(hint)) is not None:
+        return _choice(kinds, value, key)
     if dataclasses.is_dataclass(hint):
         return build(hint, _mapping(value, key), key)
     return _plain(value, key)
@@ -68,7 +86,7 @@ def build(kind: type[Settings], content: Mapping[str, object], key: str = "", ru
     fields = {field.name: field for field in dataclasses.fields(kind) if field.init}
     for name in content:
         if name not in fields:
-            raise UserError(f"{_below(key, name)}: no such key; {_nearest(name, fields)}")
+            raise UnknownKeyError(_below(key, name), _nearest(name, fields))
     values = {name: resolve(hints[name], value, _below(key, name)) for name, value in content.items()}
     for name, field in fields.items():
         if name not in values and field.default is field.default_factory is dataclasses.MISSING:
@@ -84,6 +102,16 @@ def build(kind: type[Settings], content: Mapping[str, object], key: str = "", ru
     except Exception as error:  # the libraries' own dataclasses raise whatever they like
         message = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{key or 'recipe'}: {message[:_LONGEST]}") from error
+
+
+def types_of(hint: object) -> Mapping[str, type] | None:
+    """The dataclasses by ``type:`` of a hint that leaves a choice, None of others: also of a class that is chosen."""
+    if isinstance(hint, type) and issubclass(hint, Choices):
+        return hint.BY_TYPE
+    if isinstance(hint, type) and issubclass(hint, ChoiceType):
+        known = hint.get_known_choices()
+        return None if hint in known.values() else known
+    return None
 
 
 def check_saved(kind: type, content: Mapping[str, object], key: str) -> None:
@@ -118,6 +146,9 @@ def _of_union(hints: Sequence[object], value: object, key: str) -> object:
     hints = [hint for hint in hints if hint is not type(None)]
     if len(hints) == 1:
         return resolve(hints[0], value, key)
+    lists = [hint for hint in hints if (typing.get_origin(hint) or hint) in _LISTS]
+    if lists and _is_override(value) and (str not in hints or _WORDS_WITH_COMMAS.fullmatch(content)):
+        return resolve(lists[0], value, key)
     for hint in hints:
         if _is_of(hint, content):
             return resolve(hint, value, key)
@@ -127,6 +158,11 @@ def _of_union(hints: Sequence[object], value: object, key: str) -> object:
     if str in hints:
         return _text(value, key)
     raise UserError(f"{key}: {shown(_plain(value, key))} is none of what it can be: {_words(hints)}")
+
+
+def _is_override(value: object) -> bool:
+    """Whether a value is a word of the command line, where a list is written ``A,B``; in files words are texts."""
+    return isinstance(value, Written) and isinstance(value.value, str)
 
 
 def _is_of(hint: object, content: object) -> bool:
@@ -185,20 +221,22 @@ def _named(names: Collection[object], value: object, key: str) -> object:
 
 def _list(arguments: Sequence[object], value: object, key: str) -> list:
     content = value.value if isinstance(value, Written) else value
+    if _is_override(value):
+        content = [read_value(part) for part in content.split(",")]
     if not isinstance(content, list):
         raise UserError(f"{key}: {_kind(_plain(value, key))} where a list belongs, such as [a, b]")
     hint = arguments[0] if arguments else object
     return [resolve(hint, own, f"{key}[{place}]") for place, own in enumerate(content)]
 
 
-def _choice(hint: type[ChoiceType], value: object, key: str) -> object:
+def _choice(kinds: Mapping[str, type], value: object, key: str) -> object:
     """The settings of one of several types, chosen by ``type:``."""
     content = dict(_mapping(value, key))
-    known = sorted(hint.get_known_choices())
+    known = sorted(kinds)
     if "type" not in content:
         raise UserError(f"{_below(key, 'type')}: missing; it is one of {', '.join(known)}")
     name = _named(known, content.pop("type"), _below(key, "type"))
-    return build(hint.get_choice_class(name), content, key)
+    return build(kinds[name], content, key)
 
 
 def _mapping(value: object, key: str) -> dict:

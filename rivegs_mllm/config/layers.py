@@ -77,6 +77,8 @@ class Layered:
             own = next(iter(own.values()), None)
         if isinstance(own, Sourced) and own.source not in (str(self.path), OVERRIDE, *DEFAULTS):
             return UserError(f"{own.source}: {message} (a base of {self.name})")
+        if isinstance(own, Sourced) and own.source == OVERRIDE:
+            return UserError(f"{self.name}: --{message}")
         return UserError(f"{self.name}: {message}")
 
 
@@ -96,9 +98,23 @@ def read_layers(path: Path | str, overrides: Sequence[str] = ()) -> Layered:
     if "variants" in sections:
         sections, files = _with_variants(path, sections, files)
     for override in overrides:
-        _override(sections, override)
+        for own in sections["variants"].values() if "variants" in sections else (sections,):
+            _override(own, override)
     _name_folder(sections, path.stem)
     return Layered(path, str(path), sections, files)
+
+
+def read_fitting(path: Path, overrides: Sequence[str], kinds: Sequence[Collection[str]]) -> Layered:
+    """A recipe, or a file of variants, with those of the overrides that are for its kind.
+
+    ``kinds`` are the top keys that recipes of each kind can have; what none has is an override of all, to be refused.
+    """
+    layered = read_layers(path)
+    said = {key for own in layered.variants().values() or [layered] for key in own.sections}
+    own = max(kinds, key=lambda keys: len(said & set(keys)))
+    others = {key for keys in kinds for key in keys} - set(own)
+    first = {override: override.removeprefix("--").partition("=")[0].partition(".")[0] for override in overrides}
+    return read_layers(path, [override for override in overrides if first[override] not in others])
 
 
 def word(content: dict, key: str) -> str | None:

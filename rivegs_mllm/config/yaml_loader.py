@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from rivegs_mllm.config.check import build
+from rivegs_mllm.config.check import UnknownKeyError, build
 from rivegs_mllm.config.layers import Layered, read_layers
+from rivegs_mllm.config.nearest import keys_of, nearest_keys
 from rivegs_mllm.types import UserError
 
 Recipe = TypeVar("Recipe")
@@ -58,6 +59,10 @@ def decode(kind: type[Recipe], layered: Layered) -> Recipe:
     _check_form(kind, content, layered.name)
     try:
         return build(kind, content)
+    except UnknownKeyError as error:
+        near = nearest_keys(error.key, list(keys_of(kind, content)))
+        hint = f"did you mean {' or '.join(near)}?" if near else error.hint
+        raise UnknownKeyError(error.key, hint, layered.fault) from error
     except UserError as error:
         message = " ".join(str(error).split())  # libraries' messages quote values of any length
         raise layered.fault(message if len(message) <= _LONGEST else message[:_LONGEST] + " ...") from error

@@ -70,12 +70,21 @@ def stream_predictions(path: Path | str) -> Iterator[Prediction]:
 
 def read_split(folder: Path | str, split: str) -> list[Sample]:
     """The samples of ``folder/<split>.jsonl``. Raises RecordError when the folder has no such split."""
+    check_split(folder, split)
+    return read_samples(Path(folder) / f"{split}.jsonl")
+
+
+def check_split(folder: Path | str, split: str) -> None:
+    """Raises RecordError that says which splits there are, where ``folder`` has no such split."""
     path = Path(folder) / f"{split}.jsonl"
-    if not path.is_file():
-        found = sorted(p.stem for p in Path(folder).glob("*.jsonl"))
-        there = f"it has {', '.join(found)}" if found else "it has no .jsonl file; build one with `rivegs build`"
-        raise RecordError(f"{folder}: no split '{split}' (looked for {path.name}); {there}")
-    return read_samples(path)
+    if path.is_file():
+        return
+    found = sorted(p.stem for p in Path(folder).glob("*.jsonl"))
+    missing = f"{folder}: no split '{split}' (looked for {path.name})"
+    if found:
+        raise RecordError(f"{missing}; it has {', '.join(found)}")
+    state = "it has no .jsonl file" if Path(folder).is_dir() else "there is no such folder"
+    raise RecordError(f"{missing}; {state}; `rivegs build` and `rivegs import` make datasets")
 
 
 def write_records(path: Path | str, records: Iterable[Sample | Prediction]) -> None:

@@ -18,9 +18,9 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 
 from rivegs_mllm.answer.format import AnswerFormat, loc_tokens
 from rivegs_mllm.answer.prompt import check_instruction
-from rivegs_mllm.config.answering import FILE_NAME as RECIPE
 from rivegs_mllm.config.answering import Answering, read_answering
 from rivegs_mllm.config.schema import AnswerRecipe, ModelRecipe, Recipe
+from rivegs_mllm.config.trained import FILE_NAME as RECIPE
 from rivegs_mllm.models.base_model import (
     System,
     add_embedding_rows,

@@ -21,6 +21,7 @@ from rivegs_mllm.answer.prompt import check_instruction, describe_types
 from rivegs_mllm.answer.serialization import NO, YES
 from rivegs_mllm.config.answering import Answering
 from rivegs_mllm.config.schema import AnswerRecipe, ModelRecipe, Recipe
+from rivegs_mllm.config.trained import check_base
 from rivegs_mllm.models.device import best_device
 from rivegs_mllm.runtime.foreign import one_line
 from rivegs_mllm.types import UserError
@@ -137,8 +138,7 @@ def load_model(recipe: ModelRecipe) -> PreTrainedModel:
 
 def _pretrained(kind: type, recipe: ModelRecipe, **options: object):
     path = base_path(recipe.base)
-    if recipe.base != "tiny" and recipe.base.startswith((".", "/", "~")) and not Path(path).is_dir():
-        raise UserError(f"model.base: {path} is no folder")
+    check_base(recipe.base)
     try:
         return kind.from_pretrained(
             path, revision=recipe.revision, trust_remote_code=recipe.trust_remote_code, **options

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,8 @@ from rivegs_mllm.answer.format import AnswerFormat
 from rivegs_mllm.cascade.config import CascadeRecipe, is_cascade, read_cascade
 from rivegs_mllm.cascade.in_memory import LoadedCascade
 from rivegs_mllm.cascade.mllm import SEGMENT_OF
-from rivegs_mllm.config.answering import Answering, read_answering, trained_folder
+from rivegs_mllm.config.answering import Answering, read_answering
+from rivegs_mllm.config.trained import check_hub_id, trained_folder
 from rivegs_mllm.models.adapter import answering_of, is_adapter, load_adapter, load_merged
 from rivegs_mllm.models.base_model import prepare_for_inference
 from rivegs_mllm.models.device import best_device, good_dtype
@@ -24,7 +24,6 @@ from rivegs_mllm.types import Prediction, Sample, UserError
 
 DTYPES = ("float32", "bfloat16", "float16")
 
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 # No pickled weights: they run code when they are loaded, and would be fetched beside the same in safetensors.
 _HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.yaml", "*.jinja", "*.model"]
 
@@ -37,6 +36,7 @@ def load(
     batch_size: int | None = None,
     segments: Sequence[str] | None = None,
     threshold: float | None = None,
+    overrides: Sequence[str] = (),
 ) -> Pipeline:
     """The system in ``source``, ready to be called on posts.
 
@@ -46,7 +46,8 @@ def load(
     processor that has no instructions for that. ``batch_size`` is how many posts ``batch`` answers at a time.
     ``segments`` are the fields to be filled, such as ("entities", "visible"), None for all that the system can: to fill
     fewer is quicker. ``threshold`` is the ``visible_score`` from which on an entity counts as visible, in the place of
-    the calibrated one. Raises UserError, which says what is missing, for what is none of these or does not load.
+    the calibrated one. ``overrides`` are of a recipe's keys, such as "--predict.max_new_tokens=64". Raises UserError,
+    which says what is missing, for what is none of these or does not load.
     """
     if threshold is not None and not (type(threshold) in (int, float) and 0 <= threshold <= 1):
         raise UserError(f"threshold: {threshold!r} is not a probability")
@@ -55,10 +56,12 @@ def load(
     path = Path(source)
     if path.suffix in (".yaml", ".yml") and not path.is_dir():
         if is_cascade(path):
-            return _cascade(read_cascade(path), device or dtype, batch_size, segments, threshold)
-        trained = trained_folder(path)
-        recipe = read_answering(path, trained=trained)
+            return _cascade(read_cascade(path, overrides), device or dtype, batch_size, segments, threshold)
+        trained = trained_folder(path, overrides)
+        recipe = read_answering(path, overrides, trained=trained)
         return _single(trained, recipe, device, dtype, batch_size, segments, threshold)
+    if overrides:
+        raise UserError(f"overrides: {overrides[0]}: {source} is no recipe")
     folder = path if path.exists() else _from_hub(str(source))
     return _single(folder, answering_of(folder), device, dtype, batch_size, segments, threshold)
 
@@ -133,11 +136,7 @@ def _calibration(fitted: Calibration | None, threshold: float | None) -> Calibra
 
 def _from_hub(name: str) -> Path:
     """A local copy of a model of the hub. Raises UserError."""
-    if not _HUB_ID.fullmatch(name):
-        raise UserError(
-            f"{name}: no such folder or recipe; name a trained model's folder (rivegs train, or make demo, makes one), "
-            "a recipe, or a hub id"
-        )
+    check_hub_id(name)
     from huggingface_hub import snapshot_download  # here, since it must come after transformers
 
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import logging
 import os
@@ -85,7 +86,17 @@ def missing_extra(error: ImportError) -> UserError:
         name = next((own for own in EXTRAS if own in str(error).lower()), "")
     if not name:
         raise error
-    return UserError(f"this needs {name}, which is not installed: pip install 'rivegs-mllm[{EXTRAS[name]}]'")
+    return _not_installed(name)
+
+
+def check_installed(module: str) -> None:
+    """Raises UserError that names the extra of a module of EXTRAS, where it is not installed."""
+    if importlib.util.find_spec(module) is None:
+        raise _not_installed(module)
+
+
+def _not_installed(module: str) -> UserError:
+    return UserError(f"this needs {module}, which is not installed: pip install 'rivegs-mllm[{EXTRAS[module]}]'")
 
 
 def quiet_unless_verbose(flags: set[str]) -> None:

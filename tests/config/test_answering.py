@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from tiny_base import make_recipe, write_recipe
 
-from rivegs_mllm.config.answering import FILE_NAME, read_answering, save_recipe, trained_folder
+from rivegs_mllm.config.answering import read_answering, save_recipe
 from rivegs_mllm.config.schema import read_recipe
+from rivegs_mllm.config.trained import FILE_NAME, trained_folder
 from rivegs_mllm.types import UserError
 
 OVERRIDES = ("--lora.r=4", "--train.learning_rate=3e-4", "--augment.name_augmentation=0.5", "--predict.batch_size=3")

@@ -9,10 +9,11 @@ from rivegs_mllm.answer.format import AnswerFormat
 from rivegs_mllm.answer.prompt import INSTRUCTION, describe_types, messages
 from rivegs_mllm.answer.serialization import parse, render
 from rivegs_mllm.cascade.config import read_cascade
-from rivegs_mllm.config.answering import read_answering, trained_folder
+from rivegs_mllm.config.answering import read_answering
 from rivegs_mllm.config.dataset_types import with_dataset_types
 from rivegs_mllm.config.layers import read_layers
 from rivegs_mllm.config.schema import read_recipe
+from rivegs_mllm.config.trained import trained_folder
 from rivegs_mllm.config.yaml_print import as_yaml
 from rivegs_mllm.data.dataset_info import DatasetInfo, write_info
 from rivegs_mllm.types import TYPES, Entity, Sample, UserError

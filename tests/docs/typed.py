@@ -17,6 +17,7 @@ from pages import ROOT, Command
 from recipe_kinds import read
 
 from rivegs_mllm.cli.main import _parser
+from rivegs_mllm.config.command_line import Parser
 from rivegs_mllm.config.layers import read_layers
 from rivegs_mllm.types import UserError
 
@@ -71,7 +72,7 @@ def _faults_of_a_verb(words: Sequence[str]) -> Iterator[str]:
         own = [name[2] if word == name[1] else word for word in words]  # FORMAT and the like stand for any choice
         known, rest = _told(_parser().parse_known_args, own)
     said = vars(known)
-    if rest and not said["takes_overrides"]:
+    if rest and not known.parser.takes_overrides:
         yield f"unknown: {rest}"
     if said.get("recipe"):
         yield from _faults_of_a_recipe(said["recipe"], rest)
@@ -153,6 +154,7 @@ def _told(call, *arguments):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(argparse.ArgumentParser, "error", refuse)
+        patch.setattr(Parser, "error", refuse)
         try:
             return call(*arguments)
         except SystemExit as end:

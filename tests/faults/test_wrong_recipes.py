@@ -216,10 +216,10 @@ def test_what_is_no_file_is_told(tmp_path):
 
 
 def test_nearest_name_is_offered(tmp_path):
-    refused(edited(tmp_path, "train.learnig_rate", 1), says="did you mean 'learning_rate'")
-    refused(edited(tmp_path, "lora.rank", 1), says="lora.rank: no such key")
+    refused(edited(tmp_path, "train.learnig_rate", 1), says="did you mean train.learning_rate")
+    refused(edited(tmp_path, "lora.rank", 1), says="lora.rank: no such key; did you mean lora.r")
     refused(edited(tmp_path, "entailment.type", "alway", CASCADE), read_cascade, says="did you mean 'always'")
-    refused(edited(tmp_path, "answer.instrction", "x"), says="did you mean 'instruction'")
+    refused(edited(tmp_path, "answer.instrction", "x"), says="did you mean answer.instruction")
 
 
 OVERRIDES = [

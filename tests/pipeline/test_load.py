@@ -16,8 +16,9 @@ from tiny_base import Trained
 import rivegs_mllm
 from rivegs_mllm import load
 from rivegs_mllm.answer.format import SEGMENTS
-from rivegs_mllm.config.answering import FILE_NAME, read_answering, save_recipe
+from rivegs_mllm.config.answering import read_answering, save_recipe
 from rivegs_mllm.config.schema import read_recipe
+from rivegs_mllm.config.trained import FILE_NAME
 from rivegs_mllm.data.images import MissingPictureError, PictureError
 from rivegs_mllm.data.jsonl import read_predictions
 from rivegs_mllm.models.adapter import load_adapter, save_beside_weights
