@@ -77,8 +77,6 @@ class Layered:
             own = next(iter(own.values()), None)
         if isinstance(own, Sourced) and own.source not in (str(self.path), OVERRIDE, *DEFAULTS):
             return UserError(f"{own.source}: {message} (a base of {self.name})")
-        if isinstance(own, Sourced) and own.source == OVERRIDE:
-            return UserError(f"{self.name}: --{message}")
         return UserError(f"{self.name}: {message}")
 
 

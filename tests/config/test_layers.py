@@ -195,7 +195,7 @@ def test_a_wrong_value_names_the_file_where_it_was_written(write):
     child = write(_below=MODEL.replace("model: {base: tiny,", "model: {"), child="base: _below.yaml\n")
     assert refused(child, read_recipe).startswith(f"{child}: model.base: missing")
     child = write(_below=MODEL, child="base: _below.yaml\n")
-    with pytest.raises(UserError, match=f"^{child}: --lora.r: "):
+    with pytest.raises(UserError, match=f"^{child}: lora.r: "):
         parse_recipe(Recipe, child, ["--lora.r=eight"])
 
 
