@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -64,8 +65,9 @@ def texts(folder: Path) -> Iterator[str]:
             yield "".join(piece.text for piece in pieces)
 
 
-def save_base(folder: Path, corpus: Iterable[str], tied: bool = True) -> Path:
-    """An untrained base of fewer layers and its processor; ``tied``: whether the output layer is the embedding."""
+def save_base(folder: Path, corpus: Iterable[str], tied: bool = True, flat: bool = False) -> Path:
+    """An untrained base of fewer layers and its processor; ``tied``: whether the output layer is the embedding;
+    ``flat``: whether config.json is shaped as the hub's files of Qwen2.5-VL are."""
     tokenizer = train_tokenizer(corpus)
     config = build_model(tokenizer).config
     config.text_config.num_hidden_layers = config.vision_config.depth = 2
@@ -75,6 +77,11 @@ def save_base(folder: Path, corpus: Iterable[str], tied: bool = True) -> Path:
     torch.manual_seed(0)
     Qwen2_5_VLForConditionalGeneration(config).save_pretrained(folder)
     build_processor(tokenizer).save_pretrained(folder)
+    if flat:
+        path = folder / "config.json"
+        content = json.loads(path.read_text())
+        text = {key: value for key, value in content.pop("text_config").items() if key != "model_type"}
+        path.write_text(json.dumps({**text, **content}))
     return folder
 
 

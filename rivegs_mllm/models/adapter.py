@@ -64,7 +64,8 @@ def _adapter_config(system: System, recipe: Recipe) -> LoraConfig:
     lora = copy.copy(recipe.lora)  # the recipe is saved as it was given
     new = new_token_ids(system, recipe.model)
     if new:
-        tied = system.model.config.get_text_config().tie_word_embeddings
+        # The config does not say it in one place: the hub's files of Qwen2.5-VL have no text config.
+        tied = system.model.get_output_embeddings().weight is system.model.get_input_embeddings().weight
         lora.trainable_token_indices = {"embed_tokens": new} if tied else {"embed_tokens": new, "lm_head": new}
     # A sharded weight is gathered only within its own module, and 4-bit weights cannot be added to.
     sharded = is_deepspeed_zero3_enabled()

@@ -43,10 +43,11 @@ class Run:
         self.trained = {name for name, value in self.trainer.model.named_parameters() if value.requires_grad}
 
 
-@pytest.fixture(scope="module", params=["tied", "untied"])
+@pytest.fixture(scope="module", params=["tied", "untied", "tied and flat", "untied and flat"])
 def run(request, tmp_path_factory, emblems) -> Run:
-    folder = tmp_path_factory.mktemp(request.param)
-    base = save_base(folder / "base", texts(emblems), tied=request.param == "tied")
+    folder = tmp_path_factory.mktemp(request.param.replace(" ", "_"))
+    tied, flat = not request.param.startswith("untied"), request.param.endswith("flat")
+    base = save_base(folder / "base", texts(emblems), tied, flat)
     return Run(folder, base, emblems, f"--answer.bins={BINS}")
 
 
