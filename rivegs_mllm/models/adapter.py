@@ -7,7 +7,7 @@ import dataclasses
 from pathlib import Path
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, prepare_model_for_kbit_training
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from safetensors import SafetensorError, safe_open
 from transformers import (
@@ -43,20 +43,26 @@ def add_adapter(system: System, recipe: Recipe) -> System:
     With a quantised base this is QLoRA (arXiv 2305.14314). Raises UserError for LoRA settings that do not fit the base,
     and for a quantised base under ZeRO-3.
     """
-    model = system.model
-    if recipe.model.quantization is not None:
-        if is_deepspeed_zero3_enabled():
-            raise UserError("model.quantization: 4-bit weights cannot be sharded by ZeRO-3; use zero2.yaml, or no nf4")
-        model = prepare_model_for_kbit_training(
-            model, recipe.train.gradient_checkpointing, recipe.train.gradient_checkpointing_kwargs
-        )
+    # PEFT's prepare_model_for_kbit_training is left out: it makes embedding, norms and head float32, and with them all
+    # that passes between the layers, twice the bytes of bfloat16; the norms calculate in float32 as they are.
+    if recipe.model.quantization is not None and is_deepspeed_zero3_enabled():
+        raise UserError("model.quantization: 4-bit weights cannot be sharded by ZeRO-3; use zero2.yaml, or no nf4")
     # ZeRO-3 wants one type in a module; elsewhere float32 adapters beside a bfloat16 base are safer.
     config, sharded = _adapter_config(system, recipe), is_deepspeed_zero3_enabled()
     try:
-        adapted = get_peft_model(model, config, autocast_adapter_dtype=not sharded)
+        adapted = get_peft_model(system.model, config, autocast_adapter_dtype=not sharded)
     except Exception as error:  # PEFT, such as for modules that are not there
         raise UserError(f"lora: {one_line(error)}") from error
+    _keep_gradients_out_of_a_frozen_tower(adapted)
     return dataclasses.replace(system, model=adapted)
+
+
+def _keep_gradients_out_of_a_frozen_tower(adapted: PeftModel) -> None:
+    """Gradient checkpointing makes the outputs of all embeddings require gradients, those of patches too, which would
+    then be carried back through the whole vision tower for nothing."""
+    tower = adapted.get_base_model().model.visual
+    if not any(parameter.requires_grad for parameter in tower.parameters()):
+        tower.forward = torch.no_grad()(tower.forward)
 
 
 def _adapter_config(system: System, recipe: Recipe) -> LoraConfig:

@@ -26,6 +26,9 @@ from rivegs_mllm.models.device import best_device
 from rivegs_mllm.runtime.foreign import one_line
 from rivegs_mllm.types import UserError
 
+NOT_QUANTIZED = ["model.visual", "lm_head"]
+"""What stays as it is under NF4, as patterns of transformers. QLoRA (arXiv 2305.14314) was tried on language models;
+the vision tower and its merger are a twelfth of the weights of a 7B."""
 TINY_BASE = Path(__file__).parents[1] / "tiny" / "base"
 
 
@@ -120,6 +123,7 @@ def load_model(recipe: ModelRecipe) -> PreTrainedModel:
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=getattr(torch, recipe.dtype),
+            llm_int8_skip_modules=NOT_QUANTIZED,  # so named, but of 4 bits too
         )
     model, loaded = _pretrained(
         AutoModelForImageTextToText,

@@ -7,8 +7,8 @@ to the hub, ``--model.base=FOLDER`` names a folder that holds the base's ``confi
 A batch is taken to be as large as the recipe allows: every row ``max_length`` tokens, every answer
 ``predict.max_new_tokens``, every picture ``model.max_pixels``. With n rows' tokens in a batch the parts are
 
-- *base*: two bytes a parameter in bfloat16. NF4 takes 4.127 bits a weight of the linear layers (QLoRA, arXiv
-  2305.14314, section 3); what stays unquantised is float32, or bfloat16 under DeepSpeed. ZeRO-3 divides it.
+- *base*: two bytes a parameter in bfloat16. NF4 takes 4.127 bits a weight of the language model's linear layers (QLoRA,
+  arXiv 2305.14314, section 3); the rest stays in bfloat16. ZeRO-3 divides it.
 - *adapter*, *gradients*, *optimizer*: as they are stored, with two moments of AdamW. DeepSpeed keeps the trained
   parameters in bfloat16 and divides bfloat16 gradients and, in float32, gradients, moments and a master copy
   (ZeRO, arXiv 1910.02054, section 5).
@@ -16,6 +16,8 @@ A batch is taken to be as large as the recipe allows: every row ``max_length`` t
   DeepSpeed, on several GPUs, the copy of the gradients that is reduced.
 - *activations*: what ``layer_bytes`` says, n times, for each layer; with gradient checkpointing the input of each
   layer, 2nh, and all of one layer. The vision tower counts the same way with its patches, if anything in it is trained.
+- *added rows*: where location tokens are added to the base, the output layer is written anew with their trained rows in
+  each step: a copy of it in bfloat16, and its gradient.
 - *logits*: 20 bytes each: bfloat16 and its gradient; float32 as output, at targets, as log-probability, as gradient.
 - *CUDA*: 2 GB for the context, the libraries' workspaces and fragmentation.
 """
@@ -35,9 +37,10 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedConfig, PreTrainedModel
+from transformers.quantizers.quantizers_utils import should_convert_module
 
 from rivegs_mllm.config.schema import Recipe, read_recipe
-from rivegs_mllm.models.base_model import base_path
+from rivegs_mllm.models.base_model import NOT_QUANTIZED, base_path
 from rivegs_mllm.models.device import count_parameters
 from rivegs_mllm.types import UserError
 
@@ -78,7 +81,7 @@ def estimate(config: PreTrainedConfig, recipe: Recipe, gpus: int = 1, zero: int 
     with torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(config, dtype=recipe.model.dtype)
     parameters = count_parameters(model)
-    base = base_bytes(model, recipe.model.quantization is not None, zero)
+    base = base_bytes(model, recipe.model.quantization is not None)
     layer = model.get_decoder().layers[0]
     adapted = get_peft_model(model, recipe.lora, low_cpu_mem_usage=True)
     trained = [p for p in adapted.parameters() if p.requires_grad]
@@ -88,20 +91,24 @@ def estimate(config: PreTrainedConfig, recipe: Recipe, gpus: int = 1, zero: int 
     vision = any(p.requires_grad for name, p in adapted.named_parameters() if ".visual." in name)
     parts["activations"] = activation_bytes(config, recipe, layer, vision)
     columns = recipe.train.per_device_train_batch_size * recipe.predict.max_new_tokens
-    parts["logits"] = columns * config.get_text_config().vocab_size * LOGIT_BYTES
+    text = config.get_text_config()
+    if recipe.answer.encoding == "loc":
+        parts["added rows"] = 2 * 2 * text.vocab_size * text.hidden_size
+    parts["logits"] = columns * text.vocab_size * LOGIT_BYTES
     parts["CUDA"] = CUDA
     return Estimate(parameters, trainable, parts)
 
 
-def base_bytes(model: PreTrainedModel, quantized: bool, zero: int) -> float:
-    """Bytes of the base's weights. Quantised are all linear layers but the one that makes the logits."""
+def base_bytes(model: PreTrainedModel, quantized: bool) -> float:
+    """Bytes of the base's weights. Quantised are the linear layers of the language model."""
     if not quantized:
         return sum(p.numel() * p.element_size() for p in model.parameters())
-    head = model.get_output_embeddings()
-    linear = [m.weight for m in model.modules() if isinstance(m, nn.Linear) and m is not head]
-    count = sum(weight.numel() for weight in linear)
-    rest = count_parameters(model) - count
-    return count * NF4_BYTES + rest * (2 if zero else 4)
+    count = sum(
+        module.weight.numel()
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and should_convert_module(name, NOT_QUANTIZED)
+    )
+    return count * NF4_BYTES + (count_parameters(model) - count) * 2
 
 
 def new_rows(config: PreTrainedConfig, recipe: Recipe) -> int:

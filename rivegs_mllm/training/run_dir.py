@@ -66,7 +66,7 @@ def settings_of(arguments: TrainingArguments, sections: Mapping[str, object]) ->
         train |= {name: values[name] for name in _WHEN_EVALUATED}
     else:
         train = {name: value for name, value in train.items() if name not in _CHOICE}
-    each, accumulated = arguments.train_batch_size, arguments.gradient_accumulation_steps
+    each, accumulated = arguments.per_device_train_batch_size, arguments.gradient_accumulation_steps
     train["samples_per_step"] = each * accumulated * arguments.world_size
     flat: dict[str, object] = {}
     for section, content in {**sections, "train": train}.items():
@@ -78,9 +78,19 @@ def settings_of(arguments: TrainingArguments, sections: Mapping[str, object]) ->
 
 
 def trainer_arguments(arguments: TrainingArguments) -> TrainingArguments:
-    """The recipe's arguments as Trainer is given them: it must leave all columns of a row to the collator."""
+    """The recipe's arguments as Trainer is given them.
+
+    It leaves all columns of a row to the collator, and a process uses one GPU: of several the first, and it says so.
+    """
     made = copy.copy(arguments)  # not constructed again, which would reset the state of accelerate
     made.remove_unused_columns = False
+    if made.n_gpu > 1:
+        print(
+            f"{made.n_gpu} GPUs are here, of which this process uses the first; all are used by accelerate launch "
+            "--config_file accelerate_configs/zero2.yaml -m rivegs_mllm.train RECIPE"
+        )
+        # Else Trainer makes an nn.DataParallel, which divides tensors by their rows, and rows of pictures are patches.
+        made._n_gpu = 1
     return made
 
 

@@ -17,6 +17,7 @@ from rivegs_mllm.models.adapter import load_adapter
 from rivegs_mllm.models.base_model import TINY_BASE, is_base, load_base
 from rivegs_mllm.models.generation.generator import Generator
 from rivegs_mllm.train import AnswerTrainer, make_trainer
+from rivegs_mllm.training.run_dir import settings_of
 from rivegs_mllm.types import UserError
 
 BINS = 100  # the base knows the tokens of 64
@@ -150,12 +151,39 @@ def test_checkpointing_gradients_changes_nothing(plain, base, emblems, tmp_path)
     assert saving.trainer.model.is_gradient_checkpointing
     for name in plain.trained:
         assert torch.allclose(plain.after[name], saving.after[name], atol=1e-6), name
+    assert not features(saving).requires_grad
+    whole = "--lora.target_modules=.*(q_proj|v_proj|qkv)"
+    seeing = Run(tmp_path / "seeing", base, emblems, "--train.gradient_checkpointing=true", whole)
+    assert features(seeing).requires_grad
+    assert sum(".visual." in name for name in seeing.trained) == 2 * 2  # layers, A and B
+
+
+def features(run: Run) -> torch.Tensor:
+    """What the vision tower says of a picture, in a model as it is trained."""
+    trainer = run.trainer
+    trainer.model.train()
+    batch = trainer.data_collator([trainer.train_dataset[0]])
+    return trainer.model.get_base_model().model.visual(batch["pixel_values"], batch["image_grid_thw"]).pooler_output
+
+
+def test_of_several_gpus_a_process_uses_one_and_says_so(base, emblems, tmp_path, capsys):
+    """TrainingArguments count what torch sees; here they are told two."""
+    recipe = make_recipe(tmp_path, base, emblems, *SHORT)
+    one = settings_of(recipe.train, {})
+    recipe.train._n_gpu = 2
+    trainer = make_trainer(recipe)
+    assert trainer.args.n_gpu == 1
+    assert "2 GPUs are here" in capsys.readouterr().out
+    assert settings_of(recipe.train, {}) == one
+    trainer.train()
+    assert trainer.state.global_step == 3
 
 
 def test_qlora_trains_beside_a_base_of_four_bits(base, emblems, tmp_path):
     run = Run(tmp_path, base, emblems, "--model.quantization=nf4", "--answer.bins=100")
     four_bit = {name: module for name, module in run.trainer.model.named_modules() if isinstance(module, Linear4bit)}
-    assert sum("language_model" in name for name in four_bit) == 2 * 7
+    assert len(four_bit) == 2 * 7
+    assert all("language_model" in name for name in four_bit)
     for name, module in four_bit.items():
         assert module.weight.quant_state.quant_type == "nf4"
         assert module.weight.dtype == torch.uint8, name

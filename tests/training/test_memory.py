@@ -47,12 +47,10 @@ def test_parts_of_a_7b_by_hand():
     assert divided["activations"] == parts["activations"]
 
 
-def test_nf4_quantises_linear_layers_but_not_the_head():
-    whole, quantized = (
-        memory.estimate(BASES[SEVEN](), recipe("qwen2_5_vl_7b.yaml", *said)).parts["base"] for said in ((), (NF4,))
-    )
-    tables = 2 * 152064 * 3584
-    assert 4 * tables + 0.51 * (whole / 2 - tables) < quantized < 4 * tables + 0.53 * (whole / 2 - tables)
+def test_nf4_quantises_the_language_model_but_not_the_head_or_the_tower():
+    quantized = memory.estimate(BASES[SEVEN](), recipe("qwen2_5_vl_7b.yaml", NF4)).parts["base"]
+    linear = 28 * (2 * 3584 * 3584 + 2 * 3584 * 512 + 3 * 3584 * 18944)
+    assert quantized == pytest.approx(linear * memory.NF4_BYTES + (8_292_166_656 - linear) * 2)
     with pytest.raises(UserError, match="ZeRO-3"):
         memory.estimate(BASES[SEVEN](), recipe("qwen2_5_vl_7b.yaml", NF4), gpus=8, zero=3)
 
@@ -63,6 +61,18 @@ def test_location_tokens_count_twice_unless_the_embedding_is_tied():
     assert memory.new_rows(seven, recipe("qwen2_5_vl_7b.yaml", *loc)) == 2 * 1001 * 3584
     assert memory.new_rows(three, recipe("qwen2_5_vl_3b.yaml", *loc)) == 1001 * 2048
     assert memory.new_rows(seven, recipe("qwen2_5_vl_7b.yaml")) == 0
+    added = memory.estimate(seven, recipe("qwen2_5_vl_7b.yaml", *loc)).parts["added rows"]
+    assert added == 2 * (2 * 152064 * 3584)
+    assert "added rows" not in memory.estimate(seven, recipe("qwen2_5_vl_7b.yaml")).parts
+
+
+@pytest.mark.parametrize(("rows", "copies"), [(None, 0), ({"embed_tokens": [500, 501]}, 1)])
+def test_the_output_layer_is_copied_where_rows_are_added(rows, copies):
+    """PEFT writes the trained rows into a copy in every forward pass; its gradient is as large again."""
+    model = AutoModelForImageTextToText.from_config(small("qwen2_5_vl"), dtype=torch.bfloat16)
+    adapted = get_peft_model(model, LoraConfig(r=4, target_modules=LINEAR, trainable_token_indices=rows))
+    kept = kept_by_autograd(adapted, autocast=False)
+    assert sum(tensor.numel() == 512 * 256 for tensor in kept) == copies
 
 
 def test_checkpointing_and_the_vision_tower():
@@ -98,22 +108,26 @@ def test_layer_bytes_are_what_autograd_keeps(family, autocast):
     layers = model.get_decoder().layers
     adapted = get_peft_model(model, LoraConfig(r=4, target_modules=LINEAR), autocast_adapter_dtype=autocast)
     calculated = memory.layer_bytes(256, 128, config.get_text_config(), layers[0], dropout=0.0)
-    four = kept_by_autograd(adapted, autocast)
+    four = bytes_kept(adapted, autocast)
     del layers[2:]
-    two = kept_by_autograd(adapted, autocast)
+    two = bytes_kept(adapted, autocast)
     measured = (four - two) / 2 / 256
     assert measured <= 1.02 * calculated, "the adapters' own small products may stay uncounted, no more"
     assert calculated <= 1.25 * measured
 
     adapted.gradient_checkpointing_enable({"use_reentrant": False})
-    checkpointed = kept_by_autograd(adapted, autocast)
+    checkpointed = bytes_kept(adapted, autocast)
     assert checkpointed < two
     del layers[1:]
-    assert checkpointed - kept_by_autograd(adapted, autocast) == 2 * 256 * 256
+    assert checkpointed - bytes_kept(adapted, autocast) == 2 * 256 * 256
 
 
-def kept_by_autograd(model: torch.nn.Module, autocast: bool) -> int:
-    """Bytes that a forward pass of 2 x 128 tokens keeps for the backward pass, weights not counted."""
+def bytes_kept(model: torch.nn.Module, autocast: bool) -> int:
+    return sum(tensor.untyped_storage().nbytes() for tensor in kept_by_autograd(model, autocast))
+
+
+def kept_by_autograd(model: torch.nn.Module, autocast: bool) -> list[torch.Tensor]:
+    """What a forward pass of 2 x 128 tokens keeps for the backward pass, but for the weights."""
     weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
     kept: dict[int, torch.Tensor] = {}
 
@@ -129,7 +143,7 @@ def kept_by_autograd(model: torch.nn.Module, autocast: bool) -> int:
     ):
         outputs = model(input_ids=ids, attention_mask=torch.ones_like(ids), logits_to_keep=1)
         del outputs
-    return sum(t.untyped_storage().nbytes() for pointer, t in kept.items() if pointer not in weights)
+    return [tensor for pointer, tensor in kept.items() if pointer not in weights]
 
 
 def test_command(tmp_path, capsys):
