@@ -26,6 +26,17 @@ def add_gold(parser: argparse.ArgumentParser, split: str = "test") -> None:
     parser.add_argument("--split", default=split, help=f"which split of the folder (default {split})")
 
 
+def add_types(parser) -> None:
+    """The option to score some entity types alone, of a parser or a group of its options."""
+    parser.add_argument(
+        "--types",
+        type=lambda text: tuple(name.strip() for name in text.split(",")),
+        default=(),
+        metavar="A,B",
+        help="these entity types alone; others are left out of gold and predictions",
+    )
+
+
 def add_image_root(parser: argparse.ArgumentParser) -> None:
     """The option of pages, which may be shared, to show pictures from outside the dataset's folder."""
     parser.add_argument(

@@ -6,9 +6,11 @@ import argparse
 import dataclasses
 import shlex
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from rivegs_mllm.cli.common import add_command, add_gold, add_image_root
+from rivegs_mllm.cli.common import add_command, add_gold, add_image_root, add_types
 from rivegs_mllm.config.command_line import add_list
 from rivegs_mllm.runtime.files import check_output
 from rivegs_mllm.runtime.lock import lock_file
@@ -56,6 +58,7 @@ def add_evaluate(commands) -> None:
     counted.add_argument(
         "--candidates", type=Path, metavar="FILE", help="a detector's boxes, JSON lines: for hindex, and Top-N-Prec"
     )
+    add_types(counted)
     shown = evaluate.add_argument_group("what is shown beside the five tasks")
     shown.add_argument("--subsets", action="store_true", help="by type, entities a post, box size, repeated mentions")
     shown.add_argument(
@@ -107,6 +110,7 @@ def add_report(commands) -> None:
     report.add_argument(
         "--limit", type=int, default=60, help="how many posts are shown with their picture (default 60)"
     )
+    add_types(report)
     add_image_root(report)
 
 
@@ -123,35 +127,54 @@ def _calibrate(args: argparse.Namespace, _: list[str]) -> None:
 
 
 def _report(args: argparse.Namespace, _: list[str]) -> None:
+    command = ["rivegs", "report", str(args.gold), *map(str, args.predictions), "--split", args.split]
+    command += ["--types", ",".join(args.types)] if args.types else []
+    asked = ReportArgs(args.gold, args.split, args.predictions, args.out, args.types, args.limit, args.image_root)
+    write_page(asked, shlex.join(command))
+
+
+@dataclass(frozen=True, slots=True)
+class ReportArgs:
+    """What a page is made of: ``predictions`` of one system or two on a split of ``gold``; of ``types`` alone where
+    they are given."""
+
+    gold: Path
+    split: str
+    predictions: Sequence[Path]
+    out: Path
+    types: Sequence[str] = ()
+    limit: int = 60
+    image_root: Path | None = None
+
+
+def write_page(asked: ReportArgs, command: str) -> None:
+    """Writes the page, ``command`` on it, and tells what is wrong with its pictures. Raises UserError."""
     from eval.report.page import Origin, system_names, write_report
     from rivegs_mllm.cli.evaluate_command import gold_file
     from rivegs_mllm.config.yaml_print import recipe_file
-    from rivegs_mllm.data.jsonl import read_predictions
+    from rivegs_mllm.data.entity_types import gold_of_types, of_types
+    from rivegs_mllm.data.jsonl import read_predictions, read_samples
 
-    names = system_names(args.predictions)
-    check_output(args.out, [gold_file(args.gold, args.split), *args.gold.glob("*.jsonl"), *args.predictions])
-    gold, root = _gold(args)
-    with lock_file(args.out):
-        systems = dict(zip(names, map(read_predictions, args.predictions), strict=True))
-        files = {name: recipe_file(path) for name, path in zip(names, args.predictions, strict=True)}
-        origin = Origin(
-            shlex.join(["rivegs", "report", str(args.gold), *map(str, args.predictions), "--split", args.split]),
-            {
-                name: file.read_text(encoding="utf-8", errors="replace")
-                for name, file in files.items()
-                if file.is_file()
-            },
+    names = system_names(asked.predictions)
+    file = gold_file(asked.gold, asked.split)
+    check_output(asked.out, [file, *asked.gold.glob("*.jsonl"), *asked.predictions])
+    with lock_file(asked.out):
+        gold, systems = read_samples(file), [read_predictions(path) for path in asked.predictions]
+        if asked.types:
+            gold, systems = gold_of_types(gold, asked.types), [of_types(said, asked.types) for said in systems]
+        files = {name: recipe_file(path) for name, path in zip(names, asked.predictions, strict=True)}
+        recipes = {
+            name: file.read_text(encoding="utf-8", errors="replace") for name, file in files.items() if file.is_file()
+        }
+        faults = write_report(
+            asked.out,
+            gold,
+            dict(zip(names, systems, strict=True)),
+            file.parent,
+            asked.limit,
+            asked.image_root,
+            Origin(command, recipes),
         )
-        faults = write_report(args.out, gold, systems, root, args.limit, args.image_root, origin)
     for fault in faults:
         print(fault, file=sys.stderr)
-    print(f"wrote {args.out}")
-
-
-def _gold(args: argparse.Namespace) -> tuple[list, Path]:
-    """The gold samples and the folder that their pictures are relative to."""
-    from rivegs_mllm.data.jsonl import read_samples, read_split
-
-    if args.gold.is_dir():
-        return read_split(args.gold, args.split), args.gold
-    return read_samples(args.gold), args.gold.parent
+    print(f"wrote {asked.out}")

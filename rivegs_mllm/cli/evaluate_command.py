@@ -19,6 +19,7 @@ from eval.report.tables import format_comparison, format_proposals, format_score
 from eval.scores import evaluate_files
 from eval.stage_metrics import proposal_scores
 from rivegs_mllm.data.boxes import are_normalised
+from rivegs_mllm.data.entity_types import gold_of_types, of_types
 from rivegs_mllm.data.jsonl import read_predictions, read_samples
 from rivegs_mllm.runtime.files import check_output, write_json
 from rivegs_mllm.runtime.lock import lock_file
@@ -36,6 +37,7 @@ TOP_N = (1, 5, 10, 20)
 class EvaluateArgs:
     """What `rivegs evaluate` is asked; the options have the names of the fields.
 
+    ``types`` are those that count, all where none is named.
     ``format`` is "records" or "riveg", ``boxes`` the grounding model's files for riveg rows without boxes, one a file
     of predictions. ``seeds`` takes all files for runs of one system.
     """
@@ -53,6 +55,7 @@ class EvaluateArgs:
     stages: bool = False
     sweep: bool = False
     explain: bool = False
+    types: Sequence[str] = ()
     json: Path | None = None
 
 
@@ -70,7 +73,8 @@ def evaluate(asked: EvaluateArgs) -> dict:
         raise UserError("--boxes goes with --format riveg; predictions that are records hold their own boxes")
     protocols = asked.protocol or (["riveg", "strict"] if asked.format == RIVEG_ROWS else ["strict"])
     criteria = Criteria(protocols, asked.iou, read_candidates(asked.candidates) if asked.candidates else None)
-    in_one_pass = asked.format != RIVEG_ROWS and not (asked.explain or asked.sweep or asked.candidates)
+    more = asked.explain or asked.sweep or asked.candidates or asked.types
+    in_one_pass = asked.format != RIVEG_ROWS and not more
     if in_one_pass and [len(runs) for runs in files.values()] == [1]:
         ((answers,),) = files.values()
         result = evaluate_files(gold_file(asked.gold, asked.split), answers, criteria)
@@ -124,6 +128,9 @@ def gold_file(gold: Path, split: str) -> Path:
 
 def _in_memory(asked: EvaluateArgs, files: Mapping[str, Sequence[Path]], criteria: Criteria) -> dict:
     gold, systems = _rows(asked, files) if asked.format == RIVEG_ROWS else _records(asked, files)
+    if asked.types:
+        gold = gold_of_types(gold, asked.types)
+        systems = {name: [of_types(run, asked.types) for run in runs] for name, runs in systems.items()}
     result = evaluate_systems(gold, systems, criteria, asked.explain, asked.sweep)
     if criteria.candidates is None:
         return result

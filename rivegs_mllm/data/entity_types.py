@@ -35,6 +35,16 @@ def left_out(samples: Iterable[Sample], types: Collection[str]) -> str:
     return f"{sum(others.values())} of {counts.total()} entities are of other types and left out ({named})"
 
 
+def gold_of_types(gold: Sequence[Sample], types: Collection[str]) -> list[Sample]:
+    """The gold without entities of other types, which is told. Raises UserError for a type that it has not."""
+    known = {entity.type for sample in gold for entity in sample.entities}
+    if unknown := [name for name in types if name not in known]:
+        raise UserError(f"--types: {shown(unknown[0])} is no type of the gold, which has {', '.join(sorted(known))}")
+    if told := left_out(gold, types):
+        print(f"gold: {told}")
+    return of_types(gold, types)
+
+
 def check_listed(samples: Iterable[Sample], folder: Path) -> None:
     """Raises UserError for the first entity of a type that ``folder/dataset.json`` does not list."""
     info = read_info(folder)

@@ -139,13 +139,11 @@ def _mask(own: Fields, size: tuple[int, int] | None, left: list[Left]) -> Mask |
     if not own.has("mask"):
         return None
     pixels = _bitmap(own)
-    left_, top, right, bottom = _edges(own.numbers("bounding_box", 4), size)
+    start, top, end, bottom = _edges(own.numbers("bounding_box", 4), size)
     whole = np.zeros((size[1], size[0]), bool)
-    if right > left_ and bottom > top:
-        scaled = Image.fromarray(pixels.astype(np.uint8)).resize(
-            (right - left_, bottom - top), Image.Resampling.NEAREST
-        )
-        whole[top:bottom, left_:right] = np.asarray(scaled) > 0
+    if end > start and bottom > top:
+        scaled = Image.fromarray(pixels.astype(np.uint8)).resize((end - start, bottom - top), Image.Resampling.NEAREST)
+        whole[top:bottom, start:end] = np.asarray(scaled) > 0
     if whole.any():
         return encode(whole)
     left.append(Left("mask left out", own.place, "it covers no pixel of the picture; its box is kept"))
