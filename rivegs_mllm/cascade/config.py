@@ -23,6 +23,7 @@ from rivegs_mllm.cascade.base import (
     StageError,
     StageRecipe,
 )
+from rivegs_mllm.cascade.checkpoint import METADATA_FILE
 from rivegs_mllm.cascade.entailment.base import Entailment
 from rivegs_mllm.cascade.grounding.base import Grounder
 from rivegs_mllm.cascade.knowledge.base import Knowledge
@@ -35,7 +36,7 @@ from rivegs_mllm.config.dataset_types import with_dataset_types
 from rivegs_mllm.config.layers import Layered, read_layers
 from rivegs_mllm.config.yaml_loader import decode
 from rivegs_mllm.data.jsonl import write_records
-from rivegs_mllm.runtime.foreign import loading
+from rivegs_mllm.runtime.foreign import loading, read_object
 from rivegs_mllm.types import TYPES, Prediction, Sample, UserError
 
 _CURES = {
@@ -95,11 +96,25 @@ def read_cascade(path: Path | str, overrides: Sequence[str] = (), data: Path | N
 
 
 def as_cascade(layered: Layered) -> CascadeRecipe:
-    """The recipe that layers say. Raises UserError as ``read_cascade`` does."""
-    recipe = _with_shared_types(decode(CascadeRecipe, layered))
+    """The recipe that layers say; where they say no types, these are those of its trained stages. Raises UserError as
+    ``read_cascade`` does."""
+    recipe = decode(CascadeRecipe, layered)
+    if "types" not in layered.sections and (types := _trained_types(recipe)):
+        recipe = dataclasses.replace(recipe, types=types)
+    recipe = _with_shared_types(recipe)
     if not recipe.stages():
         raise UserError(f"{layered.name}: no slot has a stage; the slots are {', '.join(SLOTS)}")
     return recipe
+
+
+def _trained_types(recipe: CascadeRecipe) -> list[str]:
+    """The types that the first trained stage was trained on, none where there is none; what is wrong with its files is
+    told where they are loaded."""
+    for path in (path for choice in recipe.stages().values() for path in _paths(choice)):
+        if (path / METADATA_FILE).is_file():
+            types = read_object(path / METADATA_FILE, "train the stage again").get("types")
+            return types if type(types) is list and all(type(name) is str for name in types) else []
+    return []
 
 
 def _with_shared_types(recipe: CascadeRecipe) -> CascadeRecipe:

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from rivegs_mllm.config.command_line import Parser
+from rivegs_mllm.config.command_line import Parser, add_list
 
 
 def add_command(commands, name: str, help: str, run: Callable, overrides: bool = False) -> Parser:
@@ -26,15 +26,9 @@ def add_gold(parser: argparse.ArgumentParser, split: str = "test") -> None:
     parser.add_argument("--split", default=split, help=f"which split of the folder (default {split})")
 
 
-def add_types(parser) -> None:
-    """The option to score some entity types alone, of a parser or a group of its options."""
-    parser.add_argument(
-        "--types",
-        type=lambda text: tuple(name.strip() for name in text.split(",")),
-        default=(),
-        metavar="A,B",
-        help="these entity types alone; others are left out of gold and predictions",
-    )
+def add_types(parser: argparse.ArgumentParser) -> None:
+    """The option to score some entity types alone."""
+    add_list(parser, "--types", str, "these entity types alone; others are left out of gold and predictions", "A,B")
 
 
 def add_image_root(parser: argparse.ArgumentParser) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from rivegs_mllm.cli.early import (
     check_proposals,
     check_training,
 )
+from rivegs_mllm.cli.evaluate import ReportArgs, write_page
 from rivegs_mllm.config.command_line import add_list
 from rivegs_mllm.data.jsonl import SPLITS
 from rivegs_mllm.runtime.files import check_output
@@ -72,6 +74,9 @@ def add_predict(commands) -> None:
     which.add_argument("--adapter", type=Path, help="trained folder or checkpoint (default: the recipe's output_dir)")
     which.add_argument("--base-model", action="store_true", help="the base model, without fine-tuning")
     which.add_argument("--untuned", action="store_true", help=argparse.SUPPRESS)
+    predict.add_argument(
+        "--report", type=Path, metavar="PAGE", help="also score them and write the page that `rivegs report` writes"
+    )
     add_strict(predict)
 
 
@@ -161,41 +166,57 @@ def _predict(args: argparse.Namespace, overrides: list[str]) -> int:
     from rivegs_mllm.cascade.config import is_cascade
     from rivegs_mllm.config.layers import read_layers
     from rivegs_mllm.config.yaml_print import as_yaml, recipe_file
+    from rivegs_mllm.data.entity_types import left_out
     from rivegs_mllm.data.jsonl import read_split
     from rivegs_mllm.runtime.files import write_text
 
     samples = read_split(args.data, args.split)
-    for out in (args.out, recipe_file(args.out)):
+    for out in (args.out, recipe_file(args.out), *([args.report] if args.report else [])):
         check_output(out, [args.recipe, *args.data.glob("*.jsonl")])
     if args.untuned:
         print("warning: --untuned is now called --base-model, and goes with the next version", file=sys.stderr)
     run = _predict_cascade if is_cascade(args.recipe) else _predict_end_to_end
     with lock_file(args.out), log_to(args.out.with_name(f"{args.out.name}.log")):
-        predictions = run(args, overrides, samples)
+        predictions, types = run(args, overrides, samples)
         write_text(recipe_file(args.out), as_yaml(read_layers(args.recipe, overrides)))
     print(f"wrote {args.out}:", "\n".join(summary(predictions)))
+    told = left_out(samples, types)
+    if told:
+        print(f"{args.split}: {told}; `rivegs evaluate --types {','.join(types)}` scores without them")
+    if args.report:
+        command = ["rivegs", "predict", args.recipe, "--data", args.data, "--split", args.split, "--out", args.out]
+        asked = ReportArgs(args.data, args.split, [args.out], args.report, types if told else ())
+        write_page(asked, shlex.join(map(str, [*command, "--report", args.report, *overrides])))
     return 1 if args.strict and any(map(is_incomplete, predictions)) else 0
 
 
-def _predict_end_to_end(args: argparse.Namespace, overrides: list[str], samples: list) -> list:
+def _predict_end_to_end(args: argparse.Namespace, overrides: list[str], samples: list) -> tuple[list, list[str]]:
+    """The predictions, and the types that they can have."""
     from rivegs_mllm.config.answering import read_answering
     from rivegs_mllm.config.trained import trained_folder
+    from rivegs_mllm.data.entity_types import check_shared
     from rivegs_mllm.predict import predict
 
     adapter = None if args.base_model else args.adapter or trained_folder(args.recipe, overrides, args.data)
     recipe = read_answering(args.recipe, overrides, args.data, adapter)
     if adapter:
         print(f"the model in {adapter}")
-    return predict(recipe, samples, args.data, args.out, adapter)
+    types = list(recipe.answer.types)
+    check_shared(samples, args.data, types, str(adapter or args.recipe))
+    return predict(recipe, samples, args.data, args.out, adapter), types
 
 
-def _predict_cascade(args: argparse.Namespace, overrides: list[str], samples: list) -> list:
+def _predict_cascade(args: argparse.Namespace, overrides: list[str], samples: list) -> tuple[list, list[str]]:
+    """The predictions, and the types that they can have."""
     from rivegs_mllm.cascade.config import predict_cascade, read_cascade
+    from rivegs_mllm.data.entity_types import check_shared, of_types
 
     if args.adapter or args.base_model:
         raise UserError(f"{args.recipe} is a cascade, whose stages name their own weights: --SLOT.adapter=FOLDER")
-    predictions, _ = predict_cascade(read_cascade(args.recipe, overrides, args.data), samples, args.data, args.out)
-    return predictions
+    recipe = read_cascade(args.recipe, overrides, args.data)
+    check_shared(samples, args.data, recipe.types, str(args.recipe))
+    predictions, _ = predict_cascade(recipe, of_types(samples, recipe.types), args.data, args.out)
+    return predictions, recipe.types
 
 
 def _compare(args: argparse.Namespace, overrides: list[str]) -> int:

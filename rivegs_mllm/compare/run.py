@@ -22,8 +22,10 @@ from rivegs_mllm.compare.systems import ComparedSystem, read_systems
 from rivegs_mllm.compare.tables import as_markdown, as_page, as_tables
 from rivegs_mllm.config.answering import Answering
 from rivegs_mllm.config.yaml_print import recipe_file
+from rivegs_mllm.data.entity_types import check_shared, left_out, of_types
 from rivegs_mllm.data.jsonl import read_split, write_records
 from rivegs_mllm.runtime.files import check_output, write_json, write_text
+from rivegs_mllm.runtime.foreign import shown
 from rivegs_mllm.runtime.lock import lock_folder
 from rivegs_mllm.runtime.logs import LOG, log_to
 from rivegs_mllm.runtime.post_errors import is_incomplete, summary
@@ -54,6 +56,7 @@ def compare(
     for name in systems:
         check_output(out / f"{name}.jsonl", [folder / f"{split}.jsonl"])
     samples = read_split(folder, split)
+    samples = _of_their_types(systems, samples, folder, split)
     with lock_folder(out), log_to(out / LOG):
         return _compare(systems, samples, folder, split, out)
 
@@ -76,6 +79,24 @@ def _compare(
     write_text(out / "compare.md", as_markdown(result))
     write_text(out / "compare.html", as_page(result))
     return result
+
+
+def _of_their_types(
+    systems: Mapping[str, ComparedSystem], samples: Sequence[Sample], folder: Path, split: str
+) -> list[Sample]:
+    """The posts with the entities of all systems' types; others are left out, and that is told, as is what a system
+    cannot find. Raises UserError where one has no type of the posts."""
+    met = {entity.type for sample in samples for entity in sample.entities}
+    own = {name: system.types for name, system in systems.items()}
+    for name, types in own.items():
+        check_shared(samples, folder, types, systems[name].where)
+    together = sorted(set().union(*own.values()))
+    if told := left_out(samples, together):
+        print(f"{split}: {told}")
+    for name, types in own.items():
+        if missed := sorted(met & set(together) - set(types)):
+            print(f"{name}: does not know {', '.join(map(shown, missed))}, which it is scored on as the others are")
+    return of_types(samples, together)
 
 
 def _run(

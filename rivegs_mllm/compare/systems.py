@@ -41,6 +41,11 @@ class ComparedSystem:
     text: str
     weights: Path = Path()
 
+    @property
+    def types(self) -> list[str]:
+        """The entity types that its predictions can have."""
+        return list(self.recipe.types if isinstance(self.recipe, CascadeRecipe) else self.recipe.answer.types)
+
 
 def read_systems(
     recipes: Sequence[Path],

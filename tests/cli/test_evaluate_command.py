@@ -47,6 +47,22 @@ def files(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def test_some_types_alone(files, capsys):
+    def places(records):
+        return [dataclasses.replace(own, entities=tuple(e for e in own.entities if e.type == "LOC")) for own in records]
+
+    asked = EvaluateArgs(files / "data", [files / "half.jsonl"], types=["LOC"])
+    assert evaluate(asked)["strict"] == scores_of(places(GOLD), places(HALF))["strict"]
+    assert "gold: 40 of 80 entities are of other types and left out ('PER' 40)" in capsys.readouterr().out
+    with pytest.raises(UserError, match="--types: 'ORG' is no type of the gold, which has LOC, PER"):
+        evaluate(dataclasses.replace(asked, types=["LOC", "ORG"]))
+    page, arguments = files / "page.html", ["report", str(files / "data"), str(files / "half.jsonl")]
+    assert main([*arguments, "--types", "LOC", "--out", str(page)]) == 0
+    assert '"types":["LOC"]' in page.read_text(encoding="utf-8")
+    assert main([*arguments, "--out", str(page)]) == 0
+    assert '"types":["PER","LOC"]' in page.read_text(encoding="utf-8")
+
+
 def test_one_system_is_short(files, capsys):
     result = evaluate(EvaluateArgs(files / "data", [files / "half.jsonl"], json=files / "new" / "scores.json"))
     assert result == json.loads((files / "new" / "scores.json").read_text())

@@ -9,6 +9,7 @@ from rivegs_mllm.answer.format import AnswerFormat
 from rivegs_mllm.answer.prompt import INSTRUCTION, describe_types, messages
 from rivegs_mllm.answer.serialization import parse, render
 from rivegs_mllm.cascade.config import read_cascade
+from rivegs_mllm.cli.main import main
 from rivegs_mllm.config.answering import read_answering
 from rivegs_mllm.config.dataset_types import with_dataset_types
 from rivegs_mllm.config.layers import read_layers
@@ -101,6 +102,34 @@ def test_a_trained_model_says_its_types(data, tmp_path):
     with pytest.raises(UserError, match=rf"^{TINY}: answer.types: 'brand', but {trained}/rivegs_contract.json says"):
         read_answering(TINY, ["--answer.types=[brand]"], data, trained)
     assert read_answering(TINY, (), data, tmp_path / "none").answer.types == list(TYPES)
+
+
+def test_a_model_and_posts_of_other_types_are_told_in_one_line(data, tmp_path, capsys):
+    trained = tmp_path / "run"
+    trained.mkdir()
+    AnswerFormat("qwen2_5_vl", "loc", 784, 78400, 28, 64).save(trained)
+    asked = ["predict", TINY, "--data", str(data), "--adapter", str(trained), "--out", str(tmp_path / "said.jsonl")]
+    lines = (data / "train.jsonl").read_text().splitlines()[:3]
+    (data / "test.jsonl").write_text("\n".join(lines))
+    assert main(asked) == 2
+    (said,) = capsys.readouterr().err.splitlines()
+    assert f"{data} has the types 'Sports Event', 'athlete', but {trained} has 'PER', 'LOC', 'ORG', 'OTHER'" in said
+    assert "box" not in said
+    asked = ["predict", "recipes/cascade/tiny.yaml", "--data", str(data), "--out", str(tmp_path / "said.jsonl")]
+    assert main([*asked, "--types=[PER, LOC]"]) == 2
+    (said,) = capsys.readouterr().err.splitlines()
+    assert f"recipes/cascade/tiny.yaml: types: 'PER', 'LOC': no type of the entities of {data}, which has" in said
+
+
+def test_a_cascade_on_posts_without_entities_has_the_types_of_its_stages(data, tmp_path):
+    stage = tmp_path / "tagger"
+    stage.mkdir()
+    (stage / "stage.json").write_text('{"types": ["athlete", "brand"]}')
+    (data / "train.jsonl").write_text('{"id": "1", "tokens": ["nobody", "has", "labelled", "this"]}')
+    given = [f"--tagger.checkpoint={stage}"]
+    recipe = read_cascade("recipes/cascade/tiny.yaml", given, data)
+    assert recipe.types == recipe.tagger.types == ["athlete", "brand"]
+    assert read_cascade("recipes/cascade/tiny.yaml", [*given, "--types=[x]"], data).types == ["x"]
 
 
 def test_the_four_types_are_the_default_in_their_order(data, tmp_path):

@@ -1,0 +1,143 @@
+"""From the files of another tool to a tuned model and a report: import, train, predict."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from data_builders.importing.names import WORDS
+from rivegs_mllm.cli.main import main
+from rivegs_mllm.data.dataset_info import read_info
+from rivegs_mllm.data.jsonl import read_predictions, read_split
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "import.md").read_text(encoding="utf-8")
+TINY = str(ROOT / "recipes" / "tiny" / "e2e.yaml")
+SPLITS = {"train": "p1", "test": "p2"}
+"""The picture of each split's post."""
+
+WITHOUT_REGIONS = ("spacy", "doccano", "brat", "gliner")
+QUICK = ("label-studio", "conll")
+"""Trained on in every run of the tests; the others are slow."""
+
+
+def example(name: str) -> list[tuple[str, str]]:
+    """The names and contents of the files of a format's example in the docs."""
+    section = re.search(rf"^### [^\n]*`{name}`.*?(?=^##|\Z)", PAGE, re.MULTILINE | re.DOTALL)[0]
+    return re.findall(r"^```\w+ (\S+)\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
+
+
+def write_examples(name: str, folder: Path) -> list[str]:
+    """The post of the example in two splits, in ``folder``. Returns the arguments that import them."""
+    folder.mkdir()
+    for picture in SPLITS.values():
+        Image.new("RGB", (80, 60), "red" if picture == "p1" else "blue").save(folder / f"{picture}.jpg")
+    if name == "brat":
+        for split, picture in SPLITS.items():
+            for file, content in example(name):
+                path = folder / split / file.replace("p1", picture)
+                path.parent.mkdir(exist_ok=True)
+                path.write_text(content)
+        return [name, str(folder / "train"), str(folder / "test")]
+    if name in ("labelme", "cvat", "fiftyone"):
+        return [*write_examples("conll", folder / "texts"), "--regions", str(write_regions(name, folder))]
+    if name in ("parquet", "datasets"):
+        return [name, *write_binary(name, folder)]
+    ((file, content),) = example(name)
+    paths = [folder / f"{split}{Path(file).suffix}" for split in SPLITS]
+    for path, picture in zip(paths, SPLITS.values(), strict=True):
+        path.write_text(content.replace("p1", picture))
+    boxes = ["--boxes", "xyxy"] if name in ("csv", "sharegpt") else []
+    regions = ["--regions", str(write_regions("cvat", folder))] if name == "conll" else []
+    return [name, *map(str, paths), *boxes, *regions]
+
+
+def write_regions(name: str, folder: Path) -> Path:
+    """The example's box on both pictures."""
+    if name == "labelme":
+        (folder / "labelme").mkdir()
+        shape = {"label": "athlete", "points": [[10, 3], [50, 33]], "shape_type": "rectangle", "group_id": None}
+        for picture in SPLITS.values():
+            content = {"shapes": [shape], "imagePath": f"{picture}.jpg", "imageWidth": 80, "imageHeight": 60}
+            (folder / "labelme" / f"{picture}.json").write_text(json.dumps(content))
+        return folder / "labelme"
+    if name == "fiftyone":
+        box = {"_cls": "Detection", "label": "athlete", "bounding_box": [0.125, 0.05, 0.5, 0.5]}
+        detections = {"_cls": "Detections", "detections": [box]}
+        samples = [{"filepath": f"data/{picture}.jpg", "ground_truth": detections} for picture in SPLITS.values()]
+        (folder / "samples.json").write_text(json.dumps({"samples": samples}))
+        return folder / "samples.json"
+    ((_, content),) = example("cvat")
+    image = re.search(r"<image .*</image>", content, re.DOTALL)[0]
+    (folder / "cvat.xml").write_text(content.replace(image, image + image.replace("p1", "p2")))
+    return folder / "cvat.xml"
+
+
+def write_binary(name: str, folder: Path) -> list[str]:
+    import datasets
+
+    row = {
+        "text": "Ada Lovelace beats Nike",
+        "mention": "Ada Lovelace",
+        "type": "athlete",
+        "boxes_xyxy": [10, 3, 50, 33],
+    }
+    rows = {split: [row | {"image": f"{picture}.jpg", "id": picture}] for split, picture in SPLITS.items()}
+    made = {split: datasets.Dataset.from_list(own) for split, own in rows.items()}
+    if name == "datasets":
+        datasets.DatasetDict(made).save_to_disk(str(folder / "saved"))
+        return [str(folder / "saved"), "--images", str(folder)]
+    for split, own in made.items():
+        own.to_parquet(str(folder / f"{split}.parquet"))
+    return [str(folder / f"{split}.parquet") for split in SPLITS]
+
+
+def import_examples(name: str, folder: Path) -> None:
+    arguments = write_examples(name, folder / "raw")
+    images = [] if "--images" in arguments else ["--images", str(folder / "raw")]
+    assert main(["import", *arguments, *images, "--copy-images", "--out", str(folder / "mine")]) == 0
+
+
+@pytest.mark.parametrize("name", WORDS)
+def test_every_format_is_imported_by_the_command(tmp_path, name):
+    import_examples(name, tmp_path)
+    assert set(read_info(tmp_path / "mine").types) in ({"athlete", "brand"}, {"athlete"})
+    for split in SPLITS:
+        (sample,) = read_split(tmp_path / "mine", split)
+        assert (tmp_path / "mine" / sample.image).is_file()
+        entity = sample.entities[0]
+        assert (entity.text, entity.type) == ("Ada Lovelace", "athlete")
+        assert [(box.xmin, box.ymin, box.xmax, box.ymax) for box in entity.boxes] == (
+            [] if name in WITHOUT_REGIONS else [(10, 3, 50, 33)]
+        )
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in QUICK else (pytest.mark.slow,)) for name in WORDS]
+)
+def test_three_commands_to_a_tuned_model_and_a_report(tmp_path, monkeypatch, capsys, name):
+    import_examples(name, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    segments = ["--answer.segments=[entities]"] if name in WITHOUT_REGIONS else []
+    few = ["--train.max_steps=2", "--train.per_device_train_batch_size=1", "--train.save_strategy=no"]
+    assert main(["train", TINY, "--data.folder=mine", *segments, *few]) == 0
+    short = ["--predict.max_new_tokens=8"]
+    arguments = ["--data", "mine", "--out", "said.jsonl", "--report", "report.html", *segments, *short]
+    assert main(["predict", TINY, *arguments]) == 0
+    said = capsys.readouterr().out
+    assert "the model in runs/e2e-mine" in said
+    assert "wrote report.html" in said
+    assert [one.id for one in read_predictions(Path("said.jsonl"))] == [
+        own.id for own in read_split(Path("mine"), "test")
+    ]
+    page = Path("report.html").read_text(encoding="utf-8")
+    assert "rivegs predict" in page
+    assert "data:image" in page
+    assert '"types":["athlete"' in page
+    types = json.loads(Path("runs/e2e-mine/rivegs_contract.json").read_text())["types"]
+    assert types == sorted(read_info(Path("mine")).types)
+    assert Path("runs/e2e-mine/instruction.txt").read_text() == "Types: {types}\n{text}"
