@@ -17,6 +17,7 @@ from rivegs_mllm.config.schema import read_recipe
 from rivegs_mllm.config.trained import trained_folder
 from rivegs_mllm.config.yaml_print import as_yaml
 from rivegs_mllm.data.dataset_info import DatasetInfo, write_info
+from rivegs_mllm.data.jsonl import read_predictions
 from rivegs_mllm.types import TYPES, Entity, Sample, UserError
 
 TINY = "recipes/tiny/e2e.yaml"
@@ -115,10 +116,15 @@ def test_a_model_and_posts_of_other_types_are_told_in_one_line(data, tmp_path, c
     (said,) = capsys.readouterr().err.splitlines()
     assert f"{data} has the types 'Sports Event', 'athlete', but {trained} has 'PER', 'LOC', 'ORG', 'OTHER'" in said
     assert "box" not in said
-    asked = ["predict", "recipes/cascade/tiny.yaml", "--data", str(data), "--out", str(tmp_path / "said.jsonl")]
+    cascade = tmp_path / "cascade.yaml"
+    cascade.write_text("tagger: {type: gold}")
+    asked = ["predict", str(cascade), "--data", str(data), "--out", str(tmp_path / "said.jsonl")]
     assert main([*asked, "--types=[PER, LOC]"]) == 2
     (said,) = capsys.readouterr().err.splitlines()
-    assert f"recipes/cascade/tiny.yaml: types: 'PER', 'LOC': no type of the entities of {data}, which has" in said
+    assert f"{cascade}: types: 'PER', 'LOC': no type of the entities of {data}, which has" in said
+    assert main([*asked, "--types=[athlete]"]) == 0
+    assert {own.type for one in read_predictions(tmp_path / "said.jsonl") for own in one.entities} == {"athlete"}
+    assert "test: 1 of 3 entities are of other types and left out ('Sports Event' 1)" in capsys.readouterr().out
 
 
 def test_a_cascade_on_posts_without_entities_has_the_types_of_its_stages(data, tmp_path):
