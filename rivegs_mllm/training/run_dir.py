@@ -138,8 +138,9 @@ def resume_point(out: Path, settings: Mapping[str, object], finished: Path, argu
     run was trained with other settings; a start that made no checkpoint does not count.
     """
     complete = []
+    processes = _processes(out)
     for folder in out.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
-        if _is_complete(folder):
+        if _is_complete(folder, processes):
             complete.append(folder)
         else:
             print(f"{folder} is incomplete and is removed")
@@ -190,15 +191,27 @@ def _change(key: str, then: object, now: object, arguments: TrainingArguments) -
     return f"{change} ({parts}{hint})"
 
 
-def _is_complete(checkpoint: Path) -> bool:
-    """Whether a checkpoint has the trainer's state, which is written last, and before older ones are deleted; and
-    whether its other files can be opened, which a full disk or a copy may have truncated since."""
+def _processes(out: Path) -> int | None:
+    """By how many processes the run in ``out`` was started, None where that is not known."""
+    try:
+        return read_object(out / RUN_FILE, "").get("processes")
+    except UserError:
+        return None
+
+
+def _is_complete(checkpoint: Path, processes: int | None = None) -> bool:
+    """Whether a checkpoint has the trainer's state, which is written last, and before older ones are deleted; whether
+    its other files can be opened, which a full disk or a copy may have truncated since; and, where ``processes`` shared
+    the optimizer's state, whether each has written its shard, since none waits for the others."""
     try:
         read_object(checkpoint / TRAINER_STATE_NAME, "")
         for path in checkpoint.rglob("*.safetensors"):
             with safe_open(path, "pt"):
                 pass
     except (UserError, OSError, SafetensorError):
+        return False
+    shards = len(list(checkpoint.glob("global_step*/*_optim_states.pt")))
+    if shards and processes and shards != processes:
         return False
     # torch.save writes zip files, whose directory stands at the end: a truncated one has none.
     return all(zipfile.is_zipfile(path) for kind in ("*.pt", "*.pth") for path in checkpoint.rglob(kind))

@@ -1,5 +1,6 @@
 """Two processes under DeepSpeed on the CPU train as one process does, posts with and without picture mixed."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ from rivegs_mllm.data.jsonl import read_split
 from rivegs_mllm.models.adapter import load_adapter
 from rivegs_mllm.models.generation.generator import Generator
 from rivegs_mllm.train import train
+from rivegs_mllm.training.run_dir import resume_point
 
 pytest.importorskip("deepspeed")
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="DeepSpeed builds an operator with g++")
@@ -82,6 +84,22 @@ def test_two_processes_train_as_one(together, alone):
     stage = "zero_pp_rank_1_mp_rank_00_model_states.pt"  # only ZeRO-3 divides the model
     assert {name for name in states if "rank_1_" in name and "optim" in name}
     assert (stage in states) == (config == "cpu_zero3")
+
+
+def test_a_checkpoint_without_the_shard_of_a_process_is_incomplete(together, tmp_path, capsys):
+    """As a kill leaves it where the first process had written its own and the trainer's state before the second."""
+    run = tmp_path / "run"
+    shutil.copytree(together[1], run, ignore=shutil.ignore_patterns("checkpoint-6"))
+    whole = shutil.copytree(together[1] / "checkpoint-6", run / "checkpoint-6")
+    settings = json.loads((run / "run.json").read_text())["settings"]
+    arguments = make_recipe(tmp_path, tmp_path, tmp_path).train
+    assert resume_point(run, settings, run / "none", arguments) == str(whole)
+    [shard] = whole.glob("global_step6/*rank_1_*optim_states.pt")
+    shard.unlink()
+    before = resume_point(run, settings, run / "none", arguments)
+    assert before is not None
+    assert before.endswith("checkpoint-4")
+    assert "checkpoint-6 is incomplete" in capsys.readouterr().out
 
 
 def test_two_processes_score_dev_as_one(together, alone):
