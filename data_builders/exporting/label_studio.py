@@ -1,7 +1,8 @@
 """Label Studio's JSON: tasks with spans of the text, rectangles, and a relation from each span to its rectangles.
 
 The gold of a split is a task's annotation, what a system says its predictions, pre-annotations with scores.
-``labels.xml`` is the labelling interface that fits. Pictures are named as Label Studio serves them from local files,
+``labels.xml`` is the labelling interface that fits, with the types of ``dataset.json`` and those that occur.
+Pictures are named as Label Studio serves them from local files,
 ``/data/local-files/?d=`` and their path below the dataset's folder, which LOCAL_FILES_DOCUMENT_ROOT is to name.
 Masks become brush strokes. Offsets count as JavaScript does, an emoji as two.
 """
@@ -15,6 +16,7 @@ from xml.sax.saxutils import quoteattr
 
 from data_builders.exporting.sides import Side, characters, given, regions, types_of, verdict, write_as_json
 from data_builders.formats.brush import encode_brush
+from rivegs_mllm.data.dataset_info import read_info
 from rivegs_mllm.data.masks import box_of, decode
 from rivegs_mllm.runtime.files import write_text
 from rivegs_mllm.types import Box, Entity, Mask, Sample
@@ -54,7 +56,9 @@ def write_label_studio(out: Path, gold: Sequence[Side], systems: Sequence[Side])
             ]
             tasks.append({**task, "annotations": annotations, "predictions": predictions})
         write_as_json(out / f"{side.name}.json", tasks)
-    labels = "".join(f"    <Label value={quoteattr(name)}/>\n" for name in types_of([*gold, *systems]))
+    infos = [info for root in {side.root for side in gold} if (info := read_info(root))]
+    types = {*types_of([*gold, *systems]), *(name for info in infos for name in info.types)}
+    labels = "".join(f"    <Label value={quoteattr(name)}/>\n" for name in sorted(types))
     write_text(out / "labels.xml", _INTERFACE.format(labels=labels))
     return []
 

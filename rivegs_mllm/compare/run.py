@@ -67,7 +67,7 @@ def _compare(
     found = {}
     for name, system in systems.items():
         try:
-            predictions, costs = _run(system, samples, folder, out / name)
+            predictions, costs = _run(system, of_types(samples, system.types), folder, out / name)
         except UserError as error:
             raise UserError(f"{system.where}: {error}") from error
         write_records(out / f"{name}.jsonl", predictions)

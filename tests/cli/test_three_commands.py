@@ -141,3 +141,39 @@ def test_three_commands_to_a_tuned_model_and_a_report(tmp_path, monkeypatch, cap
     types = json.loads(Path("runs/e2e-mine/rivegs_contract.json").read_text())["types"]
     assert types == sorted(read_info(Path("mine")).types)
     assert Path("runs/e2e-mine/instruction.txt").read_text() == "Types: {types}\n{text}"
+
+
+@pytest.mark.slow
+def test_predictions_on_new_posts_are_corrected_in_label_studio_and_trained_on(tmp_path, monkeypatch, capsys):
+    import_examples("label-studio", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    few = ["--train.max_steps=2", "--train.per_device_train_batch_size=1", "--train.save_strategy=no"]
+    assert main(["train", TINY, "--data.folder=mine", *few]) == 0
+    tasks = [{"id": n, "data": {"text": f"Ada number {n}", "image": f"/data/upload/p{n}.jpg"}} for n in (1, 2)]
+    Path("unlabelled.json").write_text(json.dumps(tasks))
+    new = ["--images", "raw", "--copy-images", "--split", "0/0/100", "--out", "new"]
+    assert main(["import", "label-studio", "unlabelled.json", *new]) == 0
+    # The posts have no entities, so that their types are those of the model.
+    asked = ["--data", "new", "--adapter", "runs/e2e-mine", "--out", "said.jsonl", "--predict.max_new_tokens=8"]
+    assert main(["predict", TINY, *asked]) == 0
+    assert main(["export", "label-studio", "new", "said.jsonl", "--out", "to-correct"]) == 0
+    corrected = json.loads(Path("to-correct/test.json").read_text())
+    for number, task in enumerate(corrected):
+        assert len(task["predictions"]) == 1
+        span = {"start": 0, "end": 3, "text": "Ada", "labels": ["athlete"]}
+        box = {"x": 0, "y": 0, "width": 50, "height": 50, "rotation": 0, "rectanglelabels": ["athlete"]}
+        size = {"original_width": 80, "original_height": 60}
+        result = [
+            {"id": "a", "type": "labels", "from_name": "label", "to_name": "text", "value": span},
+            {"id": "b", "type": "rectanglelabels", "from_name": "box", "to_name": "image", **size, "value": box},
+            {"type": "relation", "from_id": "a", "to_id": "b", "direction": "right"},
+        ]
+        task["annotations"] = [{"id": number, "was_cancelled": False, "result": result}]
+    Path("corrected.json").write_text(json.dumps(corrected))
+    again = ["--images", "new", "--split", "50/0/50", "--out", "again"]
+    assert main(["import", "label-studio", "corrected.json", *again]) == 0
+    (post,) = read_split(Path("again"), "train")
+    assert [(own.text, own.type, len(own.boxes)) for own in post.entities] == [("Ada", "athlete", 1)]
+    assert main(["train", TINY, "--data.folder=again", *few]) == 0
+    assert json.loads(Path("runs/e2e-again/rivegs_contract.json").read_text())["types"] == ["athlete"]
+    assert "trained: runs/e2e-again" in capsys.readouterr().out

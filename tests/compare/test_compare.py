@@ -193,3 +193,18 @@ def test_perfect_stages_are_perfect_on_twitter_gmner(tmp_path):
     recipes = [Path("recipes/cascade/tiny_ablations.yaml")]
     result = compare(recipes, tmp_path / "data", "test", tmp_path / "out", only=["gold"])
     assert f1(result, "gold") == dict.fromkeys(("MNER", "GMNER", "EEG"), 1.0)
+
+
+def test_systems_of_other_types_are_scored_on_the_types_of_all(tmp_path, emblems, capsys):
+    people, places = write(tmp_path, "people", types=["PER"]), write(tmp_path, "places", types=["PER", "LOC"])
+    result = compare([people, places], emblems, "test", tmp_path / "out")
+    said = capsys.readouterr().out
+    gold = [entity.type for sample in read_split(emblems, "test") for entity in sample.entities]
+    others = len(gold) - gold.count("PER") - gold.count("LOC")
+    assert f"test: {others} of {len(gold)} entities are of other types and left out" in said
+    assert "people: does not know 'LOC'" in said
+    assert f1(result, "places")["MNER"] == 1
+    row = result["systems"]["people"]["scores"]["strict"]["all"]["MNER"]
+    assert (row["precision"], row["recall"]) == (1, pytest.approx(gold.count("PER") / (len(gold) - others)))
+    with pytest.raises(UserError, match=r"nobody\.yaml: types: 'athlete': no type of"):
+        compare([write(tmp_path, "nobody", types=["athlete"])], emblems, "test", tmp_path / "none")

@@ -81,14 +81,18 @@ def test_predictions_are_corrected_and_read_back(tmp_path, capsys):
     tasks = [{"id": n, "data": {"text": f"Ada 😀 number {n}", "image": f"/data/upload/p{n}.jpg"}} for n in (1, 2)]
     posts, pictures = json_file(tmp_path / "unlabelled.json", tasks), ["--images", str(tmp_path / "pictures")]
     data, said, out = tmp_path / "data", tmp_path / "mine.jsonl", tmp_path / "to-correct"
-    assert main(["import", "label-studio", str(posts), *pictures, "--out", str(data), "--split", "0/0/100"]) == 0
+    types = ["--types", str(json_file(tmp_path / "types.json", ["athlete", "big event"]))]
+    assert (
+        main(["import", "label-studio", str(posts), *pictures, "--out", str(data), "--split", "0/0/100", *types]) == 0
+    )
     entity = Entity("Ada", "athlete", (0, 1), visible=True, visible_score=0.75, boxes=(Box(10, 5, 20, 30),))
     write_records(said, [Prediction(own.id, entities=(entity,)) for own in read_split(data, "test")])
     assert main(["export", "label-studio", str(data), str(said), "--out", str(out)]) == 0
     task = json.loads((out / "test.json").read_text())[0]
     assert task["annotations"] == []
     assert task["predictions"][0]["score"] == 0.75
-    assert '<Label value="athlete"/>' in (out / "labels.xml").read_text()
+    for name in ("athlete", "big event"):
+        assert (out / "labels.xml").read_text().count(f'<Label value="{name}"/>') == 3
     corrected(out / "test.json")
     again = tmp_path / "again"
     assert main(["import", "label-studio", str(out / "test.json"), *pictures, "--out", str(again)]) == 0
