@@ -14,7 +14,8 @@ ALLOWED = {
     "rivegs_mllm/runtime": ("rivegs_mllm.types", "rivegs_mllm.runtime."),
     "rivegs_mllm/data": BASE,
     "data_builders": (*BASE, "data_builders."),
-    "eval": (*BASE, "eval."),
+    "rivegs_mllm/pages": ("rivegs_mllm.types", "rivegs_mllm.pages."),
+    "eval": (*BASE, "rivegs_mllm.pages.", "eval."),
     **dict.fromkeys(
         (f"rivegs_mllm/published/{own}" for own in ("seqtr", "umt", "hindex", "weights.py")),
         (*BASE, "rivegs_mllm.config.", "rivegs_mllm.published."),
@@ -24,7 +25,7 @@ OWN = ("rivegs_mllm", "data_builders", "eval")
 FLOORS = (
     ("rivegs_mllm.types", "rivegs_mllm.torchvision_ops"),
     ("rivegs_mllm.runtime",),
-    ("rivegs_mllm.data",),
+    ("rivegs_mllm.data", "rivegs_mllm.pages"),
     ("rivegs_mllm.answer", "data_builders.findings", "eval"),
     ("rivegs_mllm.config", "data_builders.emblems", "data_builders.formats", "eval.analysis"),
     (

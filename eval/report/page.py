@@ -1,6 +1,6 @@
 """One HTML page that shows what one system or two get right and wrong. It needs no other file and no network.
 
-Its parts: `eval.report.posts` (the gallery's data), `eval.report.plots` (plots), and in the folder ``page`` its
+Its parts: `eval.report.posts` (the gallery's data), `eval.report.plots` (plots), and in the folder ``templates`` its
 template, tables, style and script.
 """
 
@@ -14,20 +14,33 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+import numpy as np
 from markupsafe import Markup
 
 from eval.analysis.errors import CORRECT, OUTCOMES
+from eval.analysis.post_costs import post_costs
 from eval.analysis.significance import USUAL, compare
 from eval.analysis.summary import explain
 from eval.counts import without_strata
 from eval.protocols import GMNER, SMNER, Task
 from eval.report.plots import calibration_curve, iou_curve, waterfall
-from eval.report.posts import Answers, OutcomesByTask, outcomes_by_task, picture_of, post_as_json, with_picture
+from eval.report.posts import (
+    Answers,
+    Costs,
+    OutcomesByTask,
+    PictureFault,
+    outcomes_by_task,
+    picture_faults_in_words,
+    picture_of,
+    post_as_json,
+    with_picture,
+)
 from eval.report.tables import too_few
 from eval.scores import tasks_of
+from rivegs_mllm.pages.colours import type_colours
+from rivegs_mllm.pages.template import page_template, shared_style
 from rivegs_mllm.runtime.files import write_text
-from rivegs_mllm.types import TYPES, Prediction, Sample, UserError
+from rivegs_mllm.types import Prediction, Sample, UserError
 
 _PAGE = Path(__file__).parent / "templates"
 _ODD = {
@@ -77,8 +90,12 @@ def write_report(
     ]
     figures = _figures(results, list(predictions), tasks)
     outcomes = [outcomes_by_task(sample, answers, tasks) for sample in gold]
-    pictured = with_picture(gold, outcomes, [_costs(result, GMNER) for result in results], limit)
-    posts, problems = _posts(gold, answers, outcomes, pictured, folder, image_root)
+    costs = {task.name: np.stack([post_costs(gold, predicted, task) for predicted in systems], 1) for task in tasks}
+    type_costs = [_type_costs(result) for result in results]
+    pictured = with_picture(gold, outcomes, type_costs, costs[GMNER.name].max(1), limit)
+    by_post = [{name: of[place].tolist() for name, of in costs.items()} for place in range(len(gold))]
+    posts, faults = _posts(gold, answers, outcomes, by_post, pictured, folder, image_root)
+    problems = picture_faults_in_words(faults)
     page = _render(
         names=list(predictions),
         results=results,
@@ -93,7 +110,6 @@ def write_report(
         data={
             "systems": list(predictions),
             "outcomes": OUTCOMES,
-            "costs": {task.name: [_costs(result, task) for result in results] for task in tasks},
             "types": _types(gold, systems),
             "posts": posts,
         },
@@ -124,17 +140,18 @@ def _posts(
     gold: Sequence[Sample],
     answers: Answers,
     outcomes: Sequence[OutcomesByTask],
+    costs: Sequence[Costs],
     pictured: set[str],
     folder: Path,
     image_root: Path | None,
-) -> tuple[list[dict], list[str]]:
-    posts, problems = [], []
-    for sample, by_task in zip(gold, outcomes, strict=True):
-        picture, problem = picture_of(sample, folder, image_root) if sample.id in pictured else (None, "")
-        posts.append(post_as_json(sample, answers, by_task, picture, problem))
-        if problem:
-            problems.append(problem)
-    return posts, problems
+) -> tuple[list[dict], list[PictureFault]]:
+    posts, faults = [], []
+    for sample, by_task, own in zip(gold, outcomes, costs, strict=True):
+        picture, fault = picture_of(sample, folder, image_root) if sample.id in pictured else (None, None)
+        posts.append(post_as_json(sample, answers, by_task, own, picture, fault))
+        if fault:
+            faults.append(fault)
+    return posts, faults
 
 
 def _figures(results: Sequence[Mapping], names: Sequence[str], tasks: Sequence[Task]) -> dict:
@@ -157,23 +174,15 @@ def _figures(results: Sequence[Mapping], names: Sequence[str], tasks: Sequence[T
 
 
 def _render(**values: object) -> str:
-    environment = Environment(
-        loader=FileSystemLoader(_PAGE),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "ensure_ascii": False}
     style, *scripts = ((_PAGE / name).read_text(encoding="utf-8") for name in ("page.css", "post.js", "page.js"))
-    script = "".join(scripts)
+    style, script = shared_style() + style, "".join(scripts)
     policy = (
         f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {_hash(script)}; "
         "base-uri 'none'; form-action 'none'"
     )
     results, posts = values["results"], values["posts"]
     budget = results[0]["error_budget"]["GMNER"]["corrected"]
-    return environment.get_template("page.html.jinja").render(
+    return page_template(_PAGE / "page.html.jinja").render(
         **values,
         two=len(results) == 2,
         masked="SMNER" in values["tasks"],
@@ -190,6 +199,7 @@ def _render(**values: object) -> str:
         ),
         pictured=sum(post["picture"] is not None for post in posts),
         outcomes=OUTCOMES,
+        met={task: _met([result["error_budget"][task] for result in results]) for task in values["tasks"]},
         odd=_ODD,
         found=[key for key in _ODD if any(result[key]["count"] for result in results)],
         few=list(dict.fromkeys(note for result in results for note in too_few(result))),
@@ -200,23 +210,26 @@ def _render(**values: object) -> str:
     )
 
 
+def _met(budgets: Sequence[Mapping]) -> list[str]:
+    """The outcomes that any system has."""
+    sides = [budget[side] for budget in budgets for side in ("predicted", "gold")]
+    return [name for name in OUTCOMES if any(side.get(name) for side in sides)]
+
+
 def _hash(text: str) -> str:
     """The hash by which the page's security policy allows its own style and script."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
-def _costs(result: Mapping, task: Task) -> dict[str, float]:
-    return {name: row["gain"] for name, row in result["error_budget"][task.name]["corrected"].items()}
+def _type_costs(result: Mapping) -> dict[str, float]:
+    return {name: row["gain"] for name, row in result["error_budget"][GMNER.name]["corrected"].items()}
 
 
-def _types(gold: Sequence[Sample], systems: Sequence[Sequence[Prediction]]) -> list[str]:
-    """The types that are met, those of Twitter-GMNER first."""
-    met = {
-        entity.type
-        for post in (*gold, *(one for predicted in systems for one in predicted))
-        for entity in post.entities
-    }
-    return [name for name in TYPES if name in met] + sorted(met - set(TYPES))
+def _types(gold: Sequence[Sample], systems: Sequence[Sequence[Prediction]]) -> list[tuple[str, float, int]]:
+    """The types that are met, each with its hue and ring."""
+    posts = (*gold, *(one for predicted in systems for one in predicted))
+    colours = type_colours(entity.type for post in posts for entity in post.entities)
+    return [(name, hue, ring) for name, (hue, ring) in colours.items()]
 
 
 def _moves(outcomes: Sequence[Sequence]) -> dict:

@@ -74,8 +74,8 @@ def iou_curve(sweeps: Sequence[Mapping], names: Sequence[str]) -> Markup:
 
     ``sweeps`` are, for each system, ``{task: {threshold: row}}`` of one protocol.
     """
-    figure, axes = _axes(3.0)
-    words = []
+    figure, axes = _axes(3.2)
+    words, ends = [], []
     for system, by_task in enumerate(sweeps):
         for place, (task, by_iou) in enumerate(by_task.items()):
             points = [100 * row["f1"] for row in by_iou.values()]
@@ -88,13 +88,13 @@ def iou_curve(sweeps: Sequence[Mapping], names: Sequence[str]) -> Markup:
                 markersize=4,
                 linewidth=1.6,
                 linestyle=("-", (0, (4, 2)))[place % 2],
-                label=label,
             )
+            ends.append((points[-1], label, SYSTEMS[system]))
             words.append(f"{names[system]} {task} from {points[0]:.1f} to {points[-1]:.1f}")
     axes.set_xlabel("IoU threshold", color=FAINT)
-    axes.set_ylabel("F1", color=FAINT)
+    axes.set_title("F1", loc="left", color=FAINT)
     axes.set_ylim(0, max(1.0, 1.08 * axes.dataLim.ymax))
-    _legend(axes, "lower left")
+    _label_ends(axes, ends)
     return _inline(figure, "iou", "F1 by IoU threshold: " + "; ".join(words))
 
 
@@ -106,7 +106,7 @@ def calibration_curve(curves: Sequence[Mapping | None], names: Sequence[str]) ->
     figure, axes = _axes(3.6, heights=(3, 1))
     upper, lower = axes
     upper.plot([0, 1], [0, 1], color=FAINT, linewidth=0.8, linestyle=(0, (2, 3)))
-    words = []
+    words, ends = [], [(1.0, "calibrated", FAINT)]
     for system, curve in enumerate(curves):
         if curve is None:
             continue
@@ -118,8 +118,9 @@ def calibration_curve(curves: Sequence[Mapping | None], names: Sequence[str]) ->
             marker=_MARKERS[system],
             markersize=4,
             linewidth=1.6,
-            label=f"{'AB'[system] + ' ' if len(curves) > 1 else ''}ECE {100 * curve['ece']:.2f}",
         )
+        name = f"{'AB'[system] + ' ' if len(curves) > 1 else ''}ECE {100 * curve['ece']:.2f}"
+        ends.append((rows[-1]["visible"], name, SYSTEMS[system]))
         each = 1 / len(curves)
         lower.bar(
             [row["low"] + 0.1 * each * (system + 0.5) for row in curve["bins"]],
@@ -130,12 +131,12 @@ def calibration_curve(curves: Sequence[Mapping | None], names: Sequence[str]) ->
         )
         words.append(f"{names[system]} has an expected calibration error of {100 * curve['ece']:.2f}")
     upper.set_ylim(-0.03, 1.03)
-    upper.set_ylabel("share visible", color=FAINT)
+    upper.set_title("share visible", loc="left", color=FAINT)
     upper.tick_params(labelbottom=False)
     lower.set_xlabel("predicted probability", color=FAINT)
-    lower.set_ylabel("entities", color=FAINT)
+    lower.set_title("entities", loc="left", color=FAINT)
     lower.locator_params(axis="y", nbins=3)
-    _legend(upper, "upper left")
+    _label_ends(upper, ends)
     return _inline(figure, "calibration", "Reliability of the visibility: " + "; ".join(words))
 
 
@@ -156,8 +157,16 @@ def _axes(height: float, heights: Sequence[int] = (1,)) -> tuple[Figure, Axes | 
     return figure, grid[0] if len(grid) == 1 else grid
 
 
-def _legend(axes: Axes, place: str) -> None:
-    axes.legend(loc=place, frameon=False, labelcolor=INK, fontsize=10, handlelength=2.6)
+def _label_ends(axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
+    """The name of each curve in its colour to the right of the axes, at the height where it ends; ``ends`` are the
+    height, the name and the colour. Of names that would meet the upper one is moved up."""
+    low, high = axes.get_ylim()
+    line = (high - low) * 0.065  # of these figures' axes one line of text
+    free = low
+    for height, name, colour in sorted(ends):
+        free = max(height, free)
+        axes.text(1.02, free, name, color=colour, va="center", transform=axes.get_yaxis_transform())
+        free += line
 
 
 def _inline(figure: Figure, name: str, words: str) -> Markup:

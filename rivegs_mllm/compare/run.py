@@ -6,20 +6,24 @@ Each system has a work folder in the folder of the comparison, so that an interr
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import draccus
 import orjson
 
+from eval.analysis import significance
 from eval.scores import evaluate
 from eval.stage_metrics import by_subset, stage_scores
 from rivegs_mllm.cascade.base import ALL_SLOTS
 from rivegs_mllm.cascade.config import CascadeRecipe, run_cascade, type_name_of
 from rivegs_mllm.cascade.mllm import EndToEndStage, load_end_to_end, trained_files
 from rivegs_mllm.cascade.runner import StageReport, Step, file_fingerprints, run_steps
+from rivegs_mllm.compare.legend import legend
+from rivegs_mllm.compare.page import as_page
 from rivegs_mllm.compare.systems import ComparedSystem, read_systems
-from rivegs_mllm.compare.tables import as_markdown, as_page, as_tables
+from rivegs_mllm.compare.tables import as_markdown, as_tables
 from rivegs_mllm.config.answering import Answering
 from rivegs_mllm.config.yaml_print import recipe_file
 from rivegs_mllm.data.entity_types import check_shared, left_out, of_types
@@ -45,10 +49,13 @@ def compare(
 ) -> dict:
     """Runs each system on the posts of ``folder/<split>.jsonl`` and scores it; ``read_systems`` says which they are.
 
-    Returns, and writes to ``out/compare.json``: ``{"posts", "systems": {name: {"recipe", "scores", "stages", "costs",
-    "total", "errors"}}}``. ``scores`` is what `eval.scores.evaluate` gives, ``stages`` what
-    `eval.stage_metrics.stage_scores` gives by subset, ``costs`` a `StageReport` a stage, ``total`` their sum,
-    ``errors`` how many posts could not be answered as they are, and lines that say so. The tables of them are in
+    Returns, and writes to ``out/compare.json``: ``{"data", "split", "posts", "command", "systems": {name: {"recipe",
+    "about", "scores", "intervals", "stages", "costs", "total", "errors"}}, "differences": {name: {task: row}}}``.
+    ``about`` is what the system is, in words, ``scores`` what `eval.scores.evaluate` gives, ``intervals`` of protocol
+    ``strict`` what `eval.analysis.significance.f1_intervals` gives, ``stages`` what `eval.stage_metrics.stage_scores`
+    gives by subset, ``costs`` a `StageReport` a stage, ``total`` their sum, ``errors`` how many posts could not be
+    answered as they are, and lines that say so. ``differences`` are those of each further system against the first, as
+    `eval.analysis.significance.compare` gives them for ``strict``. The tables of them are in
     ``out/compare.md`` and ``compare.html``, the predictions in ``out/<name>.jsonl``. Raises UserError for a recipe
     that is wrong, before any system is run.
     """
@@ -58,13 +65,24 @@ def compare(
     samples = read_split(folder, split)
     samples = _of_their_types(systems, samples, folder, split)
     with lock_folder(out), log_to(out / LOG):
-        return _compare(systems, samples, folder, split, out)
+        command = _command(recipes, ["--data", folder, "--split", split, "--out", out], sweep, only)
+        result = {"data": str(folder), "split": split, "posts": len(samples), "command": command}
+        result |= _compare(systems, samples, folder, out)
+        write_json(out / "compare.json", result)
+        write_text(out / "compare.md", as_markdown(result))
+        write_text(out / "compare.html", as_page(result))
+    return result
 
 
-def _compare(
-    systems: Mapping[str, ComparedSystem], samples: Sequence[Sample], folder: Path, split: str, out: Path
-) -> dict:
-    found = {}
+def _command(recipes: Sequence[Path], where: Sequence[object], sweep: str | None, only: Sequence[str]) -> str:
+    more = [*(["--sweep", sweep] if sweep else []), *(["--only", *only] if only else [])]
+    return shlex.join(map(str, ["rivegs", "compare", *recipes, *where, *more]))
+
+
+def _compare(systems: Mapping[str, ComparedSystem], samples: Sequence[Sample], folder: Path, out: Path) -> dict:
+    found, differences = {}, {}
+    first: list[Prediction] = []
+    about = legend({name: system.recipe for name, system in systems.items()})
     for name, system in systems.items():
         try:
             predictions, costs = _run(system, of_types(samples, system.types), folder, out / name)
@@ -73,12 +91,13 @@ def _compare(
         write_records(out / f"{name}.jsonl", predictions)
         write_text(recipe_file(out / f"{name}.jsonl"), system.text)
         errors = {"hindered": sum(map(is_incomplete, predictions)), "summary": summary(predictions)}
-        found[name] = {"recipe": system.where, **_figures(samples, predictions, system.recipe, costs), "errors": errors}
-    result = {"data": str(folder), "split": split, "posts": len(samples), "systems": found}
-    write_json(out / "compare.json", result)
-    write_text(out / "compare.md", as_markdown(result))
-    write_text(out / "compare.html", as_page(result))
-    return result
+        figures = _figures(samples, predictions, system.recipe, costs)
+        found[name] = {"recipe": system.where, "about": about[name], **figures, "errors": errors}
+        if first:
+            differences[name] = significance.compare(samples, [first], [predictions])["strict"]
+        else:
+            first = predictions
+    return {"systems": found, "differences": differences}
 
 
 def _of_their_types(
@@ -127,7 +146,9 @@ def _figures(
         "peak_memory": max(peaks, default=None),
     }
     plain = [dataclasses.asdict(cost) for cost in costs]
-    return {"scores": evaluate(samples, predictions), "stages": stages, "costs": plain, "total": total}
+    intervals = significance.f1_intervals(samples, predictions)["strict"]
+    scores = evaluate(samples, predictions)
+    return {"scores": scores, "intervals": intervals, "stages": stages, "costs": plain, "total": total}
 
 
 def _parameters(recipe: CascadeRecipe | Answering, costs: Sequence[StageReport]) -> int:

@@ -1,10 +1,8 @@
-"""A comparison of systems as tables: for the terminal, as Markdown, and as a page with bars for each subset."""
+"""A comparison of systems as tables, for the terminal and as Markdown."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from importlib.metadata import version
-from pathlib import Path
 
 from rich import box
 from rich.console import Group
@@ -13,7 +11,6 @@ from rich.text import Text
 
 from eval.sample_size import few
 from rivegs_mllm.cascade.base import ALL_SLOTS, SLOTS
-from rivegs_mllm.runtime.templates import page_template
 
 TASK_COLUMNS = ("MNER", "GMNER", "EEG", "SMNER", "EES")
 STAGE_FIGURES = ("grounded", "span F1", "visibility", "Prec@0.5", "box mIoU", "mask mIoU")
@@ -49,7 +46,7 @@ def as_markdown(result: Mapping) -> str:
     heads, rows = one_table(result)
     stage_heads, stage_rows = stage_table(result)
     return (
-        f"# {_title(result)}\n\n{SCORES_NOTE} {COSTS_NOTE}\n\n{_markdown(heads, rows)}\n"
+        f"# {_titled(result)}\n\n{SCORES_NOTE} {COSTS_NOTE}\n\n{_markdown(heads, rows)}\n"
         f"Seconds per post of each stage, after its type:\n\n{_markdown(stage_heads, stage_rows)}"
     )
 
@@ -63,7 +60,7 @@ def as_tables(result: Mapping) -> Group:
     totals = [(row[0], *row[stages:]) for row in rows if any(row[stages:])]
     slots, costs = stage_table(result, kinds=False)
     return Group(
-        Text(_title(result)),
+        Text(_titled(result)),
         _rich(heads[:tasks], [row[:tasks] for row in rows]),
         _rich((heads[0], *heads[tasks:stages]), [(row[0], *row[tasks:stages]) for row in rows]),
         Text(SCORES_NOTE),
@@ -73,74 +70,44 @@ def as_tables(result: Mapping) -> Group:
     )
 
 
-def as_page(result: Mapping) -> str:
-    """The comparison as an HTML page that needs no other file."""
-    heads, rows = one_table(result)
-    stage_heads, stage_rows = stage_table(result)
-    return page_template(Path(__file__).with_name("page.html.jinja")).render(
-        title=_title(result),
-        notes=(SCORES_NOTE, COSTS_NOTE),
-        heads=heads,
-        rows=rows,
-        best=_best(rows),
-        recipes=[(name, system["recipe"]) for name, system in result["systems"].items()],
-        version=version("rivegs-mllm"),
-        stage_heads=stage_heads,
-        stage_rows=stage_rows,
-        bars=_bars(result),
-        data=result["data"],
-    )
-
-
 def one_table(result: Mapping) -> tuple[Row, list[Row]]:
     """Heads, and a row a system and subset; what a system costs as a whole stands in its first row."""
     rows = []
     for name, system in result["systems"].items():
-        strict, totals = system["scores"]["strict"], _totals(system["total"])
+        strict, totals = system["scores"]["strict"], total_cells(system["total"])
         for subset, stages in system["stages"].items():
-            tasks = [_percent(strict[subset][task]["f1"]) if task in strict[subset] else _NONE for task in TASK_COLUMNS]
-            rows.append((name, subset, *tasks, *_stage_cells(stages, "SMNER" in strict[subset]), *totals))
+            tasks = [percent(strict[subset][task]["f1"]) if task in strict[subset] else _NONE for task in TASK_COLUMNS]
+            rows.append((name, subset, *tasks, *stage_cells(stages, "SMNER" in strict[subset]), *totals))
             totals = ("",) * len(TOTALS)
     return ("system", "posts", *TASK_COLUMNS, *STAGE_FIGURES, *TOTALS), rows
 
 
-def _best(rows: Sequence[Row]) -> set[tuple[int, int]]:
-    """Row and column of the scores that are the highest on their posts; none where all systems have the same."""
-    best = set()
-    for subset in {row[1] for row in rows}:
-        numbers = [number for number, row in enumerate(rows) if row[1] == subset]
-        for column in range(2, 2 + len(TASK_COLUMNS) + len(STAGE_FIGURES)):
-            values = {number: float(rows[number][column]) for number in numbers if rows[number][column] != _NONE}
-            if len(set(values.values())) > 1:
-                best |= {(number, column) for number, value in values.items() if value == max(values.values())}
-    return best
-
-
-def _stage_cells(stages: Mapping, masked: bool) -> list[str]:
-    """``masked``: whether the system gives masks."""
+def stage_cells(stages: Mapping, masked: bool) -> list[str]:
+    """`STAGE_FIGURES` as texts; ``masked``: whether the system gives masks."""
     boxes, masks = stages["grounding"], stages["segmentation"]
     return [
-        _percent(grounded(stages)) if _visible(stages) else _NONE,
-        _percent(stages["span"]["f1"]),
-        _percent(stages["entailment"]["accuracy"]) if stages["entailment"]["total"] else _NONE,
-        _percent(boxes["precision"]) if boxes["total"] else _NONE,
-        _percent(boxes["mean_iou"]) if boxes["total"] else _NONE,
-        _percent(masks["mean_iou"]) if masked and masks and masks["total"] else _NONE,
+        percent(grounded(stages)) if visible_entities(stages) else _NONE,
+        percent(stages["span"]["f1"]),
+        percent(stages["entailment"]["accuracy"]) if stages["entailment"]["total"] else _NONE,
+        percent(boxes["precision"]) if boxes["total"] else _NONE,
+        percent(boxes["mean_iou"]) if boxes["total"] else _NONE,
+        percent(masks["mean_iou"]) if masked and masks and masks["total"] else _NONE,
     ]
 
 
 def grounded(stages: Mapping) -> float:
     """The share of visible entities whose mention, type, visibility and box are correct, 0 where there are none;
     ``stages`` is what `eval.stage_metrics.stage_scores` gives."""
-    return stages["grounding"]["correct"] / max(1, _visible(stages))
+    return stages["grounding"]["correct"] / max(1, visible_entities(stages))
 
 
-def _visible(stages: Mapping) -> int:
+def visible_entities(stages: Mapping) -> int:
     """How many entities of the gold have a box."""
     return sum(stages["grounding"][part] for part in ("total", "said_invisible", "unmatched"))
 
 
-def _totals(total: Mapping) -> Row:
+def total_cells(total: Mapping) -> Row:
+    """`TOTALS` as texts."""
     peak = total["peak_memory"]
     memory = _NONE if peak is None else f"{peak / 1e9:.2f} GB"
     return f"{total['parameters'] / 1e6:,.1f} M", f"{total['seconds_a_post']:.3f}", memory
@@ -162,24 +129,18 @@ def _cost(cost: Mapping | None, kinds: bool) -> str:
     return f"{cost['kind']} {seconds}" if kinds else seconds
 
 
-def _bars(result: Mapping) -> list[tuple[str, list[tuple[str, float]]]]:
-    """For each system the share that it grounds of each subset, in percent; of all posts where there are no subsets,
-    and nothing where no entity is visible."""
-    bars = []
-    for name, system in result["systems"].items():
-        subsets = [subset for subset in system["stages"] if subset != "all"] or ["all"]
-        shown = [subset for subset in subsets if _visible(system["stages"][subset])]
-        bars.append((name, [(subset, 100 * grounded(system["stages"][subset])) for subset in shown]))
-    return bars
+def title_of(result: Mapping) -> str:
+    """How many systems, on which posts."""
+    return f"{len(result['systems'])} systems on {result['posts']} posts of {result['data']}, {result['split']}"
 
 
-def _title(result: Mapping) -> str:
-    note = few(result["posts"])
-    posts = f"{result['posts']} posts of {result['data']}, {result['split']}"
-    return f"{len(result['systems'])} systems on {posts}{'; ' * bool(note)}{note}"
+def _titled(result: Mapping) -> str:
+    """The title, and a warning where there are few posts."""
+    return "; ".join(filter(None, (title_of(result), few(result["posts"]))))
 
 
-def _percent(share: float) -> str:
+def percent(share: float) -> str:
+    """A fraction in percent."""
     return f"{100 * share:.2f}"
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from markupsafe import Markup
 from PIL import Image
 from transformers import BaseImageProcessor, PreTrainedTokenizerBase
 
@@ -28,11 +29,13 @@ from rivegs_mllm.data.boxes import are_normalised
 from rivegs_mllm.data.images import is_outside, picture_size
 from rivegs_mllm.models.base_model import load_without_weights
 from rivegs_mllm.models.batching import Tensors
+from rivegs_mllm.pages.colours import type_colours
+from rivegs_mllm.pages.template import page_template, shared_style
 from rivegs_mllm.runtime.files import write_text
-from rivegs_mllm.runtime.templates import page_template
 from rivegs_mllm.store.attach import read_posts
 from rivegs_mllm.training.dataset.rows import IGNORED, AnswerDataset, Collator, check_lengths, dataset_of
 from rivegs_mllm.training.pictures import measure_pictures
+from rivegs_mllm.training.preview_labels import LabelledPicture, label_boxes
 from rivegs_mllm.types import Box, Entity, Prediction, Sample, UserError
 
 _MAX_LISTED = 20
@@ -55,7 +58,7 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class BoxRoundTrip:
-    """A box of the entity ``name``, in pixels of the original picture.
+    """A box of the entity ``name`` of a ``type``, in pixels of the original picture.
 
     ``gold`` is the record's, ``given`` what augmentation made of it, ``read`` what the labels decode to. ``error`` is
     how far the edges of ``read`` are from ``given``, (across, down), ``allowed`` what the answer format's rounding
@@ -63,6 +66,7 @@ class BoxRoundTrip:
     """
 
     name: str
+    type: str
     gold: Box
     given: Box
     read: Box
@@ -79,7 +83,7 @@ class BoxRoundTrip:
     def fault(self) -> str:
         """The error in words."""
         error, allowed = (f"{across:.1f} x {down:.1f}" for across, down in (self.error, self.allowed))
-        return f"a box of {self.name!r} comes back with an error of {error} pixels; rounding explains {allowed}"
+        return f"a box of {self.name!r} comes back with an error of {error} pixels; rounding explains {allowed} pixels"
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +117,17 @@ class PreviewSample:
     counts: tuple[tuple[str, int], ...] = ()
     view: ModelImage | None = None
     regions: tuple[BoxRoundTrip, ...] = ()
+
+    @property
+    def labelled(self) -> LabelledPicture:
+        """The names of the gold boxes on the picture; there must be a ``view``."""
+        across, down = (shown / own for shown, own in zip(self.view.image.size, self.view.size, strict=True))
+        named = [
+            (one.name, one.type, Box(box.xmin * across, box.ymin * down, box.xmax * across, box.ymax * down))
+            for one in self.regions
+            for box in [one.gold]
+        ]
+        return label_boxes(named, self.view.image.size)
 
 
 def write_preview(recipe: Recipe, out: Path, count: int = 6, image_root: Path | None = None) -> list[str]:
@@ -159,6 +174,8 @@ def write_preview(recipe: Recipe, out: Path, count: int = 6, image_root: Path | 
     problems += [f"sample {card.sample.id}: {problem}" for card in cards for problem in card.problems]
     page = page_template(Path(__file__).with_name("preview.html.jinja")).render(
         recipe=recipe,
+        style=Markup(shared_style()),
+        colours=type_colours(entity.type for sample in samples for entity in sample.entities),
         answer_format=dataclasses.asdict(answer_format),
         posts=len(samples),
         lengths=np.percentile(lengths, (0, 50, 95, 100)).round().astype(int).tolist(),
@@ -302,11 +319,11 @@ def compare_boxes(
             faults.append(f"{given.text!r}: {len(back.boxes)} boxes come back from the labels of {len(given.boxes)}")
             continue
         for boxes in zip(gold.boxes, given.boxes, back.boxes, strict=True):
-            regions.append(_region(given.text, *boxes, answer_format, sample.size))
+            regions.append(_region(given, *boxes, answer_format, sample.size))
     return tuple(regions), faults
 
 
-def _region(name: str, gold: Box, given: Box, read: Box, answer_format: AnswerFormat, size: Size) -> BoxRoundTrip:
+def _region(entity: Entity, gold: Box, given: Box, read: Box, answer_format: AnswerFormat, size: Size) -> BoxRoundTrip:
     (dx, dy), (width, height) = answer_format.rounding(size), size
     # Boxes are clipped when they are written, so only what lies inside can come back.
     left, right = (min(max(edge, 0), width) for edge in (given.xmin, given.xmax))
@@ -316,7 +333,7 @@ def _region(name: str, gold: Box, given: Box, read: Box, answer_format: AnswerFo
         max(abs(top - read.ymin), abs(bottom - read.ymax)),
     )
     allowed = (dx if right - left >= 2 * dx else 2 * dx, dy if bottom - top >= 2 * dy else 2 * dy)
-    return BoxRoundTrip(name, gold, given, read, error, allowed)
+    return BoxRoundTrip(entity.text, entity.type, gold, given, read, error, allowed)
 
 
 def show_tokens(given: Tensors, kinds: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> Iterator[Token]:

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+from importlib.metadata import version
 
 import pytest
 from rich.console import Console
@@ -97,45 +98,94 @@ def test_the_terminal_s_tables_fit_80_columns(compared):
 
 
 class Page(html.parser.HTMLParser):
-    """The cells of a page's tables, row by row, and what it links to or loads."""
+    """The cells of a page's tables, row by row, without what explains their terms; their heads on a phone and how they
+    are set off; and what the page links to or loads."""
 
     def __init__(self, page):
         super().__init__()
-        self.rows, self.links, self.inside = [], [], False
+        self.rows, self.links, self.heads, self.marks, self.about = [], [], [], {}, 0
+        self.inside = False
         self.feed(page)
 
     def handle_starttag(self, tag, attrs):
-        self.inside = tag in ("th", "td")
+        attrs = dict(attrs)
         if tag == "tr":
             self.rows.append([])
-        if self.inside:
+        if tag in ("th", "td"):
+            self.inside = True
             self.rows[-1].append("")
-        self.links += [value for name, value in attrs if name in ("href", "src")]
+            if tag == "td":
+                self.heads.append(attrs.get("data-head"))
+                self.marks[len(self.rows) - 1, len(self.rows[-1]) - 1] = attrs.get("class")
+        self.about += attrs.get("class") == "about"
+        self.links += [attrs[name] for name in ("href", "src") if name in attrs]
 
     def handle_endtag(self, tag):
-        self.inside = False
+        if tag in ("th", "td"):
+            self.inside = False
+        elif tag == "span" and self.about:
+            self.about -= 1
 
     def handle_data(self, data):
-        if self.inside:
-            self.rows[-1][-1] += data.strip()
+        if self.inside and not self.about:
+            self.rows[-1][-1] = f"{self.rows[-1][-1]} {data.strip()}".strip()
 
 
-def test_the_page_has_the_same_table_and_needs_no_other_file(compared, recipes):
+def test_the_page_has_the_same_figures_and_needs_no_other_file(compared, recipes):
     _, out = compared
-    page = Page((out / "compare.html").read_text())
-    assert page.links == []
-    gold, seen = page.rows[1:3]
-    assert gold[:3] == ["gold", "all", "100.00"]
-    assert seen[:3] == ["", "seen", "100.00"]
     text = (out / "compare.html").read_text()
-    assert "<td><b>100.00</b></td>" in text  # gold's GMNER beside that of no_boxes
-    [tagged] = [line for line in text.splitlines() if ">no_boxes<" in line and "all" in line]
-    assert "<b>" not in tagged.split("</td>")[1]  # all systems have the same MNER
+    page = Page(text)
+    assert page.links == []
+    assert "<script" not in text
+    assert "default-src 'none'" in text
+    assert page.rows[0] == ["system", "MNER", "GMNER", "EEG", "SMNER", "EES"]
+    assert page.rows[1] == ["all posts"]
+    assert page.rows[2] == ["gold", *["100.00"] * 5]
+    assert page.rows[6][0] == "no_boxes"
+    assert page.rows[6][4:] == ["–", "–"]  # without boxes there are no masks
+    assert page.rows[7] == ["seen"]
+    assert None not in page.heads  # on a phone the figures have their heads beside them
+    assert page.marks[2, 2] == "best"  # gold's GMNER beside that of no_boxes
+    assert page.marks[6, 2] is None
+    assert {page.marks[row, 1] for row in range(2, 7)} == {None}  # all systems have the same MNER
     recipe = (out / "all_visible.recipe.yaml").read_text()
     assert f"type: always  # from {recipes[2]}" in recipe
     assert str(recipes[2]) in text
     [seconds] = [row for row in page.rows if row[0] == "no_boxes" and row[1].startswith("gold ")]
-    assert [cell.split()[0] for cell in seconds] == ["no_boxes", "gold", "gold", "gold", "-", "-"]
+    assert [cell.split()[0] for cell in seconds] == ["no_boxes", "gold", "gold", "gold", "–", "–"]
+
+
+def test_each_further_system_is_compared_with_the_first(compared):
+    result, out = compared
+    assert list(result["differences"]) == ["no_expressions", "all_visible", "filled_boxes", "no_boxes"]
+    row = result["differences"]["all_visible"]["GMNER"]
+    assert row["difference"] == f1(result, "all_visible")["GMNER"] - 1 < 0
+    rows = Page((out / "compare.html").read_text()).rows
+    [shown] = [cells for cells in rows if cells[0] == "all_visible" and "p" in cells[1]]
+    assert shown[1].startswith("+0.00")
+    assert shown[2].startswith(f"{100 * row['difference']:+.2f}".replace("-", "−"))
+    assert f"p\u00a0=\u00a0{row['p']:.4f}" in shown[2]
+
+
+def test_few_posts_are_warned_of_where_their_significance_is_shown(compared):
+    page = (compared[1] / "compare.html").read_text()
+    assert "only 6 posts: figures of fewer than 30 say little" in page.split("Difference to gold")[0]
+    assert "only 6 posts" in page.split("Difference to gold")[1]
+
+
+def test_one_system_has_nothing_to_be_compared_with(recipes, emblems, tmp_path):
+    result = compare(recipes[:1], emblems, "test", tmp_path / "out")
+    assert result["differences"] == {}
+    page = (tmp_path / "out" / "compare.html").read_text()
+    assert "Difference to" not in page
+    assert "cascade of tagger gold (oracle), expander gold (oracle)" in page
+
+
+def test_the_page_says_how_it_was_made(compared, recipes, emblems):
+    page = (compared[1] / "compare.html").read_text()
+    assert f"rivegs compare {recipes[0]}" in page
+    assert f"--data {emblems} --split test" in page
+    assert f"version {version('rivegs-mllm')}" in page
 
 
 def test_compared_again_nothing_is_run_again(compared, recipes, emblems):

@@ -4,8 +4,10 @@ import json
 import re
 from dataclasses import replace
 from html import unescape
+from html.parser import HTMLParser
 from importlib.metadata import version
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -13,12 +15,14 @@ from PIL import Image, ImageDraw
 from pycocotools import mask as coco
 
 from eval.analysis.errors import OUTCOMES
+from eval.analysis.post_costs import post_costs
 from eval.analysis.summary import explain
 from eval.protocols import GMNER
 from eval.report.page import Origin, system_names, write_report
 from eval.report.plots import calibration_curve, iou_curve, waterfall
 from eval.report.posts import outcomes_by_task, with_picture
 from eval.report.thumbnails import outline, small_picture
+from eval.scores import evaluate
 from rivegs_mllm.data.images import PictureError
 from rivegs_mllm.types import Box, Entity, Mask, Prediction, Sample, UserError
 
@@ -58,6 +62,7 @@ def pictured(page: str) -> list[str]:
 
 def words(page: str) -> str:
     body = re.sub(r"<(script|style)[ >].*?</\1>", " ", page, flags=re.DOTALL)
+    body = re.sub(r'<span class="term"[^>]*>([^<]*)<span class="about"[^<]*</span></span>', r"\1", body)
     return " ".join(unescape(re.sub(r"<[^>]+>", " ", body)).split())
 
 
@@ -91,10 +96,10 @@ def test_the_page_needs_nothing_else_and_allows_nothing_else(pictures):
 def test_scores_and_intervals_of_one_system(pictures):
     gold = [post(0, "seen"), post(1, "seen"), post(2, "unseen")]
     text = words(write(pictures, gold, {"tiny": list(map(right, gold[:2]))})[0])
-    assert "GMNER 80.00 no interval 100.00 66.67 2 2 3" in text
-    assert "unseen MNER 0.00 no interval – 0.00" in text
+    assert "GMNER 80.00 no interval 100.00 66.67 2 2 3 100.00 no interval 0.00 no interval" in text  # seen, unseen
+    assert "unseen 0.00 – / 0.00" in text  # F1, precision and recall
     assert "only 3 posts: figures of fewer than 30 say little" in text
-    assert "without a prediction which 2 1" in text
+    assert "1 of 3 posts: without a prediction which 2" in text
     assert "Largest loss: missed , 20.00 points" in text
 
 
@@ -130,7 +135,7 @@ def test_every_entity_has_the_outcome_of_the_budget(pictures):
     }
     assert shown["predicted"][0]["entities"][1]["span"] == [3, 4]  # found in the text, to be marked there
     assert data_of(page)["outcomes"] == OUTCOMES
-    counted = re.search(r"localisation box on the object, with too low an IoU (\d+) (\d+)", words(page))
+    counted = re.search(r"localisation (\d+) (\d+) \+", words(page))
     assert counted.groups() == ("1", "1")
 
 
@@ -152,8 +157,12 @@ def test_the_pictured_posts_show_every_outcome(pictures):
     said = [*map(right, gold[:5]), off]  # 0 to 4 right, 5 and 6 missed, 7 off
     found = [outcomes_by_task(sample, {"tiny": {one.id: one for one in said}}, [GMNER]) for sample in gold]
     costs = [{"missed": 0.1, "localisation": 0.3}]
+    free = [0.0] * 8  # nothing but the turns
     for limit, expected in ((0, ""), (1, "7"), (2, "57"), (3, "057"), (4, "0567"), (5, "02567")):
-        assert with_picture(gold, found, costs, limit) == set(expected)
+        assert with_picture(gold, found, costs, free, limit) == set(expected)
+    dear = [0, 0, 0, 0, 0, 0.2, 0.3, 0.1]
+    for limit, expected in ((0, ""), (1, "6"), (2, "67"), (3, "567"), (4, "0567"), (8, "01234567")):
+        assert with_picture(gold, found, costs, dear, limit) == set(expected)
     page, _ = write(pictures, gold, {"tiny": said}, limit=99)
     assert pictured(page) == list("01234567")
     assert write(pictures, gold, {"tiny": said}, limit=99)[0] == page
@@ -177,7 +186,7 @@ def test_masks_become_outlines_only_where_a_picture_is(pictures):
     without = Prediction("0", entities=(replace(gold[0].entities[0], masks=()),))
     mixed, _ = write(pictures, gold, {"boxes": [without], "masks": [right(gold[0])]})
     assert list(data_of(mixed)["posts"][0]["outcomes"]) == ["GMNER"]
-    assert "SMNER 100.00 no interval" in words(mixed)  # the second's, and nothing to compare it with
+    assert "SMNER – 100.00 no interval – –" in words(mixed)  # the second's, and nothing to compare it with
     assert 'id="show-masks"' in mixed
     bare = data_of(write(pictures, gold, {"tiny": [right(gold[0])]}, limit=0)[0])
     assert bare["posts"][0]["gold"][0]["masks"] == []
@@ -206,6 +215,17 @@ def test_pictures_that_cannot_be_shown_are_listed(pictures):
     assert "77 x 33" in problems[2]
     assert all(problem in words(page) for problem in problems)
     assert pictured(page) == ["0", "3"]
+
+
+def test_one_fault_of_many_pictures_is_one_line(pictures):
+    gold = [replace(post(index), image=f"gone{index}.jpg") for index in range(8)] + [replace(post(8), image="../8.jpg")]
+    page, problems = write(pictures, gold, {"one": [], "two": []})
+    assert len(problems) == 2
+    assert problems[0].startswith("8 posts (0, 1, 2, 3, 4, ...): no such picture; the first: ")
+    assert problems[0].endswith("gone0.jpg")
+    assert problems[1].startswith("post 8: the picture lies outside")
+    assert words(page).count("no such picture") == 1
+    assert [bool(one["problem"]) for one in data_of(page)["posts"]] == [True] * 9  # and each post has its own
 
 
 def test_an_answer_for_another_split_is_refused_before_anything_is_written(pictures):
@@ -250,7 +270,7 @@ def scored(gold: list[Sample]) -> list[Prediction]:
 def test_curves_have_their_numbers(pictures):
     gold = [post(index) for index in range(4)]
     text = words(write(pictures, gold, {"before": [], "after": scored(gold)})[0])
-    assert "0.90 0.00 100.00" in text  # IoU, F1 of A and of B
+    assert f"A GMNER{' 0.0' * 10} B GMNER{' 100.0' * 10}" in text
     assert "B 4 0 30.00 0.0900" in text  # entities, without probability, calibration error, Brier
 
 
@@ -363,7 +383,118 @@ def test_a_picture_behind_a_link_is_shown_only_where_its_folder_is_named(tmp_pat
     answers = {"one": [right(one) for one in gold]}
     page, problems = write(tmp_path / "data", gold, answers)
     assert pictured(page) == []
-    assert ["--image-root" in problem for problem in problems] == [True, True, False, False]
+    assert ["--image-root" in problem for problem in problems] == [True, False, False]
     page, problems = write(tmp_path / "data", gold, answers, image_root=tmp_path / "other")
     assert len(pictured(page)) == 2
     assert len(problems) == 2
+
+
+class Tables(HTMLParser):
+    """How many columns each row of a page's tables takes, by table, and the terms with their explanations."""
+
+    def __init__(self, page: str):
+        super().__init__()
+        self.tables, self.terms, self.open = [], {}, []
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        if tag == "table":
+            self.tables.append([])
+        elif tag == "tr":
+            self.tables[-1].append(0)
+        elif tag in ("td", "th"):
+            self.tables[-1][-1] += int(attrs.get("colspan", 1))
+        elif tag == "span":
+            self.open.append(attrs)
+
+    def handle_endtag(self, tag):
+        if tag == "span":
+            self.open.pop()
+
+    def handle_data(self, data):
+        if self.open and self.open[-1].get("class") == "about":
+            assert self.open[-2]["class"] == "term"
+            assert self.open[-2]["tabindex"] == "0"  # the focus gets there, and a tap
+            assert self.open[-1]["role"] == "tooltip"
+            self.terms[self.name] = data
+        elif self.open and self.open[-1].get("class") == "term":
+            self.name = data
+
+
+def with_masks(sample: Sample) -> Sample:
+    width, height = sample.size
+    grid = np.zeros((height, width), np.uint8)
+    grid[20:90, 10:110] = 1
+    mask = Mask((height, width), coco.encode(np.asfortranarray(grid))["counts"].decode())
+    return replace(sample, entities=(replace(sample.entities[0], masks=(mask,)),))
+
+
+def test_every_figure_stands_under_its_head(pictures):
+    gold = [with_masks(post(index, ("seen", "unseen")[index % 2])) for index in range(4)]
+    bare = [Prediction(one.id, entities=(replace(one.entities[0], masks=()),)) for one in gold]
+    full = list(map(right, gold))
+    for systems in ({"a": full}, {"a": bare}, {"a": full, "b": full}, {"a": bare, "b": full}, {"a": full, "b": bare}):
+        page, _ = write(pictures, gold, systems)
+        tables = Tables(page).tables
+        assert len(tables) > 5
+        assert [set(rows) for rows in tables if len(set(rows)) > 1] == []
+
+
+def test_terms_are_explained(pictures):
+    gold = [with_masks(post(index)) for index in range(4)]
+    said = [replace(one, entities=(replace(one.entities[0], visible_score=0.7),)) for one in map(right, gold[:3])]
+    terms = Tables(write(pictures, gold, {"tiny": said})[0]).terms
+    assert {"MNER", "GMNER", "EEG", "SMNER", "EES", "IoU", "F1", "ECE", "Brier", "gain", "missed"} <= terms.keys()
+    assert terms["missed"] == "gold entity not found"
+    assert all(len(about) > 10 for about in terms.values())
+
+
+def test_heads_are_upright_and_legends_beside_their_curves(pictures):
+    gold = [post(index) for index in range(4)]
+    page, _ = write(pictures, gold, {"a": scored(gold), "b": scored(gold[:2])})
+    assert "rotate(" not in page
+    assert "writing-mode" not in page
+    assert "sideways" not in page
+    result = explain(gold, scored(gold))
+    (figure,) = [iou_curve([result["iou_sweep"]["strict"]] * 2, ["x", "y"])]
+    root = ElementTree.fromstring(figure)
+    right_of = {
+        text.text: float(text.get("x") or re.search(r"\(([\d.]+)", text.get("transform")).group(1))
+        for text in root.iter("{http://www.w3.org/2000/svg}text")
+    }
+    assert right_of["A GMNER"] == right_of["B GMNER"] > right_of["0.9"]
+
+
+def test_any_number_of_types_has_colours_of_its_own(pictures):
+    kinds = [f"type {number}" for number in range(40)]
+    entities = tuple(Entity("RT", kind, (0, 1), visible=False) for kind in kinds)
+    page, _ = write(pictures, [replace(post(0), entities=entities)], {"tiny": []})
+    colours = {name: colour for name, *colour in data_of(page)["types"]}
+    assert colours.keys() == set(kinds)
+    assert len(set(map(tuple, colours.values()))) == 40
+
+
+def test_a_post_costs_what_answering_it_would_gain(pictures):
+    gold = [post(index) for index in range(6)]
+    two = Entity("RT", "ORG", (0, 1), visible=False)
+    gold[3] = replace(gold[3], entities=(*gold[3].entities, two))
+    wrong = replace(gold[1].entities[0], type="LOC")
+    said = [right(gold[0]), Prediction("1", entities=(wrong, two)), right(gold[2]), Prediction("3"), Prediction("4")]
+    costs = post_costs(gold, said, GMNER)
+    now = evaluate(gold, said)["strict"]["all"]["GMNER"]["f1"]
+    by_id = {one.id: one for one in said}
+    for sample, cost in zip(gold, costs, strict=True):
+        mended = [*(one for name, one in by_id.items() if name != sample.id), right(sample)]
+        assert cost == pytest.approx(evaluate(gold, mended)["strict"]["all"]["GMNER"]["f1"] - now)
+    assert costs[0] == costs[2] == 0
+    assert max(costs) == costs[3]
+    shown = data_of(write(pictures, gold, {"tiny": said})[0])["posts"]
+    assert [one["costs"]["GMNER"][0] for one in shown] == pytest.approx([100 * cost for cost in costs], abs=1e-4)
+
+
+def test_the_costliest_posts_have_their_pictures(pictures):
+    gold = [post(index) for index in range(8)]
+    said = [right(one) for one in gold if one.id not in "26"]
+    page, _ = write(pictures, gold, {"tiny": said}, limit=4)
+    assert {"2", "6"} <= set(pictured(page))

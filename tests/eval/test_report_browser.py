@@ -21,6 +21,18 @@ NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"
 CHROMIUM = os.environ.get("RIVEGS_CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: install one, or name it in RIVEGS_CHROMIUM")
 
+TYPE_COLOURS = """() => [0, 1, 2].flatMap((ring) => Array.from({length: 36}, (_, step) => {
+    const one = document.createElement("span");
+    one.className = "type";
+    one.style.setProperty("--hue", 10 * step);
+    one.style.setProperty("--ring", ring);
+    document.body.append(one);
+    const brush = document.createElement("canvas").getContext("2d");
+    brush.fillStyle = getComputedStyle(one).backgroundColor;
+    brush.fillRect(0, 0, 1, 1);
+    const rgb = [...brush.getImageData(0, 0, 1, 1).data].slice(0, 3);
+    return "#" + rgb.map((level) => level.toString(16).padStart(2, "0")).join("");
+}))"""
 HOSTILE = '</script><script>window.hacked=1</script><img src=x onerror="window.hacked=2">" onload="window.hacked=3'
 BOX = Box(20, 30, 120, 130)
 
@@ -106,16 +118,63 @@ def focused(page) -> str:
     return page.evaluate("document.activeElement.getAttribute('aria-label') || document.activeElement.id")
 
 
-def test_it_opens_and_shows_posts_with_pictures_first(opened):
+def test_it_opens_on_the_posts_that_cost_most(opened):
     page = opened()
     assert count(page) == "1 to 12 of 30 posts"
-    assert page.locator(".post image").count() == 12
+    costs = [
+        [float(cost) for cost in re.findall(r"\d+\.\d\d", line)]
+        for line in page.locator(".post h3").all_text_contents()
+    ]
+    most = [max(of, default=0) for of in costs]
+    assert most == sorted(most, reverse=True)
+    assert most[0] > 0
+    assert all(page.locator(".post").nth(place).locator("image").count() for place in range(7))
     page.click("[data-turn='1'] >> nth=0")
     assert count(page) == "13 to 24 of 30 posts"
     assert page.locator(".post").count() == 12
-    assert page.locator(".post image").count() == 2
-    assert "its picture is not in this page" in page.locator(".post").nth(5).inner_text()
+    assert page.locator(".post image").count() == 3
+    assert "its picture is not in this page" in page.locator(".post").last.inner_text()
     assert page.locator(".post rect").count() > 12  # boxes are drawn without a picture too
+
+
+def test_a_term_is_explained_to_mouse_keyboard_and_touch(opened):
+    page = opened(has_touch=True)
+    term = page.locator(".figures tbody .term").first
+    about = term.locator(".about")
+    assert not about.is_visible()
+    for show, hide in (
+        (term.hover, lambda: page.mouse.move(0, 0)),
+        (term.focus, lambda: page.keyboard.press("Escape")),
+        (term.tap, lambda: page.keyboard.press("Escape")),
+    ):
+        show()
+        assert about.is_visible()
+        place = about.bounding_box()
+        assert place["x"] >= 0
+        assert place["x"] + place["width"] <= 1280
+        page.mouse.move(0, 0)
+        hide()
+        assert not about.is_visible()
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_every_explanation_stays_in_the_window(opened, width):
+    page = opened(viewport={"width": width, "height": 800})
+    page.evaluate("for (const one of document.querySelectorAll('details')) one.open = true")
+    terms = page.locator(".term:visible")
+    assert terms.count() > 30
+    outside = terms.evaluate_all("""async (all) => {
+        const found = [];
+        for (const one of all) {
+            one.focus();
+            for (let frame = 0; frame < 2; frame += 1) await new Promise(requestAnimationFrame);
+            const {left, right, top, bottom} = one.querySelector(".about").getBoundingClientRect();
+            const fits = left >= 0 && right <= innerWidth && top >= 0 && bottom <= innerHeight && right > left;
+            if (!fits) found.push(one.textContent);
+        }
+        return found;
+    }""")
+    assert outside == []
 
 
 def test_plots_and_style_pass_the_policy(opened):
@@ -280,30 +339,16 @@ def test_nothing_is_wider_than_the_window(opened, width):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_words_can_be_told_from_their_ground(opened, scheme):
     page = opened(color_scheme=scheme)
-    tokens = (
-        "page",
-        "card",
-        "soft",
-        "ink",
-        "faint",
-        "good",
-        "bad",
-        "a",
-        "b",
-        "gold",
-        "PER",
-        "LOC",
-        "ORG",
-        "OTHER",
-        "type",
-    )
+    tokens = ("page", "card", "soft", "ink", "faint", "good", "bad", "a", "b", "gold")
     read = "names => names.map(name => getComputedStyle(document.documentElement).getPropertyValue('--' + name))"
     colours = dict(zip(tokens, page.evaluate(read, tokens), strict=True))
     pairs = [(word, ground) for word in ("ink", "faint", "good", "bad") for ground in ("page", "card", "soft")]
-    pairs += [("ink", ground) for ground in ("PER", "LOC", "ORG", "OTHER", "type")]
     pairs += [("card", badge) for badge in ("a", "b", "gold")]
     low = {pair: contrast(colours[pair[0]], colours[pair[1]]) for pair in pairs}
     assert {pair: ratio for pair, ratio in low.items() if ratio < 4.5} == {}
+    grounds = page.evaluate(TYPE_COLOURS)
+    assert min(contrast(colours["ink"], ground) for ground in grounds) > 4.5
+    assert len(set(grounds)) > 0.9 * len(grounds)
     dark = sum(parts(colours["page"])) < sum(parts(colours["ink"]))
     assert dark == (scheme == "dark")
 

@@ -151,6 +151,39 @@ def test_a_sound_recipe_has_no_problem(make, tmp_path, emblems):
     assert all(link.startswith("data:image/jpeg;base64,") for link in links)
 
 
+def test_names_hide_no_box_and_errors_have_their_unit(make, tmp_path):
+    width, height = 400, 300
+    faces = [Box(0, 0, 180, 200), Box(190, 5, 390, 210)]
+    entities = tuple(
+        Entity(name, kind, (place, place + 1), visible=True, boxes=(face,))
+        for place, (name, kind, face) in enumerate(zip(("Ada", "Grace"), ("athlete", "brand"), faces, strict=True))
+    )
+    picture((width, height)).save(tmp_path / "a.png")
+    sample = Sample("a", ("Ada", "Grace"), "a.png", (width, height), entities)
+    recipe = make([sample])
+    (recipe.data.folder / "a.png").write_bytes((tmp_path / "a.png").read_bytes())
+    recipe.answer.types = ["athlete", "brand"]
+    (card,) = cards_of(dataset_of(recipe))
+    across, down = (shown / own for shown, own in zip(card.view.image.size, card.view.size, strict=True))
+    labels = card.labelled.labels
+    assert [(label.text, label.type) for label in labels] == [("Ada", "athlete"), ("Grace", "brand")]
+    for label in labels:
+        for face in faces:
+            inside = min(label.place.xmax, face.xmax * across) - max(label.place.xmin, face.xmin * across)
+            assert inside <= 0 or min(label.place.ymax, face.ymax * down) <= max(label.place.ymin, face.ymin * down)
+    write_preview(recipe, tmp_path / "page.html", 1)
+    page = (tmp_path / "page.html").read_text()
+    view = re.search(r'<svg viewBox="0 (\S+) (\S+) (\S+)"', page)
+    top, height = float(view.group(1)), float(view.group(3))
+    assert all(top <= label.place.ymin and label.place.ymax <= top + height for label in labels)
+    assert re.search(r"\d\.\d × \d\.\d px</b><br>\d\.\d × \d\.\d px<", page)
+    chips = re.findall(r'class="type" style="(--hue: [^"]+)">(\w+)<', page)
+    assert {name for _, name in chips} == {"athlete", "brand"}
+    assert len({colour for colour, _ in chips}) == 2
+    assert "<script" not in page
+    assert "default-src 'none'" in page
+
+
 def test_boxes_are_read_back_within_the_rounding(make):
     dataset = dataset_of(make())
     cards = cards_of(dataset)

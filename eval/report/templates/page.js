@@ -37,9 +37,8 @@ function fits(post, filter) {
   return rows(post).some((row) => rowFits(row, filter));
 }
 
-// Orders: all put posts with a picture first.
-const costOf = (post) => Math.max(0, ...rows(post).flatMap((row) => row.predicted.map((predicted, system) =>
-  predicted && predicted.outcome !== "correct" ? 1 + data.costs[$("task").value][system][predicted.outcome] : 0)));
+// Orders: of posts of one rank those with a picture come first.
+const costOf = (post) => Math.max(...costsOf(post).filter((_, system) => ["", String(system)].includes(filters().system)));
 const surenessOf = (post) => Math.max(0, ...rows(post).flatMap((row) => row.predicted.map((predicted) =>
   predicted?.entity && predicted.entity.score !== null && row.gold && row.gold.visible !== predicted.entity.visible ? Math.abs(predicted.entity.score - 0.5) : 0)));
 const RANKS = { cost: costOf, sure: surenessOf, file: () => 0 };
@@ -52,7 +51,7 @@ function choose() {
   const rank = RANKS[$("order").value];
   chosen = data.posts.map((post, place) => ({ post, place })).filter(({ post }) => fits(post, filter))
     .map((one) => ({ ...one, pictured: one.post.picture ? 0 : 1, rank: rank(one.post) }))
-    .sort((one, other) => one.pictured - other.pictured || other.rank - one.rank || one.place - other.place)
+    .sort((one, other) => other.rank - one.rank || one.pictured - other.pictured || one.place - other.place)
     .map(({ post }) => post);
   show(0);
 }
@@ -145,7 +144,7 @@ function lightRow(place) {
 
 document.addEventListener("keydown", (event) => {
   const field = event.target.closest?.("input:not([type=checkbox]), select, dialog");
-  if (event.key === "Escape" && field === $("search")) field.blur();
+  if (event.key === "Escape" && (field === $("search") || event.target.matches?.(".term"))) event.target.blur();
   if (field || event.ctrlKey || event.metaKey || event.altKey) return;
   const onPost = event.target.classList?.contains("post");
   const key = onPost && event.key === "ArrowDown" ? "j" : onPost && event.key === "ArrowUp" ? "k" : event.key;
@@ -155,7 +154,7 @@ document.addEventListener("keydown", (event) => {
   KEYS[key]();
 });
 
-$("type").append(make("option", { value: "" }, "any"), ...data.types.map((type) => make("option", { value: type }, type)));
+$("type").append(make("option", { value: "" }, "any"), ...data.types.map(([type]) => make("option", { value: type }, type)));
 $("end").append(...["before", "after"].map((id) => $(id).cloneNode(true)));
 for (const button of document.querySelectorAll(".pager button")) {
   button.dataset.turn = button.id === "before" ? "-1" : "1";

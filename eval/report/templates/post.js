@@ -6,6 +6,7 @@ const SIDES = ["a", "b"].slice(0, data.systems.length);
 const PER_PAGE = 12;
 const spaced = (outcome) => outcome.replaceAll("_", " ");
 const percent = (value) => (100 * value).toFixed(1);
+const COLOURS = new Map(data.types.map(([type, ...colour]) => [type, colour]));
 
 function make(name, properties = {}, ...children) {
   const element = document.createElement(name);
@@ -14,6 +15,20 @@ function make(name, properties = {}, ...children) {
     else element.setAttribute(key, value);
   }
   element.append(...children.filter((child) => child !== null));
+  return element;
+}
+
+// A word with its explanation, as the macro "term" makes it.
+const term = (words, about, properties = {}) => {
+  const element = make("span", { tabIndex: 0, ...properties }, words, make("span", { className: "about", role: "tooltip" }, about));
+  element.classList.add("term");
+  return element;
+};
+
+function coloured(element, type) {
+  const [hue, ring] = COLOURS.get(type);
+  element.style.setProperty("--hue", hue);
+  element.style.setProperty("--ring", ring);
   return element;
 }
 
@@ -61,11 +76,15 @@ function changeOf(row) {
   return a === b ? (a ? "right" : "wrong") : b ? "fixed" : "regressed";
 }
 
+const costsOf = (post) => post.costs[$("task").value];
+const costLine = (post) => `costs ${costsOf(post).map((cost, system) => (SIDES.length > 1 ? `${SIDES[system].toUpperCase()} ` : "") + cost.toFixed(2)).join(", ")} points of F1`;
+
 // A post
 function card(post) {
   const table = rows(post);
   const title = make("h3", {}, make("span", { className: "id" }, post.id));
   if (post.subset) title.append(make("span", { className: "faint" }, post.subset));
+  if (Math.max(...costsOf(post)) > 0) title.append(make("span", { className: "faint" }, costLine(post)));
   const words = make("div", {}, title, textLine(post));
   if (post.problem) words.append(make("p", { className: "bad" }, post.problem));
   post.predicted.forEach((predicted, system) => {
@@ -108,7 +127,8 @@ function textLine(post) {
     const classes = SIDES.filter((_, system) => predicted[system][start] >= 0).map((side) => `in-${side}`);
     if (gold[start] >= 0) classes.push("named");
     if (start) line.append(" ");
-    line.append(classes.length ? make("mark", { className: classes.join(" "), ...(gold[start] >= 0 ? { "data-type": post.gold[gold[start]].type } : {}) }, text) : make("span", {}, text));
+    const words = make(classes.length ? "mark" : "span", { className: classes.join(" ") }, text);
+    line.append(gold[start] >= 0 ? coloured(words, post.gold[gold[start]].type) : words);
   }
   return line;
 }
@@ -122,12 +142,12 @@ function pictureOf(post, table) {
   table.forEach((row, index) => {
     const add = (entity, side, isNamed) => {
       svg.append(regions(entity, side, index));
-      if (isNamed) names.push(nameTag(entity, side, index, post.size));
+      if (isNamed) names.push({ entity, side, index });
     };
     if (row.gold) add(row.gold, "gold", true);
     row.predicted.forEach((predicted, system) => { if (predicted?.entity) add(predicted.entity, SIDES[system], !(row.gold && bestIou(predicted.entity, row.gold) > 0.5)); });
   });
-  svg.append(...names);
+  svg.append(...nameTags(names, post.size, [...post.gold, ...post.predicted.flatMap((one) => one.entities)].flatMap((entity) => entity.boxes)));
   const button = make("button", { type: "button", className: "zoom", "aria-label": `Enlarge the picture of post ${post.id}`, "aria-expanded": "false" }, svg);
   button.addEventListener("click", () => {
     const wide = button.closest(".post").classList.toggle("wide");
@@ -142,15 +162,30 @@ function regions(entity, side, row) {
   return draw("g", { class: side, "data-row": row }, ...shapes);
 }
 
-// Names stand above all regions: of gold boxes in the upper left corner, of boxes elsewhere in the lower left one.
-function nameTag(entity, side, row, [width, height]) {
-  const size = Math.max(width, height) / 28;
-  const tags = entity.boxes.map(([x, y, , h]) => {
-    const at = { gold: y + size * 1.05, a: y + h - size * 0.4, b: y + h - size * 1.5 }[side];
-    const place = { x: Math.max(x, 0) + size / 4, y: Math.min(Math.max(at, size), height - size * 0.3), "font-size": size };
-    return draw("text", place, side === "gold" || SIDES.length === 1 ? entity.text : `${side.toUpperCase()} ${entity.text}`);
+// Names stand beside their boxes, where they cover the least of any box and of other names.
+function nameTags(names, size, boxes) {
+  const letter = Math.max(...size) / 28;
+  const taken = [...boxes];
+  return names.map(({ entity, side, index }) => {
+    const text = side === "gold" || SIDES.length === 1 ? entity.text : `${side.toUpperCase()} ${entity.text}`;
+    const tags = entity.boxes.map((box) => {
+      const place = freePlace(box, [Math.min(text.length * letter * 0.63, size[0]), letter * 1.2], size, taken);
+      taken.push(place);
+      return draw("text", { x: place[0], y: place[1] + letter * 0.95, "font-size": letter }, text);
+    });
+    return draw("g", { class: side, "data-row": index }, ...tags);
   });
-  return draw("g", { class: side, "data-row": row }, ...tags);
+}
+
+function freePlace([x, y, w, h], [width, height], size, taken) {
+  const within = (value, most) => Math.min(Math.max(value, 0), Math.max(most, 0));
+  const [right, below] = [x + w, y + h];
+  const places = [
+    ...[y - height, below].flatMap((top) => [x, right - width].map((left) => [left, top])),
+    ...[right, x - width].flatMap((left) => [y, below - height].map((top) => [left, top])),
+  ].map(([left, top]) => [within(left, size[0] - width), within(top, size[1] - height), width, height]);
+  const covered = places.map((place) => taken.reduce((sum, other) => sum + shared(place, other), 0));
+  return places[covered.indexOf(Math.min(...covered))];
 }
 
 function entityTable(table) {
@@ -171,7 +206,8 @@ function cell(predicted, gold, system) {
   const right = outcome === "correct";
   const iou = entity && gold ? bestIou(entity, gold) : null;
   const words = `${right ? "✓" : "✗"} ${spaced(outcome)}${iou === null ? "" : `, IoU ${iou.toFixed(2)}`}`;
-  const parts = [make("span", { className: `outcome ${right ? "good" : "bad"}`, title: data.outcomes[outcome] }, words)];
+  const kind = `outcome ${right ? "good" : "bad"}`;
+  const parts = [make("div", {}, right ? make("span", { className: kind }, words) : term(words, data.outcomes[outcome], { className: kind }))];
   if (entity) {
     if (!gold || entity.text !== gold.text || entity.type !== gold.type) parts.push(...named(entity));
     parts.push(shown(entity));
@@ -182,19 +218,25 @@ function cell(predicted, gold, system) {
   return make("td", { "data-side": SIDES[system] }, side, make("div", {}, ...parts));
 }
 
-const named = (entity) => [make("bdi", {}, entity.text), " ", make("span", { className: "type", "data-type": entity.type }, entity.type)];
+const named = (entity) => [make("bdi", {}, entity.text), " ", coloured(make("span", { className: "type" }, entity.type), entity.type)];
 const expression = (entity) => (entity.expression ? make("i", { dir: "auto" }, entity.expression) : null) ?? "";
 const whether = (entity) => (!entity.visible ? "not in the picture" : entity.boxes.length ? "in the picture" : "in the picture, without a box");
 const shown = (entity) => make("div", { className: "faint" }, `${whether(entity)}${entity.score === null ? "" : `, ${percent(entity.score)} %`}`);
 
 function bestIou(predicted, gold) {
   if (!predicted.boxes.length || !gold.boxes.length) return null;
-  const [x, y, w, h] = predicted.boxes[0];
-  return Math.max(...gold.boxes.map(([gx, gy, gw, gh]) => {
-    const across = Math.min(x + w, gx + gw) - Math.max(x, gx);
-    const down = Math.min(y + h, gy + gh) - Math.max(y, gy);
-    return across > 0 && down > 0 ? (across * down) / (w * h + gw * gh - across * down) : 0;
+  const [box] = predicted.boxes;
+  return Math.max(...gold.boxes.map((other) => {
+    const both = shared(box, other);
+    return both && both / (box[2] * box[3] + other[2] * other[3] - both);
   }));
+}
+
+// The area that two boxes share.
+function shared([x, y, w, h], [ox, oy, ow, oh]) {
+  const across = Math.min(x + w, ox + ow) - Math.max(x, ox);
+  const down = Math.min(y + h, oy + oh) - Math.max(y, oy);
+  return Math.max(across, 0) * Math.max(down, 0);
 }
 
 function answers(post) {

@@ -1,0 +1,1 @@
+"""What all HTML pages have in common: the template's environment, style, colours of types, terms explained, labels."""
