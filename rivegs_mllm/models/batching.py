@@ -36,13 +36,23 @@ class SampleEncoder:
         self.tokenizer = processor.tokenizer
         self.weights = dict(weights or {})
 
+    def chat(self, turns: list[dict]) -> str:
+        """The text of a chat up to where the answer begins, by the processor's own chat template.
+
+        Templates of bases that think open a block of thoughts there: it is closed at once, as an empty one, or the
+        answer would be trained and read as a thought.
+        """
+        text = self.processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+        opened = text.rstrip()
+        return f"{opened}\n\n</think>\n\n" if opened.endswith("<think>") else text
+
     def prompt(self, turns: list[dict], image: Image.Image | None) -> Tensors:
         """The processor's tensors of a chat up to where the answer begins, by its own chat template.
 
         ``input_ids`` and the other token keys are (1, tokens); ``pixel_values`` and ``image_grid_thw`` are those of
         the picture, if there is one.
         """
-        text = self.processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+        text = self.chat(turns)
         return dict(self.processor(text=[text], images=None if image is None else [image], return_tensors="pt"))
 
     def answer(self, pieces: Sequence[AnswerLine], end: bool = True) -> Tensors:

@@ -70,6 +70,21 @@ def test_prompts_are_padded_left_and_answers_right(dataset):
         assert kinds.sum() == row["mm_token_type_ids"].sum()
 
 
+THINKING = "{{ messages[0]['content'][-1]['text'] }}{% if add_generation_prompt %}\n<think>\n{% endif %}"
+    "{{ messages[0]['content'][-1]['text'] }}{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}"
+)
+
+
+def test_a_base_that_thinks_answers_behind_its_thoughts(recipe, processor, emblems, monkeypatch):
+    sample = without_picture(read_split(emblems, "train")[0])
+    monkeypatch.setattr(processor, "chat_template", THINKING)
+    dataset = rows_of(recipe, processor, [sample], emblems, knowledge="first")
+    text = processor.tokenizer.decode(dataset[0]["input_ids"][0])
+    assert text.replace(" ", "").endswith("<think>\n\n</think>\n\n")
+    assert text.count("</think>") == 1
+    assert check_lengths(dataset, 512) == [dataset[0]["input_ids"].shape[1] + len(dataset[0]["answer"])]
+
+
 def test_a_column_predicts_the_label_of_the_next(dataset):
     batch = Collator(dataset.encoder, keep_vision=True)([dataset[index] for index in range(8)])
     last = batch["input_ids"][:, -batch["labels"].shape[1] :]

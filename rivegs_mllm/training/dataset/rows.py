@@ -158,9 +158,7 @@ def greatest_length(dataset: AnswerDataset, sample: Sample) -> int:
 def _lengths(dataset: AnswerDataset, sample: Sample) -> tuple[int, int]:
     """Tokens of a sample in this epoch, and in one that draws its longest knowledge."""
     encoder, answer_format, drawn = dataset.encoder, dataset.answer_format, dataset.augment(sample)
-    text = encoder.processor.apply_chat_template(
-        messages(drawn, dataset.instruction, answer_format.types), add_generation_prompt=True, tokenize=False
-    )
+    text = encoder.chat(messages(drawn, dataset.instruction, answer_format.types))
     pieces = dataset.pieces(drawn)
     tokens = len(encoder.tokenizer(text).input_ids) + len(encoder.answer(pieces)["answer"])
     tokens += picture_tokens(sample, answer_format)
