@@ -91,7 +91,19 @@ def trainer_arguments(arguments: TrainingArguments) -> TrainingArguments:
         )
         # Else Trainer makes an nn.DataParallel, which divides tensors by their rows, and rows of pictures are patches.
         made._n_gpu = 1
+    if made.use_liger_kernel:
+        made.liger_kernel_config = _liger_without_loss(made.liger_kernel_config)
     return made
+
+
+def _liger_without_loss(config: Mapping[str, bool] | None) -> dict[str, bool]:
+    """Liger's settings without its fused loss, whose forward pass computes logits at all positions instead of the
+    answers' alone. Raises UserError where that is asked for."""
+    own = dict(config or {})
+    for key in ("fused_linear_cross_entropy", "cross_entropy"):
+        if own.setdefault(key, False):
+            raise UserError(f"train.liger_kernel_config.{key}: the loss is computed here; leave it out, or false")
+    return own
 
 
 def _is_free(name: str) -> bool:

@@ -17,7 +17,7 @@ from rivegs_mllm.models.adapter import load_adapter
 from rivegs_mllm.models.base_model import TINY_BASE, is_base, load_base
 from rivegs_mllm.models.generation.generator import Generator
 from rivegs_mllm.train import AnswerTrainer, make_trainer
-from rivegs_mllm.training.run_dir import settings_of
+from rivegs_mllm.training.run_dir import settings_of, trainer_arguments
 from rivegs_mllm.types import UserError
 
 BINS = 100  # the base knows the tokens of 64
@@ -164,6 +164,17 @@ def features(run: Run) -> torch.Tensor:
     trainer.model.train()
     batch = trainer.data_collator([trainer.train_dataset[0]])
     return trainer.model.get_base_model().model.visual(batch["pixel_values"], batch["image_grid_thw"]).pooler_output
+
+
+def test_liger_leaves_the_loss_alone(base, emblems, tmp_path):
+    recipe = make_recipe(tmp_path, base, emblems, "--train.use_liger_kernel=true")
+    assert trainer_arguments(recipe.train).liger_kernel_config == {
+        "fused_linear_cross_entropy": False,
+        "cross_entropy": False,
+    }
+    recipe.train.liger_kernel_config = {"rope": True, "fused_linear_cross_entropy": True}
+    with pytest.raises(UserError, match=r"train\.liger_kernel_config\.fused_linear_cross_entropy"):
+        trainer_arguments(recipe.train)
 
 
 def test_of_several_gpus_a_process_uses_one_and_says_so(base, emblems, tmp_path, capsys):

@@ -71,8 +71,6 @@ def test_prompts_are_padded_left_and_answers_right(dataset):
 
 
 THINKING = "{{ messages[0]['content'][-1]['text'] }}{% if add_generation_prompt %}\n<think>\n{% endif %}"
-    "{{ messages[0]['content'][-1]['text'] }}{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}"
-)
 
 
 def test_a_base_that_thinks_answers_behind_its_thoughts(recipe, processor, emblems, monkeypatch):
