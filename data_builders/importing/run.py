@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import get_args
@@ -26,9 +26,11 @@ from rivegs_mllm.data.dataset_info import NAME, DatasetInfo
 from rivegs_mllm.data.images import PictureError
 from rivegs_mllm.data.jsonl import SPLITS, check_sample
 from rivegs_mllm.runtime.files import write_bytes
+from rivegs_mllm.runtime.foreign import shown
 from rivegs_mllm.types import Sample, UserError
 
 SHARES = "80/10/10"
+_SOME = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +87,7 @@ def import_dataset(request: Request, tell: Callable[[str], None] = print) -> Imp
     for sample, post in zip(assembled.samples, source.posts, strict=True):
         if fault := check_sample(sample):
             findings.append(Finding("bad post", post.place, f"{sample.id}: {fault}", "error"))
+    findings += _unplaced(source.posts, assembled)
     splits = _split(request, shares, source.posts, assembled, pictures, tell)
     kinds = _types(assembled.samples, types, findings)
     report = _write(request, splits, kinds, str(boxes or ""), pictures, findings)
@@ -125,6 +128,26 @@ def _pictures(request: Request, posts: Sequence[Post]) -> Pictures:
     if not request.images and not any(post.image for post in posts):
         folders = []  # nothing asks for pictures, so that nobody's home folder is listed
     return find_pictures(posts, folders, request.out, request.allow_missing, request.copy_images)
+
+
+def _unplaced(posts: Sequence[Post], assembled: Assembled) -> Iterator[Finding]:
+    """An error where not one of some regions found its mention, so that no mention would be visible."""
+    tally = assembled.tally
+    if tally.read["regions"] < _SOME or tally.kept["regions"]:
+        return
+    post = next(post for post in posts if post.regions)
+    labels = {region.mention or region.label for own in posts for region in own.regions}
+    types = {entity.type for sample in assembled.samples for entity in sample.entities}
+    message = (
+        f"none of {tally.read['regions']} found its mention: they are called {_few(labels)}, and mentions are of type "
+        f"{_few(types)}; a region is named by its mention, or by the type of it"
+    )
+    yield Finding("regions without mentions", post.place, message, "error")
+
+
+def _few(names: Iterable[str]) -> str:
+    first, *others = sorted(names) or [""]
+    return ", ".join(map(shown, [first, *others[:2]])) + (", ..." if others[2:] else "")
 
 
 def _split(

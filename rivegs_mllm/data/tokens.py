@@ -1,14 +1,15 @@
 """The tokens of a text as people write it: words, names, numbers, punctuation, emoji.
 
 As in Twitter-2015 and -2017, on which most models are trained, "#" and "@" are tokens of their own, so that the name
-in a hashtag is one too. A Chinese character is a token of its own, as scripts without blanks have no words to see.
+in a hashtag is one too. A Chinese character is a token of its own, as scripts without blanks have no words to see; in
+Japanese, Hiragana and Katakana are runs of their own, so that a particle does not stick to the name before it.
 """
 
 from __future__ import annotations
 
 import regex
 
-_LETTER = r"[[\p{L}\p{M}\p{N}_]--\p{Han}]"
+_LETTER = r"[[\p{L}\p{M}\p{N}_]--[\p{Han}\p{Hiragana}\p{Katakana}\u30FC\uFF70\uFF9E\uFF9F]]"
 _EMOJI = r"\p{Extended_Pictographic}"
 
 _TOKEN = regex.compile(
@@ -18,6 +19,8 @@ _TOKEN = regex.compile(
   | \p{{N}}+(?:[.,:/]\p{{N}}+)*[%‰]?(?![\p{{L}}\p{{M}}\p{{N}}_])           # 1,000.50  12:30  40%
   | (?<!\S)['’]\p{{L}}{{1,2}}(?![\p{{L}}\p{{N}}])                      # the 's of a text that is split already
   | \p{{Han}}\p{{M}}*
+  | (?:\p{{Hiragana}}[\p{{M}}\u30FC]*)+
+  | (?:[\p{{Katakana}}\u30FC\uFF70\uFF9E\uFF9F]\p{{M}}*)+          # with the sign of a long vowel, half-width marks
   | {_LETTER}+(?:['’\-.&\u00AD\u200C\u200D]{_LETTER}+)*      # don't  Jay-Z  AT&T  nasa.gov, Persian, Bengali
   | [:;=8][-o*']?[)\](\[dDpP/\\|](?!\p{{L}})                     # :-)
   | \p{{RI}}\p{{RI}}                                            # flags

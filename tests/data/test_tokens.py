@@ -18,6 +18,7 @@ from rivegs_mllm.data.tokens import tokens_of
         ("so nice!!! :-) (really)", "so|nice|!!!|:-)|(|really|)"),
         ("😀👍🏽 👨‍👩‍👧 🇩🇪🇫🇷 ❤️", "😀|👍🏽|👨‍👩‍👧|🇩🇪|🇫🇷|❤️"),
         ("北京3月に行く", "北|京|3|月|に|行|く"),
+        ("Münchenにてコーヒーを飲むらーめんｶﾞ", "München|にて|コーヒー|を|飲|むらーめん|ｶﾞ"),
         ("می\u200cخواهم 🏴\U000e0067\U000e0062\U000e007f 1️⃣", "می\u200cخواهم|🏴\U000e0067\U000e0062\U000e007f|1️⃣"),
         ("e\u0301te\u0301 Zoë O’Brien", "e\u0301te\u0301|Zoë|O’Brien"),
         ("a\u200bb\x00c\u202e d\te", "a|b|c|d|e"),

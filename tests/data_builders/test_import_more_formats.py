@@ -295,3 +295,28 @@ def test_parquet_with_pictures_in_it(tmp_path, pictures):
     assert kinds(done) == ["region without mention"]
     with pytest.raises(UserError, match=r"not Parquet"):
         imported("parquet", json_file(tmp_path / "b.parquet", {}), tmp_path / "out")
+
+
+def test_types_with_blanks_and_without_are_the_same_to_regions(tmp_path):
+    """brat's types cannot have blanks; COCO's categories can."""
+    (tmp_path / "brat").mkdir()
+    images, annotations = [], []
+    for number in range(5):
+        picture(tmp_path / "pictures" / f"p{number}.jpg", (80, 60))
+        (tmp_path / "brat" / f"p{number}.txt").write_text("„Größe“ von Käthe、江戸にて")
+        (tmp_path / "brat" / f"p{number}.ann").write_text("T1\tart_work 1 6\tGröße\nT2\tOrt_für_Künstler 18 20\t江戸\n")
+        images.append({"id": number, "file_name": f"p{number}.jpg", "width": 80, "height": 60})
+        annotations.append({"id": number, "image_id": number, "category_id": number % 2, "bbox": [10, 5, 40, 30]})
+    categories = [{"id": 0, "name": "Art work"}, {"id": 1, "name": "Ort für Künstler"}]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    given = {"images": [tmp_path / "pictures"], "regions": json_file(tmp_path / "coco.json", content)}
+    samples, done = imported("brat", tmp_path / "brat", tmp_path / "out", **given)
+    assert done.tally.ways == {"type": 5}
+    assert [[own.visible for own in sample.entities] for sample in samples[:2]] == [[True, False], [False, True]]
+    assert samples[0].entities[1].text == "江 戸"
+    content["categories"] = [{"id": 0, "name": "painting"}, {"id": 1, "name": "town"}]
+    given["regions"] = json_file(tmp_path / "other.json", content)
+    with pytest.raises(
+        UserError, match=r"none of 5 found its mention: they are called 'painting', 'town', and mentions"
+    ):
+        imported("brat", tmp_path / "brat", tmp_path / "out", **given)

@@ -22,7 +22,7 @@ def link(mentions: Sequence[Mention], regions: Sequence[Region]) -> list[tuple[l
     found = [_by_words(region, mentions) for region in regions]
     taken = {index for own, _ in found for index in own}
     for kind in dict.fromkeys(region.label for region, (own, _) in zip(regions, found, strict=True) if not own):
-        of_kind = [index for index, mention in enumerate(mentions) if _key(mention.type) == _key(kind)]
+        of_kind = [index for index, mention in enumerate(mentions) if _kind(mention.type) == _kind(kind)]
         free = [index for index in of_kind if index not in taken]
         open_regions = [place for place, region in enumerate(regions) if not found[place][0] and region.label == kind]
         unnamed = [place for place in open_regions if not regions[place].key and not regions[place].mention]
@@ -44,7 +44,7 @@ def _by_words(region: Region, mentions: Sequence[Mention]) -> tuple[list[int], s
         return _of_text(region.mention, region.label, mentions), "text"
     own = _of_text(region.label, "", mentions)
     typed = re.fullmatch(r"(.+?)\s*[(\[:_-]\s*([^()\[\]]+?)\s*[)\]]?", region.label)
-    if not own and typed and any(_key(mention.type) == _key(typed[2]) for mention in mentions):
+    if not own and typed and any(_kind(mention.type) == _kind(typed[2]) for mention in mentions):
         own = _of_text(typed[1], typed[2], mentions)
     return own, "text"
 
@@ -53,7 +53,7 @@ def _of_text(text: str, kind: str, mentions: Sequence[Mention]) -> list[int]:
     """The mentions that read so, exactly or else but for capitals; those of the type if there are any."""
     for same in (str, look_of, _key):
         own = [index for index, mention in enumerate(mentions) if text and same(mention.text) == same(text)]
-        typed = [index for index in own if _key(mentions[index].type) == _key(kind)]
+        typed = [index for index in own if _kind(mentions[index].type) == _kind(kind)]
         if own:
             return typed or own
     return []
@@ -61,3 +61,8 @@ def _of_text(text: str, kind: str, mentions: Sequence[Mention]) -> list[int]:
 
 def _key(text: str) -> str:
     return look_of(text).casefold()
+
+
+def _kind(name: str) -> str:
+    """What is the same for names of a type, of which some formats cannot have blanks: "art work" and "Art_work"."""
+    return _key(name).replace("_", "").replace("-", "")
