@@ -125,14 +125,16 @@ def _coordinates(posts: Sequence[LoosePost], sizes: Mapping, path: str) -> Itera
     fitting = count_fitting(numbers, sides, PIXELS)
     known = np.isfinite(sides).all(axis=1)
     known &= [not _is_whole(box, size) for box, size in zip(numbers, sides, strict=True)]
-    likely = _likely(numbers[known], sides[known])
+    # A box that comes again is no further evidence.
+    different = np.unique(np.hstack([numbers[known], sides[known]]), axis=0)
+    likely = _likely(different[:, :4], different[:, 4:])
     if likely is None:
         return
-    every = int(known.sum())
+    every = len(different)
     examples = "; ".join(_box_in_words(post, box, sizes) for post, box in placed[:3])
     message = (
         f"as {PIXELS.in_words()} {fitting} of {len(placed)} boxes fit their pictures, as {likely.in_words()} "
-        f"{count_fitting(numbers[known], sides[known], likely)} of {every} do: {examples}"
+        f"{count_fitting(different[:, :4], different[:, 4:], likely)} of {every} different ones do: {examples}"
     )
     yield Finding("boxes in other coordinates", path, message, "error" if every >= ENOUGH else "warning")
 

@@ -256,6 +256,16 @@ def test_few_boxes_are_only_a_warning(tmp_path):
     assert [(own.kind, own.level) for own in report.findings] == [("boxes in other coordinates", "warning")]
 
 
+def test_a_box_that_comes_again_is_no_further_evidence(tmp_path):
+    splits = lines(0)
+    for post in splits["train"]:
+        post["size"] = [640, 480]
+        for entity in post["entities"]:
+            entity["boxes"] = [[10, 10, 200, 150]] if entity.get("boxes") else []
+    write(tmp_path / "own", {"train": splits["train"]})
+    assert [own.kind for own in audit(tmp_path / "own").findings] == ["one box in many posts"]
+
+
 def test_a_fault_of_every_line_is_one_with_a_count_and_all_faults_of_a_line_are_told(tmp_path):
     posts = lines(0)["train"][:30]
     for post in posts:
