@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -86,6 +86,26 @@ def audit(folder: Path, raw: Path | None = None) -> DatasetReport:
     if raw is None:
         return report
     return DatasetReport(report.counts, [*report.findings, *_audit_raw(raw).findings])
+
+
+def errors_of(folder: Path, splits: Sequence[str], decode: bool) -> list[Finding]:
+    """The errors of some splits of a dataset that a model could not be trained with, or would be trained wrongly.
+
+    What splits have in common is left to ``audit``: it makes scores wrong, not training. Pictures are decoded to their
+    end where ``decode`` says so, and else only their headers are read.
+    """
+    findings: list[Finding] = []
+    posts = {split: list(_scan(folder / f"{split}.jsonl", findings)) for split in splits}
+    findings += _unlisted_types({split: [own.sample for own in group] for split, group in posts.items()}, folder)
+    for placed in _all(posts):
+        findings += _of_regions(placed.sample, placed.sample.size, placed.place)
+    loose = {str(path): loose_posts(path) for path in (folder / f"{split}.jsonl" for split in splits)}
+    images = (post.image for own in loose.values() for post in own)
+    inspected = _inspected(images, folder, _inspect if decode else _inspect_header)
+    findings += _pictures(posts, inspected, folder)
+    sizes = {image: own.header.size for image, own in inspected.items() if isinstance(own, _Picture)}
+    findings += from_the_set(loose, sizes)
+    return [finding for finding in findings if finding.level == "error"]
 
 
 def _audit_built(folder: Path, paths: Sequence[Path]) -> DatasetReport:
@@ -216,11 +236,17 @@ def _inspect(path: str) -> _Picture:
     return _Picture(read_header(path), picture_digest(path))
 
 
-def _inspected(images: Iterable[str], folder: Path) -> dict[str, _Picture | PictureError]:
+def _inspect_header(path: str) -> _Picture:
+    return _Picture(read_header(path), picture_digest(path))
+
+
+def _inspected(
+    images: Iterable[str], folder: Path, inspect: Callable[[str], _Picture] = _inspect
+) -> dict[str, _Picture | PictureError]:
     """Every picture is opened once, however many posts have it."""
     names = list(dict.fromkeys(filter(None, images)))
     paths = [str(folder / name) for name in names]
-    return dict(zip(names, for_each_picture(_inspect, paths, os.cpu_count() or 1), strict=True)) if names else {}
+    return dict(zip(names, for_each_picture(inspect, paths, os.cpu_count() or 1), strict=True)) if names else {}
 
 
 def _pictures(

@@ -30,7 +30,7 @@ from rivegs_mllm.config.dataset_types import with_dataset_types
 from rivegs_mllm.config.layers import read_layers
 from rivegs_mllm.config.schema import Recipe
 from rivegs_mllm.config.yaml_loader import decode
-from rivegs_mllm.models.adapter import add_adapter, save_beside_weights
+from rivegs_mllm.models.adapter import add_adapter, check_init, load_init, save_beside_weights
 from rivegs_mllm.models.base_model import System, base_path, load_base
 from rivegs_mllm.models.batching import SampleEncoder
 from rivegs_mllm.models.generation.generator import Generator
@@ -48,6 +48,7 @@ from rivegs_mllm.runtime.logs import (
 )
 from rivegs_mllm.runtime.progress import track
 from rivegs_mllm.store.attach import read_posts
+from rivegs_mllm.training.bad_posts import lines_left_out
 from rivegs_mllm.training.dataset.picture_features import check_cacheable, encode_pictures, with_features
 from rivegs_mllm.training.dataset.rows import AnswerDataset, Collator, check_lengths
 from rivegs_mllm.training.dataset.sampling import SetEpochCallback, length_grouped_sampler
@@ -116,11 +117,13 @@ class Posts:
 def read_data(recipe: Recipe) -> Posts:
     """The splits that the recipe names. Raises UserError."""
     folder, data, types = recipe.data.folder, recipe.data, recipe.answer.types
-    train = read_posts(folder, data.train, types, recipe.distilled)
+    bad = lines_left_out(data, recipe.train)
+    train = read_posts(folder, data.train, types, recipe.distilled, bad[data.train])
     if not train:
         raise UserError(f"{folder}: the split '{data.train}' holds no sample to train on")
-    dev = read_posts(folder, data.dev, types)[: data.max_eval_samples] if recipe.train.eval_strategy != "no" else []
-    return Posts(train, dev, read_posts(folder, data.test, types) if data.test else [])
+    dev = read_posts(folder, data.dev, types, without=bad[data.dev]) if data.dev in bad else []
+    test = read_posts(folder, data.test, types, without=bad[data.test]) if data.test else []
+    return Posts(train, dev[: data.max_eval_samples], test)
 
 
 def make_trainer(recipe: Recipe, posts: Posts | None = None) -> AnswerTrainer:
@@ -139,6 +142,8 @@ def make_trainer(recipe: Recipe, posts: Posts | None = None) -> AnswerTrainer:
     )
     lengths = check_lengths(dataset, recipe.max_length)
     system = add_adapter(system, recipe)
+    if recipe.init:
+        load_init(system.model, recipe.init)
     if recipe.model.cache_pictures:
         check_cacheable(system)
     return AnswerTrainer(system, recipe, dataset, lengths, dev)
@@ -249,13 +254,19 @@ def _settings(recipe: Recipe, posts: Posts) -> dict[str, object]:
         parts["predict"] = {"max_new_tokens": recipe.predict.max_new_tokens}
     if recipe.muon:  # left out where false, so that runs of before the setting are still resumed
         parts["muon"] = True
+    if recipe.init:
+        parts["init"] = model_fingerprint(recipe.init)
     return settings_of(recipe.train, {**parts, "data": data, "lora": lora})
 
 
 def start(path: Path | str, overrides: Sequence[str] = ()) -> Path:
     """Trains what a recipe says, the end-to-end model or, where it has a ``stage``, that one; returns the folder."""
     recipe = _read(path, overrides)
-    return train_stage(recipe) if isinstance(recipe, StageTraining) else train(recipe)
+    if isinstance(recipe, StageTraining):
+        return train_stage(recipe)
+    if recipe.init:
+        check_init(recipe.init, recipe, str(path))
+    return train(recipe)
 
 
 def _read(path: Path | str, overrides: Sequence[str]) -> Recipe | StageTraining:

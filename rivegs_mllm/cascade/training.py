@@ -26,6 +26,7 @@ from rivegs_mllm.config.distilled import Distilled
 from rivegs_mllm.config.schema import DataRecipe, TrainSettings, check_train
 from rivegs_mllm.runtime.logs import LOG, log_to
 from rivegs_mllm.store.attach import read_posts
+from rivegs_mllm.training.bad_posts import lines_left_out
 from rivegs_mllm.training.dataset.sampling import SetEpochCallback, length_grouped_sampler
 from rivegs_mllm.training.pictures import check_pictures
 from rivegs_mllm.training.progress import show_progress
@@ -154,14 +155,13 @@ def train_stage(recipe: StageTraining) -> Path:
 def _read_data(recipe: StageTraining) -> tuple[StageData, list[Sample]]:
     """The stage's training data, and the posts of the test split, none where the recipe names no such split."""
     folder, names, types = recipe.data.folder, recipe.data, recipe.types
-    samples = read_posts(folder, names.train, types, recipe.distilled)
+    bad = lines_left_out(names, recipe.train)
+    samples = read_posts(folder, names.train, types, recipe.distilled, bad[names.train])
     if not samples:
         raise UserError(f"{folder}: the split '{names.train}' holds no sample to train on")
-    dev = []
-    if recipe.train.eval_strategy != "no":
-        dev = read_posts(folder, names.dev, types, recipe.distilled)[: names.max_eval_samples]
-    test = read_posts(folder, names.test, types, recipe.distilled) if names.test else []
-    return StageData(samples, dev, folder, tuple(types), recipe.train.seed), test
+    dev = read_posts(folder, names.dev, types, recipe.distilled, bad[names.dev]) if names.dev in bad else []
+    test = read_posts(folder, names.test, types, recipe.distilled, bad[names.test]) if names.test else []
+    return StageData(samples, dev[: names.max_eval_samples], folder, tuple(types), recipe.train.seed), test
 
 
 def _settings(recipe: StageTraining, data: StageData, test: Sequence[Sample]) -> dict[str, object]:

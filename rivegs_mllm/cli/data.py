@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 from rivegs_mllm.cli.common import add_command
-from rivegs_mllm.cli.early import check_model_recipe
 from rivegs_mllm.config.command_line import add_list
 from rivegs_mllm.runtime.lock import lock_folder
 from rivegs_mllm.runtime.logs import quiet_transformers
@@ -113,6 +112,8 @@ def _audit(args: argparse.Namespace, overrides: list[str]) -> int:
     if overrides and not args.recipe:
         args.parser.refuse_rest(overrides)
     if args.recipe:
+        from rivegs_mllm.cli.early import check_model_recipe
+
         check_model_recipe(args.recipe, overrides, args.folder)
     report = audit(args.folder, args.raw)
     if args.recipe:

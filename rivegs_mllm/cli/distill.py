@@ -6,7 +6,6 @@ import argparse
 from pathlib import Path
 
 from rivegs_mllm.cli.common import add_command, add_data, data_override
-from rivegs_mllm.cli.early import check_distillation
 from rivegs_mllm.config.command_line import add_list
 from rivegs_mllm.runtime.logs import quiet_transformers
 
@@ -40,6 +39,8 @@ def add_distill(commands) -> None:
 
 def _distill(args: argparse.Namespace, overrides: list[str]) -> int:
     overrides = data_override(args, overrides)
+    from rivegs_mllm.cli.early import check_distillation
+
     check_distillation(args.recipe, overrides)
     quiet_transformers()
     from rivegs_mllm.cli.distill_command import run

@@ -44,6 +44,8 @@ def check_training(path: Path, overrides: Sequence[str]) -> None:
     read = check_keys(layered, kind)
     _check_data(layered)
     with_dataset_types(layered)
+    if kind == MODEL and (init := word(layered.sections, "init")):
+        AnswerFormat.load(init)
     if kind == STAGE:
         _check_paths(layered, read, ("stage",))
 

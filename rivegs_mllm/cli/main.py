@@ -69,7 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _discard_output()
         return 141
     except UnknownKeyError as error:
-        option = did_you_mean(f"--{error.key}", known.parser.options)
+        others = [own for own in known.parser.options if own != "--help"]
+        option = did_you_mean(f"--{error.key}", others) if "." not in error.key else ""
         tell_error(UserError(f"{error}{option}"), flags)
     except (UserError, OSError) as error:
         try:

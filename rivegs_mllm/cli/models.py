@@ -7,16 +7,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from rich.console import Console
-
 from rivegs_mllm.cli.common import add_command, add_data, add_image_root, add_strict, data_override
-from rivegs_mllm.cli.early import (
-    check_comparison,
-    check_model_recipe,
-    check_prediction,
-    check_proposals,
-    check_training,
-)
 from rivegs_mllm.cli.evaluate import ReportArgs, write_page
 from rivegs_mllm.config.command_line import add_list
 from rivegs_mllm.data.jsonl import SPLITS
@@ -78,6 +69,7 @@ def add_predict(commands) -> None:
         "--report", type=Path, metavar="PAGE", help="also score them and write the page that `rivegs report` writes"
     )
     add_strict(predict)
+    predict.add_argument("--skip-bad", action="store_true", help="leave out posts that cannot be read, and say so")
 
 
 def add_compare(commands) -> None:
@@ -133,6 +125,8 @@ def add_propose(commands) -> None:
 
 
 def _preview(args: argparse.Namespace, overrides: list[str]) -> int:
+    from rivegs_mllm.cli.early import check_model_recipe
+
     overrides = data_override(args, overrides)
     check_model_recipe(args.recipe, overrides)
     quiet_transformers()
@@ -151,6 +145,8 @@ def _preview(args: argparse.Namespace, overrides: list[str]) -> int:
 
 
 def _train(args: argparse.Namespace, overrides: list[str]) -> None:
+    from rivegs_mllm.cli.early import check_training
+
     overrides = training_overrides(args, overrides)
     check_training(args.recipe, overrides)
     quiet_transformers()
@@ -160,6 +156,8 @@ def _train(args: argparse.Namespace, overrides: list[str]) -> None:
 
 
 def _predict(args: argparse.Namespace, overrides: list[str]) -> int:
+    from rivegs_mllm.cli.early import check_prediction
+
     args.base_model |= args.untuned
     check_prediction(args.recipe, overrides, args.data, args.split, args.adapter, args.base_model)
     quiet_transformers()
@@ -170,7 +168,7 @@ def _predict(args: argparse.Namespace, overrides: list[str]) -> int:
     from rivegs_mllm.data.jsonl import read_split
     from rivegs_mllm.runtime.files import write_text
 
-    samples = read_split(args.data, args.split)
+    samples = read_split(args.data, args.split, _unreadable(args))
     for out in (args.out, recipe_file(args.out), *([args.report] if args.report else [])):
         check_output(out, [args.recipe, *args.data.glob("*.jsonl")])
     if args.untuned:
@@ -188,6 +186,18 @@ def _predict(args: argparse.Namespace, overrides: list[str]) -> int:
         asked = ReportArgs(args.data, args.split, [args.out], args.report, types if told else ())
         write_page(asked, shlex.join(map(str, [*command, "--report", args.report, *overrides])))
     return 1 if args.strict and any(map(is_incomplete, predictions)) else 0
+
+
+def _unreadable(args: argparse.Namespace) -> frozenset[int]:
+    """The lines of the split that ``--skip-bad`` leaves out, none without it; says which."""
+    if not args.skip_bad:
+        return frozenset()
+    from data_builders.bad_posts import FOR_PREDICTION, find_bad_posts
+
+    found = find_bad_posts(args.data, [args.split], skip=True, kinds=FOR_PREDICTION)
+    for line in found.summary():
+        print(line, file=sys.stderr)
+    return found.lines[args.split]
 
 
 def _predict_end_to_end(args: argparse.Namespace, overrides: list[str], samples: list) -> tuple[list, list[str]]:
@@ -220,8 +230,12 @@ def _predict_cascade(args: argparse.Namespace, overrides: list[str], samples: li
 
 
 def _compare(args: argparse.Namespace, overrides: list[str]) -> int:
+    from rivegs_mllm.cli.early import check_comparison
+
     check_comparison(args.recipes, overrides, args.data, args.split)
     quiet_transformers()
+    from rich.console import Console
+
     from rivegs_mllm.compare.run import as_tables, compare
 
     result = compare(args.recipes, args.data, args.split, args.out, args.sweep, args.only, overrides)
@@ -234,6 +248,8 @@ def _compare(args: argparse.Namespace, overrides: list[str]) -> int:
 
 
 def _propose(args: argparse.Namespace, overrides: list[str]) -> int:
+    from rivegs_mllm.cli.early import check_proposals
+
     check_proposals(args.recipe, overrides, args.data, args.split)
     from rivegs_mllm.cascade.regions.base import ProposalRecipe
     from rivegs_mllm.cascade.regions.run import propose_all

@@ -7,7 +7,6 @@ import json
 from pathlib import Path
 
 from rivegs_mllm.cli.common import add_command
-from rivegs_mllm.cli.early import check_source, is_recipe
 from rivegs_mllm.runtime.logs import quiet_transformers
 from rivegs_mllm.types import UserError
 
@@ -38,6 +37,8 @@ def _try(args: argparse.Namespace, overrides: list[str]) -> None:
     out = args.out or (args.image and Path(f"{args.image.stem}.entities.png"))
     if out and args.image.exists() and out.exists() and out.samefile(args.image):
         raise UserError(f"{out}: is the post's own picture; choose another --out")
+    from rivegs_mllm.cli.early import check_source, is_recipe
+
     if overrides and not is_recipe(args.model):
         args.parser.refuse_rest(overrides)
     check_source(args.model, overrides)

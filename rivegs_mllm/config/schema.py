@@ -94,6 +94,8 @@ class DataRecipe:
     """A split to score what was trained on, at the end; None for none."""
     max_eval_samples: PositiveInt | None = None
     """How many posts of dev, from its start, are answered at each evaluation; None for all."""
+    skip_bad: bool = False
+    """Whether posts that `rivegs audit` calls an error are left out; otherwise they are refused."""
 
 
 @dataclass
@@ -154,6 +156,8 @@ class Recipe:
     augment: Augmentation = field(default_factory=Augmentation)
     predict: PredictRecipe = field(default_factory=PredictRecipe)
     max_length: TokenCount = 2048
+    init: Path | None = None
+    """A trained adapter that training starts from, of the same base, box format and LoRA; its types may be others."""
     muon: bool = False
     """Whether Muon trains the adapter in place of ``train.optim``: it learns more in few steps, on the demo as much in
     800 of 8 posts as AdamW in 1,350. Not under DeepSpeed."""

@@ -6,14 +6,13 @@ docs/format.md describes both formats for those who write them from another syst
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeGuard, TypeVar
 
 import orjson
 
 from rivegs_mllm.data.field_errors import FieldError
-from rivegs_mllm.data.masks import mask_area
 from rivegs_mllm.data.raw_text import is_raw_text, tokenized
 from rivegs_mllm.runtime.files import complete_file, drop_incomplete_line
 from rivegs_mllm.runtime.foreign import numbered_lines, shown
@@ -68,10 +67,13 @@ def stream_predictions(path: Path | str) -> Iterator[Prediction]:
     return _read(Path(path), prediction_from_json)
 
 
-def read_split(folder: Path | str, split: str) -> list[Sample]:
-    """The samples of ``folder/<split>.jsonl``. Raises RecordError when the folder has no such split."""
+def read_split(folder: Path | str, split: str, without: Collection[int] = ()) -> list[Sample]:
+    """The samples of ``folder/<split>.jsonl``, without those on some of its lines, from 1.
+
+    Raises RecordError when the folder has no such split.
+    """
     check_split(folder, split)
-    return read_samples(Path(folder) / f"{split}.jsonl")
+    return list(_read(Path(folder) / f"{split}.jsonl", sample_from_json, without))
 
 
 def check_split(folder: Path | str, split: str) -> None:
@@ -116,8 +118,10 @@ def scan_samples(path: Path | str) -> Iterator[tuple[int, Sample | RecordError]]
     return _scan(Path(path), sample_from_json, _sample_faults)
 
 
-def _read(path: Path, parse: Callable[[object], Record]) -> Iterator[Record]:
-    for _, record in _scan(path, parse):
+def _read(path: Path, parse: Callable[[object], Record], without: Collection[int] = ()) -> Iterator[Record]:
+    for number, record in _scan(path, parse):
+        if number in without:
+            continue
         if isinstance(record, RecordError):
             raise record
         yield record
@@ -250,7 +254,7 @@ def _check_gold(entity: Entity, tokens: tuple[str, ...], size: list[int] | None,
             raise FieldError(
                 f"{where}.masks[{index}].size: a mask of {width} x {height} on a picture of {size[0]} x {size[1]}"
             )
-        if mask_area(mask, f"{where}.masks[{index}]") == 0:
+        if _area(mask, f"{where}.masks[{index}]") == 0:
             raise FieldError(f"{where}.masks[{index}]: covers no pixel")
 
 
@@ -314,11 +318,17 @@ def _masks(values: object, where: str) -> tuple[Mask, ...]:
             )
         mask = Mask((size[0], size[1]), counts)
         try:
-            mask_area(mask, f"{where}.masks[{index}]")
+            _area(mask, f"{where}.masks[{index}]")
         except UserError as error:
             raise FieldError(str(error)) from None
         masks.append(mask)
     return tuple(masks)
+
+
+def _area(mask: Mask, where: str) -> int:
+    from rivegs_mllm.data.masks import mask_area  # here, since numpy takes as long to import as all else together
+
+    return mask_area(mask, where)
 
 
 def _mapping(value: object, where: str, known: frozenset[str]) -> dict[str, object]:

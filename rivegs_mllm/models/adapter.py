@@ -7,15 +7,23 @@ import dataclasses
 from pathlib import Path
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from peft import (
+    LoraConfig,
+    PeftModel,
+    get_peft_model,
+    get_peft_model_state_dict,
+    set_peft_model_state_dict,
+)
 from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 from transformers import (
     AutoProcessor,
     PreTrainedModel,
 )
 from transformers.integrations import is_deepspeed_zero3_enabled
 
+from rivegs_mllm.answer.format import FILE_NAME as FORMAT
 from rivegs_mllm.answer.format import AnswerFormat, loc_tokens
 from rivegs_mllm.answer.prompt import check_instruction
 from rivegs_mllm.config.answering import Answering, read_answering
@@ -118,6 +126,51 @@ def load_adapter(folder: Path, recipe: Answering | Recipe) -> System:
     if recipe.model.quantization is None:
         model.merge_adapter()  # one product a layer and token instead of three; 4-bit weights would lose by it
     return System(model, processor, answer_format, instruction)
+
+
+def check_init(folder: Path, recipe: Recipe, name: str) -> None:
+    """Raises UserError where the adapter in ``folder`` cannot be what training by the recipe called ``name`` starts
+    from: base, box format and LoRA have to be the same, types and segments need not."""
+    answer_format = AnswerFormat.load(folder)
+    base = check_adapter_config(folder)
+    config = folder / "adapter_config.json"
+    if not is_base(base, recipe.model.base):
+        raise UserError(f"{name}: model.base: {recipe.model.base}, but {config} was trained on {base}")
+    own = recipe.answer.bins if recipe.answer.encoding == "loc" else None
+    for key, ours, theirs in (
+        ("encoding", recipe.answer.encoding, answer_format.encoding),
+        ("bins", own, answer_format.bins),
+    ):
+        if ours != theirs:
+            raise UserError(
+                f"{name}: answer.{key}: {ours}, but {folder / FORMAT} says {theirs}, so its boxes would be misread; "
+                f"--answer.{key}={theirs} keeps them"
+            )
+    rank = read_object(config, "copy the adapter again")["r"]
+    if rank != recipe.lora.r:
+        raise UserError(f"{name}: lora.r: {recipe.lora.r}, but {config} says {rank}; --lora.r={rank} is the same")
+
+
+def load_init(model: PeftModel, folder: Path) -> None:
+    """Gives an adapter that is to be trained the weights of the one in ``folder``. Raises UserError where these are not
+    of the same modules and shapes."""
+    path = folder / SAFETENSORS_WEIGHTS_NAME
+    if is_deepspeed_zero3_enabled():
+        raise UserError(f"init: {path}: cannot be loaded into weights that ZeRO-3 has divided; take zero2.yaml")
+    with loading(str(path)):
+        saved = load_file(path)
+    own = get_peft_model_state_dict(model)
+    wrong = sorted(key for key in saved.keys() | own.keys() if _shape(saved, key) != _shape(own, key))
+    if wrong:
+        raise UserError(
+            f"init: {path}: {len(wrong)} weights are of other modules or shapes than the recipe's lora makes, such as "
+            f"{wrong[0]}; give lora the settings of {folder / RECIPE}"
+        )
+    set_peft_model_state_dict(model, saved)
+
+
+def _shape(weights: dict[str, torch.Tensor], key: str) -> torch.Size | None:
+    return weights[key].shape if key in weights else None
 
 
 def is_adapter(folder: Path) -> bool:

@@ -39,14 +39,20 @@ class MergedSamples:
         return f"{store}: {lacking}; {self.faulty:,} flagged answers left out"
 
 
-def read_posts(folder: Path, split: str, types: Collection[str], distilled: Distilled | None = None) -> list[Sample]:
+def read_posts(
+    folder: Path,
+    split: str,
+    types: Collection[str],
+    distilled: Distilled | None = None,
+    without: Collection[int] = (),
+) -> list[Sample]:
     """A split's posts and their entities of ``types``, with what the stores hold about them; what is left out, and what
-    the stores lack, is reported.
+    the stores lack, is reported. Posts on the lines ``without`` are not read.
 
     Raises RecordError and StoreError, and UserError where entities have types that ``dataset.json`` does not list, none
     has one of ``types``, and where a store has nothing for any of the posts.
     """
-    samples = read_split(folder, split)
+    samples = read_split(folder, split, without)
     check_listed(samples, folder)
     check_shared(samples, folder, types, "the recipe")
     if (without := left_out(samples, types)) and PartialState().is_main_process:

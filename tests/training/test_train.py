@@ -22,7 +22,7 @@ from rivegs_mllm.answer.format import FILE_NAME
 from rivegs_mllm.data.jsonl import read_split, write_records
 from rivegs_mllm.models.adapter import load_adapter
 from rivegs_mllm.models.generation.generator import Generator
-from rivegs_mllm.train import make_trainer, train
+from rivegs_mllm.train import make_trainer, read_data, train
 from rivegs_mllm.training.dataset.sampling import LengthGroupedSampler
 from rivegs_mllm.types import UserError
 
@@ -214,22 +214,55 @@ def test_an_unknown_split_is_refused(tmp_path, base, emblems):
         train(make_recipe(tmp_path / "dev", base, emblems, "--data.dev=validation", "--train.eval_strategy=epoch"))
 
 
-def test_pictures_that_cannot_be_used_are_listed(tmp_path, base, broken):
-    samples = read_split(broken, "train")
-    (broken / samples[2].image).unlink()
-    (broken / samples[4].image).write_bytes(b"no picture")
+def break_pictures(folder) -> None:
+    """Five posts of 24 get a picture that cannot be used, and one a line that cannot be read."""
+    samples = read_split(folder, "train")
+    (folder / samples[2].image).unlink()
+    (folder / samples[4].image).write_bytes(b"no picture")
     samples[6] = dataclasses.replace(samples[6], size=(33, 44), entities=())
-    whole = (broken / samples[8].image).read_bytes()
-    (broken / samples[8].image).write_bytes(whole[: 2 * len(whole) // 3])
-    Image.new("RGB", (4000, 3)).save(broken / "thin.png")
+    whole = (folder / samples[8].image).read_bytes()
+    (folder / samples[8].image).write_bytes(whole[: 2 * len(whole) // 3])
+    Image.new("RGB", (4000, 3)).save(folder / "thin.png")
     samples[10] = dataclasses.replace(samples[10], image="thin.png", size=(4000, 3), entities=())
     samples[12] = dataclasses.replace(samples[12], size=None)  # is no fault
-    write_records(broken / "train.jsonl", samples)
+    write_records(folder / "train.jsonl", samples)
+    lines = (folder / "train.jsonl").read_bytes().splitlines(keepends=True)
+    lines[14] = b'{"id": 7}\n'
+    (folder / "train.jsonl").write_bytes(b"".join(lines))
+
+
+def test_posts_that_audit_calls_an_error_are_refused_with_file_and_line(tmp_path, base, broken):
+    break_pictures(broken)
     with pytest.raises(UserError) as error:
         train(make_recipe(tmp_path, base, broken))
     message = str(error.value)
-    assert "5 of 24 samples have no usable picture" in message
-    assert [index for index, sample in enumerate(samples) if f"{sample.id}:" in message] == [2, 4, 6, 8, 10]
+    assert "\n" not in message
+    assert message.startswith(f"{broken}/train.jsonl:15: bad line: ")
+    assert message.endswith(
+        f"one of 5 posts with errors, see `rivegs audit {broken}`; --skip-bad leaves such posts out"
+    )
+
+
+def test_posts_with_errors_are_left_out_where_it_is_said_counted_and_listed(tmp_path, base, broken, capsys):
+    whole = read_split(broken, "train")
+    break_pictures(broken)
+    recipe = make_recipe(tmp_path, base, broken, "--data.skip_bad=true")
+    kept = [sample.id for index, sample in enumerate(whole) if index not in (2, 4, 6, 8, 10, 14)]
+    assert [sample.id for sample in read_data(recipe).train] == kept
+    assert "posts left out: 6 of train\n" in capsys.readouterr().out
+    listed = (Path(recipe.train.output_dir) / "left_out.txt").read_text()
+    assert [f"train.jsonl:{line}: " in listed for line in (3, 5, 7, 9, 11, 13, 15)] == [True] * 5 + [False, True]
+
+
+def test_an_error_of_the_whole_set_is_no_post_s_and_is_not_skipped(tmp_path, base, broken):
+    samples = read_split(broken, "train")
+    picture = (broken / samples[0].image).read_bytes()
+    for sample in samples[:20]:
+        (broken / sample.image).write_bytes(picture)
+    write_records(broken / "train.jsonl", [dataclasses.replace(own, size=None, entities=()) for own in samples])
+    with pytest.raises(UserError, match="one picture in most posts") as error:
+        train(make_recipe(tmp_path, base, broken, "--data.skip_bad=true"))
+    assert "--skip-bad" not in str(error.value)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
