@@ -12,12 +12,11 @@ import enum
 import math
 import os
 import re
+import sys
 import typing
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
-
-from draccus.choice_types import ChoiceType
 
 from rivegs_mllm.config.bounds import NO_RULES, FieldRules, NotEmpty, broken, is_union
 from rivegs_mllm.config.yaml_text import Written, YamlError, plain, read_value
@@ -108,10 +107,17 @@ def types_of(hint: object) -> Mapping[str, type] | None:
     """The dataclasses by ``type:`` of a hint that leaves a choice, None of others: also of a class that is chosen."""
     if isinstance(hint, type) and issubclass(hint, Choices):
         return hint.BY_TYPE
-    if isinstance(hint, type) and issubclass(hint, ChoiceType):
+    if _is_registry(hint):
         known = hint.get_known_choices()
         return None if hint in known.values() else known
     return None
+
+
+def _is_registry(hint: object) -> bool:
+    """Whether a hint is a class of draccus that knows its types; there is none before draccus is imported, which takes
+    a third of the time to the first message."""
+    choices = sys.modules.get("draccus.choice_types")
+    return choices is not None and isinstance(hint, type) and issubclass(hint, choices.ChoiceType)
 
 
 def check_saved(kind: type, content: Mapping[str, object], key: str) -> None:
@@ -124,7 +130,7 @@ def check_saved(kind: type, content: Mapping[str, object], key: str) -> None:
         if field.name not in content:
             raise UserError(f"{_below(key, field.name)}: missing")
         hint = hints[field.name]
-        if not dataclasses.is_dataclass(hint) and not (isinstance(hint, type) and issubclass(hint, ChoiceType)):
+        if not dataclasses.is_dataclass(hint) and not _is_registry(hint):
             resolve(hint, content[field.name], _below(key, field.name))
 
 
