@@ -48,6 +48,8 @@ def with_regions(source: Source, regions: Source, findings: list[Finding]) -> So
     """
     if any(post.regions for post in source.posts):
         raise UserError("--regions: the texts come with regions already")
+    if not regions.posts:
+        raise UserError("--regions: holds no picture")
     by_name: dict[str, Post] = {}
     for post in regions.posts:
         for name in _names(post):

@@ -229,6 +229,8 @@ def _counts(tally: Tally) -> list[str]:
     lines = []
     for what in ("posts", "mentions", "regions"):
         own = [(name, counts[what]) for name, counts in vars(tally).items() if name != "ways"]
+        if what == "mentions" and not tally.read[what]:
+            lines.append("mentions: none, so that these posts can be predicted, and neither trained on nor scored")
         if tally.read[what]:
             lines.append(f"{what}: " + ", ".join(f"{count} {name}" for name, count in own if count or name == "kept"))
     if tally.ways:

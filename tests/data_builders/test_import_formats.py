@@ -137,6 +137,18 @@ def test_label_studio(tmp_path, pictures):
     assert done.tally.ways == {"link": 1}
 
 
+def test_a_span_with_two_labels_is_two_mentions(tmp_path, pictures):
+    task = label_studio()
+    result = task["annotations"][0]["result"]
+    result[0]["value"]["labels"].append("brand ambassador")
+    result.append({"from_id": "a", "to_id": "r", "type": "relation", "direction": "right"})
+    path = json_file(tmp_path / "a.json", [task])
+    samples, _ = imported("label-studio", path, tmp_path / "out", images=[pictures])
+    first, second = samples[0].entities[:2]
+    assert (first.text, first.span, first.boxes) == (second.text, second.span, second.boxes)
+    assert {first.type, second.type} == {"athlete", "brand ambassador"}
+
+
 def test_label_studio_without_relations(tmp_path, pictures):
     samples, done = imported(
         "label-studio", json_file(tmp_path / "a.json", [label_studio()]), tmp_path / "out", images=[pictures]

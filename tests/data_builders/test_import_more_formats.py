@@ -320,3 +320,49 @@ def test_types_with_blanks_and_without_are_the_same_to_regions(tmp_path):
         UserError, match=r"none of 5 found its mention: they are called 'painting', 'town', and mentions"
     ):
         imported("brat", tmp_path / "brat", tmp_path / "out", **given)
+
+
+ADA, ROME = {"start": 0, "end": 3, "label": "athlete"}, {"start": 7, "end": 11, "label": "place"}
+OFFSETS = [{"label": own["label"], "start_offset": own["start"], "end_offset": own["end"]} for own in (ADA, ROME)]
+LISTS = [[0, 3, "athlete"], [7, 11, "place"]]
+
+
+@pytest.mark.parametrize(
+    ("name", "ending", "item"),
+    [
+        ("gliner", "json", [{"text": "Ada in Rome", "entities": [{**ADA, "text": "Ada", "score": 0.9}, ROME]}]),
+        ("gliner", "jsonl", {"input": "Ada in Rome", "output": {"entities": {"athlete": ["Ada"], "place": ["Rome"]}}}),
+        ("doccano", "jsonl", {"text": "Ada in Rome", "labels": LISTS}),
+        ("doccano", "jsonl", {"text": "Ada in Rome", "annotations": OFFSETS}),
+        ("spacy", "json", {"classes": ["ATHLETE"], "annotations": [["Ada in Rome", {"entities": LISTS}], None]}),
+    ],
+)
+def test_what_other_versions_of_the_tools_write(tmp_path, name, ending, item):
+    samples, _ = imported(name, json_file(tmp_path / f"a.{ending}", item), tmp_path / "out")
+    assert named(samples) == [("Ada", "athlete"), ("Rome", "place")]
+
+
+def test_labels_of_doccano_that_are_numbers(tmp_path):
+    item = {"text": "Ada in Rome", "annotations": [{"label": 7, "start_offset": 0, "end_offset": 3}]}
+    samples, _ = imported("doccano", json_file(tmp_path / "a.jsonl", item), tmp_path / "out")
+    assert named(samples) == [("Ada", "7")]
+
+
+@pytest.mark.parametrize("box", ["10 3 50 33", "(10, 3, 50, 33)", "[10; 3; 50; 33]"[1:-1], "10.0,3.0,50.0,33.0"])
+def test_a_box_in_a_cell_is_four_numbers(tmp_path, pictures, box):
+    (tmp_path / "a.csv").write_text(f'text,image,mention,type,bbox\nAda wins,p1.jpg,Ada,athlete,"{box}"\n')
+    samples, _ = imported("csv", tmp_path / "a.csv", tmp_path / "out", images=[pictures], boxes="xyxy")
+    assert samples[0].entities[0].boxes == (Box(10, 3, 50, 33),)
+
+
+def test_regions_of_no_picture_and_of_a_video(tmp_path, pictures):
+    path = tmp_path / "annotations.xml"
+    for content, message in (("", "holds no picture"), ('<track id="0" label="x"/>', "tracks of a video")):
+        path.write_text(f"<annotations>{content}</annotations>")
+        with pytest.raises(UserError, match=message):
+            imported("csv", texts(tmp_path), tmp_path / "out", images=[pictures], regions=path)
+
+
+def test_posts_without_any_mention_are_told(tmp_path):
+    _, done = imported("spacy", json_file(tmp_path / "a.json", [{"text": "Ada in Rome"}]), tmp_path / "out")
+    assert "mentions: none, so that these posts can be predicted" in done.in_words()

@@ -1,13 +1,13 @@
 """Texts with spans of characters, as spaCy, Prodigy and Doccano write them: a JSON list or JSON lines.
 
 Each item is an object, or, as in spaCy's training data, a text and its annotations: ``["Ada won", {"entities":
-[[0, 3, "PER"]]}]``. Spans are lists [start, end, type] or objects, under "entities", "ents", "spans", "label" or
-"labels".
+[[0, 3, "PER"]]}]``; a file may be an object of such ``annotations``, as annotators for spaCy write it. Spans are lists
+[start, end, type] or objects, under "entities", "ents", "spans", "label", "labels" or "annotations".
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from data_builders.importing.fields import Fields, is_offset, read_items
@@ -15,7 +15,7 @@ from data_builders.importing.records import Left, Mention, Post, Source
 from rivegs_mllm.runtime.foreign import shown
 from rivegs_mllm.types import UserError
 
-_SPANS = ("entities", "ents", "spans", "label", "labels")
+_SPANS = ("entities", "ents", "spans", "label", "labels", "annotations")
 _TEXT = ("text", "data", "content")
 _START, _END = ("start", "start_offset", "begin"), ("end", "end_offset")
 _IMAGE = ("image", "image_path", "file_name")
@@ -24,11 +24,21 @@ _IMAGE = ("image", "image_path", "file_name")
 def read_char_spans(path: Path, columns: Mapping[str, str]) -> Source:
     """The posts of a file. ``columns`` may name the key of the "text". Raises UserError."""
     left: list[Left] = []
-    posts = [_post(item, place, columns.get("text", ""), left) for place, item in read_items(path)]
+    posts = [post_of(item, place, left, columns.get("text", "")) for place, item in _items(path)]
     return Source(posts, left=left)
 
 
-def _post(item: object, place: str, said: str, left: list[Left]) -> Post:
+def _items(path: Path) -> Iterator[tuple[str, object]]:
+    for place, item in read_items(path):
+        inner = item.get("annotations") if type(item) is dict and "classes" in item else None
+        if type(inner) is list:
+            yield from ((f"{place}: annotations[{n}]", own) for n, own in enumerate(inner) if own is not None)
+        else:
+            yield place, item
+
+
+def post_of(item: object, place: str, left: list[Left], said: str = "") -> Post:
+    """An item of a file as a post; ``said`` is the key of its text where the user names it. Raises UserError."""
     if type(item) is list and len(item) == 2 and type(item[1]) is dict:
         item = {**item[1], "text": item[0]}
     own = Fields(item, place)
@@ -60,7 +70,7 @@ def _mention(span: object, place: str) -> Mention:
     start, end = own.raw.get(own.first(*_START)), own.raw.get(own.first(*_END))
     if not (is_offset(start) and is_offset(end) and start <= end):
         raise UserError(f"{place}: {shown(span)} has no start and end in whole numbers")
-    kind = own.string(own.first("type", "label"))
+    kind = own.name(own.first("type", "label"))  # Doccano's older files number the labels
     if not kind:
         raise own.fail("label", "the type of the entity")
     return Mention(kind, own.string("text"), (start, end))

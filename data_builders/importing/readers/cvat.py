@@ -32,6 +32,8 @@ def read_cvat(path: Path, _: Mapping[str, str]) -> Source:
         raise UserError(f"{path}: not well-formed XML ({error.msg})") from None
     if root.tag != "annotations" or root.getroottree().docinfo.internalDTD is not None:
         raise UserError(f"{path}: not CVAT's XML for images: its root is <annotations>, and it has no document type")
+    if root.find("track") is not None and root.find("image") is None:
+        raise UserError(f"{path}: tracks of a video; export it as CVAT for images 1.1")
     left: list[Left] = []
     return Source([_post(path, image, left) for image in root.iterchildren("image")], PIXELS, left=left)
 

@@ -76,6 +76,7 @@ def _of_min(task: Fields) -> Iterator[Fields]:
 
 def _post(task: Fields, data: Fields, keys: Mapping[str, str], results: list[Fields], left: list[Left]) -> Post:
     mentions: dict[str, dict] = {}
+    further: dict[str, tuple[str, ...]] = {}
     regions: dict[str, dict] = {}
     links: list[tuple[str, str]] = []
     size = None
@@ -86,7 +87,8 @@ def _post(task: Fields, data: Fields, keys: Mapping[str, str], results: list[Fie
             continue
         value, key = own.fields("value"), own.name("id")
         if kind in ("labels", "hypertextlabels"):
-            mentions.setdefault(key, {}).update(_mention(own, value, key))
+            found, further[key] = _mention(own, value, key)
+            mentions.setdefault(key, {}).update(found)
         elif kind in ("rectanglelabels", "rectangle", "polygonlabels", "polygon", "brushlabels"):
             size = own.size("original_width", "original_height") or size
             regions.setdefault(key, {}).update(_geometry(own, value))
@@ -109,7 +111,11 @@ def _post(task: Fields, data: Fields, keys: Mapping[str, str], results: list[Fie
         id=data.name("post") or task.name("id"),
         text=text,
         tokens=data.strings("tokens") if data.has("tokens") else None,
-        mentions=tuple(in_characters(Mention(**own), text or "") for own in mentions.values()),
+        mentions=tuple(
+            in_characters(Mention(**{**own, "type": kind}), text or "")
+            for key, own in mentions.items()
+            for kind in (own["type"], *further[key])
+        ),
         regions=tuple(Region(key=owners.get(key, ""), **own) for key, own in regions.items() if own.keys() - {"label"}),
         image=data.string(keys["image"]) if keys["image"] else "",
         size=size or data.size("width", "height"),
@@ -119,7 +125,8 @@ def _post(task: Fields, data: Fields, keys: Mapping[str, str], results: list[Fie
     )
 
 
-def _mention(own: Fields, value: Fields, key: str) -> dict:
+def _mention(own: Fields, value: Fields, key: str) -> tuple[dict, tuple[str, ...]]:
+    """A span as a mention of its first label, and its further labels, each of which is a mention too."""
     labels = value.strings("labels" if value.has("labels") else "hypertextlabels")
     offsets = value.fields("globalOffsets") if value.has("globalOffsets") else value
     place = {"start": offsets.integer("start"), "end": offsets.integer("end")}
@@ -129,7 +136,8 @@ def _mention(own: Fields, value: Fields, key: str) -> dict:
         raise value.fail("labels", "a list with a label")
     found = {"type": labels[0], "text": value.string("text"), "characters": (place["start"], place["end"]), "key": key}
     meta = own.fields("meta")
-    return {**found, "visible_score": meta.number("visible_score")} if meta.has("visible_score") else found
+    score = {"visible_score": meta.number("visible_score")} if meta.has("visible_score") else {}
+    return {**found, **score}, labels[1:]
 
 
 def _geometry(own: Fields, value: Fields) -> dict:

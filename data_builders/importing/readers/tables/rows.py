@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
@@ -18,6 +19,7 @@ from rivegs_mllm.runtime.foreign import shown
 from rivegs_mllm.types import Mask, UserError
 
 _LONGEST_LITERAL = 2**20
+_NUMBERS = re.compile(r"[-+.\d]+(?:[\s,;]+[-+.\d]+){3}")
 _TRUE, _FALSE = ("true", "yes", "1", "visible"), ("false", "no", "0", "invisible", "not visible")
 UNDECIDED = "undecided"
 """What a column says of a mention of which nobody has decided whether the picture shows it."""
@@ -261,7 +263,10 @@ def _number(value: object) -> object:
 
 
 def _parsed(text: str, where: str) -> object:
-    """A list in a cell, as JSON or as Python shows it."""
+    """A list in a cell, as JSON or as Python shows it, or the numbers of a box with blanks or commas between them."""
+    bare = text.strip().removeprefix("(").removesuffix(")").strip()
+    if _NUMBERS.fullmatch(bare):
+        return [_number(part) for part in re.split(r"[\s,;]+", bare)]
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError:
