@@ -45,6 +45,31 @@ def test_groups_are_never_divided(sizes, seed):
     assert all(len({chosen[n] for n in group}) == 1 for group in own)
 
 
+LABELS = st.tuples(st.sampled_from("abcd"), st.sampled_from([True, False, None]))
+
+
+@given(st.lists(LABELS, min_size=1, max_size=120), st.integers(0, 99))
+def test_every_type_visible_and_not_has_its_share_to_within_one(labels, seed):
+    posts = [sample(number, kind, visible) for number, (kind, visible) in enumerate(labels)]
+    chosen = divide(posts, [[number] for number in range(len(posts))], (80, 10, 10), seed)
+    met = Counter(zip(labels, chosen, strict=True))
+    for label, count in Counter(labels).items():
+        for split, share in (("train", 0.8), ("dev", 0.1), ("test", 0.1)):
+            assert abs(met[label, split] - share * count) <= 1
+
+
+@given(
+    st.lists(st.integers(0, 9), min_size=2, max_size=40), st.lists(st.integers(0, 9), min_size=2), st.integers(0, 99)
+)
+def test_posts_of_one_picture_and_posts_of_one_text_are_never_divided(pictures, texts, seed):
+    """Each post has a text and a picture out of a few, so that chains of both hold many together."""
+    words = [[f"word{texts[n % len(texts)]}x{place}" for place in range(6)] for n in range(len(pictures))]
+    together = groups(words, pictures)
+    chosen = divide([sample(n, "a", True) for n in range(len(pictures))], together, (60, 20, 20), seed)
+    for own in (pictures, [" ".join(text) for text in words]):
+        assert all(len({chosen[n] for n in range(len(own)) if own[n] == value}) == 1 for value in own)
+
+
 def test_what_is_nearly_the_same_is_together():
     texts = [
         ["RT", "@bob:", "Ada", "Lovelace", "wins", "the", "open", "in", "Paris", "again", "!", "https://t.co/a"],
