@@ -18,9 +18,12 @@ include_patterns = [
 exclude_patterns = [".*", "data", "runs"]
 html_theme = "furo"
 html_title = project
+html_static_path = ["static"]
+html_css_files = ["site.css"]
 html_copy_source = False
 html_show_sphinx = False
 myst_heading_anchors = 3
+smartquotes = False  # or an option of the command line loses one of its dashes
 default_role = "py:obj"  # a name in single backticks, as docstrings have it
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
@@ -32,7 +35,7 @@ NAVIGATION = {
     "Train": ["docs/training", "recipes/README", "rivegs_mllm/tiny/base/README"],
     "Cascade": ["docs/cascade", "docs/published_seqtr", "docs/distilling"],
     "Evaluate": ["docs/evaluation"],
-    "Develop": ["CONTRIBUTING", "docs/reliability"],
+    "Develop": ["CONTRIBUTING", "docs/reliability", "docs/messages"],
 }
 _NAMED = {page for pages in NAVIGATION.values() for page in pages}
 _OTHERS = {f"docs/{page.stem}" for page in Path(__file__).parent.glob("*.md")} - _NAMED
