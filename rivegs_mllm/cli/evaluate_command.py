@@ -23,6 +23,7 @@ from rivegs_mllm.data.entity_types import gold_of_types, of_types
 from rivegs_mllm.data.jsonl import read_predictions, read_samples
 from rivegs_mllm.runtime.files import check_output, write_json
 from rivegs_mllm.runtime.lock import lock_file
+from rivegs_mllm.runtime.post_errors import nothing_read
 from rivegs_mllm.types import Prediction, Sample, UserError
 
 Systems = Mapping[str, Sequence[Sequence[Prediction]]]
@@ -82,17 +83,37 @@ def evaluate(asked: EvaluateArgs) -> dict:
         result = _in_memory(asked, files, criteria)
     Console().print(as_tables(result, asked.subsets or asked.explain, asked.stages or asked.explain))
     if asked.format != RIVEG_ROWS and not result["stages"]["all"]["grounding"]["correct"]:
-        _tell_of_shares(gold_file(asked.gold, asked.split), [path for runs in files.values() for path in runs])
+        _tell_why_nothing_is_right(
+            gold_file(asked.gold, asked.split), [path for runs in files.values() for path in runs]
+        )
     if asked.json:
         with lock_file(asked.json):
-            write_json(asked.json, result)
+            write_json(asked.json, _with_nulls(result))
     return result
 
 
-def _tell_of_shares(gold: Path, said: Sequence[Path]) -> None:
-    """Warns of files whose boxes look like shares of the picture, where no box was right."""
-    read = [(gold, read_samples(gold)), *((path, read_predictions(path)) for path in said)]
-    for path, records in read:
+def _with_nulls(figures: object) -> object:
+    """The figures with None in place of a share of nothing: of no prediction precision, of no gold recall."""
+    if not isinstance(figures, dict):
+        return figures
+    made = {key: _with_nulls(own) for key, own in figures.items()}
+    if {"predicted", "gold", "precision", "recall", "f1"} <= figures.keys():
+        wholes = {
+            "precision": figures["predicted"],
+            "recall": figures["gold"],
+            "f1": figures["predicted"] + figures["gold"],
+        }
+        made |= {key: None for key, whole in wholes.items() if not whole}
+    return made
+
+
+def _tell_why_nothing_is_right(gold: Path, said: Sequence[Path]) -> None:
+    """Warns, where no box was right, of boxes that look like shares of the picture, and of answers nobody can read."""
+    answers = [(path, read_predictions(path)) for path in said]
+    for path, predictions in answers:
+        if note := nothing_read(predictions):
+            print(f"warning: {path}: {note}", file=sys.stderr)
+    for path, records in [(gold, read_samples(gold)), *answers]:
         if are_normalised(records):
             print(
                 f"warning: {path}: no box is longer than a pixel; boxes are in pixels, not normalised to 1",

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from rivegs_mllm.runtime.foreign import one_line
+from rivegs_mllm.runtime.foreign import one_line, shown
 from rivegs_mllm.types import Prediction, UserError
 
 Item = TypeVar("Item")
@@ -88,7 +88,19 @@ def summary(predictions: Sequence[Prediction]) -> list[str]:
         lines.append(f"  {prediction.id}: {why}")
     if len(hindered) > _MAX_LISTED:
         lines.append(f"  and {len(hindered) - _MAX_LISTED} more, in their `errors`")
-    return lines
+    return [*lines, *filter(None, [nothing_read(predictions)])]
+
+
+def nothing_read(predictions: Sequence[Prediction]) -> str:
+    """What to look at where not one answer of a model could be read, "" where one could."""
+    written = [prediction for prediction in predictions if prediction.raw]
+    if not written or any(own.entities or OTHER not in kinds_of(own) for own in written):
+        return ""
+    return (
+        f"not one of {len(written)} answers could be read; the first is {shown(written[0].raw)} "
+        f"({written[0].errors[0]}). Look at `raw` in the predictions: a base model that was not tuned answers in its "
+        "own words, and so does one tuned for too few steps; `rivegs preview RECIPE` shows what it should write"
+    )
 
 
 def with_error(prediction: Prediction, error: str) -> Prediction:

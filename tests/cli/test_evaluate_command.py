@@ -277,3 +277,16 @@ def test_a_dataset_is_a_file_of_predictions(emblems, tmp_path, capsys):
         scores = json.loads((tmp_path / "scores.json").read_text())["strict"]
         assert {found["f1"] for tasks in scores.values() for found in tasks.values() if found["gold"]} == {1.0}
     assert main(["report", str(emblems), str(gold), "--out", str(tmp_path / "page.html")]) == 0
+
+
+def test_answers_that_cannot_be_read_are_told_and_precision_of_nothing_is_null(tmp_path, capsys):
+    unread = [Prediction(own.id, raw="I see a dog.", errors=("no entity line",)) for own in GOLD]
+    write_records(tmp_path / "gold.jsonl", GOLD)
+    write_records(tmp_path / "unread.jsonl", unread)
+    scores = tmp_path / "scores.json"
+    assert main(["evaluate", str(tmp_path / "gold.jsonl"), str(tmp_path / "unread.jsonl"), "--json", str(scores)]) == 0
+    told = capsys.readouterr()
+    assert f"unread.jsonl: not one of {len(GOLD)} answers could be read; the first is 'I see a dog.'" in told.err
+    assert "–" in told.out
+    figures = json.loads(scores.read_text())["strict"]["all"]
+    assert (figures["MNER"]["precision"], figures["MNER"]["recall"], figures["MNER"]["f1"]) == (None, 0.0, 0.0)

@@ -8,10 +8,11 @@ from rivegs_mllm.runtime.post_errors import (
     each_by_itself,
     is_incomplete,
     kinds_of,
+    nothing_read,
     summary,
     with_error,
 )
-from rivegs_mllm.types import Prediction, UserError
+from rivegs_mllm.types import Entity, Prediction, UserError
 
 
 def with_errors(*errors: str, post: str = "a") -> Prediction:
@@ -94,3 +95,17 @@ def test_the_summary_counts_kinds_and_lists_the_first_that_were_hindered():
 
 def test_an_error_is_added_behind_those_that_are_there():
     assert with_error(with_errors("a"), "b") == with_errors("a", "b")
+
+
+def test_where_no_answer_can_be_read_it_is_said_what_to_look_at():
+    def answer(raw: str, *errors: str, entities=()) -> Prediction:
+        return Prediction("1", entities=entities, raw=raw, errors=errors)
+
+    unread = answer("I see a dog.", "no knowledge line")
+    (*_, last) = summary([unread, unread])
+    assert last.startswith("not one of 2 answers could be read; the first is 'I see a dog.' (no knowledge line).")
+    assert "rivegs preview" in last
+    read = answer("entity 1: Ada (PER)", "line 2: odd", entities=(Entity("Ada", "PER"),))
+    assert not nothing_read([unread, read])
+    assert not nothing_read([answer("knowledge:")])  # there is nothing to say of that post
+    assert not nothing_read([answer("", "not answered: gone")])
