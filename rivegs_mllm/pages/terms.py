@@ -39,7 +39,6 @@ TERMS = {
     "gain": "By how many points F1 would rise if only this were corrected.",
     "gold stage": "One stage of the system replaced by the gold annotation: what an errorless stage would bring.",
     "estimated": "How many of these entities needed a guess: what the system would have said of them cannot be known.",
-    "in combination": "What correcting all types of error at once gives beyond the sum of the single corrections.",
     "probability": "How sure the system is that an entity is in the picture.",
     "ECE": "Expected calibration error: how far predicted probabilities are from the share that is truly visible, on "
     "average, in percent. 0 is best.",
