@@ -14,7 +14,7 @@ a token that is empty or holds white space gets ``_`` in its place, so that span
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,22 +54,19 @@ class ConllPost:
 def read_posts(path: Path | str) -> list[ConllPost]:
     """The posts of a file, in its order, one without tokens included. Raises UserError naming file and line."""
     posts: list[ConllPost] = []
-    for number, block in _blocks(path):
+    for number, block in post_blocks(read_lines(path)):
         if not block[0].startswith(ID_MARK):
             raise UserError(
                 f"{path}:{number}: {shown(block[0])} stands under no {ID_MARK} line; put the post's id above it"
             )
-        # A post that follows without a blank line between.
-        starts = [index for index, line in enumerate(block) if line.startswith(ID_MARK)]
-        for start, end in zip(starts, [*starts[1:], len(block)], strict=True):
-            posts.append(_post(path, number + start, block[start:end]))
+        posts.append(_post(path, number, block))
     return posts
 
 
 def read_knowledge_posts(path: Path | str) -> list[tuple[tuple[str, ...], str]]:
     """(tokens, knowledge) of each post of a knowledge file, in its order. Raises UserError naming file and line."""
     posts = []
-    for number, block in _blocks(path):
+    for number, block in _blocks(read_lines(path)):
         words = [word for word, _ in _pairs(path, number, block)]
         if KNOWLEDGE_MARK not in words:
             raise UserError(f"{path}:{number}: the post that starts here has no {KNOWLEDGE_MARK} line")
@@ -78,10 +75,25 @@ def read_knowledge_posts(path: Path | str) -> list[tuple[tuple[str, ...], str]]:
     return posts
 
 
-def _blocks(path: Path | str) -> Iterator[tuple[int, list[str]]]:
+def post_blocks(
+    lines: Sequence[str], is_comment: Callable[[str], bool] = lambda _: False
+) -> Iterator[tuple[int, list[str]]]:
+    """The lines of each post, with the number of the first: a post ends before a blank line and before the id of
+    another, and begins with its id or with comments above that."""
+    for number, block in _blocks(lines):
+        # A post may follow without a blank line between.
+        starts = [index for index, line in enumerate(block) if line.startswith(ID_MARK)]
+        if starts and all(map(is_comment, block[: starts[0]])):
+            starts = starts[1:]
+        for start, end in zip([0, *starts], [*starts, len(block)], strict=True):
+            yield number + start, block[start:end]
+
+
+def _blocks(lines: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
     """Runs of lines that are not blank, each with the number of its first line."""
     block: list[str] = []
-    for number, line in enumerate(read_lines(path), 1):
+    number = 0
+    for number, line in enumerate(lines, 1):
         if line and not line.isspace():
             block.append(line)
         # A tab and a tag is a blank token, not the end of a post.

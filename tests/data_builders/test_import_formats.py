@@ -266,3 +266,17 @@ def test_a_label_in_capitals_goes_to_the_mention_in_capitals(tmp_path, pictures)
     regions = json_file(tmp_path / "boxes.json", content)
     samples, _ = imported("csv", path, tmp_path / "out", images=[pictures], regions=regions)
     assert [bool(own.boxes) for own in samples[0].entities] == [True, True]
+
+
+def test_ids_of_posts_without_words_and_without_blank_lines_are_kept(tmp_path):
+    path = tmp_path / "a.conll"
+    path.write_text(
+        "IMGID:1\nIMGID:2\nAda\tB-athlete\nIMGID:3\nwins\tO\n\n# lang = de\nIMGID:4\n# id = own\nNike\tB-brand\n"
+    )
+    samples, _ = imported("conll", path, tmp_path / "out", without_images=True)
+    assert [(own.id, own.tokens) for own in samples] == [
+        ("1", ()),
+        ("2", ("Ada",)),
+        ("3", ("wins",)),
+        ("own", ("Nike",)),
+    ]

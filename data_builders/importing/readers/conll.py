@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from data_builders.formats.conll import ID_MARK
+from data_builders.formats.conll import ID_MARK, post_blocks
 from data_builders.formats.tags import is_iob1, is_tag, spans_of
 from data_builders.formats.text_files import read_lines
 from data_builders.importing.fields import MOST_BYTES
@@ -32,16 +32,8 @@ def read_conll(path: Path, _: Mapping[str, str]) -> Source:
     separator = _separator(path, lines)
     left: list[Left] = []
     posts = []
-    block: list[tuple[int, str]] = []
-    for number, line in enumerate([*lines, ""], 1):
-        bare = not line.strip() if separator != "\t" else not line.strip(" \r")
-        starts = line.startswith(ID_MARK) and any(not _is_head(own) for _, own in block)
-        if bare or starts:
-            if block:
-                posts += _posts(path, block, separator, left)
-            block = [(number, line)] if starts else []
-        else:
-            block.append((number, line))
+    for number, block in post_blocks(lines, lambda line: bool(_COMMENT.fullmatch(line))):
+        posts += _posts(path, list(enumerate(block, number)), separator, left)
     name = {"\t": "a tab", " ": "blanks"}.get(separator, repr(separator))
     note = f"columns: token first, tag last, divided by {name}"
     if is_iob1([_split(line, separator)[-1] if line.strip() else "" for line in lines]):
