@@ -58,23 +58,16 @@ def write_examples(name: str, folder: Path) -> list[str]:
 
 def write_regions(name: str, folder: Path) -> Path:
     """The example's box on both pictures."""
+    ((file, content),) = example(name)
     if name == "labelme":
         (folder / "labelme").mkdir()
-        shape = {"label": "athlete", "points": [[10, 3], [50, 33]], "shape_type": "rectangle", "group_id": None}
         for picture in SPLITS.values():
-            content = {"shapes": [shape], "imagePath": f"{picture}.jpg", "imageWidth": 80, "imageHeight": 60}
-            (folder / "labelme" / f"{picture}.json").write_text(json.dumps(content))
+            (folder / "labelme" / f"{picture}.json").write_text(content.replace("p1", picture))
         return folder / "labelme"
-    if name == "fiftyone":
-        box = {"_cls": "Detection", "label": "athlete", "bounding_box": [0.125, 0.05, 0.5, 0.5]}
-        detections = {"_cls": "Detections", "detections": [box]}
-        samples = [{"filepath": f"data/{picture}.jpg", "ground_truth": detections} for picture in SPLITS.values()]
-        (folder / "samples.json").write_text(json.dumps({"samples": samples}))
-        return folder / "samples.json"
-    ((_, content),) = example("cvat")
-    image = re.search(r"<image .*</image>", content, re.DOTALL)[0]
-    (folder / "cvat.xml").write_text(content.replace(image, image + image.replace("p1", "p2")))
-    return folder / "cvat.xml"
+    (one,) = re.findall(r"<image .*</image>|(?<=\[)\{.filepath.*\}(?=\]\})", content, re.DOTALL)
+    comma = "," if name == "fiftyone" else ""
+    (folder / file).write_text(content.replace(one, one + comma + one.replace("p1", "p2")))
+    return folder / file
 
 
 def write_binary(name: str, folder: Path) -> list[str]:

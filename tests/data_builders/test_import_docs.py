@@ -35,14 +35,14 @@ def example(name: str, folder: Path) -> list[Path]:
     return files
 
 
-@pytest.mark.parametrize("name", [name for name in WORDS if name not in ("parquet", "datasets", *REGIONS[::2])])
+@pytest.mark.parametrize("name", [name for name in WORDS if name not in ("parquet", "datasets")])
 def test_examples(tmp_path, name):
     pictures = picture(tmp_path / "pictures" / "p1.jpg", (80, 60)).parent
     (tmp_path / "raw").mkdir()
     files = example(name, tmp_path / "raw")
     given = {"images": [pictures], "boxes": "xyxy" if name in ("csv", "sharegpt") else ""}
-    if name == "cvat":
-        given["regions"] = files[0]
+    if name in REGIONS:
+        given["regions"] = tmp_path / "raw" if name == "labelme" else files[0]
         name, files = "conll", example("conll", tmp_path / "raw")
     samples, done = imported(name, tmp_path / "raw" if name == "brat" else files[0], tmp_path / "out", **given)
     (sample,) = samples
