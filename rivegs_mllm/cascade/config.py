@@ -36,6 +36,7 @@ from rivegs_mllm.config.dataset_types import with_dataset_types
 from rivegs_mllm.config.layers import Layered, read_layers
 from rivegs_mllm.config.yaml_loader import decode
 from rivegs_mllm.data.jsonl import write_records
+from rivegs_mllm.runtime.files import is_there
 from rivegs_mllm.runtime.foreign import loading, read_object
 from rivegs_mllm.types import TYPES, Prediction, Sample, UserError
 
@@ -111,7 +112,7 @@ def _trained_types(recipe: CascadeRecipe) -> list[str]:
     """The types that the first trained stage was trained on, none where there is none; what is wrong with its files is
     told where they are loaded."""
     for path in (path for choice in recipe.stages().values() for path in _paths(choice)):
-        if (path / METADATA_FILE).is_file():
+        if is_there(path / METADATA_FILE):
             types = read_object(path / METADATA_FILE, "train the stage again").get("types")
             return types if type(types) is list and all(type(name) is str for name in types) else []
     return []

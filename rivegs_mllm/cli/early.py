@@ -19,6 +19,7 @@ from rivegs_mllm.config.shipped import find_recipe
 from rivegs_mllm.config.trained import check_base, check_hub_id, folder_of
 from rivegs_mllm.config.yaml_loader import decode
 from rivegs_mllm.data.jsonl import check_split
+from rivegs_mllm.runtime.files import is_there
 from rivegs_mllm.runtime.logs import check_installed
 
 MODEL, STAGE, CASCADE, ANSWERING = "Recipe", "StageTraining", "CascadeRecipe", "Answering"
@@ -88,7 +89,7 @@ def check_source(name: Path | str, overrides: Sequence[str]) -> None:
         check_system(layered)
         if layered.sections.keys().isdisjoint(SLOTS):
             AnswerFormat.load(folder_of(layered))
-    elif path.is_dir():
+    elif is_there(path) and path.is_dir():
         AnswerFormat.load(path)
     else:
         check_hub_id(str(name))
@@ -174,7 +175,7 @@ def _check_paths(layered: Layered, read: object, names: Collection[str]) -> None
     """Raises UserError for a file or folder that settings below ``names`` are to read and that is not there."""
     for name in names:
         for key, path in _paths(vars(read)[name], name):
-            if not find_recipe(path).exists():
+            if not is_there(find_recipe(path)):
                 raise layered.fault(f"{key}: {path}: no such file or folder")
 
 

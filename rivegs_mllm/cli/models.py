@@ -128,12 +128,12 @@ def _preview(args: argparse.Namespace, overrides: list[str]) -> int:
     from rivegs_mllm.cli.early import check_model_recipe
 
     overrides = data_override(args, overrides)
+    check_output(args.out, [args.recipe])
     check_model_recipe(args.recipe, overrides)
     quiet_transformers()
     from rivegs_mllm.config.schema import read_recipe
     from rivegs_mllm.training.preview import write_preview
 
-    check_output(args.out, [args.recipe])
     recipe = read_recipe(args.recipe, overrides)
     check_output(args.out, recipe.data.folder.glob("*.jsonl"))
     with lock_file(args.out):

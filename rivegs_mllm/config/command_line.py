@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from rivegs_mllm.config.overrides import take_overrides
+from rivegs_mllm.runtime.files import is_there
 from rivegs_mllm.runtime.foreign import cut, printable
 from rivegs_mllm.types import UserError
 
@@ -94,7 +95,7 @@ def add_list(
     """An option with several values, written ``A,B`` or ``A B``. A path that is there may have commas in its name."""
 
     def parts(text: str) -> list[object]:
-        if kind is Path and Path(text).exists():
+        if kind is Path and is_there(Path(text)):
             return [Path(text)]
         return [_part(kind, own, choices) for own in text.split(",")]
 

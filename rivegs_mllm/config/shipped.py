@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from rivegs_mllm.runtime.files import is_there
+
 _PACKAGE = Path(__file__).parents[1]
 FOLDER = _PACKAGE / "recipes" if (_PACKAGE / "recipes").is_dir() else _PACKAGE.parent / "recipes"
 """Within the package where it was installed, beside it in a checkout."""
@@ -11,10 +13,10 @@ FOLDER = _PACKAGE / "recipes" if (_PACKAGE / "recipes").is_dir() else _PACKAGE.p
 
 def find_recipe(path: Path) -> Path:
     """``path``; where nothing is there and it begins with ``recipes/``, the recipe of that name in `FOLDER`."""
-    if path.exists() or path.is_absolute() or path.parts[:1] != ("recipes",) or ".." in path.parts:
+    if is_there(path) or path.is_absolute() or path.parts[:1] != ("recipes",) or ".." in path.parts:
         return path
     shipped = FOLDER.joinpath(*path.parts[1:])
-    return shipped if shipped.is_file() else path
+    return shipped if is_there(shipped) else path
 
 
 def recipe_names() -> list[str]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rivegs_mllm.config.layers import OVERRIDE, Layered, folder_for, read_layers, word
+from rivegs_mllm.runtime.files import is_there
 from rivegs_mllm.types import UserError
 
 FILE_NAME = "recipe.yaml"
@@ -19,7 +20,7 @@ _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 def check_hub_id(name: str) -> None:
     """Raises UserError for what is no folder here and no name of a model on the hub; in a folder that is here, it is
     taken for the path of one."""
-    if not _HUB_ID.fullmatch(name) or Path(name).parent.is_dir():
+    if not _HUB_ID.fullmatch(name) or is_there(Path(name).parent):
         raise UserError(
             f"{name}: no such folder or recipe; name a trained model's folder (rivegs train, or make demo, makes one), "
             "a recipe, or a hub id"
@@ -28,7 +29,7 @@ def check_hub_id(name: str) -> None:
 
 def check_base(base: str) -> None:
     """Raises UserError for a base that is written as a folder and is none."""
-    if base.startswith((".", "/", "~")) and not Path(base).is_dir():
+    if base.startswith((".", "/", "~")) and not is_there(Path(base)):
         raise UserError(f"model.base: {base} is no folder")
 
 

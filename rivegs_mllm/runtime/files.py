@@ -21,6 +21,14 @@ class WriteError(UserError):
     """A file that cannot be written. The message names it and says why; what was there before is unchanged."""
 
 
+def is_there(path: Path) -> bool:
+    """Whether there is such a file or folder: of names that none can have, such as too long ones, too."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
+
+
 @contextmanager
 def complete_file(path: Path) -> Iterator[BinaryIO]:
     """A binary file to write, which is at ``path`` when the block ends, and not at all when it raises.
