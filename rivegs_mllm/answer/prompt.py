@@ -118,14 +118,23 @@ class Shown(Protocol):
         """The annotation, written as an answer should be."""
 
 
+_FOUR_TYPES = ("person", "location", "organization", "miscellaneous")
+
+
 def knowledge_messages(
-    sample: Sample, examples: Sequence[Shown] = (), caption: str = "", picture: Path | None = None
+    sample: Sample,
+    examples: Sequence[Shown] = (),
+    caption: str = "",
+    picture: Path | None = None,
+    types: Sequence[str] = _FOUR_TYPES,
 ) -> list[dict]:
     """The knowledge prompt (RiVEG section III-A, PLIM): a head, the examples, the post with its answer left open.
 
-    Of the sample only its text is used, never its gold. ``picture`` is shown to teachers that see.
+    Of the sample only its text is used, never its gold. ``picture`` is shown to teachers that see. ``types`` are the
+    entity types in plain words.
     """
-    blocks = [KNOWLEDGE_HEAD if examples else KNOWLEDGE_HEAD_ALONE]
+    head = KNOWLEDGE_HEAD if examples else KNOWLEDGE_HEAD_ALONE
+    blocks = [head.replace(_either(_FOUR_TYPES), _either(types))]
     blocks += [f"{_post(shown.text, shown.caption)}\nAnswer: {shown.answer}" for shown in examples]
     blocks.append(f"{_post(sample.text, caption)}\nAnswer:")
     return _one_turn("\n\n".join(blocks), picture)
@@ -144,6 +153,11 @@ def expansion_messages(sample: Sample, mention: str, background: str = "", pictu
 def caption_messages(picture: Path, question: str = CAPTION_QUESTION) -> list[dict]:
     """The prompt of a captioner. BLIP-2 and other models without a chat template want an empty question."""
     return _one_turn(question, picture)
+
+
+def _either(names: Sequence[str]) -> str:
+    *others, last = names
+    return f"{', '.join(others)} or {last}" if others else last
 
 
 def _post(text: str, caption: str) -> str:

@@ -15,10 +15,12 @@ import draccus
 
 from rivegs_mllm.answer.prompt import CAPTION_QUESTION, caption_messages, expansion_messages, knowledge_messages
 from rivegs_mllm.cascade.base import without_labels
+from rivegs_mllm.data.dataset_info import read_info
 from rivegs_mllm.data.jsonl import read_predictions
 from rivegs_mllm.llm.answer_checks import check_caption, check_expression, check_knowledge
 from rivegs_mllm.llm.client import Answer, Messages
 from rivegs_mllm.llm.example_selection import ExampleSelection
+from rivegs_mllm.llm.few_shot import type_words
 from rivegs_mllm.store.answer_store import read_store
 from rivegs_mllm.store.captions import Captions
 from rivegs_mllm.types import Sample, UserError
@@ -64,12 +66,13 @@ class KnowledgeTask(Task):
         samples = [without_labels(sample) for sample in samples]
         chosen = self.examples.select(samples, folder, store)
         captions = captions_of(samples, self.captions)
+        info = read_info(folder)
+        types = type_words(info.types if info else ())  # not those that entities have: gold is in no prompt
 
         def messages(index: int, mention: str) -> Messages:
             sample = samples[index]
-            return knowledge_messages(
-                sample, chosen[index], captions.get(sample.id, ""), _picture(sample, folder, self.pictures)
-            )
+            picture = _picture(sample, folder, self.pictures)
+            return knowledge_messages(sample, chosen[index], captions.get(sample.id, ""), picture, types)
 
         return Questions("knowledge", samples, [("",)] * len(samples), messages, check_knowledge)
 

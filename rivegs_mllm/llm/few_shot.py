@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import orjson
 
 from rivegs_mllm.runtime.files import complete_file
 from rivegs_mllm.runtime.foreign import numbered_lines, shown
-from rivegs_mllm.types import Entity, Sample, UserError
+from rivegs_mllm.types import TYPES, Entity, Sample, UserError
 
 EXAMPLES_VERSION = 1
 TYPE_WORDS = {
@@ -67,6 +67,11 @@ class FewShotExample:
         sentences = [part for entity in self.entities for part in (entity.explanation, entity.visibility) if part]
         rest = " ".join([*sentences, self.relation]).strip()
         return f"Named entities: {names or 'none'}" + (f"\n{rest}" if rest else "")
+
+
+def type_words(names: Collection[str]) -> list[str]:
+    """The types of a question in plain words: all four of Twitter-GMNER where there are no others."""
+    return [type_word(name) for name in (TYPES if set(names) <= set(TYPES) else names)]
 
 
 def type_word(name: str) -> str:

@@ -12,7 +12,7 @@ from rivegs_mllm.answer.prompt import (
     expansion_messages,
     knowledge_messages,
 )
-from rivegs_mllm.llm.few_shot import FewShotEntity, FewShotExample
+from rivegs_mllm.llm.few_shot import FewShotEntity, FewShotExample, type_words
 from rivegs_mllm.types import Entity, Sample
 
 POST = Sample("p", ("Ann", "in", "Bonn"), entities=(Entity("Ann", "PER", (0, 1), expression="GOLD", visible=True),))
@@ -97,3 +97,13 @@ def test_post_cannot_end_its_turn_or_start_another_line():
         assert "<|" not in text
         assert "\nAnswer: y" not in text
         assert "\nText: y" not in text
+
+
+def test_the_knowledge_question_names_the_types_of_the_data():
+    (turn,) = knowledge_messages(Sample("1", ("Ada", "wins")), types=["athlete", "sports event", "brand"])
+    assert "of which type each is: athlete, sports event or brand. Explain" in turn["content"]
+    assert "miscellaneous" not in turn["content"]
+    (turn,) = knowledge_messages(Sample("1", ("Ada", "wins")), types=["athlete"])
+    assert "of which type each is: athlete. Explain" in turn["content"]
+    assert type_words(["ORG", "PER"]) == ["person", "location", "organization", "miscellaneous"]
+    assert type_words(["Sports Event", "PER"]) == ["sports event", "person"]

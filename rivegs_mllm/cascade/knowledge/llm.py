@@ -23,6 +23,7 @@ from rivegs_mllm.data.images import is_outside
 from rivegs_mllm.llm.answer_checks import check_expression, check_knowledge
 from rivegs_mllm.llm.client import Answer, Chat, ChatClient, Messages, Sampling
 from rivegs_mllm.llm.example_selection import ExampleSelection
+from rivegs_mllm.llm.few_shot import type_words
 from rivegs_mllm.store.captions import Captions
 from rivegs_mllm.types import Prediction, Sample
 
@@ -36,7 +37,7 @@ class LlmKnowledge(Knowledge):
 
     ``captions`` are stores or files that say what the pictures show, ``pictures`` shows the picture itself, to a
     teacher that sees; from outside the dataset's folder only those in ``image_root``. At most ``max_concurrency``
-    questions are open at a time.
+    questions are open at a time. ``types`` are the entity types, null for those of the cascade.
     """
 
     teacher: Chat
@@ -46,6 +47,7 @@ class LlmKnowledge(Knowledge):
     image_root: Path | None = None
     sampling: Sampling = field(default_factory=Sampling)
     max_concurrency: Concurrency = 16
+    types: list[str] | None = None
     SEES_GOLD: ClassVar[bool] = False
 
     def load(self, folder: Path) -> Stage:
@@ -60,6 +62,7 @@ class KnowledgeWriter:
         self.settings = settings
         self.folder = folder
         self.captions = Captions(settings.captions)
+        self.types = type_words(settings.types or ())
         self.features = tempfile.TemporaryDirectory(prefix="rivegs-examples-")  # those of the examples are made once
         self.ask = _opened(self, settings.teacher, settings.sampling, settings.max_concurrency)
 
@@ -69,7 +72,7 @@ class KnowledgeWriter:
         chosen = self.settings.examples.select(samples, self.folder, Path(self.features.name))
         pictures = [_picture(sample, self.folder, self.settings) for sample in samples]
         questions = [
-            knowledge_messages(sample, shown, self.captions.of(sample), picture)
+            knowledge_messages(sample, shown, self.captions.of(sample), picture, self.types)
             for sample, shown, (picture, _) in zip(samples, chosen, pictures, strict=True)
         ]
         filled = []
