@@ -46,7 +46,7 @@ from rivegs_mllm.data.images import (
     picture_digest,
     read_header,
 )
-from rivegs_mllm.data.jsonl import SPLITS, RecordError, scan_samples
+from rivegs_mllm.data.jsonl import SPLITS, RecordError, check_split, read_samples, scan_samples
 from rivegs_mllm.runtime.foreign import shown
 from rivegs_mllm.types import NOT_IN_A_TYPE, Sample, UserError
 
@@ -86,6 +86,15 @@ def audit(folder: Path, raw: Path | None = None) -> DatasetReport:
     if raw is None:
         return report
     return DatasetReport(report.counts, [*report.findings, *_audit_raw(raw).findings])
+
+
+def figures_of(folder: Path) -> DatasetReport:
+    """The figures of a dataset, without looking for anything wrong. Raises UserError for a line that cannot be read."""
+    paths = [path for split in SPLITS if (path := folder / f"{split}.jsonl").is_file()]
+    if not paths:
+        check_split(folder, SPLITS[0])
+    counts = {path.stem: count_split(read_samples(path)) for path in paths}
+    return DatasetReport(counts, [], {str(path): scripts(loose_posts(path)) for path in paths})
 
 
 def errors_of(folder: Path, splits: Sequence[str], decode: bool) -> list[Finding]:

@@ -164,6 +164,11 @@ def format_report(report: DatasetReport, shown: int = SHOWN) -> str:
     return "\n".join([*_table(report.counts), *_scripts(report.scripts), *_findings(report.findings, shown)])
 
 
+def format_figures(report: DatasetReport) -> str:
+    """The figures as a table, one column a split, and the scripts that posts are written in."""
+    return "\n".join([*_table(report.counts), *_scripts(report.scripts)])
+
+
 def _table(counts: dict[str, SplitCounts]) -> list[str]:
     rows = [("", list(counts))]
     for name in SplitCounts.__dataclass_fields__:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
@@ -55,3 +56,8 @@ def add_data(parser: argparse.ArgumentParser) -> None:
 def data_override(args: argparse.Namespace, overrides: list[str]) -> list[str]:
     """The overrides with that of ``--data`` before them."""
     return [f"--data.folder={args.data}", *overrides] if args.data else overrides
+
+
+def tell_next(*words: object) -> None:
+    """Says which command usually comes next."""
+    print(f"next: {shlex.join(['rivegs', *map(str, words)])}")

@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from rivegs_mllm.cli.common import add_command
+from rivegs_mllm.cli.common import add_command, tell_next
 from rivegs_mllm.config.command_line import add_list
 from rivegs_mllm.runtime.lock import lock_folder
 from rivegs_mllm.runtime.logs import quiet_transformers
@@ -76,6 +76,7 @@ def _build_twitter_gmner(args: argparse.Namespace, _: list[str]) -> None:
     with lock_folder(args.out):
         report = build_twitter_gmner(args.raw, args.images, args.out, args.without_images, args.knowledge)
     print(format_report(report))
+    tell_next("audit", args.out)
 
 
 def _build_mner(args: argparse.Namespace, _: list[str]) -> None:
@@ -85,6 +86,7 @@ def _build_mner(args: argparse.Namespace, _: list[str]) -> None:
     with lock_folder(args.out):
         report = build_mner(args.name, args.raw, args.images, args.out, args.without_images, args.knowledge)
     print(format_report(report))
+    tell_next("audit", args.out)
 
 
 def _build_twitter_smner(args: argparse.Namespace, _: list[str]) -> None:
@@ -94,6 +96,7 @@ def _build_twitter_smner(args: argparse.Namespace, _: list[str]) -> None:
     with lock_folder(args.out):
         report = build_twitter_smner(args.gmner, args.masks, args.out)
     print(format_report(report))
+    tell_next("audit", args.out)
 
 
 def _build_emblems(args: argparse.Namespace, _: list[str]) -> None:
@@ -103,6 +106,7 @@ def _build_emblems(args: argparse.Namespace, _: list[str]) -> None:
         counts = build_emblems(args.out, args.seed, args.train, args.dev, args.test, args.names, args.unseen)
     for split, figures in counts.items():
         print(f"{split}: " + ", ".join(f"{count} {what}" for what, count in figures.items()))
+    tell_next("audit", args.out)
 
 
 def _audit(args: argparse.Namespace, overrides: list[str]) -> int:
@@ -123,4 +127,7 @@ def _audit(args: argparse.Namespace, overrides: list[str]) -> int:
         found = refusals(args.recipe, overrides, args.folder)
         report.findings.extend(Finding("refused by the recipe", place, message, "error") for place, message in found)
     print(format_report(report, sys.maxsize if args.all else SHOWN))
+    if not report.errors and args.folder.is_dir() and not args.raw:
+        following = ("preview", args.recipe, *overrides) if args.recipe else ("init",)
+        tell_next(*following, "--data", args.folder)
     return report.exit_code

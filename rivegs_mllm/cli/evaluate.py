@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rivegs_mllm.cli.common import add_command, add_gold, add_image_root, add_types
+from rivegs_mllm.cli.common import add_command, add_gold, add_image_root, add_types, tell_next
 from rivegs_mllm.config.command_line import add_list
 from rivegs_mllm.runtime.files import check_output
 from rivegs_mllm.runtime.lock import lock_file
@@ -118,6 +118,8 @@ def _evaluate(args: argparse.Namespace, _: list[str]) -> None:
     from rivegs_mllm.cli.evaluate_command import EvaluateArgs, evaluate
 
     evaluate(EvaluateArgs(**{field.name: getattr(args, field.name) for field in dataclasses.fields(EvaluateArgs)}))
+    if args.format == "records" and len(args.predictions) == 1 and args.predictions[0].is_file():
+        tell_next("report", args.gold, args.predictions[0], "--split", args.split)
 
 
 def _calibrate(args: argparse.Namespace, _: list[str]) -> None:

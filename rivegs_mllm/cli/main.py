@@ -12,8 +12,10 @@ from rivegs_mllm.cli.distill import add_distill
 from rivegs_mllm.cli.evaluate import add_calibrate, add_evaluate, add_report
 from rivegs_mllm.cli.exporting import add_export
 from rivegs_mllm.cli.importing import add_import
+from rivegs_mllm.cli.memory import add_memory
 from rivegs_mllm.cli.models import add_compare, add_predict, add_preview, add_propose, add_train
 from rivegs_mllm.cli.recipe import add_recipe
+from rivegs_mllm.cli.starting import add_data_command, add_init
 from rivegs_mllm.cli.try_post import add_try
 from rivegs_mllm.config.check import UnknownKeyError
 from rivegs_mllm.config.command_line import Parser, Version, did_you_mean
@@ -33,7 +35,10 @@ Grounded multimodal named entity recognition: the entities of posts, their types
 from data to scores:
   rivegs build emblems --out data/emblems --seed 0       build the generated benchmark
   rivegs import FORMAT FILE --out data/mine              or take over your own annotations, of many formats
+  rivegs data data/emblems                               what is in it
   rivegs audit data/emblems                              check it before training
+  rivegs init --data data/mine                           a recipe for it
+  rivegs memory RECIPE                                   what training needs on each GPU
   rivegs recipe RECIPE                                   a recipe with its bases, and which file sets what
   rivegs preview RECIPE --out preview.html               what the model will be given
   rivegs train RECIPE                                    fine-tune on one device; on several with accelerate launch
@@ -102,8 +107,11 @@ def _parser() -> Parser:
     for add in (
         add_build,
         add_import,
+        add_data_command,
         add_audit,
+        add_init,
         add_recipe,
+        add_memory,
         add_preview,
         add_distill,
         add_train,

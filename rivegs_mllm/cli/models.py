@@ -7,7 +7,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from rivegs_mllm.cli.common import add_command, add_data, add_image_root, add_strict, data_override
+from rivegs_mllm.cli.common import add_command, add_data, add_image_root, add_strict, data_override, tell_next
 from rivegs_mllm.cli.evaluate import ReportArgs, write_page
 from rivegs_mllm.config.command_line import add_list
 from rivegs_mllm.data.jsonl import SPLITS
@@ -141,6 +141,8 @@ def _preview(args: argparse.Namespace, overrides: list[str]) -> int:
     for problem in problems:
         print(f"problem: {problem}", file=sys.stderr)
     print(f"wrote {args.out}")
+    if not problems:
+        tell_next("train", args.recipe, *overrides)
     return 1 if problems else 0
 
 
@@ -150,9 +152,16 @@ def _train(args: argparse.Namespace, overrides: list[str]) -> None:
     overrides = training_overrides(args, overrides)
     check_training(args.recipe, overrides)
     quiet_transformers()
+    from rivegs_mllm.config.layers import read_layers, word
     from rivegs_mllm.train import run
 
     run(args, overrides)
+    layered = read_layers(args.recipe, overrides)
+    if "stage" not in layered.sections and not args.seeds:
+        out = Path(word(layered.sections["train"], "output_dir"))
+        data = word(layered.sections["data"], "folder")
+        said = [own for own in overrides if not own.startswith("--data.")]
+        tell_next("predict", args.recipe, *said, "--data", data, "--out", out / "test.jsonl")
 
 
 def _predict(args: argparse.Namespace, overrides: list[str]) -> int:
@@ -185,6 +194,7 @@ def _predict(args: argparse.Namespace, overrides: list[str]) -> int:
         command = ["rivegs", "predict", args.recipe, "--data", args.data, "--split", args.split, "--out", args.out]
         asked = ReportArgs(args.data, args.split, [args.out], args.report, types if told else ())
         write_page(asked, shlex.join(map(str, [*command, "--report", args.report, *overrides])))
+    tell_next("evaluate", args.data, args.out, "--split", args.split)
     return 1 if args.strict and any(map(is_incomplete, predictions)) else 0
 
 

@@ -147,7 +147,14 @@ def _chain(path: Path, named_by: str) -> list[tuple[Path, dict]]:
         if "base" not in content:
             return chain
         named_by = f"{path}: base"
-        path = path.parent / resolve(Path, content.pop("base"), named_by)
+        path = _base_path(path.parent, resolve(Path, content.pop("base"), named_by))
+
+
+def _base_path(folder: Path, named: Path) -> Path:
+    """A base's path relative to the recipe that names it; where nothing is there and it begins with ``recipes/``, that
+    of the recipe here or of the package."""
+    own = folder / named
+    return own if own.exists() or named.parts[:1] != ("recipes",) else find_recipe(named)
 
 
 def _load(path: Path, named_by: str) -> dict[str, object]:

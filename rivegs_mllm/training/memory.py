@@ -1,8 +1,8 @@
 """The memory that a run should need on each GPU, calculated before any is rented.
 
-``python -m rivegs_mllm.training.memory RECIPE [--gpus N] [--zero 2|3] [--section.field=value ...]`` prints a table. It
-reads the base's config, not its weights: parameters are counted on the meta device, so a laptop will do. Without access
-to the hub, ``--model.base=FOLDER`` names a folder that holds the base's ``config.json``.
+``rivegs memory RECIPE [--gpus N] [--zero 2|3] [--section.field=value ...]`` prints a table. It reads the base's config,
+not its weights: parameters are counted on the meta device, so a laptop will do. Without access to the hub,
+``--model.base=FOLDER`` names a folder that holds the base's ``config.json``.
 
 A batch is taken to be as large as the recipe allows: every row ``max_length`` tokens, every answer
 ``predict.max_new_tokens``, every picture ``model.max_pixels``. With n rows' tokens in a batch the parts are
@@ -24,8 +24,6 @@ A batch is taken to be as large as the recipe allows: every row ``max_length`` t
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -199,26 +197,11 @@ def table(result: Estimate) -> Table:
     return shown
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Command line. Returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m rivegs_mllm.training.memory", description=__doc__.split("\n\n")[0])
-    parser.add_argument("recipe", type=Path)
-    parser.add_argument("--gpus", type=int, default=1, help="how many GPUs share the run (default 1)")
-    parser.add_argument("--zero", type=int, choices=(2, 3), default=0, help="DeepSpeed's stage, left out without it")
-    known, overrides = parser.parse_known_args(arguments)
-    try:
-        # Otherwise transformers refuses bf16 where there is no GPU.
-        recipe = read_recipe(known.recipe, [*overrides, "--train.use_cpu=true"])
-        result = estimate(read_config(recipe), recipe, known.gpus, known.zero)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    stage = f"ZeRO-{known.zero}" if known.zero else "no DeepSpeed"
-    print(f"{known.recipe}, GPUs: {known.gpus}, {stage}")
+def tell_memory(path: Path, overrides: Sequence[str], gpus: int, zero: int) -> None:
+    """Prints the estimate of a recipe's run. Raises UserError."""
+    # Otherwise bf16 is refused where there is no GPU.
+    recipe = read_recipe(path, [*overrides, "--train.use_cpu=true"])
+    result = estimate(read_config(recipe), recipe, gpus, zero)
+    print(f"{path}, GPUs: {gpus}, {f'ZeRO-{zero}' if zero else 'no DeepSpeed'}")
     print(f"{result.parameters / 1e9:.2f} G parameters, {result.trainable / 1e6:.1f} M trained")
     Console().print(table(result))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -64,7 +64,7 @@ def test_the_memory_in_the_table_is_what_is_calculated(name, said, one, eight, n
     stage = 2 if recipe.model.quantization else 3
     for stated, gpus, zero in ((one, 1, 0), (eight, 8, 2), (nodes, 16, stage)):
         calculated = memory.estimate(BASES[recipe.model.base](), recipe, gpus, zero).total / 1e9
-        assert stated == f"{calculated:.1f}", f"{gpus} GPUs: run python -m rivegs_mllm.training.memory again"
+        assert stated == f"{calculated:.1f}", f"{gpus} GPUs: run rivegs memory again"
 
 
 def test_the_table_has_every_recipe_that_needs_a_gpu():

@@ -91,7 +91,7 @@ def test_a_command_that_is_not_understood_is_found():
         "rivegs predict recipes/tiny/e2e.yaml",
         "accelerate launch --config_file accelerate_configs/zero9.yaml -m rivegs_mllm.train RECIPE",
         "accelerate launch -m rivegs_mllm.trains RECIPE",
-        "python -m rivegs_mllm.training.memory RECIPE --gpu 2 --zero 4",
+        "rivegs memory RECIPE --gpus 2 --zero 4",
         "python benchmarks/none.py",
         "python -m pytest tests/none",
         "make none",

@@ -9,6 +9,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForImageTextToText, PreTrainedConfig, Qwen3VLConfig
 
 import rivegs_mllm.training.memory as memory
+from rivegs_mllm.cli.main import main
 from rivegs_mllm.config.schema import Recipe, read_recipe
 from rivegs_mllm.types import UserError
 
@@ -149,11 +150,11 @@ def kept_by_autograd(model: torch.nn.Module, autocast: bool) -> list[torch.Tenso
 def test_command(tmp_path, capsys):
     BASES["Qwen/Qwen2.5-VL-3B-Instruct"]().save_pretrained(tmp_path)
     name = str(RECIPES / "qwen2_5_vl_3b.yaml")
-    assert memory.main([name, "--gpus", "8", "--zero", "2", f"--model.base={tmp_path}"]) == 0
+    assert main(["memory", name, "--gpus", "8", "--zero", "2", f"--model.base={tmp_path}"]) == 0
     shown = capsys.readouterr().out
     assert "GPUs: 8, ZeRO-2" in shown
     assert "3.75 G parameters" in shown
-    assert memory.main([name, "--model.base=/no/such/folder"]) == 2
-    assert "--model.base=FOLDER" in capsys.readouterr().err
-    assert memory.main([name, f"--model.base={tmp_path}", "--model.max_pixels=null"]) == 2
+    assert main(["memory", name, "--model.base=/no/such/folder"]) == 2
+    assert "model.base: /no/such/folder is no folder" in capsys.readouterr().err
+    assert main(["memory", name, f"--model.base={tmp_path}", "--model.max_pixels=null"]) == 2
     assert "model.max_pixels" in capsys.readouterr().err
