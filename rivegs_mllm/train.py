@@ -25,11 +25,11 @@ from eval.scores import evaluate
 from rivegs_mllm.answer.format import FILE_NAME
 from rivegs_mllm.cascade.training import StageTraining, train_stage
 from rivegs_mllm.config.answering import save_recipe
-from rivegs_mllm.config.command_line import Parser
 from rivegs_mllm.config.dataset_types import with_dataset_types
-from rivegs_mllm.config.layers import read_layers
+from rivegs_mllm.config.reading.command_line import Parser
+from rivegs_mllm.config.reading.layers import read_layers
+from rivegs_mllm.config.reading.yaml_loader import decode
 from rivegs_mllm.config.schema import Recipe
-from rivegs_mllm.config.yaml_loader import decode
 from rivegs_mllm.models.adapter import add_adapter, check_init, load_init, save_beside_weights
 from rivegs_mllm.models.base_model import System, base_path, load_base
 from rivegs_mllm.models.batching import SampleEncoder

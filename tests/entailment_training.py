@@ -8,7 +8,7 @@ from pathlib import Path
 from PIL import Image
 
 from rivegs_mllm.cascade.training import StageTraining, train_stage
-from rivegs_mllm.config.yaml_loader import parse_recipe
+from rivegs_mllm.config.reading.yaml_loader import parse_recipe
 from rivegs_mllm.data.jsonl import write_records
 from rivegs_mllm.types import Box, Entity, Sample
 

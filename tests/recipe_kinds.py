@@ -7,9 +7,9 @@ from pathlib import Path
 from rivegs_mllm.cascade.config import as_cascade
 from rivegs_mllm.cascade.regions.base import ProposalRecipe
 from rivegs_mllm.cascade.training import StageTraining
-from rivegs_mllm.config.layers import Layered, read_layers
+from rivegs_mllm.config.reading.layers import Layered, read_layers
+from rivegs_mllm.config.reading.yaml_loader import decode
 from rivegs_mllm.config.schema import Recipe
-from rivegs_mllm.config.yaml_loader import decode
 from rivegs_mllm.distill.config import DistillRecipe
 from rivegs_mllm.distill.pseudo_labels import PseudoLabelRecipe
 from rivegs_mllm.tiny.build import BaseRecipe

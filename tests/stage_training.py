@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from rivegs_mllm.cascade.training import StageTraining
-from rivegs_mllm.config.yaml_loader import parse_recipe
+from rivegs_mllm.config.reading.yaml_loader import parse_recipe
 
 RECIPE = """\
 data:

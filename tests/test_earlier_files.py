@@ -14,8 +14,8 @@ from rivegs_mllm import load
 from rivegs_mllm.cascade.config import read_cascade
 from rivegs_mllm.cascade.training import StageTraining
 from rivegs_mllm.compare.systems import read_systems
+from rivegs_mllm.config.reading.yaml_loader import parse_recipe
 from rivegs_mllm.config.schema import read_recipe
-from rivegs_mllm.config.yaml_loader import parse_recipe
 from rivegs_mllm.data.jsonl import read_predictions, read_split
 from rivegs_mllm.distill.config import read_distill
 from rivegs_mllm.models.base_model import load_processor

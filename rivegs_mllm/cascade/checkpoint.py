@@ -15,7 +15,7 @@ from torch import nn
 
 from rivegs_mllm.cascade.base import StageError
 from rivegs_mllm.config.check import check_saved, resolve
-from rivegs_mllm.config.former_names import current
+from rivegs_mllm.config.reading.former_names import current
 from rivegs_mllm.runtime.files import write_json
 from rivegs_mllm.runtime.foreign import read_object
 from rivegs_mllm.types import UserError

@@ -26,7 +26,7 @@ from rivegs_mllm.cascade.knowledge.base import Knowledge
 from rivegs_mllm.cascade.knowledge.expansion import Expander
 from rivegs_mllm.cascade.tagging.base import Tagger
 from rivegs_mllm.config.answering import Answering, read_answering
-from rivegs_mllm.config.layers import read_layers
+from rivegs_mllm.config.reading.layers import read_layers
 from rivegs_mllm.config.trained import trained_folder
 from rivegs_mllm.models.adapter import load_adapter
 from rivegs_mllm.models.base_model import prepare_for_inference

@@ -18,7 +18,7 @@ from pathlib import Path
 from rich.progress import Progress
 
 from rivegs_mllm.cascade.base import CountsParameters, Stage, StageError, check_stage, without_labels
-from rivegs_mllm.config.former_names import current
+from rivegs_mllm.config.reading.former_names import current
 from rivegs_mllm.data.jsonl import load_partial, read_predictions, to_line
 from rivegs_mllm.models.profiling import peak_bytes, reset_peak
 from rivegs_mllm.runtime.batching import batches

@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Callable
 from pathlib import Path
 
-from rivegs_mllm.config.command_line import Parser, add_list
+from rivegs_mllm.config.reading.command_line import Parser, add_list
 
 
 def add_command(commands, name: str, help: str, run: Callable, overrides: bool = False) -> Parser:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from rivegs_mllm.config.yaml_loader import read_yaml
+from rivegs_mllm.config.reading.yaml_loader import read_yaml
 from rivegs_mllm.data.jsonl import read_split
 from rivegs_mllm.distill.config import read_distill
 from rivegs_mllm.distill.pseudo_labels import is_pseudo_label_recipe, make_pseudo_labels, read_pseudo_label_recipe

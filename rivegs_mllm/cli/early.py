@@ -14,10 +14,10 @@ from rivegs_mllm.answer.format import AnswerFormat
 from rivegs_mllm.cascade.base import SLOTS
 from rivegs_mllm.config.dataset_types import with_dataset_types, with_trained_types
 from rivegs_mllm.config.key_table import key_table
-from rivegs_mllm.config.layers import Layered, Section, read_fitting, read_layers, word
-from rivegs_mllm.config.shipped import find_recipe
+from rivegs_mllm.config.reading.layers import Layered, Section, read_fitting, read_layers, word
+from rivegs_mllm.config.reading.shipped import find_recipe
+from rivegs_mllm.config.reading.yaml_loader import decode
 from rivegs_mllm.config.trained import check_base, check_hub_id, folder_of
-from rivegs_mllm.config.yaml_loader import decode
 from rivegs_mllm.data.jsonl import check_split
 from rivegs_mllm.runtime.files import is_there
 from rivegs_mllm.runtime.logs import check_installed

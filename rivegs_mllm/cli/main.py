@@ -7,18 +7,18 @@ import os
 import sys
 from collections.abc import Sequence
 
-from rivegs_mllm.cli.data import add_audit, add_build
-from rivegs_mllm.cli.distill import add_distill
-from rivegs_mllm.cli.evaluate import add_calibrate, add_evaluate, add_report
-from rivegs_mllm.cli.exporting import add_export
-from rivegs_mllm.cli.importing import add_import
-from rivegs_mllm.cli.memory import add_memory
-from rivegs_mllm.cli.models import add_compare, add_predict, add_preview, add_propose, add_train
-from rivegs_mllm.cli.recipe import add_recipe
-from rivegs_mllm.cli.starting import add_data_command, add_init
-from rivegs_mllm.cli.try_post import add_try
+from rivegs_mllm.cli.commands.data import add_audit, add_build
+from rivegs_mllm.cli.commands.distill import add_distill
+from rivegs_mllm.cli.commands.evaluate import add_calibrate, add_evaluate, add_report
+from rivegs_mllm.cli.commands.exporting import add_export
+from rivegs_mllm.cli.commands.importing import add_import
+from rivegs_mllm.cli.commands.memory import add_memory
+from rivegs_mllm.cli.commands.models import add_compare, add_predict, add_preview, add_propose, add_train
+from rivegs_mllm.cli.commands.recipe import add_recipe
+from rivegs_mllm.cli.commands.starting import add_data_command, add_init
+from rivegs_mllm.cli.commands.try_post import add_try
 from rivegs_mllm.config.check import UnknownKeyError
-from rivegs_mllm.config.command_line import Parser, Version, did_you_mean
+from rivegs_mllm.config.reading.command_line import Parser, Version, did_you_mean
 from rivegs_mllm.runtime.logs import (
     FLAGS_HELP,
     escape_on_console,

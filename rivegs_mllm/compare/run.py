@@ -25,7 +25,7 @@ from rivegs_mllm.compare.page import as_page
 from rivegs_mllm.compare.systems import ComparedSystem, read_systems
 from rivegs_mllm.compare.tables import as_markdown, as_tables
 from rivegs_mllm.config.answering import Answering
-from rivegs_mllm.config.yaml_print import recipe_file
+from rivegs_mllm.config.reading.yaml_print import recipe_file
 from rivegs_mllm.data.entity_types import check_shared, left_out, of_types
 from rivegs_mllm.data.jsonl import read_split, write_records
 from rivegs_mllm.runtime.files import check_output, write_json, write_text

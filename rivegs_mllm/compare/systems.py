@@ -19,10 +19,10 @@ from rivegs_mllm.cascade.config import (
 )
 from rivegs_mllm.config.answering import Answering, answering
 from rivegs_mllm.config.dataset_types import with_dataset_types, with_trained_types
-from rivegs_mllm.config.layers import Layered, read_fitting, read_layers
+from rivegs_mllm.config.reading.layers import Layered, read_fitting, read_layers
+from rivegs_mllm.config.reading.yaml_print import as_yaml
 from rivegs_mllm.config.schema import Recipe
 from rivegs_mllm.config.trained import folder_of
-from rivegs_mllm.config.yaml_print import as_yaml
 from rivegs_mllm.runtime.foreign import shown
 from rivegs_mllm.types import UserError
 

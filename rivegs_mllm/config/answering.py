@@ -13,10 +13,10 @@ from transformers import TrainingArguments
 
 from rivegs_mllm.config.bounds import TokenCount, check_bounds
 from rivegs_mllm.config.dataset_types import with_dataset_types, with_trained_types
-from rivegs_mllm.config.layers import Layered, read_layers
+from rivegs_mllm.config.reading.layers import Layered, read_layers
+from rivegs_mllm.config.reading.yaml_loader import decode
 from rivegs_mllm.config.schema import AnswerRecipe, ModelRecipe, PredictRecipe, Recipe, check_answering
 from rivegs_mllm.config.trained import FILE_NAME
-from rivegs_mllm.config.yaml_loader import decode
 from rivegs_mllm.runtime.files import write_text
 
 _HEAD = "# rivegs predict {folder}/{name} --data DATASET --out PREDICTIONS --adapter {folder}\n"

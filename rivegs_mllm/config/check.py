@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
 from rivegs_mllm.config.bounds import NO_RULES, FieldRules, NotEmpty, broken, is_union
-from rivegs_mllm.config.yaml_text import Written, YamlError, plain, read_value
+from rivegs_mllm.config.reading.yaml_text import Written, YamlError, plain, read_value
 from rivegs_mllm.runtime.foreign import shown
 from rivegs_mllm.types import UserError
 

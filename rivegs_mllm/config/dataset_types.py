@@ -8,8 +8,8 @@ from pathlib import Path
 
 from rivegs_mllm.answer.format import FILE_NAME, AnswerFormat
 from rivegs_mllm.config.check import resolve
-from rivegs_mllm.config.layers import Layered, Sourced, word
-from rivegs_mllm.config.yaml_text import Written
+from rivegs_mllm.config.reading.layers import Layered, Sourced, word
+from rivegs_mllm.config.reading.yaml_text import Written
 from rivegs_mllm.data.dataset_info import NAME, dataset_types
 from rivegs_mllm.runtime.foreign import shown
 from rivegs_mllm.types import TYPES, UserError

@@ -33,8 +33,8 @@ from rivegs_mllm.config.bounds import (
 )
 from rivegs_mllm.config.dataset_types import with_dataset_types
 from rivegs_mllm.config.distilled import Distilled
-from rivegs_mllm.config.layers import read_layers
-from rivegs_mllm.config.yaml_loader import decode
+from rivegs_mllm.config.reading.layers import read_layers
+from rivegs_mllm.config.reading.yaml_loader import decode
 from rivegs_mllm.runtime.foreign import shown
 from rivegs_mllm.types import TYPES, UserError
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rivegs_mllm.answer.format import SEGMENTS
-from rivegs_mllm.config.layers import read_layers
-from rivegs_mllm.config.shipped import FOLDER, find_recipe
-from rivegs_mllm.config.yaml_text import plain
+from rivegs_mllm.config.reading.layers import read_layers
+from rivegs_mllm.config.reading.shipped import FOLDER, find_recipe
+from rivegs_mllm.config.reading.yaml_text import plain
 from rivegs_mllm.data.jsonl import SPLITS, check_split, read_split
 from rivegs_mllm.types import Sample, UserError
 

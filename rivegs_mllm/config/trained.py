@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from rivegs_mllm.config.layers import OVERRIDE, Layered, folder_for, read_layers, word
+from rivegs_mllm.config.reading.layers import OVERRIDE, Layered, folder_for, read_layers, word
 from rivegs_mllm.runtime.files import is_there
 from rivegs_mllm.types import UserError
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rivegs_mllm.config.bounds import Concurrency, NonNegativeFloat, NonNegativeInt, PositiveInt, check_bounds
-from rivegs_mllm.config.yaml_loader import parse_recipe
+from rivegs_mllm.config.reading.yaml_loader import parse_recipe
 from rivegs_mllm.distill.tasks import Task
 from rivegs_mllm.llm.client import Chat, RetryPolicy, Sampling
 from rivegs_mllm.types import UserError

@@ -14,7 +14,7 @@ import orjson
 
 from rivegs_mllm.cascade.base import SLOTS, without_labels
 from rivegs_mllm.config.bounds import Probability
-from rivegs_mllm.config.yaml_loader import parse_recipe
+from rivegs_mllm.config.reading.yaml_loader import parse_recipe
 from rivegs_mllm.data.jsonl import read_predictions, read_split, write_records
 from rivegs_mllm.data.masks import mask_area
 from rivegs_mllm.data.mentions import find_spans

@@ -16,8 +16,8 @@ from transformers import Qwen2_5_VLForConditionalGeneration, Trainer, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
 from rivegs_mllm.config.bounds import Seed
+from rivegs_mllm.config.reading.yaml_loader import parse_recipe
 from rivegs_mllm.config.schema import TrainSettings
-from rivegs_mllm.config.yaml_loader import parse_recipe
 from rivegs_mllm.models.batching import SampleEncoder
 from rivegs_mllm.models.device import count_parameters
 from rivegs_mllm.tiny.architecture import build_answer_format, build_model, build_processor, train_tokenizer

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from rivegs_mllm.config.command_line import add_list
+from rivegs_mllm.config.reading.command_line import add_list
 
 
 def add_training_options(parser: argparse.ArgumentParser) -> None:

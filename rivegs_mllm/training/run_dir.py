@@ -20,7 +20,7 @@ from transformers import Trainer, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from rivegs_mllm.config.former_names import current
+from rivegs_mllm.config.reading.former_names import current
 from rivegs_mllm.data.images import file_stamp
 from rivegs_mllm.data.jsonl import to_line
 from rivegs_mllm.runtime.files import is_disk_full, write_json

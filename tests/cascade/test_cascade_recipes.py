@@ -9,9 +9,9 @@ from rivegs_mllm.cascade.base import REQUIRED_SLOTS, SLOTS, RequiresOnly
 from rivegs_mllm.cascade.config import as_cascade, is_cascade
 from rivegs_mllm.compare.run import compare
 from rivegs_mllm.compare.systems import read_systems
-from rivegs_mllm.config.layers import read_layers
+from rivegs_mllm.config.reading.layers import read_layers
+from rivegs_mllm.config.reading.yaml_text import plain
 from rivegs_mllm.config.schema import read_recipe
-from rivegs_mllm.config.yaml_text import plain
 from rivegs_mllm.types import UserError
 
 FOLDER = ROOT / "recipes" / "cascade"

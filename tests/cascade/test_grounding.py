@@ -23,7 +23,7 @@ from rivegs_mllm.cascade.grounding.base import GoldGrounder, GroundingStage, Loc
 from rivegs_mllm.cascade.grounding.late_interaction import PatchGrounder, PatchGrounderTraining, collate, patches_inside
 from rivegs_mllm.cascade.referring import clip_boxes, matching_gold
 from rivegs_mllm.cascade.training import StageData, StageTraining, train_stage
-from rivegs_mllm.config.yaml_loader import parse_recipe
+from rivegs_mllm.config.reading.yaml_loader import parse_recipe
 from rivegs_mllm.data.jsonl import read_split
 from rivegs_mllm.models.late_interaction import LateInteractionScorer, PatchFeatures, VisionEncoder, pad_pairs
 from rivegs_mllm.types import TYPES, Box, Entity, Prediction, Sample, UserError

@@ -35,7 +35,7 @@ from rivegs_mllm.cascade.segmentation.segment_anything_training import (
     make_example,
 )
 from rivegs_mllm.cascade.training import StageData, StageTraining, train_stage
-from rivegs_mllm.config.yaml_loader import parse_recipe
+from rivegs_mllm.config.reading.yaml_loader import parse_recipe
 from rivegs_mllm.data.jsonl import read_split
 from rivegs_mllm.data.masks import decode, encode, filled
 from rivegs_mllm.types import TYPES, Box, Entity, Mask, Prediction, Sample, UserError

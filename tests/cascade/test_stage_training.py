@@ -20,7 +20,7 @@ pytest.importorskip("torchcrf")
 
 from rivegs_mllm.cascade.tagging.crf import load_predictor
 from rivegs_mllm.cascade.training import StageData, StageTrainer, StageTraining, train_stage
-from rivegs_mllm.config.yaml_loader import parse_recipe
+from rivegs_mllm.config.reading.yaml_loader import parse_recipe
 from rivegs_mllm.data.jsonl import read_split, write_records
 from rivegs_mllm.train import main
 from rivegs_mllm.training.dataset.sampling import MultiVariantDataset

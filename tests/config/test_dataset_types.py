@@ -12,10 +12,10 @@ from rivegs_mllm.cascade.config import read_cascade
 from rivegs_mllm.cli.main import main
 from rivegs_mllm.config.answering import read_answering
 from rivegs_mllm.config.dataset_types import with_dataset_types
-from rivegs_mllm.config.layers import read_layers
+from rivegs_mllm.config.reading.layers import read_layers
+from rivegs_mllm.config.reading.yaml_print import as_yaml
 from rivegs_mllm.config.schema import read_recipe
 from rivegs_mllm.config.trained import trained_folder
-from rivegs_mllm.config.yaml_print import as_yaml
 from rivegs_mllm.data.dataset_info import DatasetInfo, write_info
 from rivegs_mllm.data.jsonl import read_predictions
 from rivegs_mllm.types import TYPES, Entity, Sample, UserError

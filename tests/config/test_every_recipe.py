@@ -8,7 +8,7 @@ from recipe_files import ROOT, commands, named, overrides, recipes
 from recipe_kinds import OTHERS, kind, read
 
 from rivegs_mllm.cascade.config import as_cascade, names_slot
-from rivegs_mllm.config.layers import read_layers
+from rivegs_mllm.config.reading.layers import read_layers
 
 BASES = sorted((ROOT / "recipes").rglob("_*.yaml"))
 

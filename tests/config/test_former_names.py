@@ -10,7 +10,7 @@ from rivegs_mllm.cascade.config import read_cascade
 from rivegs_mllm.cascade.grounding.late_interaction import PatchGrounder, PatchGrounderTraining
 from rivegs_mllm.cascade.knowledge.base import ReplayKnowledge
 from rivegs_mllm.compare.systems import read_systems
-from rivegs_mllm.config.former_names import current
+from rivegs_mllm.config.reading.former_names import current
 from rivegs_mllm.types import TYPES, UserError
 
 OLD = """\

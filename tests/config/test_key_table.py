@@ -14,8 +14,8 @@ from rivegs_mllm.cli.early import check_keys
 from rivegs_mllm.cli.write_key_table import RECIPES
 from rivegs_mllm.config.check import UnknownKeyError
 from rivegs_mllm.config.key_table import PATH, as_table, key_table
-from rivegs_mllm.config.layers import read_layers
 from rivegs_mllm.config.nearest import nearest_keys
+from rivegs_mllm.config.reading.layers import read_layers
 from rivegs_mllm.types import UserError
 
 KNOWN = ["data.folder", "train.num_train_epochs", "train.learning_rate", "lora.r", "predict.batch_size", "max_length"]

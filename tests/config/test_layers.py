@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rivegs_mllm.cascade.config import read_cascade
-from rivegs_mllm.config.layers import read_layers
+from rivegs_mllm.config.reading.layers import read_layers
+from rivegs_mllm.config.reading.yaml_loader import parse_recipe, read_yaml
+from rivegs_mllm.config.reading.yaml_text import Written, plain
 from rivegs_mllm.config.schema import Recipe, read_recipe
-from rivegs_mllm.config.yaml_loader import parse_recipe, read_yaml
-from rivegs_mllm.config.yaml_text import Written, plain
 from rivegs_mllm.types import UserError
 
 

@@ -11,9 +11,9 @@ from accelerate.utils import DistributedType
 from bases import BASES
 from recipe_files import ROOT, named, recipes
 
+from rivegs_mllm.config.reading.yaml_loader import parse_recipe, read_yaml
+from rivegs_mllm.config.reading.yaml_text import plain
 from rivegs_mllm.config.schema import Recipe, read_recipe
-from rivegs_mllm.config.yaml_loader import parse_recipe, read_yaml
-from rivegs_mllm.config.yaml_text import plain
 from rivegs_mllm.tiny.build import BaseRecipe
 from rivegs_mllm.training import memory
 from rivegs_mllm.types import UserError

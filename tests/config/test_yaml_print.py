@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from recipe_files import ROOT, named, recipes
 
 from rivegs_mllm.cli.main import main
-from rivegs_mllm.config.layers import DEFAULT_FOLDER, Layered, Sourced, read_layers
-from rivegs_mllm.config.yaml_loader import read_yaml
-from rivegs_mllm.config.yaml_print import as_yaml
-from rivegs_mllm.config.yaml_text import plain
+from rivegs_mllm.config.reading.layers import DEFAULT_FOLDER, Layered, Sourced, read_layers
+from rivegs_mllm.config.reading.yaml_loader import read_yaml
+from rivegs_mllm.config.reading.yaml_print import as_yaml
+from rivegs_mllm.config.reading.yaml_text import plain
 
 
 @pytest.mark.parametrize("path", recipes(), ids=named)

@@ -14,7 +14,7 @@ for package in ("openai", "pyarrow", "datasets", "duckdb"):
 import rivegs_mllm.llm.client as chat
 import rivegs_mllm.cli.distill_command
 from rivegs_mllm.cascade.config import as_cascade, run_cascade
-from rivegs_mllm.config.layers import read_layers
+from rivegs_mllm.config.reading.layers import read_layers
 from rivegs_mllm.store.answer_store import Store, read_store
 from rivegs_mllm.data.jsonl import read_split
 from rivegs_mllm.runtime.logs import missing_extra

@@ -3,7 +3,7 @@
 import pytest
 from recipe_files import ROOT, commands, overrides, recipes
 
-from rivegs_mllm.config.yaml_loader import read_yaml
+from rivegs_mllm.config.reading.yaml_loader import read_yaml
 from rivegs_mllm.distill.config import read_distill
 from rivegs_mllm.distill.pseudo_labels import is_pseudo_label_recipe, read_pseudo_label_recipe
 from rivegs_mllm.llm.client import VLLMChat

@@ -17,8 +17,8 @@ from pages import ROOT, Command
 from recipe_kinds import read
 
 from rivegs_mllm.cli.main import _parser
-from rivegs_mllm.config.command_line import Parser
-from rivegs_mllm.config.layers import read_layers
+from rivegs_mllm.config.reading.command_line import Parser
+from rivegs_mllm.config.reading.layers import read_layers
 from rivegs_mllm.types import UserError
 
 if sys.version_info >= (3, 11):

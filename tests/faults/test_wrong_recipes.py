@@ -20,9 +20,9 @@ from rivegs_mllm.answer.prompt import check_instruction
 from rivegs_mllm.cascade.config import CascadeRecipe, read_cascade
 from rivegs_mllm.cascade.training import StageTraining
 from rivegs_mllm.config.bounds import Bounds, is_union
+from rivegs_mllm.config.reading.yaml_loader import parse_recipe, read_yaml
+from rivegs_mllm.config.reading.yaml_text import plain
 from rivegs_mllm.config.schema import PredictRecipe, Recipe, read_recipe
-from rivegs_mllm.config.yaml_loader import parse_recipe, read_yaml
-from rivegs_mllm.config.yaml_text import plain
 from rivegs_mllm.data.jsonl import read_split
 from rivegs_mllm.distill.config import DistillRecipe, read_distill
 from rivegs_mllm.distill.pseudo_labels import read_pseudo_label_recipe

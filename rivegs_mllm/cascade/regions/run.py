@@ -11,7 +11,7 @@ import draccus
 
 from eval.stage_metrics import proposal_scores
 from rivegs_mllm.cascade.regions.base import ProposalRecipe, boxes_of, file_names, select_regions
-from rivegs_mllm.config.former_names import current
+from rivegs_mllm.config.reading.former_names import current
 from rivegs_mllm.data.images import PictureError, open_for_model, processed
 from rivegs_mllm.data.jsonl import read_split
 from rivegs_mllm.published.hindex.regions import read_regions, write_regions

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rivegs_mllm.cli.common import add_command, tell_next
-from rivegs_mllm.config.command_line import did_you_mean
+from rivegs_mllm.config.reading.command_line import did_you_mean
 from rivegs_mllm.types import UserError
 
 _CONFIG = Path("accelerate_configs/zero2.yaml")

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import yaml
 
-from rivegs_mllm.config.layers import DEFAULTS, OVERRIDE, Layered, Section, Sourced
-from rivegs_mllm.config.yaml_text import Unreadable, Written, read_value
+from rivegs_mllm.config.reading.layers import DEFAULTS, OVERRIDE, Layered, Section, Sourced
+from rivegs_mllm.config.reading.yaml_text import Unreadable, Written, read_value
 
 _PLAIN = re.compile(r"[\w./](?:[\w./+-]|:(?=\w)| (?=\w))*", re.ASCII)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from data_builders.importing.names import WORDS
 from rivegs_mllm.cli.common import add_command
-from rivegs_mllm.config.command_line import add_list
+from rivegs_mllm.config.reading.command_line import add_list
 from rivegs_mllm.runtime.lock import lock_folder
 from rivegs_mllm.types import UserError
 

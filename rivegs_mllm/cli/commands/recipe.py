@@ -36,9 +36,9 @@ def add_recipe(commands) -> None:
 
 
 def _recipe(args: argparse.Namespace, overrides: list[str]) -> None:
-    from rivegs_mllm.config.layers import read_layers
-    from rivegs_mllm.config.shipped import recipe_names
-    from rivegs_mllm.config.yaml_print import as_yaml
+    from rivegs_mllm.config.reading.layers import read_layers
+    from rivegs_mllm.config.reading.shipped import recipe_names
+    from rivegs_mllm.config.reading.yaml_print import as_yaml
 
     if args.recipe is None:
         if overrides:

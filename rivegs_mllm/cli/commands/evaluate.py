@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rivegs_mllm.cli.common import add_command, add_gold, add_image_root, add_types, tell_next
-from rivegs_mllm.config.command_line import add_list
+from rivegs_mllm.config.reading.command_line import add_list
 from rivegs_mllm.runtime.files import check_output
 from rivegs_mllm.runtime.lock import lock_file
 
@@ -153,7 +153,7 @@ def write_page(asked: ReportArgs, command: str) -> None:
     """Writes the page, ``command`` on it, and tells what is wrong with its pictures. Raises UserError."""
     from eval.report.page import Origin, system_names, write_report
     from rivegs_mllm.cli.evaluate_command import gold_file
-    from rivegs_mllm.config.yaml_print import recipe_file
+    from rivegs_mllm.config.reading.yaml_print import recipe_file
     from rivegs_mllm.data.entity_types import gold_of_types, of_types
     from rivegs_mllm.data.jsonl import read_predictions, read_samples
 

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import NamedTuple, Union
 
 from rivegs_mllm.config.check import resolve
-from rivegs_mllm.config.former_names import current, current_key, current_type
-from rivegs_mllm.config.shipped import find_recipe
-from rivegs_mllm.config.yaml_text import Written, read_file, read_value
+from rivegs_mllm.config.reading.former_names import current, current_key, current_type
+from rivegs_mllm.config.reading.shipped import find_recipe
+from rivegs_mllm.config.reading.yaml_text import Written, read_file, read_value
 from rivegs_mllm.types import UserError
 
 OVERRIDE = "override"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rivegs_mllm.runtime.files import is_there
 
-_PACKAGE = Path(__file__).parents[1]
+_PACKAGE = Path(__file__).parents[2]
 FOLDER = _PACKAGE / "recipes" if (_PACKAGE / "recipes").is_dir() else _PACKAGE.parent / "recipes"
 """Within the package where it was installed, beside it in a checkout."""
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from rivegs_mllm.config.check import UnknownKeyError, build
-from rivegs_mllm.config.layers import Layered, read_layers
 from rivegs_mllm.config.nearest import keys_of, nearest_keys
+from rivegs_mllm.config.reading.layers import Layered, read_layers
 from rivegs_mllm.types import UserError
 
 Recipe = TypeVar("Recipe")

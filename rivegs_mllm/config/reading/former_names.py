@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
-from rivegs_mllm.config.yaml_text import Written
+from rivegs_mllm.config.reading.yaml_text import Written
 from rivegs_mllm.types import UserError
 
 KEYS = {

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from rivegs_mllm.cli.common import add_command, add_data, data_override
-from rivegs_mllm.config.command_line import add_list
+from rivegs_mllm.config.reading.command_line import add_list
 from rivegs_mllm.runtime.logs import quiet_transformers
 
 

@@ -7,9 +7,9 @@ import shlex
 import sys
 from pathlib import Path
 
+from rivegs_mllm.cli.commands.evaluate import ReportArgs, write_page
 from rivegs_mllm.cli.common import add_command, add_data, add_image_root, add_strict, data_override, tell_next
-from rivegs_mllm.cli.evaluate import ReportArgs, write_page
-from rivegs_mllm.config.command_line import add_list
+from rivegs_mllm.config.reading.command_line import add_list
 from rivegs_mllm.data.jsonl import SPLITS
 from rivegs_mllm.runtime.files import check_output
 from rivegs_mllm.runtime.lock import lock_file, lock_folder
@@ -152,7 +152,7 @@ def _train(args: argparse.Namespace, overrides: list[str]) -> None:
     overrides = training_overrides(args, overrides)
     check_training(args.recipe, overrides)
     quiet_transformers()
-    from rivegs_mllm.config.layers import read_layers, word
+    from rivegs_mllm.config.reading.layers import read_layers, word
     from rivegs_mllm.train import run
 
     run(args, overrides)
@@ -171,8 +171,8 @@ def _predict(args: argparse.Namespace, overrides: list[str]) -> int:
     check_prediction(args.recipe, overrides, args.data, args.split, args.adapter, args.base_model)
     quiet_transformers()
     from rivegs_mllm.cascade.config import is_cascade
-    from rivegs_mllm.config.layers import read_layers
-    from rivegs_mllm.config.yaml_print import as_yaml, recipe_file
+    from rivegs_mllm.config.reading.layers import read_layers
+    from rivegs_mllm.config.reading.yaml_print import as_yaml, recipe_file
     from rivegs_mllm.data.entity_types import left_out
     from rivegs_mllm.data.jsonl import read_split
     from rivegs_mllm.runtime.files import write_text
@@ -263,7 +263,7 @@ def _propose(args: argparse.Namespace, overrides: list[str]) -> int:
     check_proposals(args.recipe, overrides, args.data, args.split)
     from rivegs_mllm.cascade.regions.base import ProposalRecipe
     from rivegs_mllm.cascade.regions.run import propose_all
-    from rivegs_mllm.config.yaml_loader import parse_recipe
+    from rivegs_mllm.config.reading.yaml_loader import parse_recipe
 
     with lock_folder(args.out):
         lost = propose_all(parse_recipe(ProposalRecipe, args.recipe, overrides), args.data, args.split, args.out)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from rivegs_mllm.config.overrides import take_overrides
+from rivegs_mllm.config.reading.overrides import take_overrides
 from rivegs_mllm.runtime.files import is_there
 from rivegs_mllm.runtime.foreign import cut, printable
 from rivegs_mllm.types import UserError

@@ -22,7 +22,7 @@ def add_memory(commands) -> None:
 
 def _memory(args: argparse.Namespace, overrides: list[str]) -> None:
     from rivegs_mllm.cli.early import MODEL, check_keys
-    from rivegs_mllm.config.layers import read_layers
+    from rivegs_mllm.config.reading.layers import read_layers
     from rivegs_mllm.types import UserError
 
     overrides = data_override(args, overrides)

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from rivegs_mllm.cli.common import add_command, tell_next
-from rivegs_mllm.config.command_line import add_list
+from rivegs_mllm.config.reading.command_line import add_list
 from rivegs_mllm.runtime.lock import lock_folder
 from rivegs_mllm.runtime.logs import quiet_transformers
 

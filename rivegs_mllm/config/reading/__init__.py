@@ -1,0 +1,1 @@
+"""Recipes read: YAML, bases and overrides laid over each other, and the command line."""
