@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,8 @@ from data_builders.audit import errors_of
 from data_builders.findings import Finding
 from rivegs_mllm.types import UserError
 
-FOR_PREDICTION = ("bad line", "missing picture", "unreadable picture", "size differs", "too thin picture")
+OF_PICTURES = ("missing picture", "unreadable picture", "size differs", "too thin picture")
+FOR_PREDICTION = ("bad line", *OF_PICTURES)
 """Errors of posts that are to be answered: their labels are not looked at."""
 
 _LISTED = 5
@@ -34,13 +35,13 @@ class BadPosts:
         return [f"posts left out: {counts}", *listed, *([f"  and {more} more"] if more > 0 else [])]
 
 
-def find_bad_posts(folder: Path, splits: Sequence[str], skip: bool, kinds: Collection[str] = ()) -> BadPosts:
-    """The posts of some splits of a dataset with errors, of ``kinds`` where given, to be left out.
+def find_bad_posts(folder: Path, splits: Sequence[str], skip: bool, matters: Callable[[str], bool]) -> BadPosts:
+    """The posts of some splits of a dataset with errors, of the kinds that matter, to be left out.
 
     Raises UserError for the first error, with its file and line, where it is not to be skipped, and for one that is of
     the whole set.
     """
-    found = [own for own in errors_of(folder, splits, decode=skip) if not kinds or own.kind in kinds]
+    found = [own for own in errors_of(folder, splits, decode=skip) if matters(own.kind)]
     places = {split: re.compile(re.escape(f"{folder / split}.jsonl") + r":(\d+)") for split in splits}
     lines: dict[str, set[int]] = {split: set() for split in splits}
     for finding in found:

@@ -117,7 +117,7 @@ class Posts:
 def read_data(recipe: Recipe) -> Posts:
     """The splits that the recipe names. Raises UserError."""
     folder, data, types = recipe.data.folder, recipe.data, recipe.answer.types
-    bad = lines_left_out(data, recipe.train)
+    bad = lines_left_out(data, recipe.train, sees=True)
     train = read_posts(folder, data.train, types, recipe.distilled, bad[data.train])
     if not train:
         raise UserError(f"{folder}: the split '{data.train}' holds no sample to train on")

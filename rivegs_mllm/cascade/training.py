@@ -155,7 +155,7 @@ def train_stage(recipe: StageTraining) -> Path:
 def _read_data(recipe: StageTraining) -> tuple[StageData, list[Sample]]:
     """The stage's training data, and the posts of the test split, none where the recipe names no such split."""
     folder, names, types = recipe.data.folder, recipe.data, recipe.types
-    bad = lines_left_out(names, recipe.train)
+    bad = lines_left_out(names, recipe.train, sees=False)  # a stage that does checks them
     samples = read_posts(folder, names.train, types, recipe.distilled, bad[names.train])
     if not samples:
         raise UserError(f"{folder}: the split '{names.train}' holds no sample to train on")

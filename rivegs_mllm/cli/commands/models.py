@@ -204,7 +204,7 @@ def _unreadable(args: argparse.Namespace) -> frozenset[int]:
         return frozenset()
     from data_builders.bad_posts import FOR_PREDICTION, find_bad_posts
 
-    found = find_bad_posts(args.data, [args.split], skip=True, kinds=FOR_PREDICTION)
+    found = find_bad_posts(args.data, [args.split], True, FOR_PREDICTION.__contains__)
     for line in found.summary():
         print(line, file=sys.stderr)
     return found.lines[args.split]
