@@ -52,10 +52,12 @@ def check_training(path: Path, overrides: Sequence[str]) -> None:
 
 
 def check_model_recipe(path: Path, overrides: Sequence[str], data: Path | None = None) -> None:
-    """For what looks at the recipe of an end-to-end model; ``data`` is the dataset in the place of its own."""
+    """For what looks at the recipe of an end-to-end model; ``data`` is a dataset in the place of its own, whose faults
+    are found otherwise."""
     layered = read_layers(path, [*overrides, *([f"--data.folder={data}"] if data else [])])
     check_keys(layered, MODEL)
-    _check_data(layered)
+    if data is None:
+        _check_data(layered)
     with_dataset_types(layered)
 
 
