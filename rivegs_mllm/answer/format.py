@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rivegs_mllm.data.images import check_aspect
 from rivegs_mllm.runtime.files import write_text
 from rivegs_mllm.runtime.foreign import read_object, shown
 from rivegs_mllm.types import NOT_IN_A_TYPE, TYPES, Box, UserError
@@ -191,6 +190,8 @@ class AnswerFormat:
         The rule is ``smart_resize`` of Qwen2-VL (arXiv 2409.12191, section 2.1), the same in all three families.
         Raises UserError for a picture that it refuses.
         """
+        from rivegs_mllm.data.images import check_aspect  # here: PIL takes longer to import than all this file needs
+
         width, height = size
         check_aspect(size)
         factor = self.patch_factor

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from rivegs_mllm.data.alignment import align
 from rivegs_mllm.data.field_errors import FieldError
 from rivegs_mllm.runtime.foreign import shown
 
@@ -21,6 +20,8 @@ def tokenized(raw: dict[str, Any]) -> dict[str, Any]:
     ``span``. An entity that begins or ends within a token splits it. An entity's own ``text`` may be left out.
     Raises FieldError for a text or a place of an entity that is wrong.
     """
+    from rivegs_mllm.data.alignment import align  # here, since its regular expressions take a while to import
+
     text, entities = raw["text"], raw.get("entities") or []
     if type(text) is not str:
         raise FieldError(f"text: {shown(text)} is not a string")
