@@ -102,13 +102,16 @@ def is_recipe(source: Path | str) -> bool:
     return Path(source).suffix in (".yaml", ".yml")
 
 
-def check_comparison(paths: Sequence[Path], overrides: Sequence[str], data: Path, split: str) -> None:
-    """For `compare`: every recipe, and the posts."""
+def check_comparison(
+    paths: Sequence[Path], overrides: Sequence[str], data: Path, split: str, only: Collection[str]
+) -> None:
+    """For `compare`: every recipe whose systems are to be run, all where ``only`` names none, and the posts."""
     kinds = [[own.name for own in dataclasses.fields(key_table().recipes[kind])] for kind in (CASCADE, MODEL)]
     for path in paths:
         layered = read_fitting(path, overrides, kinds)
-        for own in layered.variants().values() or [layered]:
-            check_system(own)
+        for name, own in (layered.variants() or {path.stem: layered}).items():
+            if not only or name in only:
+                check_system(own)
     check_split(data, split)
 
 

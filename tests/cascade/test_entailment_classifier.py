@@ -16,6 +16,7 @@ from PIL import Image
 from tiny_base import without_picture
 
 from rivegs_mllm.cascade.base import StageError
+from rivegs_mllm.cascade.checkpoint import METADATA_FILE
 from rivegs_mllm.cascade.entailment.base import DecisionRule, entailment_metrics
 from rivegs_mllm.cascade.entailment.classifier import ClassifierEntailment, ClassifierStage, ClassifierTraining
 from rivegs_mllm.cascade.entailment.scorer import pad_narrow
@@ -318,7 +319,7 @@ def test_the_other_pictures_of_a_batch(base, colours):
     assert trainable.collate(others)["negative_mask"].all()
 
 
-def test_types_of_another_dataset(base, emblems, tmp_path):
+def test_entities_of_other_types_are_left_out_and_told(base, emblems, tmp_path, capsys):
     samples = read_split(emblems, "train")
     place = next(place for place, sample in enumerate(samples) if sample.entities)
     odd = dataclasses.replace(samples[place].entities[0], type="FOOD")
@@ -326,5 +327,6 @@ def test_types_of_another_dataset(base, emblems, tmp_path):
     (tmp_path / "images").symlink_to(emblems / "images")
     write_records(tmp_path / "train.jsonl", samples)
     write_records(tmp_path / "dev.jsonl", samples)
-    with pytest.raises(UserError, match="FOOD"):
-        train(tmp_path / "run", tmp_path, f"{{type: classifier, model: {{type: patches, base: {base}}}}}")
+    run = train(tmp_path / "run", tmp_path, f"{{type: classifier, model: {{type: patches, base: {base}}}}}")
+    assert "FOOD" not in json.loads((run / METADATA_FILE).read_text())["types"]
+    assert "train: 1 of 41 entities are of other types and left out ('FOOD' 1)" in capsys.readouterr().out

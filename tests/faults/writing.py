@@ -138,7 +138,7 @@ def commands(folder: Path, emblems: Path, learned: Path, base: Path, url: str) -
             lambda out: ["build", "twitter-2017", "--raw", str(raw), "--without-images", "--out", str(out)],
         ),
         Command(
-            "propose", "regions", lambda out: ["propose", str(regions), *dev[:2], "--splits", "dev", "--out", str(out)]
+            "propose", "regions", lambda out: ["propose", str(regions), *dev[:2], "--split", "dev", "--out", str(out)]
         ),
         Command(
             "calibrate",

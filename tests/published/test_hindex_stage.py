@@ -274,7 +274,7 @@ def test_regions_of_a_whole_dataset(tmp_path, emblems, patches, capsys):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(f"proposer: {{type: patches, checkpoint: {patches}}}\nmost: 6\n")
     out = tmp_path / "regions"
-    command = ["propose", str(recipe), "--data", str(emblems), "--splits", "train", "dev", "--out", str(out)]
+    command = ["propose", str(recipe), "--data", str(emblems), "--split", "train,dev", "--out", str(out)]
     assert main(command) == 0
     said = capsys.readouterr().out
     assert "30 of 30 pictures have their regions" in said

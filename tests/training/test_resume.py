@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image, ImageOps
 from safetensors.torch import load_file
 from stage_training import make_recipe as make_stage
 from tiny_base import make_recipe, write_recipe
@@ -93,8 +94,9 @@ def changed(data: Path, folder: Path, kind: str) -> Path:
     shutil.copytree(data, folder)
     posts = read_split(data, "train")
     if kind == "picture":
-        shutil.copy(data / posts[1].image, folder / posts[0].image)
-        assert (data / posts[0].image).stat().st_size != (data / posts[1].image).stat().st_size
+        with Image.open(data / posts[0].image) as image:
+            ImageOps.invert(image.convert("RGB")).save(folder / posts[0].image, quality=40)
+        assert (data / posts[0].image).stat().st_size != (folder / posts[0].image).stat().st_size
         return folder
     again = [type(post)(**{**fields(post), "id": f"{post.id}-again"}) for post in posts]
     write_records(folder / "train.jsonl", {"doubled": posts + again, "halved": posts[:6]}[kind])
@@ -157,7 +159,7 @@ def test_checkpoints_of_an_unknown_run_are_refused(tmp_path, base, data, finishe
         train(make_recipe(tmp_path, base, data, *STEPS))
 
 
-@pytest.mark.parametrize("wrong", ["--data.folder={}/nowhere", "--answer.types=[PER]", "--max_length=20"])
+@pytest.mark.parametrize("wrong", ["--data.folder={}/nowhere", "--answer.types=[FOOD]", "--max_length=20"])
 def test_a_start_that_failed_does_not_block_the_corrected_one(tmp_path, base, data, wrong, capsys):
     recipe = write_recipe(tmp_path, base, data)
     assert main([str(recipe), wrong.format(tmp_path), "--train.max_steps=1"]) == 2
@@ -165,7 +167,7 @@ def test_a_start_that_failed_does_not_block_the_corrected_one(tmp_path, base, da
     assert "run, 1 steps" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("wrong", ["--data.folder={}/nowhere", "--types=[PER]", "--stage.encoder=nowhere"])
+@pytest.mark.parametrize("wrong", ["--data.folder={}/nowhere", "--types=[FOOD]", "--stage.encoder=nowhere"])
 def test_a_failed_start_of_a_stage_does_not_block_the_corrected_one(tmp_path, data, wrong):
     with pytest.raises((UserError, OSError)):
         train_stage(make_stage(tmp_path, data, wrong.format(tmp_path)))

@@ -121,6 +121,7 @@ def add_propose(commands) -> None:
     propose.add_argument("recipe", type=Path, help="of a proposer")
     propose.add_argument("--data", type=Path, required=True, help="a dataset folder")
     add_list(propose, "--split", str, "which splits (default train,dev,test)", "A,B", default=SPLITS)
+    propose.add_argument("--splits", nargs="+", help=argparse.SUPPRESS)
     propose.add_argument("--out", type=Path, required=True, help="the folder to write, a file a picture")
 
 
@@ -242,7 +243,7 @@ def _predict_cascade(args: argparse.Namespace, overrides: list[str], samples: li
 def _compare(args: argparse.Namespace, overrides: list[str]) -> int:
     from rivegs_mllm.cli.early import check_comparison
 
-    check_comparison(args.recipes, overrides, args.data, args.split)
+    check_comparison(args.recipes, overrides, args.data, args.split, () if args.sweep else args.only)
     quiet_transformers()
     from rich.console import Console
 
@@ -260,6 +261,9 @@ def _compare(args: argparse.Namespace, overrides: list[str]) -> int:
 def _propose(args: argparse.Namespace, overrides: list[str]) -> int:
     from rivegs_mllm.cli.early import check_proposals
 
+    if args.splits:
+        print("warning: --splits is now called --split, and goes with the next version", file=sys.stderr)
+        args.split = args.splits
     check_proposals(args.recipe, overrides, args.data, args.split)
     from rivegs_mllm.cascade.regions.base import ProposalRecipe
     from rivegs_mllm.cascade.regions.run import propose_all
