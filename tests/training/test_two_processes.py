@@ -19,7 +19,10 @@ from rivegs_mllm.train import train
 from rivegs_mllm.training.run_dir import resume_point
 
 pytest.importorskip("deepspeed")
-pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="DeepSpeed builds an operator with g++")
+pytestmark = [
+    pytest.mark.skipif(shutil.which("g++") is None, reason="DeepSpeed builds an operator with g++"),
+    pytest.mark.xdist_group("two processes"),  # else each worker makes the runs that all tests look at
+]
 
 SETTINGS = (
     LEARNED,
