@@ -18,6 +18,8 @@ LINES = [
     r"step \d/\d  (dev|test): \w+ [\d.]+(, \w+ [\d.]+)*",
     r"[\w() ]+ ━+ +\d+/\d+ .*",
     r"demo: page after \d+ s, all after \d+ s",
+    r"next: rivegs \w+ .*",
+    r"(warning: runs/demo/\w+\.jsonl: )?not one of 6 answers could be read; .* what it should write",
 ]
 AUDIT = [
     r"  -> .*",
