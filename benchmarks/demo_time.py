@@ -118,7 +118,7 @@ def _run(commands: Sequence[str], folder: Path) -> int:
     """The exit code of the first command that fails, else 0. Two at a time have a thread each."""
     at_once = min(len(commands), 2)
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    environment |= {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
+    environment |= {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1", "RIVEGS_NEXT": "0"}
     if at_once > 1:
         environment["OMP_NUM_THREADS"] = "1"
     running: list[subprocess.Popen] = []

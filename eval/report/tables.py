@@ -66,19 +66,24 @@ def format_side_by_side(systems: Mapping[str, dict]) -> RenderableType:
     for name, result in systems.items():
         if "seeds" in result:
             parts.append(Text(f"{name}: the first of its seeds; their means are compared below"))
-        parts += [Text(f"{name}: ").append(note) for note in _odd(result)]
+        parts += [sentence(f"{name}: {note}") for note in _odd(result)]
     return Group(*parts)
 
 
 def _odd(result: dict) -> list[Text]:
     """A line for each sort of odd input, and where there are too few posts to tell much."""
-    notes = [Text(note) for note in too_few(result)]
+    notes = [sentence(note) for note in too_few(result)]
     for key, words in _LISTED.items():
         found = result[key]
         if found["count"]:
             ids = ", ".join(found["ids"][:10]) + (", ..." if found["count"] > 10 else "")
-            notes.append(Text(f"{found['count']} of {result['posts']} {words}: {ids}"))
+            notes.append(sentence(f"{found['count']} of {result['posts']} {words}: {ids}"))
     return notes
+
+
+def sentence(text: str) -> Text:
+    """A line of text, which a terminal wraps and a log keeps whole; to be printed with ``crop=False``."""
+    return Text(text, no_wrap=True, overflow="ignore")
 
 
 def too_few(result: dict) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 from collections.abc import Callable
 from pathlib import Path
@@ -59,5 +60,6 @@ def data_override(args: argparse.Namespace, overrides: list[str]) -> list[str]:
 
 
 def tell_next(*words: object) -> None:
-    """Says which command usually comes next."""
-    print(f"next: {shlex.join(['rivegs', *map(str, words)])}")
+    """Says which command usually comes next; not to a script that runs that itself and has set ``RIVEGS_NEXT=0``."""
+    if os.environ.get("RIVEGS_NEXT") != "0":
+        print(f"next: {shlex.join(['rivegs', *map(str, words)])}")

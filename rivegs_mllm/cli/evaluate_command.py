@@ -81,7 +81,8 @@ def evaluate(asked: EvaluateArgs) -> dict:
         result = evaluate_files(gold_file(asked.gold, asked.split), answers, criteria)
     else:
         result = _in_memory(asked, files, criteria)
-    Console().print(as_tables(result, asked.subsets or asked.explain, asked.stages or asked.explain))
+    tables = as_tables(result, asked.subsets or asked.explain, asked.stages or asked.explain)
+    Console().print(tables, crop=False)
     if asked.format != RIVEG_ROWS and not result["stages"]["all"]["grounding"]["correct"]:
         _tell_why_nothing_is_right(
             gold_file(asked.gold, asked.split), [path for runs in files.values() for path in runs]

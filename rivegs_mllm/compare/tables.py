@@ -9,6 +9,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from eval.report.tables import sentence
 from eval.sample_size import few
 from rivegs_mllm.cascade.base import ALL_SLOTS, SLOTS
 
@@ -60,13 +61,13 @@ def as_tables(result: Mapping) -> Group:
     totals = [(row[0], *row[stages:]) for row in rows if any(row[stages:])]
     slots, costs = stage_table(result, kinds=False)
     return Group(
-        Text(_titled(result)),
+        sentence(_titled(result)),
         _rich(heads[:tasks], [row[:tasks] for row in rows]),
         _rich((heads[0], *heads[tasks:stages]), [(row[0], *row[tasks:stages]) for row in rows]),
-        Text(SCORES_NOTE),
+        sentence(SCORES_NOTE),
         _rich((heads[0], *heads[stages:]), totals),
         _rich(slots, costs),
-        Text(COSTS_NOTE),
+        sentence(COSTS_NOTE),
     )
 
 

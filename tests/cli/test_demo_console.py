@@ -18,7 +18,6 @@ LINES = [
     r"step \d/\d  (dev|test): \w+ [\d.]+(, \w+ [\d.]+)*",
     r"[\w() ]+ ━+ +\d+/\d+ .*",
     r"demo: page after \d+ s, all after \d+ s",
-    r"next: rivegs \w+ .*",
     r"(warning: runs/demo/\w+\.jsonl: )?not one of 6 answers could be read; .* what it should write",
 ]
 AUDIT = [
@@ -53,7 +52,7 @@ def test_the_demo_prints_what_a_person_wants_to_know():
     lines = [line for line in (done.stdout + done.stderr).split("\n") if "\r" not in line]
     foreign = [line for line in lines if not any(pattern.fullmatch(line) for pattern in expected)]
     assert not foreign, "\n".join(foreign)
-    assert len(lines) < 220  # of which a dozen name the next command
+    assert len(lines) < 200
     assert done.stdout.splitlines()[-1].startswith("demo: page after ")
 
 

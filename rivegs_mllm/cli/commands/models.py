@@ -250,7 +250,7 @@ def _compare(args: argparse.Namespace, overrides: list[str]) -> int:
     from rivegs_mllm.compare.run import as_tables, compare
 
     result = compare(args.recipes, args.data, args.split, args.out, args.sweep, args.only, overrides)
-    Console().print(as_tables(result))
+    Console().print(as_tables(result), crop=False)
     hindered = {name: own["errors"]["summary"] for name, own in result["systems"].items() if own["errors"]["hindered"]}
     for name, lines in hindered.items():
         print(f"{name}:", "\n".join(lines))
