@@ -131,6 +131,8 @@ class Installer:
             options += ["--index-strategy", "unsafe-best-match"]  # as pip: the newest version of all indexes
         if os.environ.get("PIP_NO_CACHE_DIR"):
             options.append("--no-cache")
+        # As pip does: without it a command that trains starts in 25 seconds instead of 9 where Python may not write.
+        options.append("--compile-bytecode")
         return [uv, "pip", "install", "--python", str(self.python), "-c", str(LOCK), *options]
 
     def _run(self, command: list[str]) -> int:
