@@ -138,7 +138,11 @@ class Installer:
     def _run(self, command: list[str]) -> int:
         with self.log.open("a", encoding="utf-8") as log:
             print("$", *command, file=log, flush=True)
-            return subprocess.run(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, check=False).returncode
+            # uv trusts the certificates of the system, as pip does, only if told to: by the older name or the newer
+            environment = {**os.environ, "UV_NATIVE_TLS": "true", "UV_SYSTEM_CERTS": "true"}
+            return subprocess.run(
+                command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT, check=False
+            ).returncode
 
 
 def _reason(log: Path, begin: int) -> str:
