@@ -169,8 +169,9 @@ def format_figures(report: DatasetReport) -> str:
     return "\n".join([*_table(report.counts), *_scripts(report.scripts)])
 
 
-def _table(counts: dict[str, SplitCounts]) -> list[str]:
-    rows = [("", list(counts))]
+def figures(counts: Mapping[str, SplitCounts]) -> list[tuple[str, list[str]]]:
+    """The figures as rows: a name and a value for each split."""
+    rows = []
     for name in SplitCounts.__dataclass_fields__:
         if name not in ("types", "sizes"):
             rows.append((name.replace("_", " "), [str(getattr(split, name)) for split in counts.values()]))
@@ -179,6 +180,11 @@ def _table(counts: dict[str, SplitCounts]) -> list[str]:
     for index, name in enumerate(("smallest picture", "median picture", "largest picture")):
         sizes = [split.sizes[index] if split.sizes else None for split in counts.values()]
         rows.append((name, ["-" if size is None else f"{size[0]} x {size[1]}" for size in sizes]))
+    return rows
+
+
+def _table(counts: Mapping[str, SplitCounts]) -> list[str]:
+    rows = [("", list(counts)), *figures(counts)]
     wide = max(len(name) for name, _ in rows)
     return [f"{name:<{wide}}" + "".join(f"{cell:>14}" for cell in cells) for name, cells in rows]
 

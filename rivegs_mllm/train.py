@@ -25,7 +25,7 @@ from eval.scores import evaluate
 from rivegs_mllm.answer.format import FILE_NAME
 from rivegs_mllm.cascade.training import StageTraining, train_stage
 from rivegs_mllm.config.answering import save_recipe
-from rivegs_mllm.config.dataset_types import with_dataset_types
+from rivegs_mllm.config.completed import completed_by_data
 from rivegs_mllm.config.reading.command_line import Parser
 from rivegs_mllm.config.reading.layers import read_layers
 from rivegs_mllm.config.reading.yaml_loader import decode
@@ -270,7 +270,7 @@ def start(path: Path | str, overrides: Sequence[str] = ()) -> Path:
 
 
 def _read(path: Path | str, overrides: Sequence[str]) -> Recipe | StageTraining:
-    layered = with_dataset_types(read_layers(path, overrides))
+    layered = completed_by_data(read_layers(path, overrides))
     return decode(StageTraining if "stage" in layered.sections else Recipe, layered)
 
 

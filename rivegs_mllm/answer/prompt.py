@@ -10,13 +10,27 @@ from typing import Protocol
 from rivegs_mllm.answer.serialization import escape
 from rivegs_mllm.types import Sample, UserError
 
-INSTRUCTION = """\
-Find the named entities in the text of this post and ground them in its picture.
-Answer line by line: what you know about the names (knowledge:), each entity with its type ({types}) (entity 1: ...), \
-what it looks like in plain words (expression 1: ...), whether the picture shows it (visible 1: yes or no), \
-and its box if it does (box 1: ...).
-Text: {text}"""
-"""The one prompt of the end-to-end model, for bases that can follow it."""
+_ASKED = {
+    "knowledge": "what you know about the names (knowledge:)",
+    "entities": "each entity with its type ({types}) (entity 1: ...)",
+    "expressions": "what it looks like in plain words (expression 1: ...)",
+    "visible": "whether the picture shows it (visible 1: yes or no)",
+    "boxes": "its box if the picture shows it (box 1: ...)",
+}
+
+
+def instruction_for(segments: Sequence[str]) -> str:
+    """The one prompt of the end-to-end model, for bases that can follow it: it asks for these ``segments``."""
+    grounded = " and ground them in its picture" if "boxes" in segments else ""
+    asked = [own for segment, own in _ASKED.items() if segment in segments]
+    if "visible" in segments and "boxes" in segments:
+        asked[-1] = "its box if it does (box 1: ...)"
+    if len(asked) > 1:
+        asked[-1] = f"and {asked[-1]}"
+    return (
+        f"Find the named entities in the text of this post{grounded}.\nAnswer line by line: {', '.join(asked)}.\n"
+        "Text: {text}"
+    )
 
 
 def check_instruction(instruction: str) -> None:

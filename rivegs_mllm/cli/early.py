@@ -12,7 +12,7 @@ from pathlib import Path
 
 from rivegs_mllm.answer.format import AnswerFormat
 from rivegs_mllm.cascade.base import SLOTS
-from rivegs_mllm.config.dataset_types import with_dataset_types, with_trained_types
+from rivegs_mllm.config.completed import completed_by_data, completed_by_model
 from rivegs_mllm.config.key_table import key_table
 from rivegs_mllm.config.reading.layers import Layered, Section, read_fitting, read_layers, word
 from rivegs_mllm.config.reading.shipped import find_recipe
@@ -44,7 +44,7 @@ def check_training(path: Path, overrides: Sequence[str]) -> None:
     kind = STAGE if "stage" in layered.sections else MODEL
     read = check_keys(layered, kind)
     _check_data(layered)
-    with_dataset_types(layered)
+    completed_by_data(layered)
     if kind == MODEL and (init := word(layered.sections, "init")):
         AnswerFormat.load(init)
     if kind == STAGE:
@@ -58,7 +58,7 @@ def check_model_recipe(path: Path, overrides: Sequence[str], data: Path | None =
     check_keys(layered, MODEL)
     if data is None:
         _check_data(layered)
-    with_dataset_types(layered)
+    completed_by_data(layered)
 
 
 def check_system(layered: Layered) -> None:
@@ -80,7 +80,7 @@ def check_prediction(
     if layered.sections.keys().isdisjoint(SLOTS) and not base:
         trained = adapter or folder_of(layered, data)
         AnswerFormat.load(trained)
-        with_trained_types(layered, trained, data)
+        completed_by_model(layered, trained, data)
 
 
 def check_source(name: Path | str, overrides: Sequence[str]) -> None:

@@ -18,7 +18,7 @@ from rivegs_mllm.cascade.config import (
     type_names_of,
 )
 from rivegs_mllm.config.answering import Answering, answering
-from rivegs_mllm.config.dataset_types import with_dataset_types, with_trained_types
+from rivegs_mllm.config.completed import completed_by_data, completed_by_model
 from rivegs_mllm.config.reading.layers import Layered, read_fitting, read_layers
 from rivegs_mllm.config.reading.yaml_print import as_yaml
 from rivegs_mllm.config.schema import Recipe
@@ -67,11 +67,11 @@ def read_systems(
         if name in found:
             raise UserError(f"{found[name].where} and {layered.name} have the same name, {name}; rename one")
         if names_slot(layered):
-            layered = with_dataset_types(layered, data)
+            layered = completed_by_data(layered, data)
             found[name] = ComparedSystem(layered.name, as_cascade(layered), layered.files, as_yaml(layered))
         else:
             weights = folder_of(layered, data)
-            layered = with_trained_types(layered, weights, data)
+            layered = completed_by_model(layered, weights, data)
             found[name] = ComparedSystem(layered.name, answering(layered), layered.files, as_yaml(layered), weights)
     for name in only:
         if name not in found:

@@ -12,7 +12,7 @@ from peft import LoraConfig
 from transformers import TrainingArguments
 
 from rivegs_mllm.config.bounds import TokenCount, check_bounds
-from rivegs_mllm.config.dataset_types import with_dataset_types, with_trained_types
+from rivegs_mllm.config.completed import completed_by_data, completed_by_model
 from rivegs_mllm.config.reading.layers import Layered, read_layers
 from rivegs_mllm.config.reading.yaml_loader import decode
 from rivegs_mllm.config.schema import AnswerRecipe, ModelRecipe, PredictRecipe, Recipe, check_answering
@@ -59,7 +59,7 @@ def read_answering(
     dataset in ``data``, or in its ``data.folder``.
     """
     layered = read_layers(path, overrides)
-    return answering(with_trained_types(layered, trained, data) if trained else with_dataset_types(layered, data))
+    return answering(completed_by_model(layered, trained, data) if trained else completed_by_data(layered, data))
 
 
 def answering(layered: Layered) -> Answering:

@@ -45,15 +45,11 @@ def with_dataset_types(layered: Layered, folder: Path | None = None) -> Layered:
     return _with_types(layered, types, by)
 
 
-def with_trained_types(layered: Layered, trained: Path, data: Path | None = None) -> Layered:
+def with_trained_types(layered: Layered, trained: Path) -> Layered:
     """The layers of an end-to-end model, with the types that the model in the folder ``trained`` was trained on where
-    the recipe says none of its own; those of the dataset where there is no such model.
-
-    Raises UserError where the recipe names others than the model has.
+    the recipe says none of its own. Raises UserError where the recipe names others than the model has.
     """
     path = trained / FILE_NAME
-    if not path.is_file():
-        return with_dataset_types(layered, data)
     own, types = named_types(layered), AnswerFormat.load(trained).types
     if own is None:
         return _with_types(layered, dict.fromkeys(types, ""), str(path))

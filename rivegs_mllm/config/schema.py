@@ -17,7 +17,7 @@ from transformers import TrainingArguments
 
 from eval.protocols import TASKS
 from rivegs_mllm.answer.format import ENCODINGS, SEGMENTS
-from rivegs_mllm.answer.prompt import INSTRUCTION
+from rivegs_mllm.answer.prompt import instruction_for
 from rivegs_mllm.config.augmentation import Augmentation
 from rivegs_mllm.config.bounds import (
     BatchSize,
@@ -31,7 +31,7 @@ from rivegs_mllm.config.bounds import (
     TokenCount,
     check_bounds,
 )
-from rivegs_mllm.config.dataset_types import with_dataset_types
+from rivegs_mllm.config.completed import completed_by_data
 from rivegs_mllm.config.distilled import Distilled
 from rivegs_mllm.config.reading.layers import read_layers
 from rivegs_mllm.config.reading.yaml_loader import decode
@@ -122,14 +122,19 @@ class AnswerRecipe:
     """The parts of an answer, how boxes are written in it, and the instruction that asks for it."""
 
     segments: list[str] = field(default_factory=lambda: list(SEGMENTS))
+    """By default all that the training posts have a text for."""
     types: list[str] | dict[str, str] = field(default_factory=lambda: list(TYPES))
     """The entity types, perhaps with descriptions, which the instruction's ``{types}`` then holds; by default those of
     the dataset."""
     encoding: Annotated[str, OneOf(ENCODINGS)] = "loc"
     bins: Annotated[int, Bounds(1, 9999)] | None = 1000  # thousandths, as the numbers of Qwen2-VL and Qwen3-VL
-    instruction: str = INSTRUCTION
+    instruction: str = ""
+    """"" for one that asks for the segments."""
     weights: dict[str, NonNegativeFloat] = field(default_factory=dict)
     """By which the loss of a segment's tokens is multiplied; 1 where a segment is not named."""
+
+    def __post_init__(self) -> None:
+        self.instruction = self.instruction or instruction_for(self.segments)
 
 
 @dataclass
@@ -208,4 +213,4 @@ def read_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
 
     Raises UserError that names the file and the key for a key that is unknown or a value that does not fit.
     """
-    return decode(Recipe, with_dataset_types(read_layers(path, overrides)))
+    return decode(Recipe, completed_by_data(read_layers(path, overrides)))

@@ -24,13 +24,6 @@ _MANY_POSTS = 1000  # from which on a step is of 32 posts, as the recipes have i
 _ROW = re.compile(
     r"^\| \[e2e/(\w+)\.yaml\]\([^)]*\)(?: `--model\.quantization=(nf4)`)? \| ([^|]+) \| ([\d.]+) \|", re.M
 )
-_WORDS = {
-    "knowledge": "what you know about the names (knowledge:)",
-    "entities": "each entity with its type ({types}) (entity 1: ...)",
-    "expressions": "what it looks like in plain words (expression 1: ...)",
-    "visible": "whether the picture shows it (visible 1: yes or no)",
-    "boxes": "its box if the picture shows it (box 1: ...)",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,16 +96,8 @@ def recipe_for(folder: Path, base: Base, facts: DataFacts, gpus: int) -> str:
         lines.append(f"model: {{quantization: {base.quantization}}}")
     if list(facts.fields) != segments:
         lines += ["answer:", f"  segments: [{', '.join(facts.fields)}]"]
-        if base.name != TINY:
-            lines += ["  instruction: |-", *(f"    {line}" for line in _instruction(facts.fields))]
     train = dict(_tiny_training(facts) if base.name == TINY else _training(facts, gpus))
     return "\n".join([*lines, "train:", *(f"  {key}: {value}" for key, value in train.items())]) + "\n"
-
-
-def _instruction(fields: Sequence[str]) -> list[str]:
-    *first, last = [_WORDS[name] for name in fields]
-    parts = f"{', '.join(first)}, and {last}" if first else last
-    return ["Find the named entities in the text of this post.", f"Answer line by line: {parts}.", "Text: {text}"]
 
 
 def _tiny_training(facts: DataFacts) -> Iterator[tuple[str, object]]:

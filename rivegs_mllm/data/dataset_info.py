@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -80,6 +80,30 @@ def dataset_types(folder: Path) -> dict[str, str]:
             except (orjson.JSONDecodeError, AttributeError, KeyError, TypeError):
                 continue
     return dict.fromkeys(sorted(name for name in found if type(name) is str), "")
+
+
+def texts_of(path: Path, fields: Collection[str]) -> set[str] | None:
+    """Those of the ``fields``, ``knowledge`` and ``expression``, that some post of a JSONL file has a text in; None
+    where there is no file that can be read.
+
+    It is read until all are found. Lines that are wrong are skipped; reading the samples reports them.
+    """
+    found: set[str] = set()
+    try:
+        for _, line in numbered_lines(path):
+            if found >= set(fields):
+                break
+            try:
+                post = orjson.loads(line)
+                if any(post.get("knowledge") or []):
+                    found.add("knowledge")
+                if any(entity.get("expression") for entity in post.get("entities") or []):
+                    found.add("expression")
+            except (orjson.JSONDecodeError, AttributeError, TypeError):
+                continue
+    except OSError:
+        return None
+    return found
 
 
 def _string(path: Path, key: str, raw: dict[str, object]) -> str:

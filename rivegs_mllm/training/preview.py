@@ -30,12 +30,12 @@ from rivegs_mllm.data.images import is_outside, picture_size
 from rivegs_mllm.models.base_model import load_without_weights
 from rivegs_mllm.models.batching import Tensors
 from rivegs_mllm.pages.colours import type_colours
+from rivegs_mllm.pages.labelled_picture import LabelledPicture, label_boxes
 from rivegs_mllm.pages.template import page_template, shared_style
 from rivegs_mllm.runtime.files import write_text
 from rivegs_mllm.store.attach import read_posts
 from rivegs_mllm.training.dataset.rows import IGNORED, AnswerDataset, Collator, check_lengths, dataset_of
 from rivegs_mllm.training.pictures import measure_pictures
-from rivegs_mllm.training.preview_labels import LabelledPicture, label_boxes
 from rivegs_mllm.types import Box, Entity, Prediction, Sample, UserError
 
 _MAX_LISTED = 20

@@ -94,6 +94,14 @@ def test_the_figures_of_a_dataset(own, capsys):
     assert said.endswith("next: rivegs audit data\n")
 
 
+def test_a_page_of_its_posts(own, capsys):
+    assert main(["data", "data", "--out", "data.html", "--count", "5"]) == 0
+    assert "wrote data.html\n" in capsys.readouterr().out
+    assert (own / "data.html").read_text().count("<article") == 5
+    assert main(["data", "data", "--out", "data/train.jsonl"]) == 2
+    assert "would be overwritten" in capsys.readouterr().err
+
+
 def test_what_comes_next_is_a_command_that_can_be_taken_as_it_is_printed(own, capsys):
     assert main(["audit", "data"]) == 0
     command = capsys.readouterr().out.splitlines()[-1].removeprefix("next: ")

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from rivegs_mllm.answer.format import AnswerFormat
-from rivegs_mllm.answer.prompt import INSTRUCTION, describe_types, messages
+from rivegs_mllm.answer.format import SEGMENTS, AnswerFormat
+from rivegs_mllm.answer.prompt import describe_types, instruction_for, messages
 from rivegs_mllm.answer.serialization import parse, render
 from rivegs_mllm.cascade.config import read_cascade
 from rivegs_mllm.cli.main import main
@@ -48,10 +48,11 @@ def test_dataset_json_goes_before_them_with_its_descriptions(data):
     recipe = read_answering("recipes/e2e/qwen2_5_vl_3b.yaml", data=data)
     assert recipe.answer.types == {"athlete": "a {sports} person", "brand": ""}
     assert "{types}" in recipe.answer.instruction
-    told = describe_types(INSTRUCTION, recipe.answer.types)
+    instruction = instruction_for(SEGMENTS)
+    told = describe_types(instruction, recipe.answer.types)
     (turn,) = messages(Sample("1", ("Ada",)), told, ("athlete", "brand"))
     assert "(athlete (a {sports} person), brand)" in turn["content"][-1]["text"]
-    assert describe_types(INSTRUCTION, ["athlete"]) == INSTRUCTION
+    assert describe_types(instruction, ["athlete"]) == instruction
 
 
 def test_what_a_recipe_says_stays(data):

@@ -31,6 +31,7 @@ def try_kills(trials, writing, name: str, kind: str, faults: list[dict]) -> None
 NAMES = [
     "build",
     "build a published dataset",
+    "data",
     "preview",
     "report",
     "evaluate",

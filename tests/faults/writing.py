@@ -115,6 +115,7 @@ def commands(folder: Path, emblems: Path, learned: Path, base: Path, url: str) -
     predict = ["predict", str(answering), "--base-model", *dev, "--out"]
     made = [
         Command("build", "emblems", lambda out: ["build", "emblems", "--out", str(out), "--seed", "1", *few]),
+        Command("data", "page.html", lambda out: ["data", str(data), *pictures, "--out", str(out)]),
         Command("preview", "page.html", lambda out: ["preview", str(training), *pictures, "--out", str(out)]),
         Command(
             "report",

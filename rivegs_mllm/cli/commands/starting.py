@@ -8,8 +8,10 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from rivegs_mllm.cli.common import add_command, tell_next
+from rivegs_mllm.cli.common import add_command, add_image_root, tell_next
 from rivegs_mllm.config.reading.command_line import did_you_mean
+from rivegs_mllm.runtime.files import check_output
+from rivegs_mllm.runtime.lock import lock_file
 from rivegs_mllm.types import UserError
 
 _CONFIG = Path("accelerate_configs/zero2.yaml")
@@ -21,6 +23,12 @@ def add_data_command(commands) -> None:
         commands, "data", "the figures of a dataset: posts, entities by type, boxes, masks, scripts, pictures", _data
     )
     own.add_argument("folder", type=Path, metavar="DIR", help="a dataset folder")
+    own.add_argument(
+        "--out", type=Path, metavar="PAGE", help="also write an HTML page, with posts drawn from all splits"
+    )
+    own.add_argument("--count", type=int, default=24, metavar="N", help="how many posts the page shows (default 24)")
+    own.add_argument("--seed", type=int, default=0, help="another draws other posts (default 0)")
+    add_image_root(own)
 
 
 def add_init(commands) -> None:
@@ -34,15 +42,28 @@ def add_init(commands) -> None:
 
 def _data(args: argparse.Namespace, _: list[str]) -> None:
     from data_builders.audit import figures_of
-    from data_builders.findings import format_figures
+    from data_builders.findings import figures, format_figures
 
-    print(format_figures(figures_of(args.folder)))
+    report = figures_of(args.folder)
+    print(format_figures(report))
+    if args.out:
+        from eval.report.dataset_page import write_dataset_page
+        from rivegs_mllm.data.jsonl import read_split
+
+        check_output(args.out, [args.folder / f"{split}.jsonl" for split in report.counts])
+        with lock_file(args.out):
+            splits = {split: read_split(args.folder, split) for split in report.counts}
+            rows = figures(report.counts)
+            problems = write_dataset_page(args.out, args.folder, rows, splits, args.count, args.seed, args.image_root)
+        for problem in problems:
+            print(f"warning: {problem}", file=sys.stderr)
+        print(f"wrote {args.out}")
     tell_next("audit", args.folder)
 
 
 def _init(args: argparse.Namespace, _: list[str]) -> None:
     from rivegs_mllm.config.starting import bases, look_at, recipe_for
-    from rivegs_mllm.runtime.files import check_output, write_text
+    from rivegs_mllm.runtime.files import write_text
 
     known = bases()
     if args.base:

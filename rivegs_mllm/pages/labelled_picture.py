@@ -1,4 +1,4 @@
-"""The names of the boxes on a preview's picture, beside the boxes."""
+"""The names of boxes on a picture, beside the boxes."""
 
 from __future__ import annotations
 
