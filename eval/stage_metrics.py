@@ -282,3 +282,18 @@ def precision_recall_f1(correct: int, predicted: int, gold: int) -> dict:
 def share(part: float, whole: float) -> float:
     """``part / whole``, 0 where there is no whole."""
     return part / whole if whole else 0.0
+
+
+def with_nulls(figures: object) -> object:
+    """Figures nested in dicts, for JSON, with None in place of a share of nothing: of no prediction precision, of no gold recall."""
+    if not isinstance(figures, dict):
+        return figures
+    made = {key: with_nulls(own) for key, own in figures.items()}
+    if {"predicted", "gold", "precision", "recall", "f1"} <= figures.keys():
+        wholes = {
+            "precision": figures["predicted"],
+            "recall": figures["gold"],
+            "f1": figures["predicted"] + figures["gold"],
+        }
+        made |= {key: None for key, whole in wholes.items() if not whole}
+    return made

@@ -17,7 +17,7 @@ from eval.proposals import read_candidates
 from eval.protocols import Criteria
 from eval.report.tables import format_comparison, format_proposals, format_scores, format_side_by_side
 from eval.scores import evaluate_files
-from eval.stage_metrics import proposal_scores
+from eval.stage_metrics import proposal_scores, with_nulls
 from rivegs_mllm.data.boxes import are_normalised
 from rivegs_mllm.data.entity_types import gold_of_types, of_types
 from rivegs_mllm.data.jsonl import read_predictions, read_samples
@@ -89,23 +89,8 @@ def evaluate(asked: EvaluateArgs) -> dict:
         )
     if asked.json:
         with lock_file(asked.json):
-            write_json(asked.json, _with_nulls(result))
+            write_json(asked.json, with_nulls(result))
     return result
-
-
-def _with_nulls(figures: object) -> object:
-    """The figures with None in place of a share of nothing: of no prediction precision, of no gold recall."""
-    if not isinstance(figures, dict):
-        return figures
-    made = {key: _with_nulls(own) for key, own in figures.items()}
-    if {"predicted", "gold", "precision", "recall", "f1"} <= figures.keys():
-        wholes = {
-            "precision": figures["predicted"],
-            "recall": figures["gold"],
-            "f1": figures["predicted"] + figures["gold"],
-        }
-        made |= {key: None for key, whole in wholes.items() if not whole}
-    return made
 
 
 def _tell_why_nothing_is_right(gold: Path, said: Sequence[Path]) -> None:

@@ -15,7 +15,7 @@ import orjson
 
 from eval.analysis import significance
 from eval.scores import evaluate
-from eval.stage_metrics import by_subset, stage_scores
+from eval.stage_metrics import by_subset, stage_scores, with_nulls
 from rivegs_mllm.cascade.base import ALL_SLOTS
 from rivegs_mllm.cascade.config import CascadeRecipe, run_cascade, type_name_of
 from rivegs_mllm.cascade.mllm import EndToEndStage, load_end_to_end, trained_files
@@ -54,7 +54,7 @@ def compare(
     ``about`` is what the system is, in words, ``scores`` what `eval.scores.evaluate` gives, ``intervals`` of protocol
     ``strict`` what `eval.analysis.significance.f1_intervals` gives, ``stages`` what `eval.stage_metrics.stage_scores`
     gives by subset, ``costs`` a `StageReport` a stage, ``total`` their sum, ``errors`` how many posts could not be
-    answered as they are, and lines that say so. ``differences`` are those of each further system against the first, as
+    answered as they are, and lines that say so. A share of nothing is null in the file. ``differences`` are those of each further system against the first, as
     `eval.analysis.significance.compare` gives them for ``strict``. The tables of them are in
     ``out/compare.md`` and ``compare.html``, the predictions in ``out/<name>.jsonl``. Raises UserError for a recipe
     that is wrong, before any system is run.
@@ -68,7 +68,7 @@ def compare(
         command = _command(recipes, ["--data", folder, "--split", split, "--out", out], sweep, only)
         result = {"data": str(folder), "split": split, "posts": len(samples), "command": command}
         result |= _compare(systems, samples, folder, out)
-        write_json(out / "compare.json", result)
+        write_json(out / "compare.json", with_nulls(result))
         write_text(out / "compare.md", as_markdown(result))
         write_text(out / "compare.html", as_page(result))
     return result

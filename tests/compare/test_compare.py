@@ -10,6 +10,7 @@ from importlib.metadata import version
 import pytest
 from rich.console import Console
 
+from eval.stage_metrics import with_nulls
 from rivegs_mllm.compare.run import as_tables, compare
 from rivegs_mllm.compare.tables import as_markdown, grounded
 from rivegs_mllm.data.jsonl import read_predictions, read_split
@@ -74,7 +75,7 @@ def test_a_stage_that_is_replaced_costs_its_own_tasks_alone(compared, emblems):
 
 def test_what_is_saved_is_what_is_shown(compared, emblems):
     result, out = compared
-    assert json.loads((out / "compare.json").read_text()) == result
+    assert json.loads((out / "compare.json").read_text()) == with_nulls(result)
     page = (out / "compare.md").read_text()
     assert page == as_markdown(result)
     assert "| gold | all | 100.00 | 100.00 | 100.00 | 100.00 | 100.00 | 100.00 | 100.00 |" in page
