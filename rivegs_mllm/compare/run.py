@@ -54,9 +54,9 @@ def compare(
     ``about`` is what the system is, in words, ``scores`` what `eval.scores.evaluate` gives, ``intervals`` of protocol
     ``strict`` what `eval.analysis.significance.f1_intervals` gives, ``stages`` what `eval.stage_metrics.stage_scores`
     gives by subset, ``costs`` a `StageReport` a stage, ``total`` their sum, ``errors`` how many posts could not be
-    answered as they are, and lines that say so. A share of nothing is null in the file. ``differences`` are those of each further system against the first, as
-    `eval.analysis.significance.compare` gives them for ``strict``. The tables of them are in
-    ``out/compare.md`` and ``compare.html``, the predictions in ``out/<name>.jsonl``. Raises UserError for a recipe
+    answered as they are, and lines that say so. ``differences`` are those of each further system against the first, as
+    `eval.analysis.significance.compare` gives them for ``strict``. In the file a share of nothing is null. The tables
+    are in ``out/compare.md`` and ``compare.html``, the predictions in ``out/<name>.jsonl``. Raises UserError for a recipe
     that is wrong, before any system is run.
     """
     systems = read_systems(recipes, sweep, only, folder, overrides)
