@@ -56,8 +56,8 @@ def compare(
     gives by subset, ``costs`` a `StageReport` a stage, ``total`` their sum, ``errors`` how many posts could not be
     answered as they are, and lines that say so. ``differences`` are those of each further system against the first, as
     `eval.analysis.significance.compare` gives them for ``strict``. In the file a share of nothing is null. The tables
-    are in ``out/compare.md`` and ``compare.html``, the predictions in ``out/<name>.jsonl``. Raises UserError for a recipe
-    that is wrong, before any system is run.
+    are in ``out/compare.md`` and ``compare.html``, the predictions in ``out/<name>.jsonl``. Raises UserError for a
+    recipe that is wrong, before any system is run.
     """
     systems = read_systems(recipes, sweep, only, folder, overrides)
     for name in systems:
