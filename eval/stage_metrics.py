@@ -285,7 +285,7 @@ def share(part: float, whole: float) -> float:
 
 
 def with_nulls(figures: object) -> object:
-    """Figures nested in dicts, for JSON, with None for a share of nothing: precision of no prediction, recall of no gold."""
+    """Figures for JSON, with None for a share of nothing: the precision of no prediction, the recall of no gold."""
     if not isinstance(figures, dict):
         return figures
     made = {key: with_nulls(own) for key, own in figures.items()}
