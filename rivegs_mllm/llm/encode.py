@@ -22,6 +22,7 @@ from rivegs_mllm.models.base_model import System
 from rivegs_mllm.models.batching import SampleEncoder, Tensors, batch
 from rivegs_mllm.models.device import best_device
 from rivegs_mllm.models.pretrained import resolve_model_path
+from rivegs_mllm.runtime.foreign import one_line
 from rivegs_mllm.runtime.progress import track
 from rivegs_mllm.types import Sample, UserError
 
@@ -132,7 +133,7 @@ def _load(kind, settings: TextFeatures | ImageFeatures):
             resolve_model_path(settings.model), revision=settings.revision, trust_remote_code=False, **weights
         )
     except (OSError, ValueError) as error:
-        raise UserError(f"features: {settings.model}: {error}") from None
+        raise UserError(f"features: {settings.model}: {one_line(error)}") from None
     if isinstance(loaded, torch.nn.Module):
         loaded.eval().to(best_device())
     return loaded

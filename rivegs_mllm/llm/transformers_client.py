@@ -26,6 +26,7 @@ from rivegs_mllm.data.images import PictureError
 from rivegs_mllm.llm.client import Answer, HFChat, Messages, Sampling, TeacherError, VLLMChat, load_image, picture_paths
 from rivegs_mllm.models.plain_text import escape_special_tokens
 from rivegs_mllm.models.pretrained import resolve_model_path
+from rivegs_mllm.runtime.foreign import one_line
 from rivegs_mllm.types import UserError
 
 MAX_CONTEXT_TOKENS = 32_768
@@ -56,7 +57,7 @@ class HFTeacher:
                 **files, **weights, dtype=chat.dtype, device_map=place, output_loading_info=True
             )
         except (OSError, ValueError, ImportError) as error:
-            raise UserError(f"teacher.model: {chat.model}: {error}") from None
+            raise UserError(f"teacher.model: {chat.model}: {one_line(error)}") from None
         if info["missing_keys"]:
             raise UserError(f"teacher.model: {chat.model} lacks weights, such as {sorted(info['missing_keys'])[0]}")
         if chat.device != "auto":
@@ -223,7 +224,7 @@ class VLLMTeacher:
         try:
             self.processor = AutoProcessor.from_pretrained(chat.model, revision=chat.revision, trust_remote_code=False)
         except (OSError, ValueError) as error:
-            raise UserError(f"teacher.model: {chat.model}: {error}") from None
+            raise UserError(f"teacher.model: {chat.model}: {one_line(error)}") from None
         self.multimodal = isinstance(self.processor, ProcessorMixin)
         templated = self.processor.chat_template is not None and not self.multimodal
         self.reading = {"add_special_tokens": False} if templated else None  # the template has written them already

@@ -24,6 +24,7 @@ from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VisionTransforme
 
 from rivegs_mllm.models.base_model import base_path
 from rivegs_mllm.models.plain_text import escape_special_tokens
+from rivegs_mllm.runtime.foreign import one_line
 from rivegs_mllm.types import UserError
 
 AutoModel.register(Qwen2VLVisionConfig, Qwen2VisionTransformerPretrainedModel, exist_ok=True)  # transformers lacks it
@@ -56,7 +57,7 @@ class VisionEncoder:
             words = F.normalize(model.get_input_embeddings().weight.detach(), dim=-1).half()
             return cls(model.model.visual, AutoProcessor.from_pretrained(path), words)
         except (OSError, ValueError, AttributeError) as error:
-            raise UserError(f"{path}: no Qwen-VL base whose vision tower could be used: {error}") from None
+            raise UserError(f"{path}: no Qwen-VL base whose vision tower could be used: {one_line(error)}") from None
 
     @classmethod
     def load(cls, folder: Path) -> VisionEncoder:

@@ -9,6 +9,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 from transformers import AutoConfig, PreTrainedModel, ProcessorMixin
 
+from rivegs_mllm.runtime.foreign import one_line
 from rivegs_mllm.types import UserError
 
 
@@ -34,7 +35,7 @@ def load_pretrained(
     except UserError:
         raise
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise UserError(f"{stage}: {name} cannot be loaded: {error}") from None
+        raise UserError(f"{stage}: {name} cannot be loaded: {one_line(error)}") from None
     if info["missing_keys"]:
         missing = sorted(info["missing_keys"])
         raise UserError(f"{stage}: the checkpoint of {name} lacks {len(missing)} weights, such as {missing[0]}")

@@ -19,6 +19,7 @@ from transformers import (
 
 from rivegs_mllm.models.plain_text import ignore_special_tokens
 from rivegs_mllm.models.pretrained import resolve_model_path
+from rivegs_mllm.runtime.foreign import one_line
 from rivegs_mllm.types import UserError
 
 TINY = "tiny"
@@ -46,7 +47,7 @@ def load_encoder(
             source, revision=revision, use_safetensors=True, output_loading_info=True, dtype="float32"
         )
     except (OSError, ValueError) as error:
-        raise UserError(f"encoder {name}: {error}") from None
+        raise UserError(f"encoder {name}: {one_line(error)}") from None
     missing = sorted(key for key in info["missing_keys"] if not key.startswith("pooler."))
     if missing:
         raise UserError(f"encoder {name}: its checkpoint lacks {len(missing)} weights, such as {missing[0]}")

@@ -40,6 +40,7 @@ from transformers.quantizers.quantizers_utils import should_convert_module
 from rivegs_mllm.config.schema import Recipe, read_recipe
 from rivegs_mllm.models.base_model import NOT_QUANTIZED, base_path
 from rivegs_mllm.models.device import count_parameters
+from rivegs_mllm.runtime.foreign import one_line
 from rivegs_mllm.types import UserError
 
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
@@ -182,7 +183,7 @@ def read_config(recipe: Recipe) -> PreTrainedConfig:
     except OSError as error:
         raise UserError(
             f"model.base: the config of {model.base} cannot be loaded; without the hub give "
-            f"--model.base=FOLDER with its config.json: {error}"
+            f"--model.base=FOLDER with its config.json: {one_line(error)}"
         ) from None
 
 

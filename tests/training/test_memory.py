@@ -156,5 +156,9 @@ def test_command(tmp_path, capsys):
     assert "3.75 G parameters" in shown
     assert main(["memory", name, "--model.base=/no/such/folder"]) == 2
     assert "model.base: /no/such/folder is no folder" in capsys.readouterr().err
+    assert main(["memory", name, "--model.base=nobody/no-such-model"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: model.base: the config of nobody/no-such-model cannot be loaded")
+    assert said.count("\n") == 1, "the library's message has lines of its own"
     assert main(["memory", name, f"--model.base={tmp_path}", "--model.max_pixels=null"]) == 2
     assert "model.max_pixels" in capsys.readouterr().err

@@ -94,7 +94,7 @@ def load_sam(checkpoint: Path, named: str | None) -> tuple[Sam, SamSizes]:
     try:
         state = torch.load(checkpoint, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise StageError(f"{STAGE}: {checkpoint} cannot be loaded as a checkpoint: {error}") from None
+        raise StageError(f"{STAGE}: {checkpoint} cannot be loaded as a checkpoint: {one_line(error)}") from None
     size = _size(checkpoint, named)
     model = build_sam(size)
     wanted = model.state_dict()

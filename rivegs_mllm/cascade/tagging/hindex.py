@@ -41,6 +41,7 @@ from rivegs_mllm.published.hindex.text import (
     pad_sequences,
     target_sequence,
 )
+from rivegs_mllm.runtime.foreign import one_line
 from rivegs_mllm.training.dataset.name_augmentation import name_words, renamed_tokens
 from rivegs_mllm.training.dataset.sampling import MultiVariantDataset
 from rivegs_mllm.types import Entity, Prediction, Sample, UserError
@@ -236,7 +237,7 @@ def _bart(name: str, revision: str | None) -> tuple[PreTrainedModel, PreTrainedT
     try:
         bart = AutoModel.from_pretrained(source, revision=revision, use_safetensors=True, dtype="float32")
     except (OSError, ValueError) as error:
-        raise UserError(f"stage.bart: {name}: {error}") from None
+        raise UserError(f"stage.bart: {name}: {one_line(error)}") from None
     if bart.config.model_type != "bart":
         raise UserError(f"stage.bart: {name} is a {bart.config.model_type}, no BART")
     return bart, load_tokenizer(source, revision)
