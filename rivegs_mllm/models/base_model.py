@@ -23,6 +23,7 @@ from rivegs_mllm.config.answering import Answering
 from rivegs_mllm.config.schema import AnswerRecipe, ModelRecipe, Recipe
 from rivegs_mllm.config.trained import check_base
 from rivegs_mllm.models.device import best_device
+from rivegs_mllm.models.packed_attention import attend_packed
 from rivegs_mllm.runtime.foreign import one_line
 from rivegs_mllm.types import UserError
 
@@ -137,6 +138,8 @@ def load_model(recipe: ModelRecipe) -> PreTrainedModel:
     wrong = sorted(loaded["missing_keys"]) + sorted(loaded["unexpected_keys"])
     if wrong:
         raise UserError(f"{recipe.base}: {len(wrong)} weights are missing or unexpected, such as {wrong[0]}")
+    if recipe.attention == "sdpa":
+        attend_packed(model)
     return model
 
 
