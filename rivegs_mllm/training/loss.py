@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch.nn.functional import cross_entropy
 
 from rivegs_mllm.training.dataset.rows import IGNORED
+from rivegs_mllm.types import UserError
 
 
 def answer_loss(
@@ -23,3 +26,13 @@ def answer_loss(
     used = targets.ne(IGNORED)
     losses = cross_entropy(logits[:, :-1][used].float(), targets[used], reduction="none")
     return (losses * weights[:, 1:][used]).sum() / (used.sum() if count is None else count)
+
+
+def check_finite(loss: torch.Tensor, step: int, posts: Sequence[str]) -> None:
+    """Raises UserError with the ids of the batch's ``posts`` where the loss of ``step`` is infinite or no number, since
+    the gradients of such a step would leave no weight a number."""
+    if not torch.isfinite(loss):
+        raise UserError(
+            f"step {step}: the loss is {loss.item()}; the posts of this batch are {', '.join(posts)}. Look at them "
+            "(`rivegs preview`), lower train.learning_rate, or train in bfloat16 or float32 if it was float16"
+        )

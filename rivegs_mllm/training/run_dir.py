@@ -6,6 +6,8 @@ import copy
 import hashlib
 import json
 import shutil
+import signal
+import sys
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -26,6 +28,7 @@ from rivegs_mllm.data.jsonl import to_line
 from rivegs_mllm.runtime.files import is_disk_full, write_json
 from rivegs_mllm.runtime.foreign import read_object
 from rivegs_mllm.runtime.lock import lock_folder
+from rivegs_mllm.training.interruption import EXIT_CODES, StopOnSignal
 from rivegs_mllm.types import Sample, UserError
 
 Result = TypeVar("Result")
@@ -232,10 +235,18 @@ def _is_complete(checkpoint: Path, processes: int | None = None) -> bool:
 def run_training(trainer: Trainer, checkpoint: str | None) -> str:
     """Trains to the end, from the checkpoint where there is one, and says how many steps were made.
 
-    Raises UserError where not all steps were made.
+    Raises UserError where not all steps were made. A signal of `interruption.SIGNALS` ends the process, once a
+    checkpoint is written, with the exit code that a shell gives it.
     """
+    stop = StopOnSignal(trainer.accelerator)
+    trainer.add_callback(stop)
     trainer.train(resume_from_checkpoint=checkpoint)
     state = trainer.state
+    if stop.received and state.global_step < state.max_steps:
+        if PartialState().is_main_process:
+            name, step = signal.Signals(stop.received).name, state.global_step
+            print(f"{name}: stopped at step {step} of {state.max_steps}; the same command resumes from its checkpoint")
+        sys.exit(EXIT_CODES + stop.received)
     if state.global_step < state.max_steps or state.max_steps < 1:
         raise UserError(
             f"{trainer.args.output_dir}: stopped at step {state.global_step} of {state.max_steps}; nothing is saved as "

@@ -1,6 +1,8 @@
 """A stopped or finished run that is started again with something else says so; with nothing else it is the same run."""
 
+import os
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from rivegs_mllm.answer.format import FILE_NAME
 from rivegs_mllm.cascade.training import train_stage
 from rivegs_mllm.data.jsonl import read_split, write_records
 from rivegs_mllm.train import main, train
+from rivegs_mllm.training.loss import answer_loss, check_finite
 from rivegs_mllm.types import UserError
 
 STEPS = ("--train.save_strategy=steps", "--train.save_steps=3", "--train.per_device_train_batch_size=4")
@@ -195,3 +198,56 @@ def test_a_split_without_a_post_is_not_trained_on(tmp_path, base, data):
         train(make_recipe(tmp_path, base, empty))
     with pytest.raises(UserError, match="the split 'train' holds no sample"):
         train_stage(make_stage(tmp_path, empty))
+
+
+@pytest.fixture
+def sent(monkeypatch):
+    """Sends this process a signal while it computes the loss of a step."""
+
+    def at(step: int, number: int) -> None:
+        def send(loss, now, posts):
+            check_finite(loss, now, posts)
+            if now == step:
+                os.kill(os.getpid(), number)
+
+        monkeypatch.setattr("rivegs_mllm.train.check_finite", send)
+
+    return at
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_run_that_is_told_to_stop_saves_and_resumes(tmp_path, base, data, finished, sent, number, capsys):
+    recipe = write_recipe(tmp_path, base, data)
+    handler = signal.getsignal(number)
+    sent(2, number)
+    with pytest.raises(SystemExit) as stopped:
+        main([str(recipe), *STEPS])
+    assert stopped.value.code == 128 + number
+    assert f"{number.name}: stopped at step 2 of 6; the same command resumes" in capsys.readouterr().out
+    assert signal.getsignal(number) == handler
+    assert (tmp_path / "run" / "checkpoint-2").is_dir()
+    assert not (tmp_path / "run" / FILE_NAME).exists()
+    sent(0, number)
+    assert main([str(recipe), *STEPS]) == 0
+    assert "4 steps after the 2 of before" in capsys.readouterr().out
+    left, expected = (load_file(run / "adapter_model.safetensors") for run in (tmp_path / "run", finished))
+    for name, value in expected.items():
+        torch.testing.assert_close(left[name], value)
+
+
+def test_a_signal_in_the_last_step_changes_nothing(tmp_path, base, data, sent, capsys):
+    sent(6, signal.SIGTERM)
+    assert main([str(write_recipe(tmp_path, base, data)), *STEPS]) == 0
+    assert "trained" in capsys.readouterr().out
+
+
+def test_a_loss_that_is_no_number_ends_the_run_and_names_its_posts(tmp_path, base, data, monkeypatch, capsys):
+    def broken(logits, *arguments):
+        return answer_loss(logits, *arguments) * float("nan")
+
+    monkeypatch.setattr("rivegs_mllm.train.answer_loss", broken)
+    assert main([str(write_recipe(tmp_path, base, data)), *STEPS]) == 2
+    said = capsys.readouterr().err
+    assert "step 1: the loss is nan" in said
+    assert sum(sample.id in said for sample in read_split(data, "train")) == 4
+    assert not (tmp_path / "run" / FILE_NAME).exists()

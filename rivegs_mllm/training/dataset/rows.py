@@ -31,8 +31,9 @@ class AnswerDataset(Dataset):
 
     ``set_epoch`` samples again what ``augmentation`` varies. Pictures are looked up from ``folder``.
     ``features`` are those of ``encode_pictures``: rows then have them instead of pixels, and prompts are cached.
-    A row has the tensors of ``SampleEncoder.prompt`` and ``SampleEncoder.answer``. Raises UserError for a sample that
-    cannot be written as an answer, or whose picture is missing or damaged.
+    A row has the tensors of ``SampleEncoder.prompt`` and ``SampleEncoder.answer``, and its place among the samples as
+    ``sample`` (1,). Raises UserError for a sample that cannot be written as an answer, or whose picture is missing or
+    damaged.
     """
 
     def __init__(
@@ -66,7 +67,8 @@ class AnswerDataset(Dataset):
 
     def __getitem__(self, index: int) -> Tensors:
         sample = self.augment(self.samples[index])
-        return {**self.prompt(sample), **self.encoder.answer(self.pieces(sample))}
+        place = {"sample": torch.tensor([index])}
+        return {**self.prompt(sample), **self.encoder.answer(self.pieces(sample)), **place}
 
     def prompt(self, sample: Sample) -> Tensors:
         """The prompt of a sample that ``augment`` returned, with features in place of pixels where there are some."""
