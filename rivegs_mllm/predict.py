@@ -7,12 +7,10 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from eval.analysis.calibration import FILE_NAME as CALIBRATION
 from eval.analysis.calibration import read_calibration
-from rivegs_mllm.answer.format import FILE_NAME
 from rivegs_mllm.config.answering import Answering
 from rivegs_mllm.data.jsonl import load_partial, to_line
-from rivegs_mllm.models.adapter import load_adapter
+from rivegs_mllm.models.adapter import load_trained, trained_files
 from rivegs_mllm.models.base_model import load_base, prepare_for_inference
 from rivegs_mllm.models.generation.generator import Generator
 from rivegs_mllm.runtime.batching import batches
@@ -37,7 +35,7 @@ def predict(
     calibration = read_calibration(adapter) if adapter else None
     partial = out.with_name(f"{out.name}.partial")
     done = _resume_or_start(partial, samples, _run_name(recipe, samples, adapter))
-    system = prepare_for_inference(load_base(recipe) if adapter is None else load_adapter(adapter, recipe))
+    system = prepare_for_inference(load_base(recipe) if adapter is None else load_trained(adapter, recipe))
     generator = Generator(system, image_root, recipe.predict.max_new_tokens, recipe.max_length)
     with partial.open("ab") as file, progress() as bars:
         task = bars.add_task("answers", total=len(samples), completed=len(done))
@@ -79,8 +77,7 @@ def _run_name(recipe: Answering, samples: Sequence[Sample], adapter: Path | None
     posts = [(sample.id, sample.tokens, sample.image) for sample in samples]
     weights = None
     if adapter is not None:
-        files = [adapter / FILE_NAME, adapter / CALIBRATION, *sorted(adapter.glob("adapter_model*"))]
-        weights = [(file.name, hashlib.sha256(file.read_bytes()).hexdigest()) for file in files if file.exists()]
+        weights = [(file.name, _digest(file)) for file in trained_files(adapter) if file.exists()]
     parts = (
         posts,
         weights,
@@ -91,3 +88,12 @@ def _run_name(recipe: Answering, samples: Sequence[Sample], adapter: Path | None
         recipe.max_length,
     )
     return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()
+
+
+def _digest(path: Path) -> str:
+    """Read in pieces: a merged model has gigabytes."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(2**20):
+            digest.update(piece)
+    return digest.hexdigest()

@@ -30,6 +30,7 @@ from rivegs_mllm.config.reading.command_line import Parser
 from rivegs_mllm.config.reading.layers import read_layers
 from rivegs_mllm.config.reading.yaml_loader import decode
 from rivegs_mllm.config.schema import Recipe
+from rivegs_mllm.config.trained import local_folder
 from rivegs_mllm.models.adapter import add_adapter, check_init, load_init, save_beside_weights
 from rivegs_mllm.models.base_model import System, base_path, load_base
 from rivegs_mllm.models.batching import SampleEncoder
@@ -143,7 +144,7 @@ def make_trainer(recipe: Recipe, posts: Posts | None = None) -> AnswerTrainer:
     lengths = check_lengths(dataset, recipe.max_length)
     system = add_adapter(system, recipe)
     if recipe.init:
-        load_init(system.model, recipe.init)
+        load_init(system.model, local_folder(recipe.init))
     if recipe.model.cache_pictures:
         check_cacheable(system)
     return AnswerTrainer(system, recipe, dataset, lengths, dev)
@@ -257,7 +258,7 @@ def _settings(recipe: Recipe, posts: Posts) -> dict[str, object]:
     if recipe.muon:  # left out where false, so that runs of before the setting are still resumed
         parts["muon"] = True
     if recipe.init:
-        parts["init"] = model_fingerprint(recipe.init)
+        parts["init"] = model_fingerprint(local_folder(recipe.init))
     return settings_of(recipe.train, {**parts, "data": data, "lora": lora})
 
 
@@ -267,7 +268,7 @@ def start(path: Path | str, overrides: Sequence[str] = ()) -> Path:
     if isinstance(recipe, StageTraining):
         return train_stage(recipe)
     if recipe.init:
-        check_init(recipe.init, recipe, str(path))
+        check_init(local_folder(recipe.init), recipe, str(path))
     return train(recipe)
 
 

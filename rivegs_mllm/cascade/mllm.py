@@ -15,9 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from eval.analysis.calibration import FILE_NAME as CALIBRATION
 from eval.analysis.calibration import Calibration, read_calibration
-from rivegs_mllm.answer.format import FILE_NAME
 from rivegs_mllm.answer.serialization import text_order
 from rivegs_mllm.cascade.base import Stage, StageError
 from rivegs_mllm.cascade.entailment.base import Entailment
@@ -27,8 +25,8 @@ from rivegs_mllm.cascade.knowledge.expansion import Expander
 from rivegs_mllm.cascade.tagging.base import Tagger
 from rivegs_mllm.config.answering import Answering, read_answering
 from rivegs_mllm.config.reading.layers import read_layers
-from rivegs_mllm.config.trained import trained_folder
-from rivegs_mllm.models.adapter import load_adapter
+from rivegs_mllm.config.trained import local_folder, trained_folder
+from rivegs_mllm.models.adapter import load_trained, trained_files
 from rivegs_mllm.models.base_model import prepare_for_inference
 from rivegs_mllm.models.device import count_parameters
 from rivegs_mllm.models.generation.generator import Generator
@@ -62,7 +60,7 @@ class EndToEndModel:
 def load_end_to_end(settings: Answering, weights: Path, folder: Path) -> EndToEndModel:
     """``weights`` is the adapter, ``folder`` what pictures are relative to. Raises UserError where it does not load."""
     calibration = read_calibration(weights)
-    system = prepare_for_inference(load_adapter(weights, settings))
+    system = prepare_for_inference(load_trained(weights, settings))
     generator = Generator(system, folder, settings.predict.max_new_tokens, settings.max_length)
     return EndToEndModel(generator, settings.predict.batch_size, calibration)
 
@@ -71,7 +69,7 @@ def load_end_to_end(settings: Answering, weights: Path, folder: Path) -> EndToEn
 class Mllm(Knowledge, Tagger, Expander, Entailment, Grounder):
     """The end-to-end model of ``recipe``, in any slot whose field it writes.
 
-    ``adapter`` is null for where the recipe's training leaves it.
+    ``adapter`` is a trained folder or a hub id, null for where the recipe's training leaves it.
     """
 
     recipe: Path
@@ -106,16 +104,11 @@ class Mllm(Knowledge, Tagger, Expander, Entailment, Grounder):
         return read_answering(self.recipe, trained=self._weights())
 
     def _weights(self) -> Path:
-        return self.adapter or trained_folder(self.recipe)
+        return local_folder(self.adapter) if self.adapter else trained_folder(self.recipe)
 
 
 for _slot in (Knowledge, Tagger, Expander, Entailment, Grounder):
     _slot.register_subclass("mllm", Mllm)
-
-
-def trained_files(weights: Path) -> tuple[Path, ...]:
-    """The files of a trained folder that the model's answers depend on."""
-    return (weights / FILE_NAME, weights / CALIBRATION, *sorted(weights.glob("adapter_model*")))
 
 
 class MllmStage:

@@ -17,7 +17,7 @@ from rivegs_mllm.config.key_table import key_table
 from rivegs_mllm.config.reading.layers import Layered, Section, read_fitting, read_layers, word
 from rivegs_mllm.config.reading.shipped import find_recipe
 from rivegs_mllm.config.reading.yaml_loader import decode
-from rivegs_mllm.config.trained import check_base, check_hub_id, folder_of
+from rivegs_mllm.config.trained import check_base, check_hub_id, folder_of, is_hub_id
 from rivegs_mllm.data.jsonl import check_split
 from rivegs_mllm.runtime.files import is_there
 from rivegs_mllm.runtime.logs import check_installed
@@ -45,7 +45,7 @@ def check_training(path: Path, overrides: Sequence[str]) -> None:
     read = check_keys(layered, kind)
     _check_data(layered)
     completed_by_data(layered)
-    if kind == MODEL and (init := word(layered.sections, "init")):
+    if kind == MODEL and (init := word(layered.sections, "init")) and not is_hub_id(init):
         AnswerFormat.load(init)
     if kind == STAGE:
         _check_paths(layered, read, ("stage",))
@@ -78,6 +78,8 @@ def check_prediction(
     check_system(layered)
     check_split(data, split)
     if layered.sections.keys().isdisjoint(SLOTS) and not base:
+        if adapter is not None and is_hub_id(adapter):
+            return  # what it says is known when it has been fetched
         trained = adapter or folder_of(layered, data)
         AnswerFormat.load(trained)
         completed_by_model(layered, trained, data)
@@ -180,7 +182,7 @@ def _check_paths(layered: Layered, read: object, names: Collection[str]) -> None
     """Raises UserError for a file or folder that settings below ``names`` are to read and that is not there."""
     for name in names:
         for key, path in _paths(vars(read)[name], name):
-            if not is_there(find_recipe(path)):
+            if not is_there(find_recipe(path)) and not (key.endswith(".adapter") and is_hub_id(path)):
                 raise layered.fault(f"{key}: {path}: no such file or folder")
 
 

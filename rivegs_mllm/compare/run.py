@@ -18,7 +18,7 @@ from eval.scores import evaluate
 from eval.stage_metrics import by_subset, stage_scores, with_nulls
 from rivegs_mllm.cascade.base import ALL_SLOTS
 from rivegs_mllm.cascade.config import CascadeRecipe, run_cascade, type_name_of
-from rivegs_mllm.cascade.mllm import EndToEndStage, load_end_to_end, trained_files
+from rivegs_mllm.cascade.mllm import EndToEndStage, load_end_to_end
 from rivegs_mllm.cascade.runner import StageReport, Step, file_fingerprints, run_steps
 from rivegs_mllm.compare.legend import legend
 from rivegs_mllm.compare.page import as_page
@@ -28,6 +28,7 @@ from rivegs_mllm.config.answering import Answering
 from rivegs_mllm.config.reading.yaml_print import recipe_file
 from rivegs_mllm.data.entity_types import check_shared, left_out, of_types
 from rivegs_mllm.data.jsonl import read_split, write_records
+from rivegs_mllm.models.adapter import trained_files
 from rivegs_mllm.runtime.files import check_output, write_json, write_text
 from rivegs_mllm.runtime.foreign import shown
 from rivegs_mllm.runtime.lock import lock_folder

@@ -15,9 +15,10 @@ from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
 from rivegs_mllm.answer.prompt import messages
 from rivegs_mllm.config.answering import read_answering
+from rivegs_mllm.config.trained import local_folder
 from rivegs_mllm.data.images import OVERVIEW_SIDE, PictureError, open_for_model
 from rivegs_mllm.llm.embeddings import ImageFeatures, TextFeatures, TextImagePair, UmtFeatures, normalize_rows
-from rivegs_mllm.models.adapter import load_adapter
+from rivegs_mllm.models.adapter import load_trained
 from rivegs_mllm.models.base_model import System
 from rivegs_mllm.models.batching import SampleEncoder, Tensors, batch
 from rivegs_mllm.models.device import best_device
@@ -77,8 +78,9 @@ def encode_pictures(settings: ImageFeatures, pictures: Sequence[Path | None]) ->
 @torch.inference_mode()
 def encode_by_mllm(recipe: Path, adapter: Path, contents: Sequence[TextImagePair]) -> np.ndarray:
     """(contents, d): the mean of the fine-tuned model's last hidden states over its prompt, of length 1."""
-    settings = read_answering(recipe, trained=adapter)
-    system = load_adapter(adapter, settings)
+    folder = local_folder(adapter)
+    settings = read_answering(recipe, trained=folder)
+    system = load_trained(folder, settings)
     system.model.eval()
     encoder = SampleEncoder(system.processor)
     nothing = {"answer": torch.empty(0, dtype=torch.long), "weights": torch.empty(0)}

@@ -23,6 +23,7 @@ from transformers import (
 )
 from transformers.integrations import is_deepspeed_zero3_enabled
 
+from eval.analysis.calibration import FILE_NAME as CALIBRATION
 from rivegs_mllm.answer.format import FILE_NAME as FORMAT
 from rivegs_mllm.answer.format import AnswerFormat, loc_tokens
 from rivegs_mllm.answer.prompt import check_instruction
@@ -103,8 +104,29 @@ def save_beside_weights(system: System, folder: Path) -> None:
     system.answer_format.save(folder)
 
 
+def load_trained(folder: Path, recipe: Answering | Recipe) -> System:
+    """A trained system: an adapter on its base, or a model that one was merged into. Raises UserError where the folder
+    is incomplete, or of another base or answer format."""
+    return load_adapter(folder, recipe) if is_adapter(folder) else load_merged(folder, recipe)
+
+
+def trained_files(folder: Path) -> tuple[Path, ...]:
+    """The files of a trained folder that the model's answers depend on, beside its processor's."""
+    weights = [path for kind in ("adapter_model*", "model*.safetensors") for path in sorted(folder.glob(kind))]
+    return (folder / FORMAT, folder / CALIBRATION, *weights)
+
+
 def load_adapter(folder: Path, recipe: Answering | Recipe) -> System:
-    """A trained system. Raises UserError where the folder is incomplete, or of another base or answer format."""
+    """An adapter on its base, merged into it but for a base of 4 bits, which would lose by it. Raises UserError as
+    ``load_trained`` does."""
+    system = load_adapter_alone(folder, recipe)
+    if recipe.model.quantization is None:
+        system.model.merge_adapter()  # one product a layer and token instead of three
+    return system
+
+
+def load_adapter_alone(folder: Path, recipe: Answering | Recipe) -> System:
+    """An adapter beside its base, as it was trained. Raises UserError as ``load_trained`` does."""
     answer_format = AnswerFormat.load(folder)
     for name in ("adapter_config.json", SAFETENSORS_WEIGHTS_NAME, "instruction.txt"):
         if not (folder / name).is_file():
@@ -122,10 +144,7 @@ def load_adapter(folder: Path, recipe: Answering | Recipe) -> System:
     if answer_format.encoding == "loc":
         add_tokens(processor.tokenizer, loc_tokens(answer_format.bins))
     add_embedding_rows(model, processor.tokenizer)
-    model = load_adapter_weights(model, folder)
-    if recipe.model.quantization is None:
-        model.merge_adapter()  # one product a layer and token instead of three; 4-bit weights would lose by it
-    return System(model, processor, answer_format, instruction)
+    return System(load_adapter_weights(model, folder), processor, answer_format, instruction)
 
 
 def check_init(folder: Path, recipe: Recipe, name: str) -> None:
@@ -178,10 +197,11 @@ def is_adapter(folder: Path) -> bool:
     return (folder / "adapter_config.json").is_file()
 
 
-def load_merged(folder: Path, recipe: Answering) -> System:
+def load_merged(folder: Path, recipe: Answering | Recipe) -> System:
     """A model that an adapter was merged into, with all that an adapter's folder holds beside it.
 
-    Raises UserError where the folder is incomplete.
+    It is its own base, whatever the recipe's. Raises UserError where the folder is incomplete, or of another answer
+    format.
     """
     answer_format = AnswerFormat.load(folder)
     instruction = _instruction(folder / "instruction.txt")
@@ -189,6 +209,7 @@ def load_merged(folder: Path, recipe: Answering) -> System:
     with loading(f"{folder}: its processor"):
         processor = AutoProcessor.from_pretrained(folder, trust_remote_code=own.trust_remote_code)
         answer_format.check_processor(processor)
+    answer_format.check(make_answer_format(own, recipe.answer, processor), str(folder), "the recipe")
     model = load_model(own)
     add_embedding_rows(model, processor.tokenizer)
     return System(model, processor, answer_format, instruction)

@@ -13,8 +13,8 @@ from rivegs_mllm.cascade.config import CascadeRecipe, is_cascade, read_cascade
 from rivegs_mllm.cascade.in_memory import LoadedCascade
 from rivegs_mllm.cascade.mllm import SEGMENT_OF
 from rivegs_mllm.config.answering import Answering, read_answering
-from rivegs_mllm.config.trained import check_hub_id, trained_folder
-from rivegs_mllm.models.adapter import answering_of, is_adapter, load_adapter, load_merged
+from rivegs_mllm.config.trained import local_folder, trained_folder
+from rivegs_mllm.models.adapter import answering_of, load_trained
 from rivegs_mllm.models.base_model import prepare_for_inference
 from rivegs_mllm.models.device import best_device, good_dtype
 from rivegs_mllm.models.generation.generator import Generator
@@ -23,9 +23,6 @@ from rivegs_mllm.runtime.foreign import one_line
 from rivegs_mllm.types import Prediction, Sample, UserError
 
 DTYPES = ("float32", "bfloat16", "float16")
-
-# No pickled weights: they run code when they are loaded, and would be fetched beside the same in safetensors.
-_HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.yaml", "*.jinja", "*.model"]
 
 
 def load(
@@ -62,7 +59,7 @@ def load(
         return _single(trained, recipe, device, dtype, batch_size, segments, threshold)
     if overrides:
         raise UserError(f"overrides: {overrides[0]}: {source} is no recipe")
-    folder = path if path.exists() else _from_hub(str(source))
+    folder = local_folder(source)
     return _single(folder, answering_of(folder), device, dtype, batch_size, segments, threshold)
 
 
@@ -81,7 +78,7 @@ def _single(
     answer_format = AnswerFormat.load(folder)
     wanted = _wanted(answer_format.segments, segments)
     calibration = _calibration(read_calibration(folder), threshold)
-    system = load_adapter(folder, recipe) if is_adapter(folder) else load_merged(folder, recipe)
+    system = load_trained(folder, recipe)
     try:
         system = prepare_for_inference(system, place)
     except (RuntimeError, AssertionError) as error:  # torch, built without the device or for want of memory
@@ -132,16 +129,3 @@ def _wanted(there: tuple[str, ...], segments: Sequence[str] | None) -> tuple[str
 
 def _calibration(fitted: Calibration | None, threshold: float | None) -> Calibration | None:
     return fitted if threshold is None else dataclasses.replace(fitted or Calibration(), threshold=threshold)
-
-
-def _from_hub(name: str) -> Path:
-    """A local copy of a model of the hub. Raises UserError."""
-    check_hub_id(name)
-    from huggingface_hub import snapshot_download  # here, since it must come after transformers
-
-    try:
-        return Path(snapshot_download(name, allow_patterns=_HUB_FILES))
-    except Exception as error:  # the hub's many, and those of the connection
-        raise UserError(
-            f"{name}: no such folder, and no model of the hub that can be fetched: {one_line(error)}"
-        ) from error

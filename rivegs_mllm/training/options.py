@@ -15,7 +15,10 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, metavar="DIR", help="a dataset folder (default: the recipe's data.folder)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="the run's folder (default: runs/RECIPE-DATA)")
     parser.add_argument(
-        "--init", type=Path, metavar="ADAPTER", help="a trained folder to start from (default: the base)"
+        "--init",
+        type=Path,
+        metavar="ADAPTER",
+        help="a trained folder or hub id to start from (default: the base)",
     )
     parser.add_argument("--skip-bad", action="store_true", help="leave out posts that audit calls an error, and say so")
     add_list(parser, "--seeds", int, "train with each, into OUT/seed-N; print mean and standard deviation", "A,B")

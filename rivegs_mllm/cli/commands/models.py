@@ -62,7 +62,7 @@ def add_predict(commands) -> None:
     predict.add_argument("--split", default="test", help="train, dev or test (default test)")
     predict.add_argument("--out", type=Path, required=True, help="the predictions to write, JSON lines")
     which = predict.add_mutually_exclusive_group()
-    which.add_argument("--adapter", type=Path, help="trained folder or checkpoint (default: the recipe's output_dir)")
+    which.add_argument("--adapter", type=Path, help="trained folder, checkpoint or hub id (default: the recipe's output_dir)")
     which.add_argument("--base-model", action="store_true", help="the base model, without fine-tuning")
     which.add_argument("--untuned", action="store_true", help=argparse.SUPPRESS)
     predict.add_argument(
@@ -214,11 +214,13 @@ def _unreadable(args: argparse.Namespace) -> frozenset[int]:
 def _predict_end_to_end(args: argparse.Namespace, overrides: list[str], samples: list) -> tuple[list, list[str]]:
     """The predictions, and the types that they can have."""
     from rivegs_mllm.config.answering import read_answering
-    from rivegs_mllm.config.trained import trained_folder
+    from rivegs_mllm.config.trained import local_folder, trained_folder
     from rivegs_mllm.data.entity_types import check_shared
     from rivegs_mllm.predict import predict
 
-    adapter = None if args.base_model else args.adapter or trained_folder(args.recipe, overrides, args.data)
+    adapter = None
+    if not args.base_model:
+        adapter = local_folder(args.adapter) if args.adapter else trained_folder(args.recipe, overrides, args.data)
     recipe = read_answering(args.recipe, overrides, args.data, adapter)
     if adapter:
         print(f"the model in {adapter}")
