@@ -7,6 +7,7 @@ import io
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,12 +17,13 @@ from tiny_base import Trained
 import rivegs_mllm
 from rivegs_mllm import load
 from rivegs_mllm.answer.format import SEGMENTS
+from rivegs_mllm.cli.main import main
 from rivegs_mllm.config.answering import read_answering, save_recipe
 from rivegs_mllm.config.schema import read_recipe
-from rivegs_mllm.config.trained import FILE_NAME
+from rivegs_mllm.config.trained import FILE_NAME, is_hub_id
 from rivegs_mllm.data.images import MissingPictureError, PictureError
 from rivegs_mllm.data.jsonl import read_predictions
-from rivegs_mllm.models.adapter import load_adapter, save_beside_weights
+from rivegs_mllm.models.adapter import load_adapter, load_trained, save_beside_weights
 from rivegs_mllm.predict import predict
 from rivegs_mllm.types import UserError
 
@@ -81,6 +83,11 @@ def test_a_folder_with_its_recipe_a_recipe_and_a_merged_model_are_the_same(train
         system = load(source)
         posts = [system(text, image) for text, image in asked(trained)]
         assert bare(posts) == bare(said), source
+    out = tmp_path / "said.jsonl"
+    predict(read_answering(trained.recipe), trained.samples, trained.data, out, merged)
+    assert bare(read_predictions(out)) == bare(said)
+    with pytest.raises(UserError, match=r"answer formats of .*merged and the recipe differ(?s:.*)bins"):
+        load_trained(merged, read_recipe(trained.recipe, ["--answer.bins=32"]))
 
 
 def test_no_training_settings_are_built(trained, adapter, tmp_path):
@@ -252,20 +259,58 @@ def test_a_post_shows_itself(system, trained, tmp_path):
         system(text).show()
 
 
-def test_a_hub_id_is_the_model_of_that_name(adapter, trained, said, tmp_path, monkeypatch):
-    """As it lies in the hub's cache, in which each file links to a blob; where it is there, nothing is fetched."""
-    cached = tmp_path / "models--someone--a-model"
-    snapshot = cached / "snapshots" / "0123abcd"
-    snapshot.mkdir(parents=True)
-    for path in adapter.iterdir():
-        if path.is_file():
-            (snapshot / path.name).symlink_to(path)
+@pytest.fixture
+def hub(adapter, tmp_path, monkeypatch) -> str:
+    """The id of the adapter, which lies in the hub's cache, where each file links to a blob; nothing is fetched."""
+    cached = tmp_path / "hub" / "models--someone--a-model"
+    for revision in ("0123abcd", "v2"):
+        snapshot = cached / "snapshots" / revision
+        snapshot.mkdir(parents=True)
+        for path in adapter.iterdir():
+            if path.is_file():
+                (snapshot / path.name).symlink_to(path)
+    (cached / "snapshots" / "0123abcd" / "adapter_model.safetensors").unlink()  # main is damaged, v2 is not
     (cached / "refs").mkdir()
-    (cached / "refs" / "main").write_text(snapshot.name)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    assert bare(load("someone/a-model").batch(asked(trained))) == bare(said)
+    (cached / "refs" / "main").write_text("0123abcd")
+    (cached / "refs" / "v2").write_text("v2")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    return "someone/a-model@v2"
+
+
+def test_a_hub_id_is_the_model_of_that_name_and_revision(hub, trained, said):
+    assert bare(load(hub).batch(asked(trained))) == bare(said)
+    with pytest.raises(UserError, match=r"has no adapter_model\.safetensors"):
+        load("someone/a-model")
     with pytest.raises(UserError, match=r"someone/another-model: .*no model of the hub that can be fetched"):
         load("someone/another-model")
+
+
+def test_a_hub_id_stands_for_a_folder_in_every_command_and_recipe(hub, trained, said, tmp_path):
+    out = tmp_path / "said.jsonl"
+    dev = ["--data", str(trained.data), "--split", "dev"]
+    assert main(["predict", str(trained.recipe), *dev, "--adapter", hub, "--out", str(out)]) == 0
+    assert bare(read_predictions(out)) == bare(said)
+    recipe = tmp_path / "cascade.yaml"
+    recipe.write_text(f"tagger: {{type: mllm, recipe: {trained.recipe}, adapter: {hub}}}\n")
+    recipe.write_text(recipe.read_text() + recipe.read_text().replace("tagger", "knowledge"))
+    assert main(["predict", str(recipe), *dev, "--out", str(tmp_path / "cascade.jsonl")]) == 0
+    found = read_predictions(tmp_path / "cascade.jsonl")
+    assert [[own.text for own in post.entities] for post in found] == [
+        [own.text for own in post.entities] for post in said
+    ]
+    quick = ["--train.max_steps=1", "--train.learning_rate=1e-9", f"--data.folder={trained.data}"]
+    run = tmp_path / "run"
+    assert main(["train", str(trained.recipe), "--init", hub, "--out", str(run), *quick]) == 0
+    assert f"init: {hub}" in (run / FILE_NAME).read_text()
+
+
+def test_what_is_no_hub_id(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    for name in ("org/name", "org/name@main", "org/name@refs/pr/1", Path("a.b/c-d_e")):
+        assert is_hub_id(name), name
+    for name in ("name", "runs/none", "./none", "../none", "/org/name", "org/name/more", "org/name@", "org/na me"):
+        assert not is_hub_id(name), name
 
 
 def test_wrong_sources_and_settings_are_told(adapter, trained, tmp_path):
