@@ -162,8 +162,8 @@ class Recipe:
     predict: PredictRecipe = field(default_factory=PredictRecipe)
     max_length: TokenCount = 2048
     init: Path | None = None
-    """A trained adapter that training starts from, its folder or hub id, of the same base, box format and LoRA; its types
-    may be others."""
+    """The folder or hub id of a trained adapter that training starts from, of the same base, box format and LoRA; its
+    types may be others."""
     muon: bool = False
     """Whether Muon trains the adapter in place of ``train.optim``: it learns more in few steps, on the demo as much in
     800 of 8 posts as AdamW in 1,350. Not under DeepSpeed."""

@@ -62,7 +62,7 @@ def add_predict(commands) -> None:
     predict.add_argument("--split", default="test", help="train, dev or test (default test)")
     predict.add_argument("--out", type=Path, required=True, help="the predictions to write, JSON lines")
     which = predict.add_mutually_exclusive_group()
-    which.add_argument("--adapter", type=Path, help="trained folder, checkpoint or hub id (default: the recipe's output_dir)")
+    which.add_argument("--adapter", type=Path, help="trained folder or hub id (default: the recipe's output_dir)")
     which.add_argument("--base-model", action="store_true", help="the base model, without fine-tuning")
     which.add_argument("--untuned", action="store_true", help=argparse.SUPPRESS)
     predict.add_argument(
