@@ -58,10 +58,11 @@ from rivegs_mllm.training.optimizer import muon
 from rivegs_mllm.training.options import add_training_options, training_overrides
 from rivegs_mllm.training.pictures import check_pictures
 from rivegs_mllm.training.progress import TOKENS, show_progress
-from rivegs_mllm.training.run_dir import (
+from rivegs_mllm.training.run.folder import (
     fingerprint,
     model_fingerprint,
     on_main,
+    record_end,
     record_start,
     resource_errors_explained,
     resume_point,
@@ -102,6 +103,7 @@ def train(recipe: Recipe) -> Path:
             trainer.save_model(str(out))
         trainer.accelerator.wait_for_everyone()
         if main:
+            record_end(out)
             print(f"trained: {out}, {made}")
     return out
 

@@ -23,7 +23,7 @@ from rivegs_mllm.runtime.post_errors import TRUNCATED, kinds_of
 from rivegs_mllm.store.answer_store import Store, read_rows, read_store
 from rivegs_mllm.store.captions import Captions
 from rivegs_mllm.train import start
-from rivegs_mllm.training.run_dir import model_fingerprint
+from rivegs_mllm.training.run.folder import model_fingerprint
 
 FILES = Path(__file__).parent / "earlier"
 

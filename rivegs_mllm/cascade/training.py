@@ -30,10 +30,11 @@ from rivegs_mllm.training.bad_posts import lines_left_out
 from rivegs_mllm.training.dataset.sampling import SetEpochCallback, length_grouped_sampler
 from rivegs_mllm.training.pictures import check_pictures
 from rivegs_mllm.training.progress import show_progress
-from rivegs_mllm.training.run_dir import (
+from rivegs_mllm.training.run.folder import (
     fingerprint,
     model_fingerprint,
     on_main,
+    record_end,
     record_start,
     resource_errors_explained,
     resume_point,
@@ -148,6 +149,7 @@ def train_stage(recipe: StageTraining) -> Path:
                 write_metadata(out, _metadata(recipe))  # last: a folder that has it is complete
         trainer.accelerator.wait_for_everyone()
         if main:
+            record_end(out)
             print(f"trained: {out}, {made}")
     return out
 

@@ -15,6 +15,7 @@ from rivegs_mllm.cli.commands.importing import add_import
 from rivegs_mllm.cli.commands.memory import add_memory
 from rivegs_mllm.cli.commands.models import add_compare, add_predict, add_preview, add_propose, add_train
 from rivegs_mllm.cli.commands.recipe import add_recipe
+from rivegs_mllm.cli.commands.runs import add_runs
 from rivegs_mllm.cli.commands.starting import add_data_command, add_init
 from rivegs_mllm.cli.commands.try_post import add_try
 from rivegs_mllm.config.check import UnknownKeyError
@@ -42,6 +43,7 @@ from data to scores:
   rivegs recipe RECIPE                                   a recipe with its bases, and which file sets what
   rivegs preview RECIPE --out preview.html               what the model will be given
   rivegs train RECIPE                                    fine-tune on one device; on several with accelerate launch
+  rivegs runs                                            which runs there are, with their scores; in what two differ
   rivegs try "TEXT" --image FILE --model RUN             the entities of one post
   rivegs predict RECIPE --data data/emblems --split test --out predictions.jsonl
   rivegs evaluate data/emblems predictions.jsonl         score them; --explain adds an error analysis
@@ -115,6 +117,7 @@ def _parser() -> Parser:
         add_preview,
         add_distill,
         add_train,
+        add_runs,
         add_try,
         add_predict,
         add_evaluate,

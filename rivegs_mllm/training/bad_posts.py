@@ -11,7 +11,7 @@ from data_builders.bad_posts import OF_PICTURES, BadPosts, find_bad_posts
 from rivegs_mllm.config.schema import DataRecipe
 from rivegs_mllm.data.jsonl import check_split
 from rivegs_mllm.runtime.files import write_text
-from rivegs_mllm.training.run_dir import on_main
+from rivegs_mllm.training.run.folder import on_main
 
 LEFT_OUT = "left_out.txt"
 

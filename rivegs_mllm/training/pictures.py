@@ -12,7 +12,7 @@ from accelerate import PartialState
 
 from rivegs_mllm.data.images import check_aspect, open_picture
 from rivegs_mllm.runtime.progress import track
-from rivegs_mllm.training.run_dir import on_main
+from rivegs_mllm.training.run.folder import on_main
 from rivegs_mllm.types import Sample, UserError
 
 Size = tuple[int, int]

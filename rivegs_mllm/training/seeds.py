@@ -10,7 +10,7 @@ from accelerate import PartialState
 from rich.table import Table
 
 from rivegs_mllm.runtime.files import write_json
-from rivegs_mllm.training.run_dir import read_metrics, run_lock
+from rivegs_mllm.training.run.folder import read_metrics, run_lock
 from rivegs_mllm.types import UserError
 
 SEEDS_FILE = "seeds.json"

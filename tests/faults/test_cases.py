@@ -34,7 +34,7 @@ from rivegs_mllm.llm.few_shot import read_examples
 from rivegs_mllm.models.adapter import add_adapter
 from rivegs_mllm.models.base_model import load_base
 from rivegs_mllm.training.preview import write_preview
-from rivegs_mllm.training.run_dir import _is_complete
+from rivegs_mllm.training.run.folder import _is_complete
 from rivegs_mllm.types import Box, Entity, Prediction, Sample, UserError
 
 ADA = Entity("Ada", "PER", (0, 1), visible=False)

@@ -27,7 +27,7 @@ from rivegs_mllm.cascade.knowledge.encyclopedia import read_encyclopedia
 from rivegs_mllm.data.jsonl import read_predictions, read_samples, to_line, write_records
 from rivegs_mllm.data.masks import encode
 from rivegs_mllm.llm.few_shot import read_examples
-from rivegs_mllm.training.run_dir import read_metrics
+from rivegs_mllm.training.run.folder import read_metrics
 from rivegs_mllm.types import Box, Entity, Prediction, Sample, UserError
 
 VALUES = [

@@ -17,7 +17,7 @@ from rivegs_mllm.models.adapter import load_adapter
 from rivegs_mllm.models.base_model import TINY_BASE, is_base, load_base
 from rivegs_mllm.models.generation.generator import Generator
 from rivegs_mllm.train import AnswerTrainer, make_trainer
-from rivegs_mllm.training.run_dir import settings_of, trainer_arguments
+from rivegs_mllm.training.run.folder import settings_of, trainer_arguments
 from rivegs_mllm.types import UserError
 
 BINS = 100  # the base knows the tokens of 64

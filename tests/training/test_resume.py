@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from tiny_base import make_recipe, write_recipe
 
 from rivegs_mllm.answer.format import FILE_NAME
 from rivegs_mllm.cascade.training import train_stage
+from rivegs_mllm.cli.runs_table import find_runs
 from rivegs_mllm.data.jsonl import read_split, write_records
 from rivegs_mllm.train import main, train
 from rivegs_mllm.training.loss import answer_loss, check_finite
@@ -251,3 +253,15 @@ def test_a_loss_that_is_no_number_ends_the_run_and_names_its_posts(tmp_path, bas
     assert "step 1: the loss is nan" in said
     assert sum(sample.id in said for sample in read_split(data, "train")) == 4
     assert not (tmp_path / "run" / FILE_NAME).exists()
+
+
+def test_a_run_says_what_it_was_made_by(finished):
+    """Its last start: versions, machine and, in a checkout, the commit."""
+    (run,) = find_runs([finished])
+    (start,) = run.starts
+    assert start["packages"]["torch"]
+    assert start["machine"]
+    assert start["processes"] == 1
+    assert start["at"] <= start["ended"]
+    head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
+    assert not head or start["commit"].startswith(head)

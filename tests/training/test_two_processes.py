@@ -16,7 +16,7 @@ from rivegs_mllm.data.jsonl import read_split
 from rivegs_mllm.models.adapter import load_adapter
 from rivegs_mllm.models.generation.generator import Generator
 from rivegs_mllm.train import train
-from rivegs_mllm.training.run_dir import resume_point
+from rivegs_mllm.training.run.folder import resume_point
 
 pytest.importorskip("deepspeed")
 pytestmark = [

@@ -28,7 +28,8 @@ from rivegs_mllm.data.jsonl import to_line
 from rivegs_mllm.runtime.files import is_disk_full, write_json
 from rivegs_mllm.runtime.foreign import read_object
 from rivegs_mllm.runtime.lock import lock_folder
-from rivegs_mllm.training.interruption import EXIT_CODES, StopOnSignal
+from rivegs_mllm.training.run.card import card_of_start, now
+from rivegs_mllm.training.run.interruption import EXIT_CODES, StopOnSignal
 from rivegs_mllm.types import Sample, UserError
 
 Result = TypeVar("Result")
@@ -166,10 +167,31 @@ def resume_point(out: Path, settings: Mapping[str, object], finished: Path, argu
 
 
 def record_start(out: Path, settings: Mapping[str, object]) -> None:
-    """Records what the run is started with: to be called by the main process when everything has been checked."""
-    write_json(
-        out / RUN_FILE, {"version": RUN_VERSION, "processes": PartialState().num_processes, "settings": settings}
-    )
+    """Records what the run is started with: to be called by the main process when everything has been checked.
+
+    ``starts`` are those of the run, each as `card.card_of_start` gives it.
+    """
+    processes = PartialState().num_processes
+    starts = [*_starts(out), card_of_start(processes)]
+    write_json(out / RUN_FILE, {"version": RUN_VERSION, "processes": processes, "starts": starts, "settings": settings})
+
+
+def record_end(out: Path) -> None:
+    """Records when the last start of a run ended: to be called by the main process when the run is complete."""
+    run = read_object(out / RUN_FILE, "start the same command again")
+    run["starts"][-1]["ended"] = now()
+    write_json(out / RUN_FILE, run)
+
+
+def _starts(out: Path) -> list[object]:
+    """The starts of the same run that came before."""
+    if not any(out.glob(f"{PREFIX_CHECKPOINT_DIR}-*")):
+        return []
+    try:
+        starts = read_object(out / RUN_FILE, "").get("starts")
+    except UserError:
+        return []
+    return starts if type(starts) is list else []
 
 
 def _check_same(out: Path, settings: Mapping[str, object], arguments: TrainingArguments) -> None:
