@@ -38,6 +38,7 @@ FLOORS = (
     ),
     (
         "rivegs_mllm.predict",
+        "rivegs_mllm.release",
         "rivegs_mllm.training",
         *(f"rivegs_mllm.published.{own}" for own in ("seqtr", "umt", "hindex")),
     ),

@@ -12,6 +12,7 @@ import torch
 from transformers import Qwen2_5_VLForConditionalGeneration
 
 from rivegs_mllm.answer.serialization import render
+from rivegs_mllm.config.answering import save_recipe
 from rivegs_mllm.config.schema import Recipe, read_recipe
 from rivegs_mllm.data.jsonl import read_split, write_records
 from rivegs_mllm.models.adapter import add_adapter, save_beside_weights
@@ -142,6 +143,17 @@ def save_learned(folder: Path, base: Path, data: Path, *overrides: str) -> None:
     assert loss.item() < 0.3
     system.model.save_pretrained(folder / "base")
     system.processor.save_pretrained(folder / "base")
+
+
+def save_adapter(folder: Path, base: Path, data: Path) -> Path:
+    """A trained folder of a base of ``save_learned``, whose adapter changes nothing."""
+    recipe = make_recipe(folder, base, data, LEARNED)
+    system = add_adapter(load_base(recipe), recipe)
+    out = Path(recipe.train.output_dir)
+    system.model.save_pretrained(out)
+    save_recipe(recipe, out)
+    save_beside_weights(system, out)
+    return out
 
 
 class Trained(NamedTuple):

@@ -99,6 +99,13 @@ def check_source(name: Path | str, overrides: Sequence[str]) -> None:
         check_hub_id(str(name))
 
 
+def check_run(run: Path | str, overrides: Sequence[str]) -> None:
+    """For `merge` and `push`: as for `try`, but no cascade."""
+    check_source(run, overrides)
+    if is_recipe(run) and not (layered := read_layers(run, overrides)).sections.keys().isdisjoint(SLOTS):
+        raise layered.fault("a recipe of a cascade, whose stages are models of their own; name one of these")
+
+
 def is_recipe(source: Path | str) -> bool:
     """Whether what is to be loaded is named by a recipe."""
     return Path(source).suffix in (".yaml", ".yml")

@@ -15,6 +15,7 @@ from rivegs_mllm.cli.commands.importing import add_import
 from rivegs_mllm.cli.commands.memory import add_memory
 from rivegs_mllm.cli.commands.models import add_compare, add_predict, add_preview, add_propose, add_train
 from rivegs_mllm.cli.commands.recipe import add_recipe
+from rivegs_mllm.cli.commands.release import add_merge, add_push
 from rivegs_mllm.cli.commands.runs import add_runs
 from rivegs_mllm.cli.commands.starting import add_data_command, add_init
 from rivegs_mllm.cli.commands.try_post import add_try
@@ -52,6 +53,8 @@ from data to scores:
   rivegs export FORMAT data/emblems --out DIR            for COCO's tools, Label Studio, FiftyOne and others
   rivegs compare RECIPE RECIPE ... --data data/emblems --out runs/compare    several systems in one table
   rivegs propose RECIPE --data data/emblems --out runs/regions               region proposals
+  rivegs merge RUN --out DIR                             an adapter merged into its base, for use elsewhere
+  rivegs push RUN ORG/NAME                               a trained model with its card to the hub
   rivegs distill RECIPE --dry-run                        annotate posts by an LLM; --dry-run: what it would cost
 
 RECIPE is a YAML file of recipes/; --section.field=value behind it overrides what it says.
@@ -126,6 +129,8 @@ def _parser() -> Parser:
         add_compare,
         add_export,
         add_propose,
+        add_merge,
+        add_push,
     ):
         add(commands)
     return parser

@@ -72,11 +72,23 @@ def save_recipe(recipe: Recipe, folder: Path) -> None:
 
     Raises WriteError.
     """
-    content = {own.name: _plain(getattr(recipe, own.name)) for own in dataclasses.fields(recipe)}
+    content = _content(recipe)
     content["lora"] = _changed(recipe.lora.to_dict(), LoraConfig().to_dict())
     content["train"] = _changed(recipe.train.to_dict(), _DEFAULTS)
-    head = _HEAD.format(folder=folder, name=FILE_NAME)
-    write_text(folder / FILE_NAME, head + yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120))
+    _write(folder / FILE_NAME, _HEAD.format(folder=folder, name=FILE_NAME), content)
+
+
+def save_answering(recipe: Answering, folder: Path) -> None:
+    """Writes the settings of prediction into the folder of a model that others may use. Raises WriteError."""
+    _write(folder / FILE_NAME, "", _content(recipe))
+
+
+def _content(recipe: Recipe | Answering) -> dict[str, object]:
+    return {own.name: _plain(getattr(recipe, own.name)) for own in dataclasses.fields(recipe)}
+
+
+def _write(path: Path, head: str, content: dict[str, object]) -> None:
+    write_text(path, head + yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120))
 
 
 def _plain(value: object) -> object:

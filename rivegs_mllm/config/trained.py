@@ -66,6 +66,14 @@ def trained_folder(path: Path | str, overrides: Sequence[str] = (), data: Path |
     return folder_of(read_layers(path, overrides), data)
 
 
+def run_folder(run: Path | str, overrides: Sequence[str] = ()) -> Path:
+    """The folder that a trained end-to-end model is named by: itself, its recipe, or its hub id. Raises UserError."""
+    path = Path(run)
+    if path.suffix in (".yaml", ".yml") and not path.is_dir():
+        return trained_folder(path, overrides)
+    return local_folder(run)
+
+
 def folder_of(layered: Layered, data: Path | None = None) -> Path:
     """As ``trained_folder``, of a recipe that has been read."""
     train = layered.sections.get("train")

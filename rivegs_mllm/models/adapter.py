@@ -132,7 +132,7 @@ def load_adapter_alone(folder: Path, recipe: Answering | Recipe) -> System:
         if not (folder / name).is_file():
             raise UserError(f"{folder}: has no {name}, so the adapter is incomplete; copy or train it again")
     trained_on = check_adapter_config(folder)
-    instruction = _instruction(folder / "instruction.txt")
+    instruction = instruction_of(folder)
     with loading(f"{folder}: its processor"):
         processor = AutoProcessor.from_pretrained(folder, trust_remote_code=recipe.model.trust_remote_code)
         answer_format.check_processor(processor)
@@ -204,7 +204,7 @@ def load_merged(folder: Path, recipe: Answering | Recipe) -> System:
     format.
     """
     answer_format = AnswerFormat.load(folder)
-    instruction = _instruction(folder / "instruction.txt")
+    instruction = instruction_of(folder)
     own = dataclasses.replace(recipe.model, base=str(folder.absolute()), revision=None)
     with loading(f"{folder}: its processor"):
         processor = AutoProcessor.from_pretrained(folder, trust_remote_code=own.trust_remote_code)
@@ -232,7 +232,7 @@ def answering_of(folder: Path) -> Answering:
         types=list(answer_format.types),
         encoding=answer_format.encoding,
         bins=answer_format.bins,
-        instruction=_instruction(folder / "instruction.txt"),
+        instruction=instruction_of(folder),
     )
     return Answering(model, answer)
 
@@ -252,7 +252,9 @@ def check_adapter_config(folder: Path) -> str:
     return base
 
 
-def _instruction(path: Path) -> str:
+def instruction_of(folder: Path) -> str:
+    """What a trained model is asked, with its fields. Raises UserError where the folder does not say it."""
+    path = folder / "instruction.txt"
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:

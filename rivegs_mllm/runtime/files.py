@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -58,6 +59,55 @@ def complete_file(path: Path) -> Iterator[BinaryIO]:
         if error.filename not in (None, str(path), str(partial)):  # of what the block reads
             raise
         raise WriteError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+@contextmanager
+def complete_folder(path: Path) -> Iterator[Path]:
+    """A folder to write into, which is at ``path`` when the block ends, and not at all when it raises.
+
+    It is made beside ``path`` as ``<name>.partial``, in the place of what an interrupted run left there, and renamed;
+    parents are made. Raises WriteError, and UserError where ``path`` is there already.
+    """
+    path = Path(path)
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        check_absent(path)
+        if is_there(partial):
+            shutil.rmtree(partial)
+        partial.mkdir(parents=True)
+        try:
+            yield partial
+            for file in partial.rglob("*"):
+                _to_disk(file)  # as in complete_file
+            check_absent(path)
+            partial.rename(path)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+    except UserError:
+        raise
+    except Exception as error:  # safetensors and tokenizers have types of their own for a full disk
+        if not is_disk_full(error) and not (isinstance(error, OSError) and _is_within(error.filename, partial)):
+            raise
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else "no space left on device"
+        raise WriteError(f"{path}: cannot be written: {reason}") from error
+
+
+def check_absent(path: Path) -> None:
+    """Raises UserError where something is at ``path``."""
+    if is_there(path):
+        raise UserError(f"{path}: exists and is not overwritten; name another, or delete it")
+
+
+def _to_disk(file: Path) -> None:
+    if file.is_file():
+        with file.open("rb") as written:
+            os.fsync(written.fileno())
+
+
+def _is_within(name: object, folder: Path) -> bool:
+    """Whether an error's file is the folder, what lies in it, or where it is to lie."""
+    return name is None or str(name).startswith(str(folder)) or Path(str(name)) in folder.parents
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -39,6 +39,7 @@ NAMES = [
     "import",
     "propose",
     "calibrate",
+    "merge",
     "predict",
     "predict by a cascade",
     "compare",

@@ -11,7 +11,7 @@ import pyarrow.parquet as parquet
 from chat_server import completion
 from faults.forks import Run
 from stage_training import write_recipe as write_stage
-from tiny_base import write_recipe
+from tiny_base import save_adapter, write_recipe
 from tiny_grounders import save_grounding_dino
 
 from rivegs_mllm.data.jsonl import read_split, write_records
@@ -62,7 +62,7 @@ class Command:
 DONE = ("is there already", "exists and is not overwritten")
 """What a command that is done ``once`` says of its result."""
 
-TEMPORARY = ("*/log.txt", "*.log", "*.partial", "*.partial.run", "*.lock", "*/journal-*")
+TEMPORARY = ("*/log.txt", "*.log", "*.partial", "*.partial/*", "*.partial.run", "*.lock", "*/journal-*")
 
 
 def _content(path: Path) -> object:
@@ -93,6 +93,7 @@ def commands(folder: Path, emblems: Path, learned: Path, base: Path, url: str) -
     answering.write_text(
         answering.read_text().replace("  bins: 64", "  bins: 64\n  segments: [entities, visible, boxes]")
     )
+    adapter = save_adapter(folder / "adapter", learned / "base", data)
     regions = folder / "regions.yaml"
     regions.write_text(f"proposer: {{type: zero_shot, model: {save_grounding_dino(folder / 'detector')}}}\nmost: 4\n")
     raw = folder / "raw"
@@ -145,6 +146,12 @@ def commands(folder: Path, emblems: Path, learned: Path, base: Path, url: str) -
             "calibrate",
             "calibration.json",
             lambda out: ["calibrate", str(data), str(folder / "scored.jsonl"), "--adapter", str(out.parent)],
+            once=True,
+        ),
+        Command(
+            "merge",
+            "merged",
+            lambda out: ["merge", str(adapter), "--data", str(data), "--posts", "1", "--out", str(out)],
             once=True,
         ),
         Command("predict", "said.jsonl", lambda out: [*predict, str(out)], ("*.costs.json",)),
