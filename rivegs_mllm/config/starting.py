@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import re
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from rivegs_mllm.answer.format import SEGMENTS
 from rivegs_mllm.config.reading.layers import read_layers
-from rivegs_mllm.config.reading.shipped import FOLDER, find_recipe
+from rivegs_mllm.config.reading.shipped import find_recipe
 from rivegs_mllm.config.reading.yaml_text import plain
 from rivegs_mllm.data.jsonl import SPLITS, check_split, read_split
 from rivegs_mllm.types import Sample, UserError
@@ -21,14 +21,12 @@ FEWEST_STEPS = 300
 _TINY_STEPS, _TINY_BATCH = 800, 8
 _FEWEST_EPOCHS, _MOST_EPOCHS = 3, 30
 _MANY_POSTS = 1000  # from which on a step is of 32 posts, as the recipes have it
-_ROW = re.compile(
-    r"^\| \[e2e/(\w+)\.yaml\]\([^)]*\)(?: `--model\.quantization=(nf4)`)? \| ([^|]+) \| ([\d.]+) \|", re.M
-)
+_BASES = Path(__file__).with_name("bases.json")
 
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """A recipe to build on: ``recipe`` is its path below recipes/, ``memory`` GB on one GPU, calculated, 0 without."""
+    """A recipe to build on: ``recipe`` is its path, ``memory`` GB on one GPU, calculated, 0 without."""
 
     name: str
     recipe: str
@@ -51,13 +49,8 @@ class DataFacts:
 
 
 def bases() -> list[Base]:
-    """The bases by name: the tiny one, and those of recipes/README.md with what they need of memory."""
-    table = (FOLDER / "README.md").read_text(encoding="utf-8")
-    found = [Base(TINY, "recipes/tiny/e2e.yaml", "8 M parameters, on a CPU; to try things, or for little text", 0)]
-    for name, quantization, words, memory in _ROW.findall(table):
-        own = f"{name}-{quantization}" if quantization else name
-        found.append(Base(own, f"recipes/e2e/{name}.yaml", words, float(memory), quantization))
-    return found
+    """All that bases.json names: the tiny one first, then the others by size."""
+    return [Base(**own) for own in json.loads(_BASES.read_text(encoding="utf-8"))]
 
 
 def look_at(folder: Path) -> DataFacts:

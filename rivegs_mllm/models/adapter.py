@@ -204,6 +204,11 @@ def load_merged(folder: Path, recipe: Answering | Recipe) -> System:
     format.
     """
     answer_format = AnswerFormat.load(folder)
+    if not (folder / "config.json").is_file():
+        raise UserError(
+            f"{folder}: has neither adapter_config.json, of an adapter, nor config.json, of a merged model, so it is "
+            "incomplete; copy or train it again"
+        )
     instruction = instruction_of(folder)
     own = dataclasses.replace(recipe.model, base=str(folder.absolute()), revision=None)
     with loading(f"{folder}: its processor"):

@@ -84,14 +84,14 @@ def test_alone_in_the_cascade_it_says_what_it_says_end_to_end(trained, alone, en
 @pytest.fixture
 def loads(monkeypatch) -> list[weakref.ref]:
     """A reference to each model that is loaded from here on, in order."""
-    found, load = [], mllm.load_adapter
+    found, load = [], mllm.load_trained
 
     def noted(*given):
         system = load(*given)
         found.append(weakref.ref(system.model))
         return system
 
-    monkeypatch.setattr(mllm, "load_adapter", noted)
+    monkeypatch.setattr(mllm, "load_trained", noted)
     return found
 
 

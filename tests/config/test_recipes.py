@@ -14,6 +14,7 @@ from recipe_files import ROOT, named, recipes
 from rivegs_mllm.config.reading.yaml_loader import parse_recipe, read_yaml
 from rivegs_mllm.config.reading.yaml_text import plain
 from rivegs_mllm.config.schema import Recipe, read_recipe
+from rivegs_mllm.config.starting import TINY, bases
 from rivegs_mllm.tiny.build import BaseRecipe
 from rivegs_mllm.training import memory
 from rivegs_mllm.types import UserError
@@ -65,6 +66,13 @@ def test_the_memory_in_the_table_is_what_is_calculated(name, said, one, eight, n
     for stated, gpus, zero in ((one, 1, 0), (eight, 8, 2), (nodes, 16, stage)):
         calculated = memory.estimate(BASES[recipe.model.base](), recipe, gpus, zero).total / 1e9
         assert stated == f"{calculated:.1f}", f"{gpus} GPUs: run rivegs memory again"
+
+
+def test_init_knows_each_recipe_with_its_memory():
+    own = [(base.recipe, base.quantization, base.memory) for base in bases() if base.name != TINY]
+    table = {(f"recipes/{row[0]}", row[1].removeprefix("--model.quantization="), float(row[2])) for row in MEMORY}
+    assert set(own) == {row for row in table if row[1] in ("", "nf4")}
+    assert bases()[0].name == TINY
 
 
 def test_the_table_has_every_recipe_that_needs_a_gpu():

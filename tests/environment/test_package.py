@@ -70,6 +70,8 @@ def test_the_wheel_holds_what_it_needs_and_no_tests(wheel):
     for needed in (
         "rivegs_mllm/tiny/base/model.safetensors",
         "rivegs_mllm/tiny/base/tokenizer.json",
+        "rivegs_mllm/config/bases.json",
+        "rivegs_mllm/release/card.md.jinja",
         "rivegs_mllm/compare/page.html.jinja",
         "rivegs_mllm/training/preview.html.jinja",
         "eval/report/templates/page.html.jinja",
@@ -102,6 +104,16 @@ def test_a_dataset_is_made_checked_scored_and_shown(rivegs, tmp_path):
     assert "GMNER" in rivegs("evaluate", "data", "own.jsonl").stdout
     rivegs("report", "data", "own.jsonl", "--out", "page.html")
     assert "<svg" in (tmp_path / "page.html").read_text()
+
+
+def test_a_recipe_for_own_data_is_made_on_every_base(rivegs, tmp_path):
+    rivegs("build", "emblems", "--out", "data", "--train", "12", "--dev", "4", "--test", "4")
+    refused = rivegs("init", "--data", "data", "--base", "none", code=2).stderr
+    names = refused.partition("there are ")[2].strip().split(", ")
+    assert names == [own["name"] for own in json.loads((ROOT / "rivegs_mllm/config/bases.json").read_text())]
+    for name in names:
+        rivegs("init", "--data", "data", "--base", name, "--gpus", "1", "--out", f"{name}.yaml")
+        assert "folder: data" in rivegs("recipe", f"{name}.yaml").stdout
 
 
 def test_what_needs_an_extra_names_it(rivegs, tmp_path):

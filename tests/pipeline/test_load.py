@@ -86,6 +86,10 @@ def test_a_folder_with_its_recipe_a_recipe_and_a_merged_model_are_the_same(train
     out = tmp_path / "said.jsonl"
     predict(read_answering(trained.recipe), trained.samples, trained.data, out, merged)
     assert bare(read_predictions(out)) == bare(said)
+    (merged / "config.json").rename(tmp_path / "config.json")
+    with pytest.raises(UserError, match=r"merged: has neither adapter_config\.json"):
+        load(merged)
+    (tmp_path / "config.json").rename(merged / "config.json")
     with pytest.raises(UserError, match=r"answer formats of .*merged and the recipe differ(?s:.*)bins"):
         load_trained(merged, read_recipe(trained.recipe, ["--answer.bins=32"]))
 
