@@ -99,11 +99,15 @@ def check_source(name: Path | str, overrides: Sequence[str]) -> None:
         check_hub_id(str(name))
 
 
-def check_run(run: Path | str, overrides: Sequence[str]) -> None:
-    """For `merge` and `push`: as for `try`, but no cascade."""
+def check_run(run: Path | str, overrides: Sequence[str]) -> Path | None:
+    """For `merge` and `push`: as for `try`, but no cascade. Returns the folder, None for a hub id."""
     check_source(run, overrides)
-    if is_recipe(run) and not (layered := read_layers(run, overrides)).sections.keys().isdisjoint(SLOTS):
+    if not is_recipe(run):
+        return None if is_hub_id(run) else Path(run)
+    layered = read_layers(run, overrides)
+    if not layered.sections.keys().isdisjoint(SLOTS):
         raise layered.fault("a recipe of a cascade, whose stages are models of their own; name one of these")
+    return folder_of(layered)
 
 
 def is_recipe(source: Path | str) -> bool:

@@ -66,12 +66,10 @@ def trained_folder(path: Path | str, overrides: Sequence[str] = (), data: Path |
     return folder_of(read_layers(path, overrides), data)
 
 
-def run_folder(run: Path | str, overrides: Sequence[str] = ()) -> Path:
-    """The folder that a trained end-to-end model is named by: itself, its recipe, or its hub id. Raises UserError."""
-    path = Path(run)
-    if path.suffix in (".yaml", ".yml") and not path.is_dir():
-        return trained_folder(path, overrides)
-    return local_folder(run)
+def check_is_adapter(folder: Path) -> None:
+    """Raises UserError where a trained model's folder holds no adapter."""
+    if not (folder / "adapter_config.json").is_file():
+        raise UserError(f"{folder}: holds no adapter (adapter_config.json); a merged model is used as it is")
 
 
 def folder_of(layered: Layered, data: Path | None = None) -> Path:

@@ -19,8 +19,9 @@ from transformers import GenerationConfig
 from eval.analysis.calibration import FILE_NAME as CALIBRATION
 from rivegs_mllm.answer.prompt import messages
 from rivegs_mllm.config.answering import Answering, save_answering
+from rivegs_mllm.config.trained import check_is_adapter
 from rivegs_mllm.data.images import open_for_model
-from rivegs_mllm.models.adapter import is_adapter, load_adapter_alone, save_beside_weights
+from rivegs_mllm.models.adapter import load_adapter_alone, save_beside_weights
 from rivegs_mllm.models.base_model import System, prepare_for_inference
 from rivegs_mllm.models.batching import SampleEncoder, encode_prompt
 from rivegs_mllm.models.device import best_device
@@ -73,8 +74,7 @@ def merge(folder: Path, recipe: Answering, out: Path, posts: Posts) -> Merged:
     DifferentAnswersError where it does not, and UserError for a folder without an adapter, an ``out`` that is there
     already, and a disk with too little room.
     """
-    if not is_adapter(folder):
-        raise UserError(f"{folder}: holds no adapter (adapter_config.json); a merged model is used as it is")
+    check_is_adapter(folder)
     whole = dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, quantization=None))
     quantised = None
     if recipe.model.quantization is not None:

@@ -77,7 +77,8 @@ def complete_folder(path: Path) -> Iterator[Path]:
         partial.mkdir(parents=True)
         try:
             yield partial
-            for file in partial.rglob("*"):
+            for file in filter(Path.is_file, partial.rglob("*")):
+                file.chmod(partial.stat().st_mode & 0o666)  # safetensors leaves its files to their owner alone
                 _to_disk(file)  # as in complete_file
             check_absent(path)
             partial.rename(path)
@@ -100,9 +101,8 @@ def check_absent(path: Path) -> None:
 
 
 def _to_disk(file: Path) -> None:
-    if file.is_file():
-        with file.open("rb") as written:
-            os.fsync(written.fileno())
+    with file.open("rb") as written:
+        os.fsync(written.fileno())
 
 
 def _is_within(name: object, folder: Path) -> bool:

@@ -11,6 +11,7 @@ from rivegs_mllm.runtime.files import (
     append_to,
     check_output,
     complete_file,
+    complete_folder,
     is_disk_full,
     write_json,
     write_text,
@@ -45,6 +46,61 @@ def test_what_raises_leaves_the_old_file(tmp_path):
         write_half(tmp_path / "file")
     assert (tmp_path / "file").read_text() == "first"
     assert names(tmp_path) == ["file"]
+
+
+def test_a_folder_is_there_when_it_is_complete(tmp_path):
+    out = tmp_path / "made" / "out"
+    left = tmp_path / "made" / "out.partial"
+    left.mkdir(parents=True)
+    (left / "old").write_text("of an interrupted run")
+    with complete_folder(out) as folder:
+        (folder / "within").mkdir()
+        (folder / "within" / "file").write_text("new")
+        (folder / "secret").write_text("")
+        (folder / "secret").chmod(0o600)
+        assert names(out.parent) == ["out.partial"]
+    assert names(out.parent) == ["out"]
+    assert names(out) == ["secret", "within"]
+    assert (out / "secret").stat().st_mode == (out / "within" / "file").stat().st_mode
+
+
+def half_folder(path: Path, raised: BaseException) -> None:
+    with complete_folder(path) as folder:
+        (folder / "file").write_text("half")
+        raise raised
+
+
+@pytest.mark.parametrize(
+    ("raised", "told"),
+    [
+        (KeyboardInterrupt(), KeyboardInterrupt),
+        (OSError(errno.ENOSPC, "No space left on device"), WriteError),
+        (RuntimeError("SafetensorError: No space left on device"), WriteError),
+        (FileNotFoundError(errno.ENOENT, "No such file", "/elsewhere"), FileNotFoundError),
+        (RuntimeError("something else"), RuntimeError),
+    ],
+    ids=str,
+)
+def test_of_a_folder_that_is_not_completed_nothing_is_left(tmp_path, raised, told):
+    with pytest.raises(told):
+        half_folder(tmp_path / "out", raised)
+    assert names(tmp_path) == []
+
+
+def overtaken(path: Path) -> None:
+    with complete_folder(path) as folder:
+        write_text(path / "file", "another's")
+        write_text(folder / "file", "mine")
+
+
+def test_a_folder_that_is_there_is_kept(tmp_path):
+    write_text(tmp_path / "out" / "file", "mine")
+    with pytest.raises(UserError, match="exists and is not overwritten"), complete_folder(tmp_path / "out"):
+        pass
+    with pytest.raises(UserError, match="exists"):
+        overtaken(tmp_path / "late")
+    assert (tmp_path / "late" / "file").read_text() == "another's"
+    assert names(tmp_path) == ["late", "out"]
 
 
 def test_a_value_that_is_no_json_leaves_the_old_file(tmp_path):

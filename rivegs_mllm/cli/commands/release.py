@@ -62,21 +62,23 @@ def add_push(commands) -> None:
 
 def _merge(args: argparse.Namespace, overrides: list[str]) -> int:
     from rivegs_mllm.cli.early import check_run, is_recipe
+    from rivegs_mllm.config.trained import check_is_adapter, local_folder
 
     if overrides and not is_recipe(args.source):
         args.parser.refuse_rest(overrides)
     if args.posts < 1:
         raise UserError(f"--posts: {args.posts} is not a number of at least 1")
-    check_run(args.source, overrides)
+    named = check_run(args.source, overrides)
+    if named is not None:
+        check_is_adapter(named)
     check_absent(args.out)
     quiet_transformers()
-    from rivegs_mllm.config.trained import run_folder
     from rivegs_mllm.models.adapter import answering_of
     from rivegs_mllm.release.merge import DifferentAnswersError, merge
     from rivegs_mllm.release.posts import some_posts
 
     with lock_file(args.out), log_to(args.out.with_name(f"{args.out.name}.log")):
-        folder = run_folder(args.source, overrides)
+        folder = named or local_folder(args.source)
         recipe = answering_of(folder)
         recipe.model = dataclasses.replace(recipe.model, dtype=args.dtype or recipe.model.dtype)
         with some_posts(folder, args.data, args.posts) as posts:
@@ -105,14 +107,12 @@ def _push(args: argparse.Namespace, overrides: list[str]) -> None:
         args.parser.refuse_rest(overrides)
     if is_hub_id(args.source):
         raise UserError(f"{args.source}: no folder here; what is pushed is a trained model's folder")
-    check_run(args.source, overrides)
+    folder = check_run(args.source, overrides)
     quiet_transformers()
-    from rivegs_mllm.config.trained import run_folder
     from rivegs_mllm.release.push import check_push, files_of, push
 
     if not args.dry_run:
         check_push(args.repo)
-    folder = run_folder(args.source, overrides)
     files = files_of(folder)
     print(f"{args.repo}, of {folder}:")
     for name, content in files.items():
