@@ -14,6 +14,7 @@ import yaml
 from hub_server import TOKEN, HubServer
 from tiny_base import write_recipe
 
+from rivegs_mllm.cli.main import main
 from rivegs_mllm.config.answering import save_recipe
 from rivegs_mllm.config.schema import read_recipe
 from rivegs_mllm.models.adapter import add_adapter, answering_of, instruction_of, save_beside_weights
@@ -90,14 +91,7 @@ def test_what_hinders_a_push_is_a_line(run, tmp_path):
     with HubServer() as hub:
         wrong = pushed(run, "me/m", HF_TOKEN="hf_wrong", HF_ENDPOINT=hub.url, HF_HOME=str(tmp_path / "hf"))
     gone = pushed(run, "me/m", HF_TOKEN=TOKEN, HF_ENDPOINT=hub.url, HF_HOME=str(tmp_path / "hf"))
-    for done, says in (
-        (wrong, "401"),
-        (gone, "me/m: cannot be pushed: "),
-        (pushed(run, "me/m", HF_TOKEN=TOKEN, HF_HUB_OFFLINE="1"), "HF_HUB_OFFLINE is set"),
-        (pushed(run, "me/m", HF_HOME=str(tmp_path / "hf")), "HF_TOKEN: not set"),
-        (pushed(run, "mine", HF_TOKEN=TOKEN), "mine: no name of a repository"),
-        (pushed("me/other", "me/m", HF_TOKEN=TOKEN), "no folder here"),
-    ):
+    for done, says in ((wrong, "401"), (gone, "me/m: cannot be pushed: ")):
         assert done.returncode == 2, says
         assert says in done.stderr
         assert done.stderr.startswith("error: ")
@@ -106,17 +100,32 @@ def test_what_hinders_a_push_is_a_line(run, tmp_path):
     assert not hub.created
 
 
-def test_a_dry_run_needs_neither_token_nor_hub(run):
-    done = pushed(run, "me/m", "--dry-run", HF_HUB_OFFLINE="1")
-    assert done.returncode == 0, done.stderr
-    assert "  adapter_model.safetensors" in done.stdout
-    assert "nothing was uploaded" in done.stdout
+def refused(capsys, *words: object) -> str:
+    assert main(["push", *map(str, words)]) == 2
+    return capsys.readouterr().err
 
 
-def test_an_adapter_whose_base_others_do_not_have_is_refused(trained):
-    done = pushed(trained.recipe.parent / "run", "me/m", "--dry-run")
-    assert done.returncode == 2
-    assert "others do not have" in done.stderr
+def test_what_is_refused_before_the_hub_is_asked(run, monkeypatch, capsys):
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    assert "HF_HUB_OFFLINE is set, so nothing can be uploaded" in refused(capsys, run, "me/m")  # by tests/conftest.py
+    assert "mine: no name of a repository" in refused(capsys, run, "mine")
+    assert "me/other: no folder here" in refused(capsys, "me/other", "me/m")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.delenv("HF_TOKEN")
+    assert "HF_TOKEN: not set" in refused(capsys, run, "me/m")
+    (run / "adapter_model.safetensors").unlink()
+    assert "has no weights in safetensors" in refused(capsys, run, "me/m", "--dry-run")
+
+
+def test_a_dry_run_needs_neither_token_nor_hub(run, capsys):
+    assert main(["push", str(run), "me/m", "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert "  adapter_model.safetensors" in said
+    assert "nothing was uploaded" in said
+
+
+def test_an_adapter_whose_base_others_do_not_have_is_refused(trained, capsys):
+    assert "others do not have" in refused(capsys, trained.recipe.parent / "run", "me/m", "--dry-run")
 
 
 def test_a_card_names_base_and_licence_as_they_are(run, tmp_path, monkeypatch):
