@@ -117,7 +117,7 @@ def _push(args: argparse.Namespace, overrides: list[str]) -> None:
     print(f"{args.repo}, of {folder}:")
     for name, content in files.items():
         size = len(content) if isinstance(content, bytes) else content.stat().st_size
-        print(f"  {name:<36}{size / 1e6:>12,.2f} MB")
+        print(f"  {name:<36}{size:>16,} bytes")
     if args.dry_run:
         print("nothing was uploaded (--dry-run)")
         return
