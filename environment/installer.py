@@ -23,7 +23,7 @@ ENVIRONMENT = Path(__file__).parent
 READY = "ready"
 """The file that is written last into an environment, with what it was made of."""
 
-EXTRAS = "all,scale,serve,dev"
+EXTRAS = "all,serve,dev"
 PARTS = {
     "weights": ("--no-deps", "-r", str(ENVIRONMENT / "weights.in")),
     "docs": ("-r", str(ENVIRONMENT / "docs.in")),

@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[1]
 LOCK = ROOT / "requirements.lock"
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 PLATFORMS = {
-    "x86_64 Linux": ("linux", "x86_64", [f"manylinux_2_{minor}_x86_64" for minor in range(31, 4, -1)]),
+    "x86_64 Linux": ("linux", "x86_64", [f"manylinux_2_{minor}_x86_64" for minor in range(28, 4, -1)]),
     "aarch64 Linux": ("linux", "aarch64", [f"manylinux_2_{minor}_aarch64" for minor in range(34, 16, -1)]),
     "arm64 macOS": ("darwin", "arm64", list(mac_platforms((15, 0), "arm64"))),
 }

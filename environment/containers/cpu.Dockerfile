@@ -16,7 +16,7 @@ COPY rivegs_mllm rivegs_mllm
 COPY data_builders data_builders
 COPY eval eval
 COPY recipes recipes
-RUN pip install -c requirements.lock --no-build-isolation ".[quant,cascade,sam,distill,metrics,scale,serve]"
+RUN pip install -c requirements.lock --no-build-isolation ".[quant,cascade,sam,distill,metrics,serve]"
 
 RUN useradd --create-home rivegs
 USER rivegs

@@ -22,7 +22,7 @@ COPY data_builders data_builders
 COPY eval eval
 COPY recipes recipes
 COPY accelerate_configs accelerate_configs
-RUN pip install -c requirements.lock --no-build-isolation ".[all,scale,serve]"
+RUN pip install -c requirements.lock --no-build-isolation ".[all,serve]"
 
 RUN useradd --create-home rivegs
 USER rivegs
