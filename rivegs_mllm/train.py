@@ -25,7 +25,7 @@ from eval.scores import evaluate
 from rivegs_mllm.answer.format import FILE_NAME
 from rivegs_mllm.cascade.training import StageTraining, train_stage
 from rivegs_mllm.config.answering import save_recipe
-from rivegs_mllm.config.completed import completed_by_data
+from rivegs_mllm.config.defaults.completed import completed_by_data
 from rivegs_mllm.config.reading.command_line import Parser
 from rivegs_mllm.config.reading.layers import read_layers
 from rivegs_mllm.config.reading.yaml_loader import decode

@@ -32,7 +32,7 @@ from rivegs_mllm.cascade.runner import LoadedModels, StageReport, Step, file_fin
 from rivegs_mllm.cascade.segmentation.base import Segmenter
 from rivegs_mllm.cascade.tagging.base import Tagger
 from rivegs_mllm.config.bounds import BatchSize, check_bounds
-from rivegs_mllm.config.dataset_types import with_dataset_types
+from rivegs_mllm.config.defaults.types import with_dataset_types
 from rivegs_mllm.config.reading.layers import Layered, read_layers
 from rivegs_mllm.config.reading.yaml_loader import decode
 from rivegs_mllm.data.jsonl import write_records

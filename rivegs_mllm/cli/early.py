@@ -12,7 +12,7 @@ from pathlib import Path
 
 from rivegs_mllm.answer.format import AnswerFormat
 from rivegs_mllm.cascade.base import SLOTS
-from rivegs_mllm.config.completed import completed_by_data, completed_by_model
+from rivegs_mllm.config.defaults.completed import completed_by_data, completed_by_model
 from rivegs_mllm.config.key_table import key_table
 from rivegs_mllm.config.reading.layers import Layered, Section, read_fitting, read_layers, word
 from rivegs_mllm.config.reading.shipped import find_recipe

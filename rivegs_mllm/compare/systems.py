@@ -18,7 +18,7 @@ from rivegs_mllm.cascade.config import (
     type_names_of,
 )
 from rivegs_mllm.config.answering import Answering, answering
-from rivegs_mllm.config.completed import completed_by_data, completed_by_model
+from rivegs_mllm.config.defaults.completed import completed_by_data, completed_by_model
 from rivegs_mllm.config.reading.layers import Layered, read_fitting, read_layers
 from rivegs_mllm.config.reading.yaml_print import as_yaml
 from rivegs_mllm.config.schema import Recipe

@@ -12,7 +12,7 @@ from peft import LoraConfig
 from transformers import TrainingArguments
 
 from rivegs_mllm.config.bounds import TokenCount, check_bounds
-from rivegs_mllm.config.completed import completed_by_data, completed_by_model
+from rivegs_mllm.config.defaults.completed import completed_by_data, completed_by_model
 from rivegs_mllm.config.reading.layers import Layered, read_layers
 from rivegs_mllm.config.reading.yaml_loader import decode
 from rivegs_mllm.config.schema import AnswerRecipe, ModelRecipe, PredictRecipe, Recipe, check_answering

@@ -31,7 +31,7 @@ from rivegs_mllm.config.bounds import (
     TokenCount,
     check_bounds,
 )
-from rivegs_mllm.config.completed import completed_by_data
+from rivegs_mllm.config.defaults.completed import completed_by_data
 from rivegs_mllm.config.distilled import Distilled
 from rivegs_mllm.config.reading.layers import read_layers
 from rivegs_mllm.config.reading.yaml_loader import decode

@@ -11,7 +11,7 @@ from rivegs_mllm.answer.serialization import parse, render
 from rivegs_mllm.cascade.config import read_cascade
 from rivegs_mllm.cli.main import main
 from rivegs_mllm.config.answering import read_answering
-from rivegs_mllm.config.dataset_types import with_dataset_types
+from rivegs_mllm.config.defaults.types import with_dataset_types
 from rivegs_mllm.config.reading.layers import read_layers
 from rivegs_mllm.config.reading.yaml_print import as_yaml
 from rivegs_mllm.config.schema import read_recipe

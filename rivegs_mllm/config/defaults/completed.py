@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from rivegs_mllm.answer.format import FILE_NAME
-from rivegs_mllm.config.dataset_segments import with_dataset_segments, with_trained_segments
-from rivegs_mllm.config.dataset_types import with_dataset_types, with_trained_types
+from rivegs_mllm.config.defaults.segments import with_dataset_segments, with_trained_segments
+from rivegs_mllm.config.defaults.types import with_dataset_types, with_trained_types
 from rivegs_mllm.config.reading.layers import Layered
 
 
