@@ -101,7 +101,7 @@ def texts_of(path: Path, fields: Collection[str]) -> set[str] | None:
                     found.add("expression")
             except (orjson.JSONDecodeError, AttributeError, TypeError):
                 continue
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a name with a null byte
         return None
     return found
 

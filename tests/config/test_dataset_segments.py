@@ -9,6 +9,7 @@ from rivegs_mllm.answer.format import SEGMENTS, AnswerFormat
 from rivegs_mllm.answer.prompt import instruction_for
 from rivegs_mllm.config.answering import read_answering
 from rivegs_mllm.config.schema import read_recipe
+from rivegs_mllm.data.dataset_info import texts_of
 
 E2E = "recipes/tiny/e2e.yaml"
 BARE = {"id": "1", "tokens": ["Ada"], "entities": [{"text": "Ada", "type": "PER", "span": [0, 1]}]}
@@ -53,6 +54,7 @@ def test_what_a_recipe_names_or_a_teacher_gives_stays(data):
 def test_a_dataset_that_is_not_there_decides_nothing(tmp_path):
     assert read_recipe(E2E, [f"--data.folder={tmp_path / 'none'}"]).answer.segments == list(SEGMENTS)
     assert read_answering(E2E, data=tmp_path).answer.segments == list(SEGMENTS)
+    assert texts_of(tmp_path / "a\0b", ["knowledge"]) is None
 
 
 def test_a_model_is_asked_for_what_it_writes_whatever_the_data_have(data, tmp_path):
