@@ -104,6 +104,8 @@ def _script(tokens: Sequence[str]) -> str:
     names = Counter(
         unicodedata.name(letter, "").partition(" ")[0] for token in tokens for letter in token if letter.isalpha()
     )
+    if names["HIRAGANA"] or names["KATAKANA"]:  # what is written in three scripts
+        names["JAPANESE"] = sum(names.pop(script, 0) for script in ("HIRAGANA", "KATAKANA", "CJK"))
     return names.most_common(1)[0][0] if names else ""
 
 

@@ -285,8 +285,9 @@ def test_the_scripts_of_a_set_are_told(tmp_path):
     posts = lines(0)["train"][:4]
     posts.append({"id": "ar", "tokens": ["\u0627\u0644\u0639\u0631\u0628\u064a\u0629", "2024"]})
     posts.append({"id": "none", "tokens": ["2024", "\U0001f600"]})
+    posts.append({"id": "ja", "tokens": ["\u4eca\u65e5\u306f", "Ada", "\u3078"]})
     write(tmp_path / "own", {"train": posts})
-    assert "posts by script: latin 4, arabic 1" in format_report(audit(tmp_path / "own"))
+    assert "posts by script: latin 4, arabic 1, japanese 1" in format_report(audit(tmp_path / "own"))
 
 
 def test_what_a_recipe_would_refuse(tmp_path, capsys):
