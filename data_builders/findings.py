@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from rivegs_mllm.runtime.foreign import cut, printable
@@ -158,10 +159,15 @@ def rare_types(splits: Mapping[str, Sequence[Sample]], places: Mapping[str, str]
     ]
 
 
-def format_report(report: DatasetReport, shown: int = SHOWN) -> str:
+def format_report(report: DatasetReport, shown: int = SHOWN, rest: str = "--all shows them") -> str:
     """The figures as a table, one column a split, then the findings by kind, errors first: how many there are, what to
-    do, and ``shown`` of them."""
-    return "\n".join([*_table(report.counts), *_scripts(report.scripts), *_findings(report.findings, shown)])
+    do, and ``shown`` of them. ``rest`` says where the others are."""
+    return "\n".join([*_table(report.counts), *_scripts(report.scripts), *_findings(report.findings, shown, rest)])
+
+
+def all_in(out: Path) -> str:
+    """Where all findings of a dataset are that was written to ``out``."""
+    return f"all are in {out / 'findings.txt'}"
 
 
 def format_figures(report: DatasetReport) -> str:
@@ -196,7 +202,7 @@ def _scripts(scripts: Mapping[str, Mapping[str, int]]) -> list[str]:
     return ["posts by script: " + ", ".join(f"{name.lower()} {count}" for name, count in total.most_common())]
 
 
-def _findings(findings: Iterable[Finding], shown: int) -> list[str]:
+def _findings(findings: Iterable[Finding], shown: int, rest: str) -> list[str]:
     """Findings of one kind together; lines that are wrong, by what is wrong with them."""
     kinds: dict[tuple[str, str, str], list[Finding]] = {}
     for finding in sorted(findings, key=lambda finding: (finding.level, finding.kind)):
@@ -207,7 +213,7 @@ def _findings(findings: Iterable[Finding], shown: int) -> list[str]:
         lines += ["", f"{level}: {kind}: {len(group)}"]
         lines += [f"  {finding.place}: {finding.message}" for finding in group[:shown]]
         if len(group) > shown:
-            lines.append(f"  and {len(group) - shown} more; --all shows them")
+            lines.append(f"  and {len(group) - shown} more; {rest}")
         if kind in ADVICE:
             lines.append(f"  -> {ADVICE[kind]}")
     return lines or ["", "no findings"]

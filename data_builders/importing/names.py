@@ -6,7 +6,7 @@ WORDS = {
     "csv": "a table with a header, comma, semicolon or tab",
     "parquet": "the same in Parquet",
     "json": "the same as JSON lines or a list; also this project's own lines",
-    "conll": "a token and its tag a line, any separator, any types",
+    "conll": "a token and its tag a line, with a tab, blanks, comma, semicolon or bar; any types",
     "spacy": "texts and spans of characters, as spaCy and Prodigy have them",
     "doccano": "the same as Doccano exports them",
     "brat": "a folder of .txt and .ann files",

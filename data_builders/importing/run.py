@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import get_args
 
 from data_builders.common import check_dataset, write_splits
-from data_builders.findings import DatasetReport, Finding, format_report
+from data_builders.findings import DatasetReport, Finding, all_in, format_report
 from data_builders.image_index import for_each_picture
 from data_builders.importing.assembly import Assembled, Tally, assemble
 from data_builders.importing.duplicates import groups
@@ -62,8 +62,9 @@ class Imported:
     report: DatasetReport
     tally: Tally
 
-    def in_words(self) -> str:
-        return "\n".join([*_counts(self.tally), "", format_report(self.report)])
+    def in_words(self, out: Path) -> str:
+        """What the command prints; ``out`` holds all findings."""
+        return "\n".join([*_counts(self.tally), "", format_report(self.report, rest=all_in(out))])
 
 
 def import_dataset(request: Request, tell: Callable[[str], None] = print) -> Imported:

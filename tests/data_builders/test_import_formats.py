@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from importing_files import imported, json_file, kinds, picture
 
+from data_builders.importing.readers.tables.files import read_table
 from data_builders.twitter_gmner import build_twitter_gmner
 from rivegs_mllm.data.dataset_info import read_info
 from rivegs_mllm.data.jsonl import SPLITS, read_split
@@ -51,6 +52,31 @@ def test_csv(tmp_path, pictures, separator):
     assert samples[0].id == "7"
     assert kinds(done) == ["token split"]
     assert read_info(tmp_path / "out").types == {"athlete": "", "brand": "", "place": ""}
+
+
+def test_a_table_as_a_spreadsheet_writes_it(tmp_path, pictures):
+    """With decimal commas, the separator in the first line, and rows of empty cells below the table."""
+    header = "Nr.;Beitrag;Bild;Wort;Art;links;oben;Breite;Höhe;Notiz"
+    rows = [
+        "7;Ada wears Nike;p1.jpg;Ada;athlete;10,5;5,0;40,0;30,0;gut",
+        "7;Ada wears Nike;p1.jpg;Nike;brand;;;;;",
+        ";" * 9,
+        ";; ;;;;;;;",
+    ]
+    path = tmp_path / "posts.csv"
+    path.write_text("\r\n".join(["sep=;", header, *rows, ""]), newline="", encoding="utf-8-sig")
+    fields = {"id": "Nr.", "text": "Beitrag", "image": "Bild", "mention": "Wort", "type": "Art"}
+    sides = {"x": "links", "y": "oben", "w": "Breite", "h": "Höhe"}
+    columns = {**fields, **sides}
+    ((sample,), done) = imported("csv", path, tmp_path / "out", images=[pictures], columns=columns, boxes="xywh")
+    assert [own.boxes for own in sample.entities] == [(Box(10.5, 5, 50.5, 35),), ()]
+    assert done.report.findings == []
+    assert "not read: 'Notiz'" in read_table(path, columns).notes[0]
+    with pytest.raises(UserError, match=r"--columns: x, y: a box has four columns: xmin, ymin, xmax, ymax; "):
+        read_table(path, {**fields, "x": "links", "y": "oben"})
+    path.write_text(path.read_text(encoding="utf-8-sig").replace("10,5", "ten"), newline="", encoding="utf-8-sig")
+    with pytest.raises(UserError, match=r"posts\.csv:3: links, oben, Breite, Höhe: \['ten', .* is not 4 numbers"):
+        read_table(path, columns)
 
 
 def test_coco(tmp_path, pictures):
@@ -166,6 +192,41 @@ def test_label_studio_json_min(tmp_path, pictures):
     task = {"id": 12, **full["data"], **values, "annotator": 1, "annotation_id": 1001, "lead_time": 3.5}
     samples, _ = imported("label-studio", json_file(tmp_path / "a.json", [task]), tmp_path / "out", images=[pictures])
     assert [own.text for own in samples[0].entities if own.boxes] == ["Ada Lovelace"]
+
+
+def test_tasks_that_nobody_has_annotated_are_no_posts_without_entities(tmp_path, pictures):
+    done_task = label_studio()
+    skipped = label_studio(was_cancelled=True)
+    empty = {**done_task, "annotations": [{"id": 1, "result": []}]}
+    bare = {**done_task, "annotations": []}
+    path = json_file(tmp_path / "a.json", [done_task, bare, skipped, empty])
+    samples, done = imported("label-studio", path, tmp_path / "out", images=[pictures], without_images=True)
+    assert [len(sample.entities) for sample in samples] == [3, 0]
+    assert kinds(done).count("not annotated") == 2
+    path = json_file(tmp_path / "a.json", [bare, bare])  # yet to be predicted
+    samples, done = imported("label-studio", path, tmp_path / "out", images=[pictures], without_images=True)
+    assert len(samples) == 2
+    assert "not annotated" not in kinds(done)
+
+
+def test_a_text_that_is_called_post_is_not_the_id(tmp_path, pictures):
+    task = label_studio()
+    task["data"]["post"] = task["data"].pop("text")
+    (sample,), _ = imported("label-studio", json_file(tmp_path / "a.json", [task]), tmp_path / "out", images=[pictures])
+    assert sample.id == "12"
+    assert sample.tokens == TOKENS
+
+
+@pytest.mark.parametrize(("turn", "edges"), [(0, (40, 40, 80, 60)), (90, (50, 30, 70, 70))])
+def test_an_ellipse_is_the_box_around_it(tmp_path, turn, edges):
+    pictures = picture(tmp_path / "pictures" / "p1.jpg", (200, 100)).parent
+    task = label_studio()
+    own = task["annotations"][0]["result"][-1]
+    value = {"x": 30, "y": 50, "radiusX": 10, "radiusY": 10, "rotation": turn, "ellipselabels": ["athlete"]}
+    own.update(original_width=200, original_height=100, type="ellipselabels", value=value)
+    samples, _ = imported("label-studio", json_file(tmp_path / "a.json", [task]), tmp_path / "out", images=[pictures])
+    (box,) = samples[0].entities[0].boxes
+    assert (box.xmin, box.ymin, box.xmax, box.ymax) == pytest.approx(edges)
 
 
 def test_a_rectangle_that_is_turned(tmp_path):

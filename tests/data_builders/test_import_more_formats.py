@@ -206,6 +206,7 @@ def test_cvat_regions(tmp_path, pictures):
         '<box label="thing" xtl="20" ytl="20" xbr="40" ybr="30" rotation="90">'
         '<attribute name="mention">Nike</attribute></box>'
         '<polygon label="Nike" points="0,0;20,0;20,10;0,10"/>'
+        '<ellipse label="brand" cx="40" cy="30" rx="20" ry="10" rotation="90.0"/>'
         '<mask label="brand" rle="3, 2, 1" left="1" top="2" width="3" height="2"/><points label="x" points="1,1"/>'
         "</image></annotations>"
     )
@@ -215,6 +216,7 @@ def test_cvat_regions(tmp_path, pictures):
     assert [[round(edge, 6) for edge in (box.xmin, box.ymin, box.xmax, box.ymax)] for box in nike.boxes] == [
         [25, 15, 35, 35],
         [0, 0, 20, 10],
+        [30, 10, 50, 50],
         [1, 3, 3, 4],
     ]
     assert np.argwhere(decode(nike.masks[1])).tolist() == [[3, 1], [3, 2]]
@@ -365,4 +367,12 @@ def test_regions_of_no_picture_and_of_a_video(tmp_path, pictures):
 
 def test_posts_without_any_mention_are_told(tmp_path):
     _, done = imported("spacy", json_file(tmp_path / "a.json", [{"text": "Ada in Rome"}]), tmp_path / "out")
-    assert "mentions: none, so that these posts can be predicted" in done.in_words()
+    assert "mentions: none, so that these posts can be predicted" in done.in_words(tmp_path)
+
+
+def test_findings_that_are_not_printed_are_in_a_file(tmp_path):
+    texts = [{"text": "AdaX in Rome", "label": [[0, 3, "athlete"]]}] * 4
+    _, done = imported("doccano", json_file(tmp_path / "a.json", texts), tmp_path / "out", split="")
+    file = tmp_path / "out" / "findings.txt"
+    assert f"and 1 more; all are in {file}" in done.in_words(tmp_path / "out")
+    assert file.read_text().count("token split") == 4

@@ -163,6 +163,7 @@ def test_missing_and_damaged_pictures_are_errors_unless_allowed(tmp_path):
         ("/data/local-files/?d=set%2Fb%2Fp1.jpg", "b/p1.jpg"),
         ("/data/upload/1/01234567-p2.png", "a/p2.png"),
         ("p2", "a/p2.png"),
+        ("/data/upload/1/01234567-Ada_Lovelace_1.jpg", "a/Ada Lovelace (1).jpg"),
         ("../secret.jpg", None),
         ("../../etc/passwd", None),
         ("", None),
@@ -173,7 +174,7 @@ def test_missing_and_damaged_pictures_are_errors_unless_allowed(tmp_path):
     ],
 )
 def test_names_of_pictures(tmp_path, name, found):
-    for own in ("a/p1.jpg", "b/p1.jpg", "a/p2.png"):
+    for own in ("a/p1.jpg", "b/p1.jpg", "a/p2.png", "a/Ada Lovelace (1).jpg"):
         picture(tmp_path / "root" / own)
     picture(tmp_path / "secret.jpg")
     (tmp_path / "root" / "a" / "notes.txt").write_text("x")

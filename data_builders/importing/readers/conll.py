@@ -51,7 +51,10 @@ def _separator(path: Path, lines: Sequence[str]) -> str:
     if not counts[best]:
         first = next(line for line in body)
         number = lines.index(first) + 1
-        raise UserError(f"{path}:{number}: {shown(first)} does not end in a tag such as O or B-PER behind a separator")
+        raise UserError(
+            f"{path}:{number}: {shown(first)} does not end in a tag such as O or B-PER behind a tab, a "
+            "blank, a comma, a semicolon or a bar"
+        )
     return best
 
 

@@ -1,4 +1,4 @@
-"""CVAT's XML for images 1.1: boxes, polygons and masks of every picture, in pixels.
+"""CVAT's XML for images 1.1: boxes, ellipses, polygons and masks of every picture, in pixels.
 
 A label is a type or a mention; an attribute called mention, text or phrase names the mention. CVAT has no texts, so
 that its files are regions for texts that come from elsewhere.
@@ -16,6 +16,7 @@ from lxml import etree
 from data_builders.importing.fields import Fields, is_number, read_bytes
 from data_builders.importing.records import Left, Post, Region, Source
 from data_builders.importing.regions.box_formats import PIXELS
+from data_builders.importing.regions.ellipses import half_sides
 from rivegs_mllm.data.masks import encode
 from rivegs_mllm.runtime.foreign import shown
 from rivegs_mllm.types import Mask, UserError
@@ -47,6 +48,8 @@ def _post(path: Path, image: etree._Element, left: list[Left]) -> Post:
         where = f"{path}:{shape.sourceline}"
         if shape.tag == "box":
             regions.append(_region(shape, box=_box(shape, where)))
+        elif shape.tag == "ellipse":
+            regions.append(_region(shape, box=_around(shape, where)))
         elif shape.tag == "polygon":
             regions.append(_region(shape, polygons=(_points(shape, where),)))
         elif shape.tag == "mask":
@@ -65,7 +68,7 @@ def _region(shape: etree._Element, **geometry: object) -> Region:
 def _box(shape: etree._Element, place: str) -> tuple[float, float, float, float]:
     """The upright box around one that may be turned about its centre, clockwise."""
     left, top, right, bottom = (_number(shape, name, place) for name in ("xtl", "ytl", "xbr", "ybr"))
-    turn = math.radians(_number(shape, "rotation", place) if shape.get("rotation") else 0)
+    turn = math.radians(_turn(shape, place))
     if not turn:
         return left, top, right, bottom
     across, down = (right - left) / 2, (bottom - top) / 2
@@ -73,6 +76,18 @@ def _box(shape: etree._Element, place: str) -> tuple[float, float, float, float]
     high = abs(across * math.sin(turn)) + abs(down * math.cos(turn))
     x, y = (left + right) / 2, (top + bottom) / 2
     return x - wide, y - high, x + wide, y + high
+
+
+def _around(shape: etree._Element, place: str) -> tuple[float, float, float, float]:
+    """The upright box around an ellipse that may be turned."""
+    x, y, wide, high = (_number(shape, name, place) for name in ("cx", "cy", "rx", "ry"))
+    wide, high = half_sides(wide, high, _turn(shape, place))
+    return x - wide, y - high, x + wide, y + high
+
+
+def _turn(shape: etree._Element, place: str) -> float:
+    """In degrees."""
+    return _number(shape, "rotation", place) if shape.get("rotation") else 0.0
 
 
 def _points(shape: etree._Element, place: str) -> tuple[tuple[float, float], ...]:

@@ -16,12 +16,14 @@ from data_builders.formats.brush import decode_brush
 from data_builders.importing.fields import Fields, numbers_of, read_items
 from data_builders.importing.records import Left, Mention, Numbers, Post, Region, Source
 from data_builders.importing.regions.box_formats import BoxFormat
+from data_builders.importing.regions.ellipses import half_sides
 from data_builders.importing.texts import in_characters
 from rivegs_mllm.data.masks import encode
 from rivegs_mllm.runtime.foreign import shown
 
 _TEXT, _IMAGE = ("text", "tweet", "post", "sentence", "caption"), ("image", "img", "picture", "image_url", "photo")
-_RESULTS = ("labels", "hypertextlabels", "rectanglelabels", "polygonlabels", "rectangle", "polygon", "brushlabels")
+_SPANS = ("labels", "hypertextlabels")
+_REGIONS = ("rectanglelabels", "rectangle", "ellipselabels", "ellipse", "polygonlabels", "polygon", "brushlabels")
 _VISIBLE = {"visible": True, "not visible": False, "invisible": False, "yes": True, "no": False}
 
 
@@ -30,15 +32,22 @@ def read_label_studio(path: Path, columns: Mapping[str, str]) -> Source:
     left: list[Left] = []
     notes: list[str] = []
     posts = []
+    bare: set[str] = set()
     for place, item in read_items(path):
         task = Fields(item, place)
         data = task.fields("data") if task.has("data") else task
         keys = {name: columns.get(name) or _key(data, names) for name, names in (("text", _TEXT), ("image", _IMAGE))}
         results = _results(task, left) if task.has("data") else list(_of_min(task))
-        posts.append(_post(task, data, keys, results, left))
+        posts.append(_post(task, data, keys, results or [], left))
+        if results is None:
+            bare.add(place)
         note = f"text is data.{keys['text']}" + (f", the picture data.{keys['image']}" if keys["image"] else "")
         if keys["text"] and note not in notes:
             notes.append(note)
+    if len(bare) < len(posts):  # not a file of posts that are yet to be annotated
+        message = "nobody has annotated this task, as others are; it is left out"
+        left += [Left("not annotated", post.place, message) for post in posts if post.place in bare]
+        posts = [post for post in posts if post.place not in bare]
     return Source(posts, BoxFormat("xywh", 100.0), notes=notes, left=left)
 
 
@@ -47,8 +56,8 @@ def _key(data: Fields, names: tuple[str, ...]) -> str:
     return next((name for name in names if type(data.raw.get(name)) is str), "")
 
 
-def _results(task: Fields, left: list[Left]) -> list[Fields]:
-    """The results of the annotation that counts."""
+def _results(task: Fields, left: list[Left]) -> list[Fields] | None:
+    """The results of the annotation that counts, None where there is none."""
     own = list(task.each("annotations" if task.has("annotations") else "completions"))
     for one in own:
         if one.truth("was_cancelled"):
@@ -58,7 +67,7 @@ def _results(task: Fields, left: list[Left]) -> list[Fields]:
     for one in done:
         if one is not chosen:
             left.append(Left("further annotation", one.place, "the task has several; this is left out"))
-    return [] if chosen is None else list(chosen.each("result"))
+    return None if chosen is None else list(chosen.each("result"))
 
 
 def _of_min(task: Fields) -> Iterator[Fields]:
@@ -67,7 +76,7 @@ def _of_min(task: Fields) -> Iterator[Fields]:
         if type(values) is not list or not all(type(value) is dict for value in values):
             continue
         for number, value in enumerate(values):
-            kind = next((own for own in _RESULTS if own in value), "")
+            kind = next((own for own in (*_SPANS, *_REGIONS) if own in value), "")
             if kind:
                 raw = {"id": f"{key}{number}", "type": kind, "value": value}
                 sizes = {name: value[name] for name in ("original_width", "original_height") if name in value}
@@ -86,10 +95,10 @@ def _post(task: Fields, data: Fields, keys: Mapping[str, str], results: list[Fie
             links.append((own.name("from_id"), own.name("to_id")))
             continue
         value, key = own.fields("value"), own.name("id")
-        if kind in ("labels", "hypertextlabels"):
+        if kind in _SPANS:
             found, further[key] = _mention(own, value, key)
             mentions.setdefault(key, {}).update(found)
-        elif kind in ("rectanglelabels", "rectangle", "polygonlabels", "polygon", "brushlabels"):
+        elif kind in _REGIONS:
             size = own.size("original_width", "original_height") or size
             regions.setdefault(key, {}).update(_geometry(own, value))
         elif kind == "choices":
@@ -108,7 +117,7 @@ def _post(task: Fields, data: Fields, keys: Mapping[str, str], results: list[Fie
     owners = _owners(links, mentions, regions, task, left)
     return Post(
         place=task.place,
-        id=data.name("post") or task.name("id"),
+        id=(data.name("post") if keys["text"] != "post" else "") or task.name("id"),
         text=text,
         tokens=data.strings("tokens") if data.has("tokens") else None,
         mentions=tuple(
@@ -152,9 +161,10 @@ def _geometry(own: Fields, value: Fields) -> dict:
         if size is None:
             raise own.fail("original_width", "the picture's width, which brush strokes need")
         return {**found, "mask": encode(decode_brush(value.list("rle"), size, value.place)), "derived": True}
-    numbers = tuple(value.number(key) for key in ("x", "y", "width", "height"))
-    turn = value.number("rotation", 0.0)
-    return {**found, "box": _upright(numbers, turn, own.size("original_width", "original_height"))}
+    turn, size = value.number("rotation", 0.0), own.size("original_width", "original_height")
+    if kind in ("ellipselabels", "ellipse"):
+        return {**found, "box": _around(*(value.number(key) for key in ("x", "y", "radiusX", "radiusY")), turn, size)}
+    return {**found, "box": _upright(tuple(value.number(key) for key in ("x", "y", "width", "height")), turn, size)}
 
 
 def _upright(box: Numbers, degrees: float, size: tuple[int, int] | None) -> Numbers:
@@ -171,6 +181,14 @@ def _upright(box: Numbers, degrees: float, size: tuple[int, int] | None) -> Numb
     xs = [left + x * cosine - y * sine for x, y in corners]
     ys = [top + x * sine + y * cosine for x, y in corners]
     return min(xs) / across, min(ys) / down, (max(xs) - min(xs)) / across, (max(ys) - min(ys)) / down
+
+
+def _around(x: float, y: float, wide: float, high: float, degrees: float, size: tuple[int, int] | None) -> Numbers:
+    """The box around an ellipse about (x, y) that may be turned, in per cent."""
+    across, down = size or (1, 1)
+    half = half_sides(wide * across, high * down, degrees)
+    wide, high = half[0] / across, half[1] / down
+    return x - wide, y - high, 2 * wide, 2 * high
 
 
 def _add_choice(own: dict, value: Fields) -> None:

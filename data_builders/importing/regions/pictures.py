@@ -81,7 +81,8 @@ class PictureFiles:
         if path.suffix[1:].lower() in PICTURE_ENDINGS:
             parts = path.parts
             self._roots[parts] = path
-            self._named.setdefault(path.name, []).append(parts)
+            for name in {path.name, _stored(path.name)}:
+                self._named.setdefault(name, []).append(parts)
             self._by_stem.setdefault(path.stem, []).append(parts)
 
 
@@ -95,6 +96,11 @@ def _candidates(name: str) -> list[tuple[str, ...]]:
         return []
     uploaded = _UPLOADED.fullmatch(parts[-1])
     return [parts, (uploaded[1],)] if uploaded else [parts]
+
+
+def _stored(name: str) -> str:
+    """What Label Studio, as Django, makes of an uploaded name: blanks become "_", most other signs are left out."""
+    return re.sub(r"[^-\w.]", "", name.strip().replace(" ", "_"))
 
 
 def _in_common(own: Sequence[str], other: Sequence[str]) -> int:

@@ -70,32 +70,32 @@ def add_audit(commands) -> None:
 
 
 def _build_twitter_gmner(args: argparse.Namespace, _: list[str]) -> None:
-    from data_builders.findings import format_report
+    from data_builders.findings import all_in, format_report
     from data_builders.twitter_gmner import build_twitter_gmner
 
     with lock_folder(args.out):
         report = build_twitter_gmner(args.raw, args.images, args.out, args.without_images, args.knowledge)
-    print(format_report(report))
+    print(format_report(report, rest=all_in(args.out)))
     tell_next("audit", args.out)
 
 
 def _build_mner(args: argparse.Namespace, _: list[str]) -> None:
-    from data_builders.findings import format_report
+    from data_builders.findings import all_in, format_report
     from data_builders.twitter_mner import build_mner
 
     with lock_folder(args.out):
         report = build_mner(args.name, args.raw, args.images, args.out, args.without_images, args.knowledge)
-    print(format_report(report))
+    print(format_report(report, rest=all_in(args.out)))
     tell_next("audit", args.out)
 
 
 def _build_twitter_smner(args: argparse.Namespace, _: list[str]) -> None:
-    from data_builders.findings import format_report
+    from data_builders.findings import all_in, format_report
     from data_builders.twitter_smner import build_twitter_smner
 
     with lock_folder(args.out):
         report = build_twitter_smner(args.gmner, args.masks, args.out)
-    print(format_report(report))
+    print(format_report(report, rest=all_in(args.out)))
     tell_next("audit", args.out)
 
 

@@ -80,7 +80,7 @@ def _import(args: argparse.Namespace, _: list[str]) -> None:
     )
     with lock_folder(args.out):
         imported = import_dataset(request)
-    print(imported.in_words())
+    print(imported.in_words(args.out))
     print(f"wrote {args.out}; next: rivegs audit {args.out}")
 
 

@@ -43,39 +43,55 @@ CORNERS = (
 )
 """Columns that are a box together."""
 
+_SIDES = tuple(dict.fromkeys(name for names, _ in CORNERS for name in names))
+
 
 @dataclass(frozen=True, slots=True)
 class Columns:
     """``names`` are the columns by field, ``corners`` the four of a box or (). ``boxes`` and ``layout`` are what the
-    columns' names say of the boxes, as in `records.Source`."""
+    columns' names say of the boxes, as in `records.Source`. ``unread`` are the other columns."""
 
     names: Mapping[str, str]
     corners: tuple[str, ...]
     boxes: BoxFormat | None
     layout: str
+    unread: tuple[str, ...]
 
     def in_words(self) -> str:
         own = [f"{field} is {column!r}" for field, column in self.names.items()]
-        return "columns: " + ", ".join([*own, *([f"box is {', '.join(self.corners)}"] if self.corners else [])])
+        box = [f"box is {', '.join(self.corners)}"] if self.corners else []
+        rest = f"; not read: {', '.join(map(repr, self.unread))}" if self.unread else ""
+        return "columns: " + ", ".join([*own, *box]) + rest
 
 
 def find_columns(there: Collection[str], said: Mapping[str, str], place: str) -> Columns:
-    """The fields of a table with the columns ``there``. ``said`` is the user's choice, by field.
+    """The fields of a table with the columns ``there``. ``said`` is the user's choice, by field, or by the
+    name of one of the four columns of a box.
 
-    Raises UserError for a field that there is none of, a column that is not there, and a table without text and tokens.
+    Raises UserError for a field that there is none of, a column that is not there, a box of fewer columns, and a table
+    without text and tokens.
     """
     for field, column in said.items():
-        if field not in NAMED:
-            raise UserError(f"--columns: {field!r} is none of {', '.join(NAMED)}")
+        if field not in NAMED and field not in _SIDES:
+            raise UserError(f"--columns: {field!r} is none of {', '.join((*NAMED, *_SIDES))}")
         if column not in there:
             raise UserError(f"--columns: {place} has no column {column!r}; it has {', '.join(map(repr, there))}")
     lower = {column.strip().casefold(): column for column in reversed(list(there))}
+    sides = {field: column for field, column in said.items() if field not in NAMED}
+    lower |= sides
     corners, layout = next(
-        ((tuple(lower[own] for own in names), layout) for names, layout in CORNERS if lower.keys() >= set(names)),
+        (
+            (tuple(lower[own] for own in names), layout)
+            for names, layout in CORNERS
+            if sides.keys() <= set(names) <= lower.keys()
+        ),
         ((), ""),
     )
+    if sides and not corners:
+        together = "; ".join(", ".join(names) for names, _ in CORNERS)
+        raise UserError(f"--columns: {', '.join(sides)}: a box has four columns: {together}")
     taken = {*said.values(), *corners}
-    names = dict(said)
+    names = {field: column for field, column in said.items() if field in NAMED}
     for field, own in NAMED.items():
         column = next((lower[name] for name in own if name in lower and lower[name] not in taken), None)
         if field not in names and column is not None:
@@ -91,7 +107,8 @@ def find_columns(there: Collection[str], said: Mapping[str, str], place: str) ->
     if not names.keys() & {"text", "tokens"}:
         columns = ", ".join(map(repr, there))
         raise UserError(f"{place}: which column is the text? --columns text=NAME says it; there are {columns}")
-    return Columns({field: names[field] for field in NAMED if field in names}, corners, boxes, layout)
+    unread = tuple(column for column in there if column and column not in {*names.values(), *corners})
+    return Columns({field: names[field] for field in NAMED if field in names}, corners, boxes, layout, unread)
 
 
 def format_in(name: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -15,30 +16,36 @@ from rivegs_mllm.runtime.foreign import one_line
 from rivegs_mllm.types import UserError
 
 _LARGEST_CELL = 2**24
+_SAID = re.compile(r"sep=([,;\t])")  # a first line that Excel reads and writes
 
 
 def read_table(path: Path, said: Mapping[str, str]) -> Source:
     """The posts of a table; ``said`` are columns by field. Raises UserError."""
     if path.suffix.lower() == ".parquet":
         names, rows = _parquet(path)
-    else:
-        names, rows = _csv(path)
-    return read_rows(rows, find_columns(names, said, str(path)))
+        return read_rows(rows, find_columns(names, said, str(path)))
+    names, rows, comma = _csv(path)
+    return read_rows(rows, find_columns(names, said, str(path)), comma)
 
 
-def _csv(path: Path) -> tuple[list[str], Iterator[tuple[str, dict]]]:
+def _csv(path: Path) -> tuple[list[str], Iterator[tuple[str, dict]], bool]:
+    """The names of the columns, the rows, and whether numbers may have a decimal comma: where a semicolon divides the
+    cells, as spreadsheets write them in countries with that comma."""
     try:
         text = read_bytes(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8") from None
-    head = text.partition("\n")[0]
-    separator = max(",;\t", key=head.count)
+    head, _, rest = text.partition("\n")
+    said = _SAID.fullmatch(head.strip())
+    separator = said[1] if said else max(",;\t", key=head.count)
     csv.field_size_limit(_LARGEST_CELL)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    # The line that says the separator stays as an empty one, so that the numbers of lines are those of the file.
+    lines = io.StringIO("\n" + rest if said else text, newline="")
+    reader = csv.reader(lines, delimiter=separator, strict=True)
     names = next(_lines(path, reader), None)
     if not names or len(set(names)) < len(names):
         raise UserError(f"{path}:1: its first line does not name its columns, each once")
-    return names, _rows(path, names, reader)
+    return names, _rows(path, names, reader), separator == ";"
 
 
 def _rows(path: Path, names: list[str], reader) -> Iterator[tuple[str, dict]]:
@@ -49,9 +56,9 @@ def _rows(path: Path, names: list[str], reader) -> Iterator[tuple[str, dict]]:
 
 
 def _lines(path: Path, reader) -> Iterator[list[str]]:
-    """Lines that are not empty."""
+    """Lines that are not empty: a spreadsheet may write rows of empty cells below its table."""
     try:
-        yield from (cells for cells in reader if cells)
+        yield from (cells for cells in reader if any(map(str.strip, cells)))
     except csv.Error as error:
         raise UserError(f"{path}:{reader.line_num}: not CSV: {error}") from None
 

@@ -25,12 +25,15 @@ UNDECIDED = "undecided"
 """What a column says of a mention of which nobody has decided whether the picture shows it."""
 
 
-def read_rows(rows: Iterable[tuple[str, Mapping[str, object]]], columns: Columns) -> Source:
-    """The posts of a table's rows, each with its place. Raises UserError."""
+def read_rows(rows: Iterable[tuple[str, Mapping[str, object]]], columns: Columns, comma: bool = False) -> Source:
+    """The posts of a table's rows, each with its place. ``comma``: numbers in cells may have a decimal comma.
+
+    Raises UserError.
+    """
     posts: dict[tuple, Post] = {}
     boxes = columns.boxes
     for place, row in rows:
-        own = Row(place, row, columns)
+        own = Row(place, row, columns, comma)
         post = own.post()
         boxes = boxes or own.boxes
         key = (post.split, post.id) if post.id else (post.split, post.image, post.text, post.tokens)
@@ -58,10 +61,11 @@ class Row:
     """A row, its values by the names of fields; what is empty, or no number, is None. ``boxes`` is the format of the
     boxes of entities, where their own names say it."""
 
-    def __init__(self, place: str, row: Mapping[str, object], columns: Columns):
+    def __init__(self, place: str, row: Mapping[str, object], columns: Columns, comma: bool):
         self.place = place
         self.values = {field: _given(row.get(column)) for field, column in columns.names.items()}
         self.corners = [_given(row.get(column)) for column in columns.corners]
+        self.comma = comma
         self.columns = columns
         self.boxes: BoxFormat | None = None
 
@@ -173,7 +177,7 @@ class Row:
     def _boxes_of_row(self) -> list[tuple[float, ...]]:
         if any(value is not None for value in self.corners):
             names = ", ".join(self.columns.corners)
-            return [numbers_of([_number(value) for value in self.corners], 4, f"{self.place}: {names}")]
+            return [numbers_of([_number(value, self.comma) for value in self.corners], 4, f"{self.place}: {names}")]
         value = self.values.get("boxes")
         return _boxes(_parsed(value, self._where("boxes")) if type(value) is str else value, self._where("boxes"))
 
@@ -189,7 +193,9 @@ class Row:
         if word == UNDECIDED:
             return None, True
         if word not in (*_TRUE, *_FALSE):
-            raise UserError(f"{self._where('visible')}: {shown(value)} is neither true, false nor {UNDECIDED}")
+            raise UserError(
+                f"{self._where('visible')}: {shown(value)} is none of {', '.join((*_TRUE, *_FALSE, UNDECIDED))}"
+            )
         return word in _TRUE, False
 
     def _size(self) -> tuple[int, int] | None:
@@ -208,7 +214,7 @@ class Row:
 
     def _number(self, field: str) -> float | None:
         value = self.values.get(field)
-        number = None if value is None else _number(value)
+        number = None if value is None else _number(value, self.comma)
         if value is not None and not is_number(number):
             raise self._fail(field, "a number")
         return number
@@ -251,12 +257,12 @@ def _given(value: object) -> object:
     return None if type(value) is float and math.isnan(value) else value
 
 
-def _number(value: object) -> object:
-    """A number, also from a text in a cell."""
+def _number(value: object, comma: bool = False) -> object:
+    """A number, also from a text in a cell, there with a decimal ``comma`` or a point."""
     if type(value) is not str:
         return value
     try:
-        number = float(value.strip())
+        number = float(value.strip().replace(",", ".") if comma else value.strip())
     except ValueError:
         return value
     return int(number) if math.isfinite(number) and number == int(number) else number
