@@ -33,7 +33,7 @@ _MODULES = {
     ("stage", "type", "umt"): "torchcrf",
     ("segmenter", "type", "segment_anything"): "segment_anything",
     ("stage", "type", "segment_anything"): "segment_anything",
-    ("teacher", "type", "openai"): "openai",
+    ("teacher", "type", "openai"): "aiohttp",
 }
 """What not every installation has, by section, key and value that need it."""
 

@@ -143,7 +143,7 @@ class OpenAIChat(Chat):
 
     def open(self, sampling: Sampling) -> Teacher:
         """A client. Raises UserError where the key is not in the environment."""
-        from rivegs_mllm.llm.openai_client import OpenAITeacher  # openai is of the extra `distill`
+        from rivegs_mllm.llm.openai_client import OpenAITeacher  # aiohttp is of the extra `distill`
 
         return OpenAITeacher(self, sampling)
 

@@ -22,10 +22,10 @@ VARIABLE = "RIVEGS_LOG"
 FLAGS = ("--verbose", "--debug")
 FLAGS_HELP = "--verbose shows what libraries say, too, --debug where in the code an error arose; both go anywhere."
 EXTRAS = {
+    "aiohttp": "distill",
     "bitsandbytes": "quant",
     "datasets": "metrics",
     "deepspeed": "deepspeed",
-    "openai": "distill",
     "pyarrow": "distill",
     "segment_anything": "sam",
     "torchcrf": "cascade",

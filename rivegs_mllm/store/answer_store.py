@@ -17,8 +17,9 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from datetime import datetime, timezone
+from operator import attrgetter
 from pathlib import Path
 from types import ModuleType
 
@@ -86,7 +87,8 @@ class StoredAnswer:
         return self.kind, self.sample, self.mention, self.teacher
 
 
-_NAMES = {item.name for item in fields(StoredAnswer)}
+_NAMES = tuple(item.name for item in fields(StoredAnswer))
+_VALUES = attrgetter(*_NAMES)
 
 
 class Store:
@@ -123,8 +125,8 @@ class Store:
 
         Raises OSError, the store still whole.
         """
-        row = StoredAnswer(**coerce_row(asdict(row)))
-        line = orjson.dumps(asdict(row), option=orjson.OPT_APPEND_NEWLINE)
+        row = StoredAnswer(**coerce_row(_columns(row)))
+        line = orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE)
         try:
             written = 0
             while written < len(line):
@@ -210,7 +212,7 @@ class Store:
         shard = self.folder / f"shard-{self._number:06}.parquet"
         partial = shard.with_name(f"{shard.name}.partial")
         try:
-            _parquet().write_shard(partial, map(asdict, self._rows))
+            _parquet().write_shard(partial, map(_columns, self._rows))
             partial.replace(shard)
             _write_manifest(self.folder)
         except (OSError, WriteError, ValueError, TypeError, ArithmeticError) as error:  # a full disk, or pyarrow's
@@ -268,6 +270,11 @@ def answers_by_question(folder: Path, teacher: str | None = None) -> dict[str, s
     return answers
 
 
+def _columns(row: StoredAnswer) -> dict[str, object]:
+    """The row by column, without the deep copies of `asdict`, which takes ten times as long."""
+    return dict(zip(_NAMES, _VALUES(row), strict=True))
+
+
 def _parquet() -> ModuleType:
     """The module that reads and writes shards, imported only here: without a store no pyarrow is needed."""
     from rivegs_mllm.store import parquet as shards
@@ -294,7 +301,7 @@ def _read_journal(journal: Path) -> list[StoredAnswer]:
 
 def _journal_row(line: bytes) -> StoredAnswer:
     values = orjson.loads(line)
-    if values.keys() != _NAMES:
+    if values.keys() != set(_NAMES):
         raise ValueError("other fields than a row has")
     return StoredAnswer(**coerce_row(values))
 

@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[2]
 WITHOUT = """
 import sys
 from pathlib import Path
-for package in ("openai", "pyarrow", "datasets", "duckdb"):
+for package in ("aiohttp", "pyarrow", "datasets", "duckdb"):
     sys.modules[package] = None  # as if it were not installed
 import rivegs_mllm.llm.client as chat
 import rivegs_mllm.cli.distill_command

@@ -13,8 +13,8 @@ ROOT = Path(__file__).parents[2]
 WITHOUT_EXTRAS = """
 import sys
 
-for name in ("bitsandbytes", "datasets", "deepspeed", "duckdb", "evaluate", "fastapi", "openai", "pandas", "pyarrow",
-             "pydantic", "segment_anything", "sklearn", "torchcrf", "uvicorn"):
+for name in ("aiohttp", "bitsandbytes", "datasets", "deepspeed", "duckdb", "evaluate", "fastapi", "openai", "pandas",
+             "pyarrow", "pydantic", "segment_anything", "sklearn", "torchcrf", "uvicorn"):
     sys.modules[name] = None
 """
 

@@ -2,8 +2,10 @@
 
 import asyncio
 import base64
+import gzip
 import io
 import json
+import zlib
 
 import pytest
 from chat_server import ChatServer, Reply, completion, text_of
@@ -71,6 +73,17 @@ def test_picture_goes_as_a_data_url_upright_and_small_enough(tmp_path):
     head, data = sent[0]["image_url"]["url"].split(",")
     assert (sent[0]["type"], head, sent[1]) == ("image_url", "data:image/jpeg;base64", parts[1])
     assert Image.open(io.BytesIO(base64.b64decode(data))).size == (50, 200)
+
+
+def test_another_picture_under_the_same_name_is_sent(tmp_path):
+    picture = tmp_path / "a.png"
+    question = [{"role": "user", "content": [{"type": "image", "path": str(picture)}]}]
+    with ChatServer(lambda *_: completion("seen")) as server:
+        for side in (8, 9):
+            Image.new("RGB", (side, side), "red").save(picture)
+            ask(server, question)
+    sent = [request["messages"][0]["content"][0]["image_url"]["url"].split(",")[1] for request in server.requests]
+    assert [Image.open(io.BytesIO(base64.b64decode(data))).size for data in sent] == [(8, 8), (9, 9)]
 
 
 def test_picture_that_is_missing_is_the_questions_own_error(tmp_path):
@@ -168,6 +181,34 @@ def test_no_server_at_all():
     answer = ask(type("Nowhere", (), {"url": "http://127.0.0.1:9/v1"}))[0]
     assert answer.attempts == 3
     assert "connection failed" in answer.error
+
+
+def test_no_key_and_no_password_of_netrc_is_sent(tmp_path, monkeypatch):
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login me password sekret")
+    (tmp_path / "netrc").chmod(0o600)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    with ChatServer(lambda *_: completion("hi")) as server:
+        assert ask(server)[0].text == "hi"
+    assert "authorization" not in server.headers[0]
+
+
+@pytest.mark.parametrize(("left_out", "through"), [("", 1), ("teacher.invalid", 0)])
+def test_the_proxy_of_the_environment_is_taken(monkeypatch, left_out, through):
+    with ChatServer(lambda *_: completion("by the proxy")) as proxy:
+        monkeypatch.setenv("http_proxy", proxy.url.removesuffix("/v1"))
+        monkeypatch.setenv("no_proxy", left_out)
+        nowhere = type("Nowhere", (), {"url": "http://teacher.invalid/v1"})
+        answer = ask(nowhere, policy=RetryPolicy(attempts=1))[0]
+    assert proxy.count == through
+    assert (answer.text == "by the proxy") == bool(through)
+
+
+def test_compressed_answers_are_read():
+    body = completion("packed").body
+    for encoding, packed in (("gzip", gzip.compress(body)), ("deflate", zlib.compress(body))):
+        reply = Reply(200, packed, {"content-encoding": encoding})
+        with ChatServer(lambda *_, reply=reply: reply) as server:
+            assert ask(server)[0].text == "packed"
 
 
 def test_refusal_is_an_answer_with_its_own_reason():
