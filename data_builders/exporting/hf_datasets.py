@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data_builders.exporting.sides import Side, shown_boxes, shown_masks
+from rivegs_mllm.data.images import is_outside
 from rivegs_mllm.runtime.foreign import one_line
 from rivegs_mllm.types import Entity, Sample, UserError
 
@@ -19,7 +20,8 @@ FOLDER = "dataset"
 
 
 def write_datasets(out: Path, gold: Sequence[Side], systems: Sequence[Side]) -> list[str]:
-    """Writes ``dataset``, beside an old one that it then replaces. Raises UserError for pictures that are missing."""
+    """Writes ``dataset``, beside an old one that it then replaces. Raises UserError for pictures that are missing,
+    and for those from outside the dataset's folder that the side does not allow."""
     import datasets  # of the extra `metrics`
 
     features = _features()
@@ -30,7 +32,7 @@ def write_datasets(out: Path, gold: Sequence[Side], systems: Sequence[Side]) -> 
     try:
         splits = {
             names[side.name]: datasets.Dataset.from_list(
-                [_row(sample, side.root) for sample in side.samples], features=features
+                [_row(sample, side) for sample in side.samples], features=features
             )
             for side in [*gold, *systems]
         }
@@ -65,9 +67,14 @@ def _features():
     return Features({**post, "knowledge": List(text), "subset": text})
 
 
-def _row(sample: Sample, root: Path) -> dict:
+def _row(sample: Sample, side: Side) -> dict:
     width, height = sample.size or (None, None)
-    picture = root / sample.image if sample.image else None
+    picture = side.root / sample.image if sample.image else None
+    if picture is not None and is_outside(sample.image, side.root, side.image_root):  # the export may be passed on
+        raise UserError(
+            f"post {sample.id!r}: {picture}: the picture lies outside the dataset's folder: not put into the export, "
+            "unless --image-root names the folder it is in"
+        )
     if picture is not None and not picture.is_file():
         raise UserError(f"post {sample.id!r}: {picture}: no such picture")
     return {

@@ -41,17 +41,20 @@ FORMATS: Mapping[str, Format] = {
 }
 
 
-def read_sides(gold: Path, split: str, predictions: Sequence[Path]) -> tuple[list[Side], list[Side]]:
+def read_sides(
+    gold: Path, split: str, predictions: Sequence[Path], image_root: Path | None = None
+) -> tuple[list[Side], list[Side]]:
     """The splits of a dataset, or one file, and what systems say of one split.
 
-    ``split`` is "" for all splits that there are; with predictions, "" is test. Raises UserError.
+    ``split`` is "" for all splits that there are; with predictions, "" is test. ``image_root`` is that of ``Side``.
+    Raises UserError.
     """
     if gold.is_file():
-        sides = [Side(gold.stem, read_samples(gold), gold.parent)]
+        sides = [Side(gold.stem, read_samples(gold), gold.parent, image_root)]
     else:
         there = [own for own in SPLITS if (gold / f"{own}.jsonl").is_file()]
         wanted = [split] if split else ["test"] if predictions or not there else there
-        sides = [Side(own, read_split(gold, own), gold) for own in wanted]
+        sides = [Side(own, read_split(gold, own), gold, image_root) for own in wanted]
     names = [path.stem for path in predictions]
     if len(set(names)) < len(names):
         raise UserError("export: two files of predictions have the same name; what is written is called after it")

@@ -17,12 +17,14 @@ from rivegs_mllm.types import Box, Entity, Mask, Prediction, Sample, UserError
 class Side:
     """Posts under the name of their files: a split with its gold, or what a system says of the same posts.
 
-    ``root`` is the folder that the samples' pictures are relative to.
+    ``root`` is the folder that the samples' pictures are relative to. Pictures from outside it are put into what is
+    written only from ``image_root``.
     """
 
     name: str
     samples: Sequence[Sample]
     root: Path
+    image_root: Path | None = None
 
 
 Write = Callable[[Path, Sequence[Side], Sequence[Side]], list[str]]
@@ -44,7 +46,7 @@ def side_of(name: str, gold: Side, predictions: Sequence[Prediction]) -> Side:
             raise UserError(f"{name}: post {one.id!r} comes twice")
         predicted[one.id] = one.entities
     answered = [replace(sample, entities=predicted.get(sample.id, ())) for sample in gold.samples]
-    return Side(name, answered, gold.root)
+    return replace(gold, name=name, samples=answered)
 
 
 def check_regions(side: Side) -> None:

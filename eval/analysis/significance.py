@@ -109,7 +109,7 @@ def _comparison(sides: Sequence[np.ndarray], tasks: Sequence[Task], resampling: 
         figures = {name: float(values[j]) for name, values in found.items()}
         posts = sum(side[..., j, :].sum((0, 2)) for side in sides) > 0
         alike = figures["low"] == figures["high"] and figures["difference"] != 0
-        figures |= _bounds(figures["low"], figures["high"], alike or (posts.sum() < FEWEST and figures["p"] < 1))
+        figures |= _bounds(figures["low"], figures["high"], alike or posts.sum() < FEWEST)
         concluded = verdict(figures["difference"], figures["p"])
         rows[task.name] = {"a": _side(runs[0][:, j]), "b": _side(runs[1][:, j]), **figures, "verdict": concluded}
     return rows

@@ -34,7 +34,7 @@ def add_types(parser: argparse.ArgumentParser) -> None:
 
 
 def add_image_root(parser: argparse.ArgumentParser) -> None:
-    """The option of pages, which may be shared, to show pictures from outside the dataset's folder."""
+    """The option of what may be shared, pages and exports, to hold pictures from outside the dataset's folder."""
     parser.add_argument(
         "--image-root", type=Path, metavar="DIR", help="a folder outside the dataset's whose pictures may be shown too"
     )

@@ -73,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         quiet_unless_verbose(flags)
         code = known.run(known, rest) or 0
-        sys.stdout.flush()
+        _flush_output()
         return code
     except BrokenPipeError:  # whoever read the output, such as head, has had enough
         _discard_output()
@@ -84,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         tell_error(UserError(f"{error}{option}"), flags)
     except (UserError, OSError) as error:
         try:
-            sys.stdout.flush()
+            _flush_output()
         except OSError:  # it goes to a full disk; at its end Python would try again, and say so in its own way
             _discard_output()
         tell_error(error, flags)
@@ -94,6 +94,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("interrupted; started again, most commands resume", file=sys.stderr)
         return 130
     return 2
+
+
+def _flush_output() -> None:
+    if sys.stdout is not None:  # None where the caller has closed it, as some schedulers do
+        sys.stdout.flush()
 
 
 def _discard_output() -> None:

@@ -58,6 +58,8 @@ def test_a_recipe_that_is_wrong_is_told_in_one_line(tmp_path, capsys):
         "--answer.weights={visible: 2.0, boxes: 1}",
         "--answer.instruction=no",
         "--train.output_dir=it's",
+        "--answer.instruction=[{text}]",
+        "--answer.instruction=[a, {text}, {types}]",
         "--train.output_dir=a: b",
         "--train.output_dir=a #b",
         "--data.max_eval_samples=null",

@@ -184,6 +184,13 @@ def test_a_page_of_five_posts_shows_no_difference_and_has_no_interval(five, syst
     assert ("No difference is shown in" in page) == (len(systems) == 2)
 
 
+def test_equal_systems_over_five_posts_have_no_interval_either(five):
+    write_records(five / "as_right.jsonl", answers(read_split(five / "data", "test")))
+    assert main(["evaluate", "data", "right.jsonl", "as_right.jsonl", "--json", "scores.json"]) == 0
+    row = json.loads((five / "scores.json").read_text())["comparison"]["as_right"]["strict"]["MNER"]
+    assert (row["difference"], row["p"], row["low"], row["high"]) == (0.0, 1.0, None, None)
+
+
 def test_a_comparison_of_recipes_over_five_posts_says_so(five, capsys):
     assert main(["compare", "test.yaml", "other.yaml", "--data", "data", "--out", "out"]) == 0
     assert "only 5 posts" in " ".join(capsys.readouterr().out.split())
@@ -330,6 +337,19 @@ def test_a_preview_shows_no_picture_of_another_folder(tmp_path, base):
     assert re.search(r"\d\.\d × \d\.\d px", shown)
 
 
+def test_an_export_holds_no_picture_of_another_folder(five, capsys):
+    Path("other").mkdir()
+    Image.new("RGB", (60, 40), "red").save("other/secret.png")
+    Path("data/link.png").symlink_to("../other/secret.png")
+    command = ["export", "datasets", "data", "--split", "test", "--out", "out"]
+    for name in ("../other/secret.png", str(five / "other" / "secret.png"), "link.png"):
+        write_records(five / "data" / "test.jsonl", [replace(POST, image=name, size=(60, 40))])
+        assert "--image-root" in refused(capsys, *command)
+        assert not Path("out/dataset").exists()
+    assert main([*command, "--image-root", "other"]) == 0
+    assert Path("out/dataset").is_dir()
+
+
 def test_a_cascade_s_costs_of_no_encoding_end_no_run(five):
     command = ["predict", "other.yaml", "--data", "data", "--out", "said.jsonl"]
     assert main(command) == 0
@@ -420,3 +440,12 @@ def test_who_has_read_enough_is_no_error(five):
     )
     assert "Errno" not in done.stderr
     assert "Exception" not in done.stderr
+
+
+@pytest.mark.parametrize(("folder", "code"), [("data", 0), ("nothing", 2)])
+def test_a_closed_output_ends_no_command_in_a_trace(five, folder, code):
+    command = f"{sys.executable} -m rivegs_mllm.cli.main data {folder} >&-"
+    done = subprocess.run(
+        ["bash", "-c", command], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
+    )
+    assert (done.returncode, "Traceback" in done.stderr) == (code, False)

@@ -155,7 +155,9 @@ class UmtPredictor:
 
     def _unread(self, sample: Sample, row: WordPieces) -> tuple[str, ...]:
         left = len(sample.tokens) - len(row.first)
-        return (f"{STAGE}: the last {left} words did not fit into {self.max_pieces} pieces",) if left else ()
+        if left:
+            return (f"{STAGE}: the last {left} words did not fit into {self.max_pieces} pieces",)
+        return (f"{STAGE}: the last word did not fit into {self.max_pieces} pieces, and was cut",) if row.cut else ()
 
 
 def sized_like(config: PretrainedConfig, channels: int, types: Sequence[str]) -> Sizes:

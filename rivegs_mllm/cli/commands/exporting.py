@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from data_builders.exporting.names import WORDS
-from rivegs_mllm.cli.common import add_command
+from rivegs_mllm.cli.common import add_command, add_image_root
 from rivegs_mllm.runtime.files import check_output
 from rivegs_mllm.runtime.lock import lock_folder
 
@@ -29,6 +29,7 @@ def add_export(commands) -> None:
         "predictions", metavar="PREDICTIONS", type=Path, nargs="*", help="JSON lines; called by the name of the file"
     )
     own.add_argument("--split", default="", help="which split (default: all there are; with PREDICTIONS, test)")
+    add_image_root(own)
     own.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder to write")
 
 
@@ -36,7 +37,7 @@ def _export(args: argparse.Namespace, _: list[str]) -> None:
     from data_builders.exporting.run import export_dataset, read_sides
 
     check_output(args.out, [args.gold])
-    gold, systems = read_sides(args.gold, args.split, args.predictions)
+    gold, systems = read_sides(args.gold, args.split, args.predictions, args.image_root)
     with lock_folder(args.out):
         lines = export_dataset(args.format, gold, systems, args.out)
     print("\n".join(lines))

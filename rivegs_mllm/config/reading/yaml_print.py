@@ -58,15 +58,27 @@ def _value(value: object) -> str:
 
 
 def _word(written: Written) -> str:
-    """What was written without quotes. In braces a text and a mapping look alike: ``{text}`` is taken for a text."""
+    """What was written without quotes. In braces a text and a mapping look alike: ``{text}`` is taken for a text, and
+    so is what holds it in brackets."""
     value = written.value
-    if isinstance(value, dict) and value and all(isinstance(own, Written) and own.text == "" for own in value.values()):
+    if _holds_field(value):
         return _text(written.text)
     if isinstance(value, (dict, list)):
         return _value(value)
     if isinstance(value, (str, Unreadable)):
         return _text(written.text)
     return written.text.strip() or "null"
+
+
+def _holds_field(value: object) -> bool:
+    """Whether a value was ``{text}``, a mapping without values, or a list that holds it: no key takes either."""
+    if isinstance(value, list):
+        return any(map(_holds_field, value))
+    return (
+        isinstance(value, dict)
+        and len(value) > 0
+        and all(isinstance(own, Written) and own.text == "" for own in value.values())
+    )
 
 
 def _text(text: str) -> str:

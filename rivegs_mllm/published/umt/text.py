@@ -18,11 +18,13 @@ MAX_PIECES = 128
 @dataclass(frozen=True)
 class WordPieces:
     """The word-pieces of a post, special ones among them, and the place of each word's first; the words whose pieces
-    did not fit have no place. ``labels`` are those of the pieces, where the words have tags."""
+    did not fit have no place. ``labels`` are those of the pieces, where the words have tags; ``cut`` is how many pieces
+    did not fit."""
 
     ids: tuple[int, ...]
     first: tuple[int, ...]
     labels: tuple[str, ...]
+    cut: int = 0
 
 
 def word_pieces(
@@ -43,7 +45,8 @@ def word_pieces(
     kept = found[: max_pieces - 2]  # without [CLS] and [SEP]
     ids = tokenizer.convert_tokens_to_ids([tokenizer.cls_token, *kept, tokenizer.sep_token])
     framed = (START, *labels[: max_pieces - 2], END) if tags else ()
-    return WordPieces(tuple(ids), tuple(place for place in first if place <= len(kept)), framed)
+    read = tuple(place for place in first if place <= len(kept))
+    return WordPieces(tuple(ids), read, framed, len(found) - len(kept))
 
 
 def batch(rows: Sequence[WordPieces]) -> dict[str, torch.Tensor]:
