@@ -85,7 +85,7 @@ def train(recipe: Recipe) -> Path:
     out = Path(recipe.train.output_dir)
     with run_lock(out), log_to(out / LOG):
         posts = read_data(recipe)
-        settings = _settings(recipe, posts)
+        settings = run_settings(recipe, posts)
         checkpoint = on_main(lambda: resume_point(out, settings, out / FILE_NAME, recipe.train))
         main = PartialState().is_main_process
         if (out / FILE_NAME).exists():
@@ -247,7 +247,7 @@ class AnswerTrainer(Trainer):
         return self.sampler
 
 
-def _settings(recipe: Recipe, posts: Posts) -> dict[str, object]:
+def run_settings(recipe: Recipe, posts: Posts) -> dict[str, object]:
     """The settings that must not change within a run, data and base model by their content."""
     # The rows of location tokens follow from answer.bins.
     lora = {key: value for key, value in recipe.lora.to_dict().items() if key != "trainable_token_indices"}

@@ -15,6 +15,7 @@ from rivegs_mllm.cli.commands.importing import add_import
 from rivegs_mllm.cli.commands.memory import add_memory
 from rivegs_mllm.cli.commands.models import add_compare, add_predict, add_preview, add_propose, add_train
 from rivegs_mllm.cli.commands.recipe import add_recipe
+from rivegs_mllm.cli.commands.rehearse import add_rehearse
 from rivegs_mllm.cli.commands.release import add_merge, add_push
 from rivegs_mllm.cli.commands.runs import add_runs
 from rivegs_mllm.cli.commands.starting import add_data_command, add_init
@@ -41,6 +42,7 @@ from data to scores:
   rivegs audit data/emblems                              check it before training
   rivegs init --data data/mine                           a recipe for it
   rivegs memory RECIPE                                   what training needs on each GPU
+  rivegs rehearse RECIPE                                 try a run of GPUs without one: steps, data, memory, time
   rivegs recipe RECIPE                                   a recipe with its bases, and which file sets what
   rivegs preview RECIPE --out preview.html               what the model will be given
   rivegs train RECIPE                                    fine-tune on one device; on several with accelerate launch
@@ -122,6 +124,7 @@ def _parser() -> Parser:
         add_init,
         add_recipe,
         add_memory,
+        add_rehearse,
         add_preview,
         add_distill,
         add_train,

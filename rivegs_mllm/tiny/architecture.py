@@ -52,6 +52,13 @@ def build_answer_format() -> AnswerFormat:
 
 def train_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
     """A byte-level BPE with Qwen's special tokens and the location tokens of the ``loc`` box encoding."""
+    tokenizer = train_bpe(texts, VOCABULARY - len(loc_tokens(BINS)))
+    tokenizer.add_tokens([AddedToken(token, normalized=False) for token in loc_tokens(BINS)])
+    return as_pretrained(tokenizer)
+
+
+def train_bpe(texts: Iterable[str], size: int) -> Tokenizer:
+    """A byte-level BPE of ``size`` tokens, Qwen's special ones among them, which splits texts as Qwen's does."""
     tokenizer = Tokenizer(models.BPE())
     split = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+"
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -62,13 +69,17 @@ def train_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
     )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY - len(loc_tokens(BINS)),
+        vocab_size=size,
         special_tokens=list(SPECIAL),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
-    tokenizer.add_tokens([AddedToken(token, normalized=False) for token in loc_tokens(BINS)])
+    return tokenizer
+
+
+def as_pretrained(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
+    """The tokenizer as transformers takes it, an answer ending as Qwen's do."""
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>", model_max_length=2048
     )

@@ -8,13 +8,13 @@ import pytest
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.utils import DistributedType
-from bases import BASES
 from recipe_files import ROOT, named, recipes
 
 from rivegs_mllm.config.reading.yaml_loader import parse_recipe, read_yaml
 from rivegs_mllm.config.reading.yaml_text import plain
 from rivegs_mllm.config.schema import Recipe, read_recipe
 from rivegs_mllm.config.starting import TINY, bases
+from rivegs_mllm.rehearsal.bases import BASES
 from rivegs_mllm.tiny.build import BaseRecipe
 from rivegs_mllm.training import memory
 from rivegs_mllm.types import UserError

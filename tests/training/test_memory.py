@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from bases import BASES, qwen2_5_vl
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForImageTextToText, PreTrainedConfig, Qwen3VLConfig
 
 import rivegs_mllm.training.memory as memory
 from rivegs_mllm.cli.main import main
 from rivegs_mllm.config.schema import Recipe, read_recipe
+from rivegs_mllm.rehearsal.bases import BASES, qwen2_5_vl
 from rivegs_mllm.types import UserError
 
 RECIPES = Path(__file__).parents[2] / "recipes" / "e2e"

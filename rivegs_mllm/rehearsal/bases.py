@@ -1,4 +1,6 @@
-"""Configs of the bases that the recipes name, from the numbers their makers published. No weights, no hub."""
+"""Configs of the bases that the recipes name, from the numbers their makers published: no weights, and no hub."""
+
+from __future__ import annotations
 
 from transformers import PreTrainedConfig, Qwen2_5_VLConfig, Qwen3VLConfig
 
@@ -7,7 +9,9 @@ _ROPE2_5 = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24,
 _ROPE3 = {"rope_type": "default", "rope_theta": 5e6, "mrope_section": [24, 20, 20], "mrope_interleaved": True}
 
 
-def qwen2_5_vl(hidden: int, layers: int, heads: int, keys: int, inner: int, vocabulary: int, tied: bool):
+def qwen2_5_vl(
+    hidden: int, layers: int, heads: int, keys: int, inner: int, vocabulary: int, tied: bool
+) -> PreTrainedConfig:
     """A Qwen2.5-VL config (arXiv 2502.13923, table 1)."""
     text = {
         "hidden_size": hidden,
