@@ -129,8 +129,9 @@ def read_data(recipe: Recipe) -> Posts:
     return Posts(train, dev[: data.max_eval_samples], test)
 
 
-def make_trainer(recipe: Recipe, posts: Posts | None = None) -> AnswerTrainer:
-    """Everything loaded and checked, up to the first step. ``posts`` are read where they are not given.
+def make_trainer(recipe: Recipe, posts: Posts | None = None, fused: bool = True) -> AnswerTrainer:
+    """Everything loaded and checked, up to the first step. ``posts`` are read where they are not given, ``fused`` is
+    ``add_adapter``'s.
 
     Raises UserError for posts or settings that cannot be trained with.
     """
@@ -144,7 +145,7 @@ def make_trainer(recipe: Recipe, posts: Posts | None = None) -> AnswerTrainer:
         samples, folder, encoder, system.answer_format, system.instruction, recipe.augment, recipe.train.seed
     )
     lengths = check_lengths(dataset, recipe.max_length)
-    system = add_adapter(system, recipe)
+    system = add_adapter(system, recipe, fused)
     if recipe.init:
         load_init(system.model, local_folder(recipe.init))
     if recipe.model.cache_pictures:

@@ -46,10 +46,11 @@ from rivegs_mllm.runtime.foreign import loading, one_line, read_object, shown
 from rivegs_mllm.types import UserError
 
 
-def add_adapter(system: System, recipe: Recipe) -> System:
+def add_adapter(system: System, recipe: Recipe, fused: bool = True) -> System:
     """The system with a LoRA adapter (arXiv 2106.09685) to train, and with it the rows of tokens added to the base.
 
-    With a quantised base this is QLoRA (arXiv 2305.14314). Raises UserError for LoRA settings that do not fit the base,
+    ``fused``: whether on a CPU its layers are those that are faster there; else they are PEFT's, as on GPUs. With a
+    quantised base this is QLoRA (arXiv 2305.14314). Raises UserError for LoRA settings that do not fit the base,
     and for a quantised base under ZeRO-3.
     """
     # PEFT's prepare_model_for_kbit_training is left out: it makes embedding, norms and head float32, and with them all
@@ -57,7 +58,7 @@ def add_adapter(system: System, recipe: Recipe) -> System:
     if recipe.model.quantization is not None and is_deepspeed_zero3_enabled():
         raise UserError("model.quantization: 4-bit weights cannot be sharded by ZeRO-3; use zero2.yaml, or no nf4")
     # ZeRO-3 wants one type in a module; elsewhere float32 adapters beside a bfloat16 base are safer.
-    config, sharded = _adapter_config(system, recipe), is_deepspeed_zero3_enabled()
+    config, sharded = _adapter_config(system, recipe, fused), is_deepspeed_zero3_enabled()
     try:
         adapted = get_peft_model(system.model, config, autocast_adapter_dtype=not sharded)
     except Exception as error:  # PEFT, such as for modules that are not there
@@ -74,7 +75,7 @@ def _keep_gradients_out_of_a_frozen_tower(adapted: PeftModel) -> None:
         tower.forward = torch.no_grad()(tower.forward)
 
 
-def _adapter_config(system: System, recipe: Recipe) -> LoraConfig:
+def _adapter_config(system: System, recipe: Recipe, fused: bool) -> LoraConfig:
     """The recipe's LoRA settings, and what the base and the device add to them."""
     lora = copy.copy(recipe.lora)  # the recipe is saved as it was given
     new = new_token_ids(system, recipe.model)
@@ -84,7 +85,7 @@ def _adapter_config(system: System, recipe: Recipe) -> LoraConfig:
         lora.trainable_token_indices = {"embed_tokens": new} if tied else {"embed_tokens": new, "lm_head": new}
     # A sharded weight is gathered only within its own module, and 4-bit weights cannot be added to.
     sharded = is_deepspeed_zero3_enabled()
-    if recipe.train.device.type == "cpu" and not sharded and recipe.model.quantization is None:
+    if fused and recipe.train.device.type == "cpu" and not sharded and recipe.model.quantization is None:
         use_fused_layers(lora)
     return lora
 

@@ -165,7 +165,7 @@ def check_encoding(measured: Posts, recipe: Recipe, processor: ProcessorMixin, f
     for place in some:
         row, post = dataset[place], measured.posts[place]
         length = row["input_ids"].shape[1] + len(row["answer"])
-        shorter = len(post.sample.knowledge) > 1  # than with its longest text
+        shorter = "knowledge" in form.segments and len(post.sample.knowledge) > 1  # than with its longest text
         if length > post.tokens or (length < post.tokens and not shorter):
             found = (
                 f"post {post.sample.id} has {length:,} tokens, and {post.tokens:,} were counted by its picture's size"

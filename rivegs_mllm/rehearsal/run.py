@@ -229,14 +229,14 @@ def _steps(
     if not chosen:
         yield Check(FAULT, "steps", "no post fits max_length, so there is nothing to train on")
         return
-    own = [*overrides, *_short(recipe, rows, folder / "run")]
+    own = [*overrides, *two_steps(recipe, rows, folder / "run")]
     ids = list(dict.fromkeys(post.sample.id for post in chosen))
     plan = Plan(folder / "plan.json", path, own, ids, ids[: max(2, processes)])
     plan.save()
     yield from launch(plan, staged, config_of(staged))
 
 
-def _short(recipe: Recipe, rows: int, out: Path) -> list[str]:
+def two_steps(recipe: Recipe, rows: int, out: Path) -> list[str]:
     """Overrides that make a run of two steps, with a checkpoint and an evaluation after each."""
     return [
         f"--data.folder={recipe.data.folder.absolute()}",

@@ -80,7 +80,9 @@ def shrink(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> PreT
     head = text.to_dict().get("head_dim") or text.hidden_size // text.num_attention_heads
     text.hidden_size, text.intermediate_size = 2 * head, 4 * head
     text.num_attention_heads, text.num_key_value_heads = 2, 1
-    text.num_hidden_layers, text.layer_types = LAYERS, text.layer_types and text.layer_types[:LAYERS]
+    text.num_hidden_layers = LAYERS
+    if "layer_types" in text.to_dict():  # Qwen3 has none
+        text.layer_types = text.layer_types[:LAYERS]
     text.vocab_size = len(tokenizer) + SPARE_ROWS
     text.bos_token_id, text.eos_token_id, text.pad_token_id = None, tokenizer.eos_token_id, tokenizer.pad_token_id
     _shrink_tower(small.model_type, tower, text.hidden_size)

@@ -85,8 +85,8 @@ def rehearse(plan: Plan) -> list[Check]:
             checks.append(check)
     except Exception as error:  # whatever it is, it would have ended the real run
         what = "resuming" if again else "training"
-        kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
-        checks.append(Check(FAULT, "steps", f"{what} ended: {kind}{one_line(error)}", _where(error)))
+        told = str(error) if isinstance(error, UserError) else one_line(error)
+        checks.append(Check(FAULT, "steps", f"{what} ended: {' '.join(told.split())}", _where(error)))
     return checks
 
 
@@ -110,7 +110,7 @@ def begin(recipe: Recipe, posts: Posts) -> Iterator[Check]:
     """Trains from the start, watched, and saves."""
     out = Path(recipe.train.output_dir)
     set_seed(recipe.train.seed)
-    trainer = make_trainer(recipe, posts)
+    trainer = make_trainer(recipe, posts, fused=False)  # the layers that GPUs have
     system = trainer.system
     ids = new_token_ids(system, recipe.model)
     divided = is_deepspeed_zero3_enabled()  # each process then has a part of each weight
@@ -158,12 +158,12 @@ def resume(recipe: Recipe, posts: Posts) -> Iterator[Check]:
         yield Check(FAULT, "checkpoint", "the first step left none that is complete")
         return
     set_seed(recipe.train.seed)
-    trainer = make_trainer(recipe, posts)
+    trainer = make_trainer(recipe, posts, fused=False)
     run_training(trainer, checkpoint)
     trainer.save_model(str(out))
     trainer.accelerator.wait_for_everyone()
     if PartialState().is_main_process:
-        yield _compare(out)
+        yield compare(out)
     if is_deepspeed_zero3_enabled():
         yield Check(
             WARNING, "generation", "not tried: ZeRO-3 would divide what is loaded", "rehearse with fewer --gpus"
@@ -172,7 +172,8 @@ def resume(recipe: Recipe, posts: Posts) -> Iterator[Check]:
         yield _answer(recipe, posts, out)
 
 
-def _compare(out: Path) -> Check:
+def compare(out: Path) -> Check:
+    """Whether the adapter of a resumed run in ``out`` is that of the run without a break."""
     first, resumed = load_file(out / FIRST), load_file(out / SAFETENSORS_WEIGHTS_NAME)
     if first.keys() != resumed.keys():
         return Check(FAULT, "checkpoint", "a resumed run saves other weights than one without a break")

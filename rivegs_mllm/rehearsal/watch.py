@@ -34,8 +34,9 @@ class Watch:
         base.get_decoder().norm.register_forward_pre_hook(self._note_stream)
         base.model.visual.merger.register_forward_hook(self._note_tower)
 
-    def _note_gradient(self, name: str, gradient: torch.Tensor) -> None:
-        self.greatest[name] = max(self.greatest[name], gradient.abs().max().item())
+    def _note_gradient(self, name: str, gradient: torch.Tensor | None) -> None:
+        if gradient is not None:  # as it is for what had no part in the loss
+            self.greatest[name] = max(self.greatest[name], gradient.abs().max().item())
 
     def _note_stream(self, _: nn.Module, arguments: tuple) -> None:
         if torch.is_grad_enabled():
@@ -62,16 +63,13 @@ class Watch:
     def _check_frozen(self) -> Check:
         others = [name for name in self.trained if not any(part in name for part in ADAPTER)]
         if others:
-            found = (
-                f"{len(others)} weights outside the adapter are trained, and would not be saved, such as {others[0]}"
-            )
+            found = f"{len(others)} weights of the base itself are trained, such as {others[0]}"
             return Check(FAULT, "frozen", found, "leave lora.bias at none, and freeze the base")
         now = dict(self.system.model.named_parameters())
         moved = [name for name, before in self.frozen.items() if not torch.equal(before, now[name].detach())]
         if moved:
-            return Check(
-                FAULT, "frozen", f"{len(moved)} weights of the base changed, such as {moved[0]}", "freeze them"
-            )
+            found = f"{len(moved)} weights of the base changed, such as {moved[0]}"
+            return Check(FAULT, "frozen", found, "freeze them")
         if self.from_tower and not any(".visual." in name for name in self.trained):
             found = "gradient passes through the vision tower, in which nothing is trained"
             return Check(FAULT, "frozen", found, "run it without gradient: a fifth of the work, and gigabytes")
