@@ -59,6 +59,8 @@ MISTAKES = (
     Mistake(f"preview {TINY} --data data --answer.segment=entities", "did you mean answer.segments?"),
     Mistake(f"audit data --recipe {TINY} --model.dtyp=float32", "did you mean model.dtype?"),
     Mistake("memory recipes/e2e/qwen2_5_vl_3b.yaml --lora.rank 8", "did you mean lora.r?"),
+    Mistake("rehearse recipes/e2e/qwen2_5_vl_3b.yaml --gpu 5090", "--gpu: no '5090'; did you mean 4090?"),
+    Mistake(f"rehearse {TINY} --data nowhere", "nowhere: no split 'train' .*; there is no such folder"),
     Mistake("init --data nowhere", "nowhere: no split 'train' .*; there is no such folder"),
     Mistake("init --data data --base qwen2_5_vl_3", "--base: no 'qwen2_5_vl_3'; did you mean qwen2_5_vl_3b?"),
     Mistake("audit nowhere", "nowhere: none of a dataset"),

@@ -76,11 +76,16 @@ def _run(plan: Plan, config: Path) -> str:
     command += ["--main_process_port", "0", "-m", "rivegs_mllm.rehearsal.steps", str(plan.path)]
     environment = {**os.environ, "DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     with plan.path.with_name("output.txt").open("w") as output:
+        launcher = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
         try:
-            done = subprocess.run(command, env=environment, stdout=output, stderr=output, timeout=LONGEST, check=False)
+            code = launcher.wait(LONGEST)
         except subprocess.TimeoutExpired:
             return f"not at their end after {LONGEST:.0f} s; do they wait for each other?"
-    if done.returncode == 0:
+        finally:
+            if launcher.poll() is None:  # also where the command is interrupted; the launcher ends what it started
+                launcher.terminate()
+                launcher.wait()
+    if code == 0:
         return ""
     lines = plan.path.with_name("output.txt").read_text(errors="replace").strip().splitlines()
     told = [line for line in lines if "Error" in line]

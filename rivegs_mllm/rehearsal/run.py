@@ -86,7 +86,7 @@ def _save_base(folder: Path, recipe: Recipe, config: PreTrainedConfig) -> Check:
         check = Check(OK, "processor", "tokenizer and processor are the base's own")
     except UserError:
         processor = stand_in_processor(config, _texts(recipe))
-        found = "stand-ins: pictures are cut as by the base's own, lengths of texts are near, not exact"
+        found = "stand-ins: pictures are cut as by the base's own, lengths of texts are near, rather too long"
         advice = "a machine that has the base's own in its cache, or reaches the hub, rehearses with them"
         check = Check(WARNING, "processor", found, advice)
     save_small_base(folder, config, processor, recipe.model.dtype)

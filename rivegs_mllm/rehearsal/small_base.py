@@ -2,7 +2,7 @@
 narrower ones, and random weights.
 
 Its processor is the real one where the machine has it. A stand-in cuts pictures as the real one does, by the family's
-patches; its tokens are those of a vocabulary trained on the posts, so that lengths of texts are near, not exact.
+patches; its tokens are those of a vocabulary trained on the posts, by which texts are rather too long.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ from transformers import (
 from rivegs_mllm.tiny.architecture import CHAT_TEMPLATE, as_pretrained, train_bpe
 
 LAYERS = 2
-VOCABULARY = 16_000
+VOCABULARY = 9_000
+"""With as many, the posts of Twitter-GMNER have 7 % more tokens than by the vocabulary of Qwen, and 2 % more with their
+knowledge, which is the safe side."""
 SPARE_ROWS = 271
 """The embedding of Qwen2.5-VL has 151,936 rows for 151,665 tokens."""
 
@@ -39,8 +41,10 @@ _FAMILIES = {
     "qwen3_vl": (Qwen3VLProcessor, Qwen3VLVideoProcessor, (256 * 256, 4096 * 4096)),
 }
 """The classes of a family's processor, and the limits of a picture's area that its makers ship it with."""
+_SYSTEM_TURN = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
 _FLAT = ("qwen2_vl", "qwen2_5_vl")
-"""Families whose config.json on the hub has the language model's settings beside the others, in no section."""
+"""Families whose chat template begins with ``_SYSTEM_TURN``, and whose config.json on the hub has the language model's
+settings beside the others, in no section."""
 
 
 def stand_in_processor(config: PreTrainedConfig, texts: Iterable[str]) -> ProcessorMixin:
@@ -57,7 +61,7 @@ def stand_in_processor(config: PreTrainedConfig, texts: Iterable[str]) -> Proces
         image_processor=Qwen2VLImageProcessor(**geometry),
         tokenizer=as_pretrained(train_bpe(texts, VOCABULARY)),
         video_processor=video(**geometry),
-        chat_template=CHAT_TEMPLATE,
+        chat_template=(_SYSTEM_TURN if config.model_type in _FLAT else "") + CHAT_TEMPLATE,
     )
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from tiny_base import LEARNED, make_recipe, save_base, texts, without_picture, write_recipe
 
 from rivegs_mllm.answer.format import FILE_NAME, AnswerFormat
@@ -22,6 +23,7 @@ from rivegs_mllm.rehearsal.bases import BASES, qwen2_5_vl
 from rivegs_mllm.rehearsal.check import FAULT, OK, WARNING, Check
 from rivegs_mllm.rehearsal.cost import Load, Machine, check_disk, check_memory, check_time, checkpoint_bytes, operations
 from rivegs_mllm.rehearsal.gpus import GPUS
+from rivegs_mllm.rehearsal.launch import CONFIGS, config_of, on_cpu
 from rivegs_mllm.rehearsal.posts import check_encoding, check_posts, measure_posts
 from rivegs_mllm.rehearsal.run import check_costs, check_settings, two_steps
 from rivegs_mllm.rehearsal.small_base import save_small_base, stand_in_processor
@@ -199,7 +201,7 @@ def test_answers_longer_than_the_limits_are_found(measured):
     longest = max(post.tokens for post in posts.posts)
     cut = dataclasses.replace(recipe, max_length=longest - 1)
     assert faults(list(check_posts(posts, cut)))["tokens"].startswith("1 posts have more than max_length")
-    limited = dataclasses.replace(recipe, predict=dataclasses.replace(recipe.predict, max_new_tokens=8))
+    limited = dataclasses.replace(recipe, predict=dataclasses.replace(recipe.predict, max_new_tokens=4))
     [warning] = [check for check in check_posts(posts, limited) if check.subject == "answers"]
     assert warning.level == WARNING
     assert warning.figures["answers_cut"] == len(posts.posts)
@@ -304,6 +306,16 @@ def test_a_small_base_is_like_the_real_one(name, tmp_path):
     assert processor.image_processor.patch_size == config.vision_config.patch_size
     assert own.num_hidden_layers == small.vision_config.depth == 2
     assert real.num_hidden_layers > 2, "the real config stays as it is"
+
+
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_processes_on_the_cpu_have_the_settings_of_the_gpus(nodes):
+    config = config_of(Machine("a100-80", GPUS["a100-80"], 8, nodes, 2))
+    own = on_cpu(yaml.safe_load((CONFIGS / config).read_text()), 2)
+    known = yaml.safe_load((CONFIGS / "cpu_zero2.yaml").read_text())
+    settings = own["deepspeed_config"].pop("deepspeed_config_file")
+    assert CONFIGS.parent / known["deepspeed_config"].pop("deepspeed_config_file") == Path(settings)
+    assert own == known
 
 
 def test_a_line_and_its_record():
