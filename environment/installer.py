@@ -7,6 +7,7 @@ made anew. Nothing but Python's own library is there to be used.
 from __future__ import annotations
 
 import argparse
+import fcntl
 import hashlib
 import json
 import os
@@ -14,7 +15,8 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -65,12 +67,9 @@ def check_machine(venv: Path) -> None:
             f"this Python has no module {missing[0]}; install it (Debian, Ubuntu: apt install python{version}-venv), "
             f"or name another Python: make setup PYTHON=..."
         )
-    folder = venv.absolute().parent
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
-        fail(f"{folder} cannot be written to, and the environment belongs there")
-    free = shutil.disk_usage(folder).free
+    free = shutil.disk_usage(venv.absolute().parent).free
     if free < NEEDED:
-        fail(f"{free / 1e9:.1f} GB are free in {folder}; at least {NEEDED / 1e9:.0f} GB are needed")
+        fail(f"{free / 1e9:.1f} GB are free in {venv.absolute().parent}; at least {NEEDED / 1e9:.0f} GB are needed")
     if not (shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")):
         print(
             "no C++ compiler found: only training with DeepSpeed, and its tests, need one "
@@ -164,8 +163,28 @@ def _reason(log: Path, begin: int) -> str:
     return (errors or lines)[-1]
 
 
+@contextmanager
+def _alone(venv: Path) -> Iterator[None]:
+    """Waits until no other set-up of this environment runs; two would delete each other's files."""
+    with venv.with_name(f"{venv.name}.lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"another set-up of {venv} is at work; waiting for it", flush=True)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def set_up(venv: Path, parts: Collection[str] = ()) -> None:
     """Makes or completes the environment, with these of PARTS. Ends with a line where something is missing."""
+    folder = venv.absolute().parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        fail(f"{folder} cannot be written to, and the environment belongs there")
+    with _alone(venv):
+        _complete(venv, parts)
+
+
+def _complete(venv: Path, parts: Collection[str]) -> None:
     made = _made(venv)
     there = made.pop("parts", [])
     installer = Installer(venv)

@@ -117,6 +117,22 @@ def test_a_whole_one_is_left_as_it_is_and_gets_parts_when_they_are_wanted(tmp_pa
     assert len(steps) == 6
 
 
+def test_a_second_set_up_waits_for_the_first(tmp_path):
+    venv = tmp_path / "venv"
+    slow = (
+        f"import sys, time; sys.path.insert(0, {str(SET_UP.parent)!r}); sys.argv[1:] = [{str(venv)!r}]\n"
+        "import installer\n"
+        "installer.Installer.make = lambda own: (own.venv.mkdir(), time.sleep(2))\n"  # fails where there is one
+        "installer.Installer.install = lambda own, *arguments: None\n"
+        "sys.exit(installer.main())"
+    )
+    both = [subprocess.Popen([sys.executable, "-c", slow], stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    said = [own.communicate()[0] for own in both]
+    assert [own.returncode for own in both] == [0, 0]
+    assert sorted(f"another set-up of {venv} is at work" in text for text in said) == [False, True]
+    assert sorted("setting up" in text for text in said) == [False, True]
+
+
 def test_uv_is_told_what_pip_is_configured_to(tmp_path, monkeypatch):
     configured = tmp_path / "pip.conf"
     configured.write_text(
