@@ -40,6 +40,8 @@ ADVICE = {
     "size differs": "`size` is [width, height] of the upright picture; leave it out to have it read from the picture",
     "rotated picture": "boxes are those of the upright picture, as browsers show it",
     "undecided": "say `visible` true or false, or train with segments that leave it out",
+    "left undecided": "say `visible` true or false in these posts, or draw the region so that it is read",
+    "picture not annotated": "whether it shows its mentions stays open; draw their regions, or leave the picture out",
     "odd type": "rename the type",
     "unlisted type": "add it to the types of dataset.json, or set the entities right",
     "bad dataset.json": "import or build the dataset again, or delete the file",

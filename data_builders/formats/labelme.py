@@ -36,11 +36,13 @@ class LabelmeRegion:
 
 @dataclass(frozen=True, slots=True)
 class LabelmeFile:
-    """A file: ``size`` is (width, height) of the picture as it was annotated, ``faults`` what was left out or cut."""
+    """A file: ``size`` is (width, height) of the picture as it was annotated, ``faults`` what was left out or cut, and
+    ``lost`` of these what was left out, each with the label of its shape."""
 
     size: tuple[int, int]
     regions: tuple[LabelmeRegion, ...]
     faults: tuple[Fault, ...]
+    lost: tuple[tuple[str, Fault], ...]
 
 
 def read_regions(path: Path | str) -> LabelmeFile:
@@ -60,12 +62,14 @@ def read_regions(path: Path | str) -> LabelmeFile:
         )
     parts: dict[tuple, tuple[str, np.ndarray, Box | None]] = {}
     faults: list[Fault] = []
+    lost: list[tuple[str, Fault]] = []
     for index, shape in enumerate(content["shapes"]):
         place = f"{path}: shapes[{index}]"
         if not isinstance(shape, dict) or not isinstance(shape.get("label"), str):
             raise UserError(f"{place}: has no label")
         pixels = _pixels(shape, (height, width), place, faults)
         if pixels is None:
+            lost.append((shape["label"], faults[-1]))
             continue
         group = shape.get("group_id")
         key = (index,) if group is None else (shape["label"], str(group))
@@ -74,7 +78,8 @@ def read_regions(path: Path | str) -> LabelmeFile:
             parts[key] = shape["label"], pixels | parts[key][1], None
         else:
             parts[key] = shape["label"], pixels, _box(shape, (width, height)) if group is None else None
-    return LabelmeFile((width, height), tuple(LabelmeRegion(*part) for part in parts.values()), tuple(faults))
+    regions = tuple(LabelmeRegion(*part) for part in parts.values())
+    return LabelmeFile((width, height), regions, tuple(faults), tuple(lost))
 
 
 def _box(shape: dict, size: tuple[int, int]) -> Box | None:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from data_builders.common import numbered_ids
 from data_builders.findings import Finding
-from data_builders.importing.records import Mention, Post, Region
+from data_builders.importing.records import Left, Mention, Post, Region
 from data_builders.importing.regions.box_formats import BoxFormat
 from data_builders.importing.regions.frames import Frame, FrameError, Placing, bounds, placing
-from data_builders.importing.regions.linking import link
+from data_builders.importing.regions.linking import Links, link, may_show
 from data_builders.importing.regions.pictures import Picture, Pictures
-from data_builders.importing.texts import read_text
+from data_builders.importing.texts import Read, read_text
 from rivegs_mllm.data.masks import box_of
 from rivegs_mllm.runtime.foreign import shown
 from rivegs_mllm.types import Box, Entity, Mask, Sample
@@ -43,17 +43,19 @@ def assemble(posts: Sequence[Post], pictures: Pictures, boxes: BoxFormat | None,
     """A sample a post, with an id that no other has.
 
     Where the set has regions at all, a mention beside a picture that has none is not in the picture, unless the file
-    says otherwise.
+    says otherwise, or a region is left out that may be the mention's.
     """
     tally = Tally()
     findings: list[Finding] = []
     ids = numbered_ids([post.id or _default_id(post) for post in posts])
-    grounded = any(post.regions for post in posts)
+    texts = [read_text(post) for post in posts]
+    links = [link(_as_read(post, text), post.regions) for post, text in zip(posts, texts, strict=True)]
+    whole = _Whole(pictures, boxes, frame, any(post.regions for post in posts), _by_name(posts, links))
     samples = []
-    for post, own_id in zip(posts, ids, strict=True):
+    for post, own_id, text, own in zip(posts, ids, texts, links, strict=True):
         if post.id and own_id != post.id:
             findings.append(Finding("repeated id", post.place, f"{shown(post.id)} again; it becomes {own_id}"))
-        samples.append(_sample(post, own_id, pictures.by_post.get(post.place), boxes, frame, grounded, tally, findings))
+        samples.append(_sample(post, own_id, text, own, whole, tally, findings))
     tally.read["posts"] = tally.kept["posts"] = len(posts)
     return Assembled(samples, tally, findings)
 
@@ -64,17 +66,40 @@ def _default_id(post: Post) -> str:
     return name or post.place.replace("\\", "/").rpartition("/")[2].replace(": item ", ":")
 
 
+def _as_read(post: Post, text: Read) -> list[Mention]:
+    """The mentions of a post, each with the words that it has among the tokens."""
+    return [
+        mention if span is None else replace(mention, text=" ".join(text.tokens[slice(*span)]))
+        for mention, span in zip(post.mentions, text.spans, strict=True)
+    ]
+
+
+def _by_name(posts: Sequence[Post], links: Sequence[Links]) -> bool:
+    """Whether the labels of regions are mentions, and not types."""
+    ways = Counter(
+        way
+        for post, own in zip(posts, links, strict=True)
+        for region, (found, way) in zip(post.regions, own, strict=True)
+        if found and not region.mention
+    )
+    return ways["text"] > ways["type"] + ways["order"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Whole:
+    """What holds for all posts: ``grounded``, that there are regions at all, and ``by_name``, that their labels are
+    mentions."""
+
+    pictures: Pictures
+    boxes: BoxFormat | None
+    frame: Frame
+    grounded: bool
+    by_name: bool
+
+
 def _sample(
-    post: Post,
-    own_id: str,
-    picture: Picture | None,
-    boxes: BoxFormat | None,
-    frame: Frame,
-    grounded: bool,
-    tally: Tally,
-    findings: list[Finding],
+    post: Post, own_id: str, text: Read, links: Links, whole: _Whole, tally: Tally, findings: list[Finding]
 ) -> Sample:
-    text = read_text(post)
     findings += [Finding(kind, post.place, message) for kind, message in text.remarks]
     merged: dict[tuple[int, int, str], list[Mention]] = {}
     for mention, span in zip(post.mentions, text.spans, strict=True):
@@ -86,19 +111,19 @@ def _sample(
             tally.merged["mentions"] += key in merged
             merged.setdefault(key, []).append(mention)
     tally.kept["mentions"] += len(merged)
-    drawn = _Drawn(post, merged, text.tokens, tally, findings)
-    size = drawn.regions(picture, boxes, frame)
-    for index, (key, mentions) in enumerate(merged.items()):
-        if (drawn.boxes[index] or drawn.masks[index]) and any(mention.visible is False for mention in mentions):
-            name = " ".join(text.tokens[key[0] : key[1]])
-            findings.append(
-                Finding("visible after all", post.place, f"{shown(name)} is said not to be, but has a region")
-            )
-    decided = grounded and bool(picture or post.image or post.regions)
-    entities = [
-        _entity(span, mentions, text.tokens, drawn.boxes[index], drawn.masks[index], decided)
-        for index, (span, mentions) in enumerate(merged.items())
+    places = {key: index for index, key in enumerate(merged)}
+    owners = [
+        None if span is None else places[(*span, mention.type)]
+        for mention, span in zip(post.mentions, text.spans, strict=True)
     ]
+    picture = whole.pictures.by_post.get(post.place)
+    drawn = _Drawn(post, _as_read(post, text), owners, tally, findings)
+    size = drawn.regions(links, picture, whole)
+    decided = whole.grounded and not post.unseen and bool(picture or post.image or post.regions)
+    entities = []
+    for index, (key, mentions) in enumerate(merged.items()):
+        entity = _entity(key, mentions, text.tokens, drawn.boxes[index], drawn.masks[index])
+        entities.append(_decided(entity, mentions, index in drawn.doubtful, post, findings) if decided else entity)
     return Sample(
         own_id,
         text.tokens,
@@ -111,54 +136,67 @@ def _sample(
 
 
 class _Drawn:
-    """The regions of a post by the mention that they show."""
+    """The regions of a post by the entity that they show.
+
+    ``owners`` has the entity that each of the mentions became, None where it is left out. ``doubtful`` are the
+    entities that a region may show which is left out.
+    """
 
     def __init__(
         self,
         post: Post,
-        merged: dict[tuple[int, int, str], list[Mention]],
-        tokens: Sequence[str],
+        mentions: Sequence[Mention],
+        owners: Sequence[int | None],
         tally: Tally,
         findings: list[Finding],
     ):
         self.post = post
+        self.mentions = mentions
+        self.owners = owners
         self.tally = tally
         self.findings = findings
-        # A mention may have been read several times, each under a key of its own.
-        self.owners = [
-            (index, replace(mention, text=" ".join(tokens[span[0] : span[1]])))
-            for index, (span, mentions) in enumerate(merged.items())
-            for mention in mentions
-        ]
-        self.boxes: list[list[Box]] = [[] for _ in merged]
-        self.masks: list[list[Mask]] = [[] for _ in merged]
+        count = len({own for own in owners if own is not None})
+        self.boxes: list[list[Box]] = [[] for _ in range(count)]
+        self.masks: list[list[Mask]] = [[] for _ in range(count)]
+        self.doubtful: set[int] = set()
 
-    def regions(self, picture: Picture | None, boxes: BoxFormat | None, frame: Frame) -> tuple[int, int] | None:
+    def regions(self, links: Links, picture: Picture | None, whole: _Whole) -> tuple[int, int] | None:
         """Places all regions, and gives the size of the upright picture."""
-        header = picture.header if picture else None
         self.tally.read["regions"] += len(self.post.regions)
+        header = picture.header if picture else None
+        way, differs = None, ""
         try:
-            way = placing(self.post.size, header, frame)
+            way = placing(self.post.size, header, whole.frame)
         except FrameError as error:
-            for region in self.post.regions:
-                self._drop("size differs", region, str(error))
-            return header.size
-        if way.remark:
+            differs = str(error)
+        if way and way.remark:
             self.findings.append(Finding("size set right", self.post.place, way.remark))
-        for region, (own, by) in zip(
-            self.post.regions, link([mention for _, mention in self.owners], self.post.regions), strict=True
-        ):
-            if own:
-                self._place(region, {self.owners[index][0] for index in own}, by, way, boxes)
-            else:
-                there = ", ".join(shown(mention.text) for _, mention in self.owners) or "none"
+        linked = {index for own, _ in links for index in own}
+        free = [index for index in range(len(self.mentions)) if index not in linked]
+        for region, (own, by) in zip(self.post.regions, links, strict=True):
+            shows = self._entities(own or may_show(region, self.mentions, free, whole.by_name))
+            if region.left:
+                self._leave(region.left)
+            elif not own:
+                there = ", ".join(shown(mention.text) for mention in self.mentions) or "none"
                 self._drop("region without mention", region, f"it fits no mention of its post ({there})")
-        return way.size
+            elif not shows:
+                self._drop("region without mention", region, "its mention is left out")
+            elif way is None:
+                self._drop("size differs", region, differs)
+            elif self._place(region, shows, by, way, whole.boxes):
+                continue
+            self.doubtful |= shows
+        return header.size if way is None else way.size
 
-    def _place(self, region: Region, owners: set[int], by: str, way: Placing, boxes: BoxFormat | None) -> None:
+    def _entities(self, mentions: Iterable[int]) -> set[int]:
+        return {own for index in mentions if (own := self.owners[index]) is not None}
+
+    def _place(self, region: Region, owners: set[int], by: str, way: Placing, boxes: BoxFormat | None) -> bool:
+        """Whether there is anything of the region that has a place in the picture."""
         box, mask = self._geometry(region, way, boxes)
         if box is None and mask is None:
-            return
+            return False
         self.tally.kept["regions"] += 1
         self.tally.ways[by] += 1
         for index in sorted(owners):
@@ -166,6 +204,7 @@ class _Drawn:
                 self.boxes[index].append(box)
             if mask is not None and mask not in self.masks[index]:
                 self.masks[index].append(mask)
+        return True
 
     def _geometry(self, region: Region, way: Placing, boxes: BoxFormat | None) -> tuple[Box | None, Mask | None]:
         """Box and mask of the upright picture, both None, and a finding, where nothing of the region lies in it."""
@@ -207,8 +246,11 @@ class _Drawn:
         return inside
 
     def _drop(self, kind: str, region: Region, why: str) -> None:
+        self._leave(Left(kind, self.post.place, f"the region {_name(region)} is left out: {why}"))
+
+    def _leave(self, left: Left) -> None:
         self.tally.dropped["regions"] += 1
-        self.findings.append(Finding(kind, self.post.place, f"the region {_name(region)} is left out: {why}"))
+        self.findings.append(Finding(left.kind, left.place, left.message))
 
 
 def _name(region: Region) -> str:
@@ -221,22 +263,33 @@ def _entity(
     tokens: Sequence[str],
     boxes: Sequence[Box],
     masks: Sequence[Mask],
-    decided: bool,
 ) -> Entity:
     """One entity from all that was read of it. One with a region is visible."""
     start, end, kind = key
-    visible = next((mention.visible for mention in mentions if mention.visible is not None), None)
-    if boxes or masks:
-        visible = True
-    elif visible is None and decided and not any(mention.undecided for mention in mentions):
-        visible = False
+    said = next((mention.visible for mention in mentions if mention.visible is not None), None)
     return Entity(
         " ".join(tokens[start:end]),
         kind,
         (start, end),
         next((mention.expression for mention in mentions if mention.expression), ""),
-        visible,
+        True if boxes or masks else said,
         next((mention.visible_score for mention in mentions if mention.visible_score is not None), None),
         tuple(boxes),
         tuple(masks),
     )
+
+
+def _decided(
+    entity: Entity, mentions: Sequence[Mention], doubtful: bool, post: Post, findings: list[Finding]
+) -> Entity:
+    """The entity, not visible where nothing speaks for it; what is doubted of its visibility is a finding."""
+    if (entity.boxes or entity.masks) and any(mention.visible is False for mention in mentions):
+        message = f"{shown(entity.text)} is said not to be, but has a region"
+        findings.append(Finding("visible after all", post.place, message))
+    if entity.visible is not None or any(mention.undecided for mention in mentions):
+        return entity
+    if doubtful:
+        message = f"{shown(entity.text)} may be what a region shows that is left out; whether it is visible stays open"
+        findings.append(Finding("left undecided", post.place, message))
+        return entity
+    return replace(entity, visible=False)

@@ -44,6 +44,7 @@ def _files(name: str, path: Path) -> list[Path]:
 def with_regions(source: Source, regions: Source, findings: list[Finding]) -> Source:
     """The posts of one source with the regions of another, by the name of the picture or the id.
 
+    A picture that the second does not name has nothing in it, unless it names others in which there is nothing.
     Raises UserError where both have regions, or nothing of the second belongs to the first.
     """
     if any(post.regions for post in source.posts):
@@ -54,12 +55,16 @@ def with_regions(source: Source, regions: Source, findings: list[Finding]) -> So
     for post in regions.posts:
         for name in _names(post):
             by_name.setdefault(name, post)
+    names_all = any(not post.regions for post in regions.posts)
     used = set()
     posts = []
     for post in source.posts:
         other = next((by_name[name] for name in _names(post) if name in by_name), None)
         if other is None:
-            posts.append(post)
+            posts.append(replace(post, unseen=names_all))
+            if names_all and post.image:
+                message = f"{post.image} is not among the pictures of --regions, some of which have none either"
+                findings.append(Finding("picture not annotated", post.place, message))
             continue
         used.add(other.place)
         posts.append(

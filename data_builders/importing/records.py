@@ -36,7 +36,8 @@ class Region:
     """A place in the picture, in the box format of the file: a box, or polygons, or both, or a mask in pixels.
 
     It shows the mention ``key``, or the one that reads ``mention``, or one that ``label``, a text or a type, leads to.
-    ``derived``: the box only bounds the mask, and is none of the mention's own.
+    ``derived``: the box only bounds the mask, and is none of the mention's own. ``left``: why nothing of it can be
+    read; then it has no geometry, and whether the picture shows its mention is not known.
     """
 
     label: str = ""
@@ -46,13 +47,14 @@ class Region:
     polygons: tuple[Polygon, ...] = ()
     mask: Mask | None = None
     derived: bool = False
+    left: Left | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Post:
     """``place`` is file and line or item, for messages. ``image`` is the picture's path, URL or name as the file has
     it, ``picture`` its bytes where the file holds them. ``size`` is the picture's (width, height) as the file says.
-    ``split`` and ``id`` are "" where the file says none.
+    ``split`` and ``id`` are "" where the file says none. ``unseen``: nobody has looked for regions in its picture.
     """
 
     place: str
@@ -67,6 +69,7 @@ class Post:
     split: str = ""
     knowledge: tuple[str, ...] = ()
     subset: str = ""
+    unseen: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -134,7 +134,8 @@ def _pictures(request: Request, posts: Sequence[Post]) -> Pictures:
 def _unplaced(posts: Sequence[Post], assembled: Assembled) -> Iterator[Finding]:
     """An error where not one of some regions found its mention, so that no mention would be visible."""
     tally = assembled.tally
-    if tally.read["regions"] < _SOME or tally.kept["regions"]:
+    without = sum(finding.kind == "region without mention" for finding in assembled.findings)
+    if without < max(_SOME, tally.read["regions"]):
         return
     post = next(post for post in posts if post.regions)
     labels = {region.mention or region.label for own in posts for region in own.regions}

@@ -78,7 +78,7 @@ def test_a_picture_of_another_shape_takes_no_boxes(tmp_path):
     pictures = picture(tmp_path / "pictures" / "p1.jpg", (100, 30)).parent
     samples, done = imported("coco", coco(tmp_path, (80, 60)), tmp_path / "out", images=[pictures])
     assert samples[0].entities[0].boxes == ()
-    assert kinds(done) == ["size differs"]
+    assert kinds(done) == ["size differs", "left undecided"]
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -108,7 +108,7 @@ def test_a_shape_that_fits_neither_frame():
 def test_boxes_that_do_not_fit_are_listed(tmp_path, box, kind):
     pictures = picture(tmp_path / "pictures" / "p1.jpg", (80, 60)).parent
     samples, done = imported("coco", coco(tmp_path, (80, 60), box), tmp_path / "out", images=[pictures])
-    assert kinds(done) == [kind]
+    assert [own for own in kinds(done) if own != "left undecided"] == [kind]
     assert samples[0].entities[0].boxes == ((Box(70, 5, 80, 35),) if kind == "box cut" else ())
 
 

@@ -96,12 +96,7 @@ def _with_annotation(post: Post, own: Fields, categories: Mapping[str, str], lef
             mentions = (Mention(kind, words, characters, key=key, expression=own.string("expression")),)
     if any(mention.key == key for mention in post.mentions):
         mentions = ()
-    region = _region(own, kind, key, post.size)
-    if region is None:
-        left.append(Left("annotation without region", own.place, f"of {shown(kind)}: neither box nor mask"))
-    return replace(
-        post, mentions=(*post.mentions, *mentions), regions=(*post.regions, *([] if region is None else [region]))
-    )
+    return replace(post, mentions=(*post.mentions, *mentions), regions=(*post.regions, _region(own, kind, key)))
 
 
 def _words(own: Fields) -> str:
@@ -128,7 +123,7 @@ def _characters(own: Fields, post: Post) -> tuple[int, int] | None:
     return min(start for start, _ in ends), max(end for _, end in ends)
 
 
-def _region(own: Fields, kind: str, key: str, size: tuple[int, int] | None) -> Region | None:
+def _region(own: Fields, kind: str, key: str) -> Region:
     box = own.numbers("bbox", 4) if own.has("bbox") and own.list("bbox") else None
     polygons, mask = (), None
     code = own.raw.get("segmentation")
@@ -137,7 +132,8 @@ def _region(own: Fields, kind: str, key: str, size: tuple[int, int] | None) -> R
     elif code is not None:
         mask = _run_lengths(own.fields("segmentation"))
     if box is None and not polygons and mask is None:
-        return None
+        message = f"of {shown(kind)}: neither box nor mask"
+        return Region(kind, "", key, left=Left("annotation without region", own.place, message))
     derived = own.truth("derived_box") is True
     return Region(kind, "", key, box, polygons, mask, derived)
 

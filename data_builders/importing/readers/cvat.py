@@ -1,7 +1,7 @@
 """CVAT's XML for images 1.1: boxes, ellipses, polygons and masks of every picture, in pixels.
 
-A label is a type or a mention; an attribute called mention, text or phrase names the mention. CVAT has no texts, so
-that its files are regions for texts that come from elsewhere.
+A label is a type or a mention; an attribute called mention, text, phrase or name names the mention. CVAT has no texts,
+so that its files are regions for texts that come from elsewhere.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import numpy as np
 from lxml import etree
 
 from data_builders.importing.fields import Fields, is_number, read_bytes
+from data_builders.importing.readers.coco import MENTION
 from data_builders.importing.records import Left, Post, Region, Source
 from data_builders.importing.regions.box_formats import PIXELS
 from data_builders.importing.regions.ellipses import half_sides
@@ -22,7 +23,6 @@ from rivegs_mllm.runtime.foreign import shown
 from rivegs_mllm.types import Mask, UserError
 
 _PARSER = etree.XMLParser(resolve_entities=False, no_network=True, load_dtd=False, remove_comments=True)
-_MENTION = ("mention", "text", "phrase")
 
 
 def read_cvat(path: Path, _: Mapping[str, str]) -> Source:
@@ -35,11 +35,10 @@ def read_cvat(path: Path, _: Mapping[str, str]) -> Source:
         raise UserError(f"{path}: not CVAT's XML for images: its root is <annotations>, and it has no document type")
     if root.find("track") is not None and root.find("image") is None:
         raise UserError(f"{path}: tracks of a video; export it as CVAT for images 1.1")
-    left: list[Left] = []
-    return Source([_post(path, image, left) for image in root.iterchildren("image")], PIXELS, left=left)
+    return Source([_post(path, image) for image in root.iterchildren("image")], PIXELS)
 
 
-def _post(path: Path, image: etree._Element, left: list[Left]) -> Post:
+def _post(path: Path, image: etree._Element) -> Post:
     place = f"{path}:{image.sourceline}"
     sides = {name: _number(image, name, place) for name in ("width", "height")}
     size = Fields(sides, place).size("width", "height")
@@ -55,13 +54,14 @@ def _post(path: Path, image: etree._Element, left: list[Left]) -> Post:
         elif shape.tag == "mask":
             regions.append(_region(shape, mask=_mask(shape, size, where)))
         elif shape.tag != "tag":
-            left.append(Left("unknown shape", where, f"a {shown(shape.tag)} is left out"))
+            message = f"{shown(shape.get('label', ''))} is a {shown(shape.tag)}; it is left out"
+            regions.append(_region(shape, left=Left("unknown shape", where, message)))
     return Post(place, image=image.get("name", ""), regions=tuple(regions), size=size, split=image.get("subset", ""))
 
 
 def _region(shape: etree._Element, **geometry: object) -> Region:
     named = {own.get("name", "").casefold(): (own.text or "").strip() for own in shape.iterchildren("attribute")}
-    mention = next((named[name] for name in _MENTION if named.get(name)), "")
+    mention = next((named[name] for name in MENTION if named.get(name)), "")
     return Region(shape.get("label", ""), mention, **geometry)
 
 

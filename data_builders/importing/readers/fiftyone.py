@@ -1,9 +1,9 @@
 """FiftyOne's detections: ``samples.json`` of a folder of type FiftyOneDataset, ``labels.json`` of one of type
 FiftyOneImageDetectionDataset. Boxes are shares of 1.
 
-A detection's label is a type, and its attribute called mention, text or phrase names what it shows. Pictures may have a
-text of their own, in a field called text, caption, tweet or sentence; else the files are regions for texts that come
-from elsewhere.
+A detection's label is a type, and its attribute called mention, text, phrase or name names what it shows. Pictures may
+have a text of their own, in a field called text, caption, tweet or sentence; else the files are regions for texts that
+come from elsewhere.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from data_builders.importing.fields import Fields, read_json
-from data_builders.importing.readers.coco import TEXT
+from data_builders.importing.readers.coco import MENTION, TEXT
 from data_builders.importing.records import Left, Mention, Numbers, Post, Region, Source
 from data_builders.importing.regions.box_formats import BoxFormat
 from data_builders.importing.splitting import split_named
@@ -28,7 +28,6 @@ from rivegs_mllm.data.masks import encode
 from rivegs_mllm.runtime.foreign import shown
 from rivegs_mllm.types import Mask, UserError
 
-_MENTION = ("mention", "text", "phrase")
 _OTHER_KINDS = ("Polyline", "Polylines", "Keypoint", "Keypoints", "Segmentation", "Heatmap")
 _FORMAT = BoxFormat("xywh", 1.0)
 
@@ -93,8 +92,11 @@ def _post(own: Fields, field: str, said: str, left: list[Left]) -> Post:
         regions.append(region)
         mentions += [Mention(region.label, region.mention)] if region.mention else []
     for key in own.raw:
-        if _kind(own, key) in _OTHER_KINDS:
-            left.append(Left("unknown shape", own.place, f"{shown(key)}: a {_kind(own, key)}; it is left out"))
+        if (kind := _kind(own, key)) in _OTHER_KINDS:
+            fault = Left("unknown shape", own.place, f"{shown(key)}: a {kind}; it is left out")
+            shapes = [one for one in _shapes(own.fields(key), kind) if one.has("label")]
+            regions += [Region(one.string("label"), _mention(one), left=fault) for one in shapes]
+            left += [] if shapes else [fault]
     key = said or own.first(*TEXT)
     text = own.string(key) if own.has(key) else None
     splits = {split for tag in own.strings("tags") if (split := split_named(tag))}
@@ -109,6 +111,12 @@ def _post(own: Fields, field: str, said: str, left: list[Left]) -> Post:
     )
 
 
+def _shapes(field: Fields, kind: str) -> list[Fields]:
+    """The polylines or key points of a field, which may be one or a list of them."""
+    several = {"Polylines": "polylines", "Keypoints": "keypoints"}
+    return list(field.each(several[kind])) if kind in several else [field]
+
+
 def _region(own: Fields, classes: tuple[str, ...], mask: Mask | None = None) -> Region:
     label = own.raw.get("label")
     if type(label) is int and 0 <= label < len(classes):
@@ -121,7 +129,7 @@ def _region(own: Fields, classes: tuple[str, ...], mask: Mask | None = None) -> 
 def _mention(own: Fields) -> str:
     """What a detection shows, "" where it does not say: an attribute is a value or an object that has one."""
     for fields in (own, own.fields("attributes")):
-        value = fields.raw.get(fields.first(*_MENTION))
+        value = fields.raw.get(fields.first(*MENTION))
         value = value.get("value") if type(value) is dict else value
         if type(value) is str:
             return value

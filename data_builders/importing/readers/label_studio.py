@@ -24,6 +24,7 @@ from rivegs_mllm.runtime.foreign import shown
 _TEXT, _IMAGE = ("text", "tweet", "post", "sentence", "caption"), ("image", "img", "picture", "image_url", "photo")
 _SPANS = ("labels", "hypertextlabels")
 _REGIONS = ("rectanglelabels", "rectangle", "ellipselabels", "ellipse", "polygonlabels", "polygon", "brushlabels")
+_OTHER_SHAPES = ("keypointlabels", "keypoint", "vectorlabels", "vector", "bitmasklabels", "bitmask", "brush")
 _VISIBLE = {"visible": True, "not visible": False, "invisible": False, "yes": True, "no": False}
 
 
@@ -100,12 +101,15 @@ def _post(task: Fields, data: Fields, keys: Mapping[str, str], results: list[Fie
             mentions.setdefault(key, {}).update(found)
         elif kind in _REGIONS:
             size = own.size("original_width", "original_height") or size
-            regions.setdefault(key, {}).update(_geometry(own, value))
+            regions.setdefault(key, {}).update(_geometry(own, value), left=None)
         elif kind == "choices":
             _add_choice(mentions.setdefault(key, {}), value)
         elif kind == "textarea" and key:
             words = value.list("text")
             mentions.setdefault(key, {})["expression"] = words[0] if words and type(words[0]) is str else ""
+        elif kind in _OTHER_SHAPES:
+            fault = Left("unknown shape", own.place, f"a {shown(kind)} is left out")
+            regions.setdefault(key, {**_label(kind, value), "left": fault})
         else:
             left.append(Left("unknown result", own.place, f"a {shown(kind)} is left out"))
     for key in [key for key, own in mentions.items() if "type" not in own]:
@@ -125,7 +129,7 @@ def _post(task: Fields, data: Fields, keys: Mapping[str, str], results: list[Fie
             for key, own in mentions.items()
             for kind in (own["type"], *further[key])
         ),
-        regions=tuple(Region(key=owners.get(key, ""), **own) for key, own in regions.items() if own.keys() - {"label"}),
+        regions=tuple(Region(key=owners.get(key, ""), **own) for key, own in regions.items()),
         image=data.string(keys["image"]) if keys["image"] else "",
         size=size or data.size("width", "height"),
         split=data.string("split"),
@@ -151,8 +155,7 @@ def _mention(own: Fields, value: Fields, key: str) -> tuple[dict, tuple[str, ...
 
 def _geometry(own: Fields, value: Fields) -> dict:
     kind = own.string("type")
-    labels = value.strings(kind) if kind.endswith("labels") else ()
-    found: dict = {"label": labels[0]} if labels else {}
+    found = _label(kind, value)
     if value.has("points"):
         points = [numbers_of(point, 2, f"{value.place}: points") for point in value.list("points")]
         return {**found, "polygons": (tuple(points),)}
@@ -165,6 +168,11 @@ def _geometry(own: Fields, value: Fields) -> dict:
     if kind in ("ellipselabels", "ellipse"):
         return {**found, "box": _around(*(value.number(key) for key in ("x", "y", "radiusX", "radiusY")), turn, size)}
     return {**found, "box": _upright(tuple(value.number(key) for key in ("x", "y", "width", "height")), turn, size)}
+
+
+def _label(kind: str, value: Fields) -> dict:
+    labels = value.strings(kind) if kind.endswith("labels") else ()
+    return {"label": labels[0]} if labels else {}
 
 
 def _upright(box: Numbers, degrees: float, size: tuple[int, int] | None) -> Numbers:

@@ -29,7 +29,8 @@ def read_labelme(path: Path, _: Mapping[str, str]) -> Source:
 
 def _post(path: Path, left: list[Left]) -> Post:
     found = read_regions(path)
-    left += [Left(fault.kind, str(path), fault.message) for fault in found.faults]
+    lost = [fault for _, fault in found.lost]
+    left += [Left(fault.kind, str(path), fault.message) for fault in found.faults if fault not in lost]
     own = Fields(read_json(path), str(path))
     flags = own.fields("flags") if type(own.raw.get("flags")) is dict else own
     beside = own if own.has(*_TEXT) else flags
@@ -41,6 +42,8 @@ def _post(path: Path, left: list[Left]) -> Post:
             regions.append(Region(region.label, box=(box.xmin, box.ymin, box.xmax, box.ymax)))
         else:
             regions.append(Region(region.label, mask=encode(region.pixels)))
+    for label, fault in found.lost:
+        regions.append(Region(label, left=Left(fault.kind, str(path), fault.message)))
     return Post(
         place=str(path),
         id=path.stem,

@@ -11,9 +11,12 @@ from data_builders.importing.records import Mention, Region
 WAYS = ("link", "text", "type", "order")
 """By what a region found its mention, the surest first."""
 
+Links = Sequence[tuple[Sequence[int], str]]
+"""Of each region the mentions that it shows, by their place in the list, [] for none, and by which of ``WAYS``."""
 
-def link(mentions: Sequence[Mention], regions: Sequence[Region]) -> list[tuple[list[int], str]]:
-    """Of each region the mentions that it shows, [] for none, and by which of ``WAYS``.
+
+def link(mentions: Sequence[Mention], regions: Sequence[Region]) -> Links:
+    """The mentions that each region shows.
 
     A text that comes several times among the mentions of its type is shown at all of them. Regions whose label is a
     type go to the mention of that type where there is one, and else, if there are as many regions as mentions without
@@ -33,6 +36,16 @@ def link(mentions: Sequence[Mention], regions: Sequence[Region]) -> list[tuple[l
             for place, index in zip(unnamed, free, strict=True):
                 found[place] = ([index], "order")
     return found
+
+
+def may_show(region: Region, mentions: Sequence[Mention], free: Sequence[int], by_name: bool) -> list[int]:
+    """Which of the mentions ``free``, that no region shows, one that found none may be of: those of its type.
+
+    A region that is called by a name, as all those of a set are where ``by_name`` says so, may be of any where none is
+    of its type: the name may be misspelt. Others are things that the text does not name.
+    """
+    of_type = [index for index in free if _kind(mentions[index].type) == _kind(region.label)]
+    return of_type or (list(free) if by_name or region.key or region.mention else [])
 
 
 def _by_words(region: Region, mentions: Sequence[Mention]) -> tuple[list[int], str]:
