@@ -119,7 +119,7 @@ def test_words_that_do_not_fit_and_pictures_that_are_lost(trained, emblems, caps
     (answer,) = UmtTagger(trained).load(emblems)([long], [Prediction(post.id)])
     assert "none.png" in answer.errors[0]
     assert "words did not fit into 64 pieces" in answer.errors[1]
-    half = dataclasses.replace(post, tokens=("and", "q" * 90), image=None)
+    half = dataclasses.replace(post, tokens=("and", "and" * 30), image=None)
     assert "the last word did not fit" in UmtTagger(trained).load(emblems)([half], [Prediction(post.id)])[0].errors[0]
     lone = dataclasses.replace(post, tokens=("Ann", "\ufe0f"))
     assert UmtTagger(trained).load(emblems)([lone], [Prediction(post.id)])[0].errors == ()
