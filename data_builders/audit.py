@@ -48,6 +48,7 @@ from rivegs_mllm.data.images import (
 )
 from rivegs_mllm.data.jsonl import SPLITS, RecordError, check_split, read_samples, scan_samples
 from rivegs_mllm.runtime.foreign import shown
+from rivegs_mllm.runtime.words import plural
 from rivegs_mllm.types import NOT_IN_A_TYPE, Sample, UserError
 
 _SOME_POSTS = 5  # up to so many posts may share a picture, whatever their share of a small set
@@ -177,8 +178,10 @@ def _all(splits: dict[str, list[_Placed]]) -> Iterator[_Placed]:
 def _of_split(group: Sequence[_Placed], path: str) -> Iterator[Finding]:
     entities = [own for placed in group if placed.sample.image for own in placed.sample.entities]
     if undecided := sum(own.visible is None for own in entities):
-        message = f"{undecided} of {len(entities)} entities beside pictures do not say whether they are visible"
-        yield Finding("undecided", path, f"{message}; a model that is to decide or to ground cannot be trained on them")
+        message = f"whether visible is not known of {undecided} of {plural(len(entities), 'entity', 'entities')}"
+        yield Finding(
+            "undecided", path, f"{message} beside pictures; a model that decides or grounds learns nothing here"
+        )
     for kind in sorted({own.type for placed in group for own in placed.sample.entities}):
         if NOT_IN_A_TYPE.search(kind):
             yield Finding(
@@ -197,7 +200,12 @@ def _unlisted_types(splits: Mapping[str, Sequence[Sample]], folder: Path) -> Ite
     counts = Counter(own.type for samples in splits.values() for sample in samples for own in sample.entities)
     for kind, count in counts.items() if info else ():
         if kind not in info.types:
-            yield Finding("unlisted type", place, f"lacks {shown(kind)}, the type of {count} entities", "error")
+            yield Finding(
+                "unlisted type",
+                place,
+                f"lacks {shown(kind)}, the type of {plural(count, 'entity', 'entities')}",
+                "error",
+            )
 
 
 def _of_sample(sample: Sample, place: str) -> Iterator[Finding]:

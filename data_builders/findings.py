@@ -39,7 +39,7 @@ ADVICE = {
     "nearly the same text in two splits": "keep posts that say nearly the same in one split",
     "size differs": "`size` is [width, height] of the upright picture; leave it out to have it read from the picture",
     "rotated picture": "boxes are those of the upright picture, as browsers show it",
-    "undecided": "say `visible` true or false, or train with segments that leave it out",
+    "undecided": "say `visible` true or false; where a recipe needs it, training leaves the other posts out",
     "left undecided": "say `visible` true or false in these posts, or draw the region so that it is read",
     "picture not annotated": "whether it shows its mentions stays open; draw their regions, or leave the picture out",
     "odd type": "rename the type",

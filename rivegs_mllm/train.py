@@ -73,6 +73,7 @@ from rivegs_mllm.training.run.folder import (
     write_metrics,
 )
 from rivegs_mllm.training.seeds import format_seeds, train_seeds
+from rivegs_mllm.training.undecided import decided_posts
 from rivegs_mllm.types import Sample, UserError
 
 
@@ -122,6 +123,7 @@ def read_data(recipe: Recipe) -> Posts:
     folder, data, types = recipe.data.folder, recipe.data, recipe.answer.types
     bad = lines_left_out(data, recipe.train, sees=True)
     train = read_posts(folder, data.train, types, recipe.distilled, bad[data.train])
+    train = decided_posts(train, recipe.answer.segments, data.train)
     if not train:
         raise UserError(f"{folder}: the split '{data.train}' holds no sample to train on")
     dev = read_posts(folder, data.dev, types, without=bad[data.dev]) if data.dev in bad else []

@@ -16,6 +16,7 @@ from data_builders.exporting.sharegpt import write_sharegpt
 from data_builders.exporting.sides import Side, Write, check_regions, side_of
 from data_builders.exporting.table import write_csv
 from rivegs_mllm.data.jsonl import SPLITS, read_predictions, read_samples, read_split
+from rivegs_mllm.runtime.words import plural
 from rivegs_mllm.types import UserError
 
 
@@ -73,8 +74,8 @@ def export_dataset(name: str, gold: Sequence[Side], systems: Sequence[Side], out
         check_regions(side)
     lost = FORMATS[name].write(out, gold, systems)
     posts = sum(len(side.samples) for side in gold)
-    lines = [f"wrote {out}: {posts} posts of {', '.join(side.name for side in gold)} as {name}"]
+    lines = [f"wrote {out}: {plural(posts, 'post')} of {', '.join(side.name for side in gold)} as {name}"]
     if lost:
         shown = ", ".join(lost[:5]) + (", ..." if len(lost) > 5 else "")
-        lines.append(f"{len(lost)} posts {FORMATS[name].lost}: {shown}")
+        lines.append(f"{plural(len(lost), 'post')} {FORMATS[name].lost}: {shown}")
     return lines

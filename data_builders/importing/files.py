@@ -10,6 +10,7 @@ from data_builders.findings import Finding
 from data_builders.importing.formats import FORMATS, ColumnNames
 from data_builders.importing.records import Post, Source
 from data_builders.importing.splitting import folder_split, split_named
+from rivegs_mllm.runtime.words import plural
 from rivegs_mllm.types import UserError
 
 
@@ -75,7 +76,8 @@ def with_regions(source: Source, regions: Source, findings: list[Finding]) -> So
         raise UserError(f"--regions: no post has the picture or id of any of them, such as {first.image or first.id!r}")
     for post in regions.posts:
         if post.regions and post.place not in used:
-            message = f"{post.image or post.id}: no post has this picture; its {len(post.regions)} regions are left out"
+            left = plural(len(post.regions), "region")
+            message = f"{post.image or post.id}: no post has this picture; {left} of it left out"
             findings.append(Finding("regions without post", post.place, message))
     return Source(posts, regions.boxes, regions.layout, [*source.notes, *regions.notes], [*source.left, *regions.left])
 

@@ -27,6 +27,7 @@ from rivegs_mllm.data.images import PictureError
 from rivegs_mllm.data.jsonl import SPLITS, check_sample
 from rivegs_mllm.runtime.files import write_bytes
 from rivegs_mllm.runtime.foreign import shown
+from rivegs_mllm.runtime.words import plural
 from rivegs_mllm.types import Sample, UserError
 
 SHARES = "80/10/10"
@@ -173,7 +174,7 @@ def _split(
         chosen = divide(assembled.samples, together, shares, request.seed)
         kept = sum(len(group) for group in together if len(group) > 1)
         text = request.split or f"{SHARES}, since the files have none"
-        tell(f"splits: {text}, seed {request.seed}; {kept} posts that repeat others stay with these")
+        tell(f"splits: {text}, seed {request.seed}; {plural(kept, 'post')} that say or show the same kept together")
     splits: dict[str, list[Sample]] = {split: [] for split in SPLITS if split in chosen}
     for split, sample in zip(chosen, assembled.samples, strict=True):
         splits[split].append(sample)

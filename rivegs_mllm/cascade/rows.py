@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from rivegs_mllm.runtime.words import plural
 from rivegs_mllm.types import Box, Entity, Sample, UserError
 
 OUTSIDE = "O"
@@ -47,29 +48,29 @@ class GroundingRow:
 
 
 def entailment_rows(samples: Iterable[Sample]) -> list[EntailmentRow]:
-    """One row an entity. Raises UserError where it is not known whether an entity is visible."""
-    rows = []
-    for sample in samples:
-        for index, entity in enumerate(sample.entities):
-            visible = _visible(sample, entity)
-            rows.append(EntailmentRow(sample.id, index, sample.tokens, sample.image, sample.size, entity, visible))
-    return rows
+    """One row an entity, but for those of which it is not known whether they are visible: these are counted in a line.
+
+    Raises UserError where that is not known of any.
+    """
+    return [
+        EntailmentRow(sample.id, index, sample.tokens, sample.image, sample.size, entity, entity.visible)
+        for sample, index, entity in _decided(samples)
+    ]
 
 
 def grounding_rows(samples: Iterable[Sample]) -> list[GroundingRow]:
     """One row a visible entity. Raises UserError as ``entailment_rows`` does, and where a visible one has no box."""
     rows = []
-    for sample in samples:
-        for index, entity in enumerate(sample.entities):
-            if not _visible(sample, entity):
-                continue
-            if not entity.boxes:
-                raise UserError(
-                    f"post {sample.id!r}: entity {entity.text!r} is visible but has no box for a grounder to find; "
-                    "give it one, or mark it invisible"
-                )
-            target = largest_box(entity.boxes)
-            rows.append(GroundingRow(sample.id, index, sample.tokens, sample.image, sample.size, entity, target))
+    for sample, index, entity in _decided(samples):
+        if not entity.visible:
+            continue
+        if not entity.boxes:
+            raise UserError(
+                f"post {sample.id!r}: entity {entity.text!r} is visible but has no box for a grounder to find; "
+                "give it one, or mark it invisible"
+            )
+        target = largest_box(entity.boxes)
+        rows.append(GroundingRow(sample.id, index, sample.tokens, sample.image, sample.size, entity, target))
     return rows
 
 
@@ -93,10 +94,16 @@ def bio_tags(sample: Sample) -> tuple[str, ...]:
     return tuple(tags)
 
 
-def _visible(sample: Sample, entity: Entity) -> bool:
-    if entity.visible is None:
+def _decided(samples: Iterable[Sample]) -> list[tuple[Sample, int, Entity]]:
+    """The entities of which it is known whether they are visible, each with its post and its place there."""
+    every = [(sample, index, entity) for sample in samples for index, entity in enumerate(sample.entities)]
+    decided = [own for own in every if own[2].visible is not None]
+    if every and not decided:
+        sample, _, entity = every[0]
         raise UserError(
-            f"post {sample.id!r}: it is not known whether the picture shows {entity.text!r} (visible is null); "
-            "train this stage on a dataset with regions, such as Twitter-GMNER"
+            f"post {sample.id!r}: it is not known whether the picture shows {entity.text!r} (visible is null), nor any "
+            "other entity of these posts; train this stage on a dataset with regions, such as Twitter-GMNER"
         )
-    return entity.visible
+    if undecided := len(every) - len(decided):
+        print(f"{plural(undecided, 'entity', 'entities')} of {len(every):,} left out: whether visible is not known")
+    return decided

@@ -12,11 +12,15 @@ from rivegs_mllm.config.reading.layers import read_layers
 from rivegs_mllm.config.reading.shipped import find_recipe
 from rivegs_mllm.config.reading.yaml_text import plain
 from rivegs_mllm.data.jsonl import SPLITS, check_split, read_split
+from rivegs_mllm.data.mentions import undecided_entities
 from rivegs_mllm.types import Sample, UserError
 
 TINY = "tiny"
 FEWEST_STEPS = 300
 """Of training on little data: some hundreds, whatever the epochs (docs/training.md)."""
+
+_UNDECIDED = 0.5
+"""Of the posts: where more do not say whether the picture shows their entities, too few are left to learn it from."""
 
 _TINY_STEPS, _TINY_BATCH = 800, 8
 _FEWEST_EPOCHS, _MOST_EPOCHS = 3, 30
@@ -39,7 +43,7 @@ class Base:
 class DataFacts:
     """What a dataset has: posts by split, and of its training posts the fields that a model can be trained to write.
 
-    ``undecided`` are the entities beside pictures that do not say whether they are visible.
+    ``undecided`` are the training posts with pictures that do not say of every entity whether it is visible.
     """
 
     posts: dict[str, int]
@@ -61,10 +65,11 @@ def look_at(folder: Path) -> DataFacts:
     if not train:
         raise UserError(f"{folder}/train.jsonl: has no post to train on")
     entities = [own for post in train for own in post.entities]
-    undecided = sum(own.visible is None for post in train if post.image for own in post.entities)
-    fields = tuple(name for name in SEGMENTS if name in _fields(train, undecided == 0))
+    undecided = [post for post in train if undecided_entities(post)]
+    decided = len(undecided) < _UNDECIDED * sum(bool(post.image and post.entities) for post in train)
+    fields = tuple(name for name in SEGMENTS if name in _fields(train, decided))
     masks = sum(bool(own.masks) for own in entities)
-    return DataFacts({split: len(own) for split, own in posts.items()}, fields, undecided, masks)
+    return DataFacts({split: len(own) for split, own in posts.items()}, fields, len(undecided), masks)
 
 
 def _fields(posts: Sequence[Sample], decided: bool) -> Iterator[str]:

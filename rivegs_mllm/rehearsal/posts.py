@@ -17,6 +17,7 @@ from rivegs_mllm.rehearsal.check import FAULT, OK, WARNING, Check
 from rivegs_mllm.store.attach import read_posts
 from rivegs_mllm.training.dataset.rows import AnswerDataset, dataset_of, greatest_length, picture_tokens
 from rivegs_mllm.training.pictures import measure_pictures
+from rivegs_mllm.training.undecided import decided_posts
 from rivegs_mllm.types import Sample, UserError
 
 POSTS = 1000
@@ -52,6 +53,7 @@ def measure_posts(recipe: Recipe, processor: ProcessorMixin, answer_format: Answ
     """The first posts to train on. Raises UserError for a split that cannot be read."""
     folder = recipe.data.folder
     samples = read_posts(folder, recipe.data.train, recipe.answer.types, recipe.distilled)
+    samples = decided_posts(samples, recipe.answer.segments, recipe.data.train)
     looked = measure_pictures(samples[:POSTS], folder, picture_size)
     faults = [fault for _, fault in looked if fault]
     dataset = dataset_of(recipe, [sample for sample, fault in looked if not fault], processor, answer_format)

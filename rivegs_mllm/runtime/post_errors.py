@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from rivegs_mllm.runtime.foreign import one_line, shown
+from rivegs_mllm.runtime.words import plural
 from rivegs_mllm.types import Prediction, UserError
 
 Item = TypeVar("Item")
@@ -78,10 +79,10 @@ def summary(predictions: Sequence[Prediction]) -> list[str]:
     """Lines that say how many posts have errors of which kind, and that list the first few that are incomplete."""
     counts = Counter(kind for prediction in predictions for kind in kinds_of(prediction))
     if not counts:
-        return [f"{len(predictions)} posts, none with errors"]
+        return [f"{plural(len(predictions), 'post')}, none with errors"]
     noted = sum(bool(prediction.errors) for prediction in predictions)
     kinds = ", ".join(f"{counts[kind]} {kind}" for kind in (*_KINDS, OTHER) if counts[kind])
-    lines = [f"{len(predictions)} posts, {noted} with errors: {kinds}"]
+    lines = [f"{plural(len(predictions), 'post')}, {noted} with errors: {kinds}"]
     hindered = [prediction for prediction in predictions if is_incomplete(prediction)]
     for prediction in hindered[:_MAX_LISTED]:
         why = next(error for error in prediction.errors if _KIND.search(error))

@@ -36,6 +36,7 @@ from rivegs_mllm.runtime.files import write_text
 from rivegs_mllm.store.attach import read_posts
 from rivegs_mllm.training.dataset.rows import IGNORED, AnswerDataset, Collator, check_lengths, dataset_of
 from rivegs_mllm.training.pictures import measure_pictures
+from rivegs_mllm.training.undecided import decided_posts
 from rivegs_mllm.types import Box, Entity, Prediction, Sample, UserError
 
 _MAX_LISTED = 20
@@ -143,6 +144,7 @@ def write_preview(recipe: Recipe, out: Path, count: int = 6, image_root: Path | 
     processor, answer_format = load_without_weights(recipe)
     folder = recipe.data.folder
     samples = read_posts(folder, recipe.data.train, recipe.answer.types, recipe.distilled)
+    samples = decided_posts(samples, recipe.answer.segments, recipe.data.train)
     if not samples:
         raise UserError(f"{folder}: the split '{recipe.data.train}' has no sample")
     looked = measure_pictures(samples, folder, picture_size)

@@ -11,6 +11,7 @@ from rivegs_mllm.models.base_model import load_without_weights
 from rivegs_mllm.store.attach import read_posts
 from rivegs_mllm.training.dataset.rows import dataset_of, greatest_length
 from rivegs_mllm.training.pictures import measure_pictures
+from rivegs_mllm.training.undecided import decided_posts
 from rivegs_mllm.types import UserError
 
 
@@ -28,6 +29,7 @@ def refusals(path: Path, overrides: Sequence[str], folder: Path) -> Iterator[tup
     try:
         answer_format.check_processor(processor)
         samples = read_posts(folder, recipe.data.train, recipe.answer.types, recipe.distilled)
+        samples = decided_posts(samples, recipe.answer.segments, recipe.data.train)
     except UserError as error:
         yield str(split), str(error)
         return

@@ -53,10 +53,12 @@ def test_tagging_has_a_tag_a_token():
 
 
 @pytest.mark.parametrize("view", [entailment_rows, grounding_rows])
-def test_undecided_visibility_is_refused(view):
-    sample = replace(POST, entities=(replace(BOB, visible=None),))
+def test_undecided_visibility_is_left_out_and_refused_where_nothing_else_is_there(view, capsys):
+    bob = replace(BOB, visible=None)
+    assert [row.entity for row in view([replace(POST, entities=(ADA, bob))])] == [ADA]
+    assert capsys.readouterr().out == "1 entity of 2 left out: whether visible is not known\n"
     with pytest.raises(UserError, match=r"'1'.*'Bob'"):
-        view([sample])
+        view([replace(POST, entities=(bob,))])
 
 
 def test_a_visible_entity_without_a_box_is_refused():

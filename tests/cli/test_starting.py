@@ -13,7 +13,8 @@ from rivegs_mllm.cli.main import main
 from rivegs_mllm.config.schema import read_recipe
 from rivegs_mllm.config.starting import bases
 from rivegs_mllm.data.jsonl import read_split, write_records
-from rivegs_mllm.types import Prediction
+from rivegs_mllm.train import read_data
+from rivegs_mllm.types import Prediction, UserError
 
 
 @pytest.fixture
@@ -64,8 +65,33 @@ def test_only_what_the_data_has_is_to_be_written(own, capsys):
     (own / "mine.yaml").unlink()
     assert written(own, "--data", "undecided").answer.segments == ["entities"]
     said = capsys.readouterr().out
-    assert "entities do not say whether they are visible, so visible and boxes are left out" in said
+    assert (
+        "1 post of 1 to train on without a word on whether the picture shows an entity: visible and boxes are" in said
+    )
     assert "instruction" not in (own / "mine.yaml").read_text(), "the tiny base has none to follow"
+
+
+def test_one_undecided_entity_costs_its_post_and_nothing_else(own, capsys):
+    posts = read_split(own / "data", "train")
+    place = next(place for place, post in enumerate(posts) if post.entities)
+    first, *others = posts[place].entities
+    posts[place] = dataclasses.replace(posts[place], entities=(undecided(first), *others))
+    write_records(own / "data" / "train.jsonl", posts)
+    recipe = written(own, "--data", "data")
+    assert "boxes" in recipe.answer.segments
+    assert "1 post of 24 to train on without a word on whether" in capsys.readouterr().out
+    assert len(read_data(recipe).train) == len(posts) - 1
+    assert f"train: 1 post of 24 left out: it is not known whether the picture shows, such as {first.text!r}" in (
+        capsys.readouterr().out
+    )
+    bare = [dataclasses.replace(own, entities=tuple(map(undecided, own.entities))) for own in posts]
+    write_records(own / "data" / "train.jsonl", bare)
+    with pytest.raises(UserError, match="train: no post says of each of its entities"):
+        read_data(recipe)
+
+
+def undecided(entity):
+    return dataclasses.replace(entity, visible=None, boxes=(), masks=())
 
 
 def test_it_says_what_to_do_next_and_overwrites_nothing(own, capsys):

@@ -295,12 +295,14 @@ def test_what_a_recipe_would_refuse(tmp_path, capsys):
     for post in posts:
         for entity in post["entities"]:
             entity["type"] = "PER"
-    posts[2]["image"] = "2.png"
+    for number in (1, 2):
+        posts[number]["image"] = f"{number}.png"
     del posts[2]["entities"][0]["visible"]
     posts[2]["entities"][0].pop("boxes", None)
     posts[4]["tokens"] = [*posts[4]["tokens"], *["word"] * 400]
     write(tmp_path / "own", {"train": posts})
-    Image.new("RGB", posts[2]["size"]).save(tmp_path / "own" / "2.png")
+    for number in (1, 2):
+        Image.new("RGB", posts[number]["size"], (number, 0, 0)).save(tmp_path / "own" / f"{number}.png")
     recipe = [
         "--recipe",
         "recipes/tiny/e2e.yaml",
@@ -311,8 +313,8 @@ def test_what_a_recipe_would_refuse(tmp_path, capsys):
     assert main(["audit", str(tmp_path / "own"), *recipe]) == 1
     said = capsys.readouterr().out
     assert "error: refused by the recipe" in said
-    for number in (2, 4):
-        assert f"sample {posts[number]['id']}: " in said
+    assert f"sample {posts[4]['id']}: " in said
+    assert f"train: 1 post of {len(posts)} left out: " in said
     assert f"sample {posts[0]['id']}: " not in said
     assert "has no split dev" in said
     with pytest.raises(SystemExit):  # an override without a recipe

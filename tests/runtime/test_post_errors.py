@@ -84,7 +84,7 @@ def test_kinds(errors, kinds, hindered):
 
 
 def test_the_summary_counts_kinds_and_lists_the_first_that_were_hindered():
-    assert summary([with_errors()]) == ["1 posts, none with errors"]
+    assert summary([with_errors()]) == ["1 post, none with errors"]
     posts = [with_errors("no picture: p.jpg", "odd line", post=f"p{number}") for number in range(7)]
     assert summary([with_errors(), *posts, with_errors("odd line")]) == [
         "9 posts, 8 with errors: 7 no picture, 8 other",

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rivegs_mllm.runtime.words import plural
 from rivegs_mllm.types import Box, UserError
 
 LAYOUTS = ("xyxy", "xywh", "cxcywh", "yxyx")
@@ -76,7 +77,8 @@ class Evidence:
 
     def in_words(self, known: BoxFormat) -> str:
         others = sorted((count for other, count in self.fits.items() if other != known), reverse=True)
-        return f"fits {self.fits[known]} of {self.total} boxes" + (f", the next best {others[0]}" if others else "")
+        every = plural(self.total, "box", "boxes")
+        return f"fits {self.fits[known]} of {every}" + (f", the next best {others[0]}" if others else "")
 
 
 def weigh(boxes: Sequence[Sequence[float]], sizes: Sequence[tuple[int, int] | None], layout: str = "") -> Evidence:

@@ -10,6 +10,7 @@ from data_builders.importing.records import Post
 from data_builders.importing.regions.box_formats import BoxFormat, Evidence, count_fitting, guess, parse, weigh
 from data_builders.importing.regions.frames import Frame, FrameError, placing
 from data_builders.importing.regions.pictures import Pictures
+from rivegs_mllm.runtime.words import plural
 from rivegs_mllm.types import UserError
 
 _MANY = 5
@@ -38,7 +39,8 @@ def decide_boxes(
         return known
     evidence = weigh(boxes, sizes, layout)
     if said:
-        tell(f"boxes: {known.in_words()}, as you say; fits {_fitting(boxes, sizes, known)} of {len(boxes)} boxes")
+        every = plural(len(boxes), "box", "boxes")
+        tell(f"boxes: {known.in_words()}, as you say; fits {_fitting(boxes, sizes, known)} of {every}")
         return known
     if declared is None:
         chosen = guess(evidence)

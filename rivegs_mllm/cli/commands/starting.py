@@ -12,6 +12,7 @@ from rivegs_mllm.cli.common import add_command, add_image_root, tell_next
 from rivegs_mllm.config.reading.command_line import did_you_mean
 from rivegs_mllm.runtime.files import check_output
 from rivegs_mllm.runtime.lock import lock_file
+from rivegs_mllm.runtime.words import plural
 from rivegs_mllm.types import UserError
 
 _CONFIG = Path("accelerate_configs/zero2.yaml")
@@ -70,12 +71,15 @@ def _init(args: argparse.Namespace, _: list[str]) -> None:
         _base(args.base, known, 0)
     folder = args.data or Path(_answer("--data", "the dataset folder (of `rivegs import` or `build`)", ""))
     facts = look_at(folder)
-    print(f"{folder}: " + ", ".join(f"{count} posts of {split}" for split, count in facts.posts.items()))
+    print(f"{folder}: " + ", ".join(f"{plural(count, 'post')} of {split}" for split, count in facts.posts.items()))
     print(f"a model can learn from it: {', '.join(facts.fields)}")
     if facts.undecided:
-        print(f"{facts.undecided} entities do not say whether they are visible, so visible and boxes are left out")
+        outcome = "training leaves them out" if "visible" in facts.fields else "visible and boxes are left out"
+        posts = f"{plural(facts.undecided, 'post')} of {facts.posts['train']:,} to train on"
+        print(f"{posts} without a word on whether the picture shows an entity: {outcome}")
     if facts.masks:
-        print(f"{facts.masks} entities have masks, which a segmenter learns: recipes/stages/segmenter_tiny.yaml")
+        found = plural(facts.masks, "entity", "entities")
+        print(f"{found} with masks, which a segmenter learns: recipes/stages/segmenter_tiny.yaml")
     gpus = args.gpus if args.gpus is not None else int(_answer("--gpus", "how many GPUs", "0", str.isdigit))
     base = _base(args.base, known, gpus)
     out = args.out or Path(f"{folder.absolute().name}.yaml")
