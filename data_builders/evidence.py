@@ -17,7 +17,7 @@ import numpy as np
 import orjson
 
 from data_builders.findings import Finding
-from data_builders.importing.regions.box_formats import PIXELS, BoxFormat, count_fitting, weigh
+from data_builders.importing.regions.box_formats import PIXELS, BoxFormat, count_fitting, seem_shares, weigh
 from rivegs_mllm.data.raw_text import is_raw_text
 from rivegs_mllm.data.tokens import tokens_of
 from rivegs_mllm.runtime.foreign import numbered_lines, shown
@@ -86,7 +86,7 @@ def from_the_set(splits: Mapping[str, Sequence[LoosePost]], sizes: Mapping[str, 
     yield from _coordinates(posts, sizes, whole_set)
     yield from _odd_boxes(posts, sizes, whole_set)
     for path, own in splits.items():
-        yield from _in_shares(own, path)
+        yield from _in_shares(own, sizes, path)
         yield from _shifted_spans(own, path)
         yield from _shifted_labels(own, path)
         yield from _shifted_pictures(own, sizes, path)
@@ -109,9 +109,10 @@ def _script(tokens: Sequence[str]) -> str:
     return names.most_common(1)[0][0] if names else ""
 
 
-def _in_shares(posts: Sequence[LoosePost], path: str) -> Iterator[Finding]:
-    boxes = [box for post in posts for entity in post.entities for box in entity.boxes]
-    if boxes and max(map(max, boxes)) <= 1 and any(edge % 1 for box in boxes for edge in box):
+def _in_shares(posts: Sequence[LoosePost], sizes: Mapping, path: str) -> Iterator[Finding]:
+    placed = [(box, post.size or sizes.get(post.image)) for post in posts for own in post.entities for box in own.boxes]
+    boxes = [box for box, _ in placed]
+    if seem_shares(boxes, [size for _, size in placed]):
         message = f"none of {len(boxes)} boxes reaches beyond 1: boxes are pixels of the picture, not shares of it"
         yield Finding("boxes in shares", path, message, "error")
 

@@ -43,10 +43,14 @@ def entities(draw, tokens, size):
 
 @st.composite
 def box_in(draw, size):
-    """In quarters of a pixel, as sides and centres of boxes in whole pixels are."""
-    xs = draw(st.lists(st.integers(0, 4 * size[0]), min_size=2, max_size=2, unique=True).map(sorted))
-    ys = draw(st.lists(st.integers(0, 4 * size[1]), min_size=2, max_size=2, unique=True).map(sorted))
-    return Box(xs[0] / 4, ys[0] / 4, xs[1] / 4, ys[1] / 4)
+    """In quarters of a pixel, as sides and centres of boxes in whole pixels are, and at least a pixel wide and high: an
+    import asks what a set of smaller ones means, unless the pictures are as small."""
+    least = 1 if max(size) <= 8 else 4
+    edges = []
+    for side in size:
+        first = draw(st.integers(0, max(4 * side - least, 0)))
+        edges.append((first / 4, draw(st.integers(min(first + least, 4 * side), 4 * side)) / 4))
+    return Box(edges[0][0], edges[1][0], edges[0][1], edges[1][1])
 
 
 @st.composite
@@ -106,6 +110,24 @@ def test_coco_of_posts_with_pictures(given_samples):
     pictured = [sample for sample in given_samples if sample.size]
     if pictured:
         assert there_and_back("coco", given_samples, ".json") == without_picture(pictured)
+
+
+@pytest.mark.parametrize(("name", "ending"), [("csv", ".csv"), ("coco", ".json"), ("label-studio", ".json")])
+@pytest.mark.parametrize("size", [(1, 1), (2, 1), (8, 8)])
+def test_parts_of_a_pixel_are_boxes_of_pictures_of_few_pixels(name, ending, size):
+    entity = Entity("Ada", "PER", (0, 1), visible=True, boxes=(Box(0, 0, 0.25, 0.25),))
+    own = [Sample("1", ("Ada", "won"), "x.jpg", size, (entity,))]
+    assert there_and_back(name, own, ending) == without_picture(own)
+
+
+@pytest.mark.parametrize(("name", "ending"), [("csv", ".csv"), ("coco", ".json")])
+def test_parts_of_a_pixel_of_a_large_picture_are_asked_about(name, ending):
+    entity = Entity("Ada", "PER", (0, 1), visible=True, boxes=(Box(0, 0, 0.25, 0.25),))
+    own = [Sample("1", ("Ada", "won"), "x.jpg", (40, 30), (entity,))]
+    with pytest.raises(UserError, match="say which by --boxes"):
+        there_and_back(name, own, ending)
+    layout = "xyxy" if name == "csv" else "xywh"
+    assert there_and_back(name, own, ending, boxes=layout) == without_picture(own)
 
 
 @settings(max_examples=60)

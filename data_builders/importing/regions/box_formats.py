@@ -16,6 +16,9 @@ UNITS = {"": None, "-1": 1.0, "-100": 100.0, "-1000": 1000.0}
 _ENOUGH = 0.95
 _SEPARATE = 0.05
 _MANY = 10
+_FIRST_PIXEL = 1.05  # with the slip of a share of 1
+_SPECK = 8
+"""Pixels a side up to which a picture is so small that a part of a pixel is a box like others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,11 +114,18 @@ def guess(evidence: Evidence) -> BoxFormat:
     raise UserError(f"cannot tell what the boxes mean: of {evidence.total}, {counts}; say so by --boxes")
 
 
+def seem_shares(boxes: Sequence[Sequence[float]], sizes: Sequence[tuple[int, int] | None]) -> bool:
+    """Whether boxes that should be pixels are shares: of those on pictures that are more than specks, none reaches
+    beyond the first pixel, and some end within it."""
+    edges = [edge for box, size in zip(boxes, sizes, strict=True) if size is None or max(size) > _SPECK for edge in box]
+    return bool(edges) and max(edges) <= _FIRST_PIXEL and any(edge % 1 for edge in edges)
+
+
 def _units(numbers: np.ndarray, sides: np.ndarray) -> list[float | None]:
     """The units that the largest numbers allow, beside how large the pictures are."""
     largest = float(numbers.max(initial=0))
     smallest_side = float(sides.min(initial=math.inf))
-    if largest <= 1.05:
+    if largest <= _FIRST_PIXEL:
         return [1.0]
     if largest <= 101 and 200 <= smallest_side < math.inf:
         # So many boxes do not all lie in the upper left corner.

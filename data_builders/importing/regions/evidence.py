@@ -7,7 +7,15 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from data_builders.importing.records import Post
-from data_builders.importing.regions.box_formats import BoxFormat, Evidence, count_fitting, guess, parse, weigh
+from data_builders.importing.regions.box_formats import (
+    BoxFormat,
+    Evidence,
+    count_fitting,
+    guess,
+    parse,
+    seem_shares,
+    weigh,
+)
 from data_builders.importing.regions.frames import Frame, FrameError, placing
 from data_builders.importing.regions.pictures import Pictures
 from rivegs_mllm.runtime.words import plural
@@ -48,15 +56,13 @@ def decide_boxes(
         check_frame(posts, pictures, chosen, frame)
         return chosen
     fitting = _fitting(boxes, sizes, declared)
-    _doubt(declared, fitting, evidence, boxes)
+    _doubt(declared, fitting, evidence, declared.unit is None and seem_shares(boxes, sizes))
     tell(f"boxes: {declared.in_words()}, as the format has them; {fitting} of {len(boxes)} fit their pictures")
     return declared
 
 
-def _doubt(declared: BoxFormat, fitting: int, evidence: Evidence, boxes: Sequence[Sequence[float]]) -> None:
+def _doubt(declared: BoxFormat, fitting: int, evidence: Evidence, shares: bool) -> None:
     """Raises UserError where the boxes are of a format that another fits much better than the file's own."""
-    shares = declared.unit is None and all(own.unit == 1 for own in evidence.fits)
-    shares = shares and any(edge % 1 for box in boxes for edge in box)  # a picture of one pixel has boxes of 0 and 1
     unlikely = evidence.total >= _MANY and fitting < _FEW * evidence.total
     better = [own for own, count in evidence.fits.items() if count >= 0.95 * evidence.total and own != declared]
     if better and (shares or unlikely):
