@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,8 +23,8 @@ from data_builders.importing.regions.frames import Frame
 from data_builders.importing.regions.pictures import Picture, Pictures, find_pictures
 from data_builders.importing.splitting import divide, parse_shares
 from data_builders.importing.types_file import read_types
-from rivegs_mllm.data.dataset_info import NAME, DatasetInfo
-from rivegs_mllm.data.images import PictureError
+from rivegs_mllm.data.dataset_info import NAME, DatasetInfo, check_replaced
+from rivegs_mllm.data.images import PictureError, is_outside
 from rivegs_mllm.data.jsonl import SPLITS, check_sample
 from rivegs_mllm.runtime.files import write_bytes
 from rivegs_mllm.runtime.foreign import shown
@@ -55,25 +56,40 @@ class Request:
     allow_missing: bool = False
     copy_images: bool = False
 
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The files that are read, relative to ``out``; what is none, such as a hub id, as it is."""
+        paths = (*self.paths, *([self.regions] if self.regions else []))
+        return tuple(Path(os.path.relpath(own, self.out)).as_posix() if own.exists() else str(own) for own in paths)
+
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """``report`` has the figures of the splits and the findings, ``tally`` what became of all that was read."""
+    """``report`` has the figures of the splits and the findings, ``tally`` what became of all that was read.
+    ``outside`` is the folder of the pictures that stay outside the dataset's, None where there are none."""
 
     report: DatasetReport
     tally: Tally
+    outside: Path | None
 
     def in_words(self, out: Path) -> str:
         """What the command prints; ``out`` holds all findings."""
-        return "\n".join([*_counts(self.tally), "", format_report(self.report, rest=all_in(out))])
+        lines = [*_counts(self.tally), "", format_report(self.report, rest=all_in(out)), f"wrote {out}"]
+        if self.outside:
+            where = shlex.quote(str(self.outside))
+            lines.append(
+                f"pictures stay in {self.outside}: pages and exports show them with --image-root {where}; this import "
+                f"again with --copy-images puts them into {out}"
+            )
+        return "\n".join(lines)
 
 
 def import_dataset(request: Request, tell: Callable[[str], None] = print) -> Imported:
     """Reads, tells what it takes the files for, and writes the splits, ``dataset.json`` and ``findings.txt`` into
     ``request.out``, which the caller has locked.
 
-    Raises UserError, and writes no split, for files that are not of the format, and for errors among the findings,
-    which ``findings.txt`` lists.
+    Raises UserError, and writes no split, for files that are not of the format, for errors among the findings, which
+    ``findings.txt`` lists, and where ``request.out`` holds a dataset that was not imported from the same.
     """
     _check(request)
     shares = parse_shares(request.split or SHARES)
@@ -93,7 +109,7 @@ def import_dataset(request: Request, tell: Callable[[str], None] = print) -> Imp
     splits = _split(request, shares, source.posts, assembled, pictures, tell)
     kinds = _types(assembled.samples, types, findings)
     report = _write(request, splits, kinds, str(boxes or ""), pictures, findings)
-    return Imported(report, assembled.tally)
+    return Imported(report, assembled.tally, _outside(request.out, pictures))
 
 
 def _check(request: Request) -> None:
@@ -105,6 +121,7 @@ def _check(request: Request) -> None:
         inside = path.is_dir() and request.out.exists() and path.samefile(request.out)
         if inside or (path.is_file() and path.parent.resolve() == request.out.resolve() and path.stem in SPLITS):
             raise UserError(f"{path}: is read, and {request.out} is written to; choose another --out")
+    check_replaced(request.out, request.format, request.sources)
 
 
 def _read(request: Request, findings: list[Finding]) -> Source:
@@ -130,6 +147,13 @@ def _pictures(request: Request, posts: Sequence[Post]) -> Pictures:
     if not request.images and not any(post.image for post in posts):
         folders = []  # nothing asks for pictures, so that nobody's home folder is listed
     return find_pictures(posts, folders, request.out, request.allow_missing, request.copy_images)
+
+
+def _outside(out: Path, pictures: Pictures) -> Path | None:
+    """The folder of all pictures outside ``out``."""
+    paths = {own.path for own in pictures.by_post.values()}
+    folders = [os.path.dirname(os.path.realpath(out / path)) for path in paths if is_outside(path, out)]  # noqa: PTH120
+    return Path(os.path.relpath(os.path.commonpath(folders))) if folders else None
 
 
 def _unplaced(posts: Sequence[Post], assembled: Assembled) -> Iterator[Finding]:
@@ -224,7 +248,8 @@ def _write(
         if picture.is_own:
             content = picture.file if isinstance(picture.file, bytes) else picture.file.read_bytes()
             write_bytes(out / picture.path, content)
-    write_splits(out, splits, DatasetInfo(dict(types), format=request.format, boxes=boxes))
+    info = DatasetInfo(dict(types), format=request.format, boxes=boxes, sources=request.sources)
+    write_splits(out, splits, info)
     return report
 
 

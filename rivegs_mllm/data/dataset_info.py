@@ -20,7 +20,8 @@ VERSION = 1
 @dataclass(frozen=True, slots=True)
 class DatasetInfo:
     """``types`` are the entity types with their descriptions, "" where there is none; ``posts`` and ``entities`` count
-    by split; ``format`` is that of the files it was made from, ``boxes`` what their numbers meant, "" without boxes.
+    by split; ``format`` is that of the files it was made from, ``boxes`` what their numbers meant, "" without boxes;
+    ``sources`` are the files, relative to the folder, () where it was built.
     """
 
     types: dict[str, str]
@@ -28,6 +29,7 @@ class DatasetInfo:
     entities: dict[str, int] = field(default_factory=dict)
     format: str = ""
     boxes: str = ""
+    sources: tuple[str, ...] = ()
 
 
 def counted(info: DatasetInfo, splits: Mapping[str, Sequence[Sample]]) -> DatasetInfo:
@@ -36,11 +38,26 @@ def counted(info: DatasetInfo, splits: Mapping[str, Sequence[Sample]]) -> Datase
     return replace(info, posts={split: len(own) for split, own in splits.items()}, entities=entities)
 
 
+def check_replaced(folder: Path, format: str, sources: Sequence[str] = ()) -> None:
+    """Raises UserError where a dataset is in ``folder`` that is to be written, unless it was made from the same."""
+    if not any((folder / name).exists() for name in (*(f"{split}.jsonl" for split in SPLITS), NAME)):
+        return
+    try:
+        there = read_info(folder)
+    except UserError:
+        there = None
+    if there is None or (there.format, there.sources) != (format, tuple(sources)):
+        of = f", made of {', '.join((there.format, *there.sources))}" if there and there.format else ""
+        raise UserError(
+            f"{folder}: holds another dataset{of}, which is not overwritten; name another --out, or delete it"
+        )
+
+
 def write_info(folder: Path, info: DatasetInfo) -> None:
     """Writes ``folder/dataset.json``. Raises WriteError."""
     types = [{"name": name, "description": text} if text else {"name": name} for name, text in info.types.items()]
     content = {"version": VERSION, "types": types, "posts": info.posts, "entities": info.entities}
-    made = {"format": info.format, "boxes": info.boxes}
+    made = {"format": info.format, "boxes": info.boxes, "sources": list(info.sources)}
     write_json(folder / NAME, {**content, **{key: value for key, value in made.items() if value}})
 
 
@@ -53,14 +70,18 @@ def read_info(folder: Path) -> DatasetInfo | None:
     if raw.get("version") != VERSION:
         raise UserError(f"{path}: version: {shown(raw.get('version'))}; this release reads version {VERSION}")
     types = {}
-    for number, one in enumerate(_list(path, raw.get("types"))):
+    for number, one in enumerate(_list(path, "types", raw.get("types"))):
         name = one.get("name") if type(one) is dict else None
         text = one.get("description", "") if type(one) is dict else None
         if type(name) is not str or not name or type(text) is not str:
             raise UserError(f"{path}: types[{number}]: {shown(one)} is not an object of name and description")
         types[name] = text
     posts, entities = (_counts(path, key, raw.get(key)) for key in ("posts", "entities"))
-    return DatasetInfo(types, posts, entities, _string(path, "format", raw), _string(path, "boxes", raw))
+    sources = _list(path, "sources", raw.get("sources", []))
+    if not all(type(one) is str for one in sources):
+        raise UserError(f"{path}: sources: {shown(sources)} is not a list of paths")
+    made = _string(path, "format", raw), _string(path, "boxes", raw)
+    return DatasetInfo(types, posts, entities, *made, tuple(sources))
 
 
 def dataset_types(folder: Path) -> dict[str, str]:
@@ -113,9 +134,9 @@ def _string(path: Path, key: str, raw: dict[str, object]) -> str:
     return value
 
 
-def _list(path: Path, value: object) -> list[object]:
+def _list(path: Path, key: str, value: object) -> list[object]:
     if type(value) is not list:
-        raise UserError(f"{path}: types: {shown(value)} is not a list")
+        raise UserError(f"{path}: {key}: {shown(value)} is not a list")
     return value
 
 

@@ -7,7 +7,9 @@ import pytest
 from rivegs_mllm.data.dataset_info import NAME, DatasetInfo, read_info, write_info
 from rivegs_mllm.types import UserError
 
-INFO = DatasetInfo({"athlete": "a sports person", "big brand": ""}, {"train": 3}, {"train": 5}, "coco", "xywh")
+INFO = DatasetInfo(
+    {"athlete": "a sports person", "big brand": ""}, {"train": 3}, {"train": 5}, "coco", "xywh", ("../a.json",)
+)
 
 
 def test_there_and_back(tmp_path):
@@ -29,6 +31,8 @@ def test_there_and_back(tmp_path):
         ("entities", {"train": -1}, "entities: "),
         ("format", 1, "format: 1 is not a string"),
         ("boxes", [], "boxes: "),
+        ("sources", "a.json", "sources: 'a.json' is not a list"),
+        ("sources", [1], r"sources: \[1\] is not a list of paths"),
     ],
 )
 def test_wrong_values(tmp_path, key, value, message):

@@ -30,6 +30,8 @@ def json_file(path: Path, content: object) -> Path:
 def imported(name: str, path: Path | Iterable[Path], out: Path, **given: object) -> tuple[list[Sample], Imported]:
     """All samples of an import, in the order of their ids, and what it says. One split unless the test wants others."""
     paths = [path] if isinstance(path, Path) else list(path)
+    for before in (*(f"{split}.jsonl" for split in SPLITS), "dataset.json"):
+        (out / before).unlink(missing_ok=True)
     done = import_dataset(Request(name, paths, out, **{"split": "100/0/0", **given}), lambda _: None)
     files = [path for split in SPLITS if (path := out / f"{split}.jsonl").exists()]
     samples = [sample for file in files for sample in read_samples(file)]

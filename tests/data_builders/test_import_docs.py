@@ -10,6 +10,7 @@ from importing_files import imported, json_file, picture
 
 from data_builders.importing.names import WORDS
 from rivegs_mllm.cli.main import main
+from rivegs_mllm.data.dataset_info import read_info
 from rivegs_mllm.data.jsonl import read_samples, read_split, write_records
 from rivegs_mllm.types import Box, Entity, Prediction, UserError
 
@@ -124,6 +125,44 @@ def test_mistakes_of_the_command_line(tmp_path, capsys):
     (tmp_path / "train.jsonl").write_text('{"id": "1", "text": "Ada"}\n')
     assert main(["import", "json", str(tmp_path / "train.jsonl"), "--out", str(tmp_path)]) == 2
     assert "choose another --out" in capsys.readouterr().err
+
+
+def test_another_dataset_is_not_overwritten(tmp_path, capsys):
+    """The same import again takes the place of the first, as when its options are put right."""
+    first, other = tmp_path / "a.csv", tmp_path / "b.csv"
+    first.write_text("text,mention,type\nAda won,Ada,athlete\n")
+    other.write_text("text,mention,type\nNike won,Nike,brand\n")
+    out = tmp_path / "out"
+
+    def imports(*arguments):
+        return main(["import", *map(str, arguments), "--out", str(out)])
+
+    assert imports("csv", first) == 0
+    assert read_info(out).sources == ("../a.csv",)
+    written = (out / "train.jsonl").read_bytes()
+    assert imports("csv", other) == 2
+    said = capsys.readouterr().err
+    assert f"{out}: holds another dataset, made of csv, ../a.csv, which is not overwritten; name another --out" in said
+    assert (out / "train.jsonl").read_bytes() == written
+    assert imports("csv", first, "--split", "0/0/100") == 0
+    assert not (out / "train.jsonl").exists()
+    (out / "dataset.json").unlink()
+    assert imports("csv", first) == 2
+    assert main(["build", "emblems", "--out", str(out), "--train", "1", "--dev", "1", "--test", "1"]) == 2
+    assert capsys.readouterr().err.count("holds another dataset, which is not overwritten") == 2
+
+
+def test_where_pictures_stay_is_told_where_pages_will_ask_for_it(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    picture(tmp_path / "my pictures" / "p1.jpg", (80, 60))
+    (tmp_path / "a.csv").write_text("text,image,mention,type\nAda won,p1.jpg,Ada,athlete\n")
+    images = ["import", "csv", "a.csv", "--images", "my pictures", "--out", "out"]
+    assert main(images) == 0
+    said = capsys.readouterr().out
+    assert "pictures stay in my pictures: pages and exports show them with --image-root 'my pictures'; " in said
+    assert said.endswith("next: rivegs audit out\n")
+    assert main([*images, "--copy-images"]) == 0
+    assert "--image-root" not in capsys.readouterr().out
 
 
 def test_types_are_described_and_checked(tmp_path):

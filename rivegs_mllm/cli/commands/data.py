@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rivegs_mllm.cli.common import add_command, tell_next
 from rivegs_mllm.config.reading.command_line import add_list
+from rivegs_mllm.data.dataset_info import check_replaced
 from rivegs_mllm.runtime.lock import lock_folder
 from rivegs_mllm.runtime.logs import quiet_transformers
 
@@ -74,6 +75,7 @@ def _build_twitter_gmner(args: argparse.Namespace, _: list[str]) -> None:
     from data_builders.twitter_gmner import build_twitter_gmner
 
     with lock_folder(args.out):
+        check_replaced(args.out, "twitter-gmner")
         report = build_twitter_gmner(args.raw, args.images, args.out, args.without_images, args.knowledge)
     print(format_report(report, rest=all_in(args.out)))
     tell_next("audit", args.out)
@@ -84,6 +86,7 @@ def _build_mner(args: argparse.Namespace, _: list[str]) -> None:
     from data_builders.twitter_mner import build_mner
 
     with lock_folder(args.out):
+        check_replaced(args.out, args.name)
         report = build_mner(args.name, args.raw, args.images, args.out, args.without_images, args.knowledge)
     print(format_report(report, rest=all_in(args.out)))
     tell_next("audit", args.out)
@@ -94,6 +97,7 @@ def _build_twitter_smner(args: argparse.Namespace, _: list[str]) -> None:
     from data_builders.twitter_smner import build_twitter_smner
 
     with lock_folder(args.out):
+        check_replaced(args.out, "twitter-smner")
         report = build_twitter_smner(args.gmner, args.masks, args.out)
     print(format_report(report, rest=all_in(args.out)))
     tell_next("audit", args.out)
@@ -103,6 +107,7 @@ def _build_emblems(args: argparse.Namespace, _: list[str]) -> None:
     from data_builders.emblems.build import build_emblems
 
     with lock_folder(args.out):
+        check_replaced(args.out, "emblems")
         counts = build_emblems(args.out, args.seed, args.train, args.dev, args.test, args.names, args.unseen)
     for split, figures in counts.items():
         print(f"{split}: " + ", ".join(f"{count} {what}" for what, count in figures.items()))

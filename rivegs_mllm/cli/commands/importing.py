@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from data_builders.importing.names import WORDS
-from rivegs_mllm.cli.common import add_command
+from rivegs_mllm.cli.common import add_command, tell_next
 from rivegs_mllm.config.reading.command_line import add_list
 from rivegs_mllm.runtime.lock import lock_folder
 from rivegs_mllm.types import UserError
@@ -81,7 +81,7 @@ def _import(args: argparse.Namespace, _: list[str]) -> None:
     with lock_folder(args.out):
         imported = import_dataset(request)
     print(imported.in_words(args.out))
-    print(f"wrote {args.out}; next: rivegs audit {args.out}")
+    tell_next("audit", args.out)
 
 
 def _columns(pairs: list[str]) -> dict[str, str]:
