@@ -25,7 +25,7 @@ A batch is taken to be as large as the recipe allows: every row ``max_length`` t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -38,7 +38,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedConf
 from transformers.quantizers.quantizers_utils import should_convert_module
 
 from rivegs_mllm.config.schema import Recipe, read_recipe
-from rivegs_mllm.models.base_model import NOT_QUANTIZED, base_path
+from rivegs_mllm.models.base_model import NOT_QUANTIZED, base_path, load_processor
 from rivegs_mllm.models.device import count_parameters
 from rivegs_mllm.runtime.foreign import one_line
 from rivegs_mllm.types import UserError
@@ -198,10 +198,24 @@ def table(result: Estimate) -> Table:
     return shown
 
 
+def _limited(recipe: Recipe, path: Path) -> Recipe:
+    """The recipe with a limit on the size of pictures, its own or that of the base's processor. Raises UserError."""
+    if recipe.model.max_pixels is not None:
+        return recipe
+    try:
+        limit = load_processor(recipe.model).image_processor.size["longest_edge"]
+    except UserError as error:
+        raise UserError(
+            f"{path}: model.max_pixels: missing, and it decides how many tokens a picture has; the base's own limit is "
+            f"not known either: {error}"
+        ) from None
+    return replace(recipe, model=replace(recipe.model, max_pixels=limit))
+
+
 def tell_memory(path: Path, overrides: Sequence[str], gpus: int, zero: int) -> None:
     """Prints the estimate of a recipe's run. Raises UserError."""
     # Otherwise bf16 is refused where there is no GPU.
-    recipe = read_recipe(path, [*overrides, "--train.use_cpu=true"])
+    recipe = _limited(read_recipe(path, [*overrides, "--train.use_cpu=true"]), path)
     result = estimate(read_config(recipe), recipe, gpus, zero)
     print(f"{path}, GPUs: {gpus}, {f'ZeRO-{zero}' if zero else 'no DeepSpeed'}")
     print(f"{result.parameters / 1e9:.2f} G parameters, {result.trainable / 1e6:.1f} M trained")

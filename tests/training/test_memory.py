@@ -1,5 +1,6 @@
 """The calculated memory: against published counts, against what autograd really keeps, and by hand."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from transformers import AutoModelForImageTextToText, PreTrainedConfig, Qwen3VLC
 import rivegs_mllm.training.memory as memory
 from rivegs_mllm.cli.main import main
 from rivegs_mllm.config.schema import Recipe, read_recipe
+from rivegs_mllm.models.base_model import TINY_BASE
 from rivegs_mllm.rehearsal.bases import BASES, qwen2_5_vl
 from rivegs_mllm.types import UserError
 
@@ -161,4 +163,16 @@ def test_command(tmp_path, capsys):
     assert said.startswith("error: model.base: the config of nobody/no-such-model cannot be loaded")
     assert said.count("\n") == 1, "the library's message has lines of its own"
     assert main(["memory", name, f"--model.base={tmp_path}", "--model.max_pixels=null"]) == 2
-    assert "model.max_pixels" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {name}: model.max_pixels: missing, and it decides how many tokens a picture has; ")
+    assert said.count("\n") == 1
+
+
+def test_a_recipe_without_a_limit_has_that_of_its_base(tmp_path, capsys):
+    own = tmp_path / "own.yaml"
+    own.write_text("base: recipes/tiny/e2e.yaml\ntrain: {max_steps: 5}\n")
+    assert main(["memory", str(own)]) == 0
+    own_limit = capsys.readouterr().out
+    said = json.loads((TINY_BASE / "processor_config.json").read_text())["image_processor"]["size"]["longest_edge"]
+    assert main(["memory", str(own), f"--model.max_pixels={said}"]) == 0
+    assert capsys.readouterr().out == own_limit
