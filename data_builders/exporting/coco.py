@@ -14,6 +14,7 @@ from pathlib import Path
 from pycocotools import mask as coco
 
 from data_builders.exporting.sides import Side, given, regions, types_of, write_as_json
+from rivegs_mllm.data.written import written
 from rivegs_mllm.types import Box, Entity, Mask, Sample
 
 
@@ -48,7 +49,12 @@ def write_coco(out: Path, gold: Sequence[Side], systems: Sequence[Side]) -> list
 def _image(sample: Sample, number: int) -> dict:
     width, height = sample.size
     own = {"id": number, "file_name": sample.image, "width": width, "height": height, "post": sample.id}
-    beside = {"text": sample.text, "tokens": sample.tokens, "knowledge": sample.knowledge, "subset": sample.subset}
+    beside = {
+        "text": written(sample.tokens),
+        "tokens": sample.tokens,
+        "knowledge": sample.knowledge,
+        "subset": sample.subset,
+    }
     entities = [_entity(entity, place) for place, entity in enumerate(sample.entities)]
     return {**own, **given(beside), "entities": entities}
 

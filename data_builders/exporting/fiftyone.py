@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data_builders.exporting.sides import Side, shown_boxes, types_of, write_as_json
+from rivegs_mllm.data.written import as_written
 from rivegs_mllm.types import Sample
 
 
@@ -40,7 +41,7 @@ def _detections(sample: Sample) -> list[dict]:
             row = {
                 "label": entity.type,
                 "bounding_box": [box.xmin / width, box.ymin / height, *sides],
-                "attributes": {"mention": entity.text, "expression": entity.expression},
+                "attributes": {"mention": as_written(entity.text), "expression": entity.expression},
             }
             if entity.visible_score is not None:
                 row["confidence"] = entity.visible_score

@@ -18,6 +18,7 @@ from data_builders.exporting.sides import Side, characters, given, regions, type
 from data_builders.formats.brush import encode_brush
 from rivegs_mllm.data.dataset_info import read_info
 from rivegs_mllm.data.masks import box_of, decode
+from rivegs_mllm.data.written import written
 from rivegs_mllm.runtime.files import write_text
 from rivegs_mllm.types import Box, Entity, Mask, Sample
 
@@ -67,7 +68,13 @@ def _data(sample: Sample, side: Side) -> dict:
     width, height = sample.size or (None, None)
     image = _FILES + quote(sample.image) if sample.image else None
     beside = {"image": image, "width": width, "height": height, "knowledge": sample.knowledge, "subset": sample.subset}
-    return {"post": sample.id, "text": sample.text, "tokens": sample.tokens, "split": side.name, **given(beside)}
+    return {
+        "post": sample.id,
+        "text": written(sample.tokens),
+        "tokens": sample.tokens,
+        "split": side.name,
+        **given(beside),
+    }
 
 
 def _prediction(name: str, sample: Sample) -> dict:
@@ -86,7 +93,7 @@ def _results(sample: Sample) -> list[dict]:
 
 
 def _of_entity(sample: Sample, entity: Entity, key: str, place: tuple[int, int]) -> list[dict]:
-    text = sample.text
+    text = written(sample.tokens)
     start, end = (len(text[:offset].encode("utf-16-le")) // 2 for offset in place)
     span = {"start": start, "end": end, "text": text[slice(*place)]}
     of_text = {"id": key, "to_name": "text"}

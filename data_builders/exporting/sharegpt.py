@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data_builders.exporting.sides import Side, given, shown_boxes, types_of, write_as_json
+from rivegs_mllm.data.written import as_written, written
 from rivegs_mllm.types import Entity, Sample
 
 _QUESTION = (
@@ -35,16 +36,17 @@ def _item(sample: Sample, question: str) -> dict:
     answer = [row for entity in sample.entities for row in _rows(entity)]
     mark = "<image>" if sample.image else ""
     width, height = sample.size or (None, None)
+    text = written(sample.tokens)
     beside = given({"images": [sample.image] if sample.image else [], "width": width, "height": height})
     messages = [
-        {"role": "user", "content": f"{mark}{question}{sample.text}"},
+        {"role": "user", "content": f"{mark}{question}{text}"},
         {"role": "assistant", "content": json.dumps(answer, ensure_ascii=False)},
     ]
-    return {"id": sample.id, "messages": messages, **beside, "text": sample.text, "tokens": sample.tokens}
+    return {"id": sample.id, "messages": messages, **beside, "text": text, "tokens": sample.tokens}
 
 
 def _rows(entity: Entity) -> list[dict]:
-    row = {"label": entity.text, "type": entity.type, **given({"expression": entity.expression})}
+    row = {"label": as_written(entity.text), "type": entity.type, **given({"expression": entity.expression})}
     boxes = [(box.xmin, box.ymin, box.xmax, box.ymax) for box in shown_boxes(entity)]
     if not boxes:
         return [{**row, "visible": entity.visible}]

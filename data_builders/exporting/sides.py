@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rivegs_mllm.data.masks import check_mask
+from rivegs_mllm.data.written import as_written, starts_in, written
 from rivegs_mllm.runtime.files import write_text
 from rivegs_mllm.types import Box, Entity, Mask, Prediction, Sample, UserError
 
@@ -85,14 +86,15 @@ def types_of(sides: Sequence[Side]) -> list[str]:
 
 
 def characters(sample: Sample, entity: Entity) -> tuple[int, int] | None:
-    """The characters of an entity in the post's tokens joined by blanks, (start, end), end-exclusive; a prediction
-    without a span is looked for, None where it is not found."""
+    """The characters of an entity in the text that is ``written``, (start, end), end-exclusive; a prediction without a
+    span is looked for, None where it is not found."""
     if entity.span is None:
-        start = sample.text.find(entity.text)
-        return None if start < 0 else (start, start + len(entity.text))
+        name = as_written(entity.text)
+        start = written(sample.tokens).find(name)
+        return None if start < 0 else (start, start + len(name))
     first, last = entity.span
-    start = sum(len(token) + 1 for token in sample.tokens[:first])
-    return start, start + len(" ".join(sample.tokens[first:last]))
+    starts = starts_in(sample.tokens)
+    return starts[first], starts[last - 1] + len(sample.tokens[last - 1])
 
 
 def verdict(visible: bool | None) -> str:

@@ -1,7 +1,7 @@
 """CSV in UTF-8: a row a mention; a post without mentions has one row.
 
-The text is the tokens joined by blanks, and offsets are its characters. Lists are JSON. Boxes are those of records, and
-their column says so.
+The text is the tokens with blanks where they are written, and offsets are its characters. Lists are JSON. Boxes are
+those of records, and their column says so.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from data_builders.exporting.sides import Side, characters, shown_boxes, shown_masks
+from rivegs_mllm.data.written import as_written, written
 from rivegs_mllm.runtime.files import write_text
 from rivegs_mllm.types import Entity, Sample
 
@@ -36,7 +37,8 @@ def write_csv(out: Path, gold: Sequence[Side], systems: Sequence[Side]) -> list[
 
 def _post(sample: Sample, split: str) -> dict[str, object]:
     width, height = sample.size or ("", "")
-    post = {"id": sample.id, "split": split, "text": sample.text, "tokens": _json(sample.tokens), "image": sample.image}
+    text = {"text": written(sample.tokens), "tokens": _json(sample.tokens)}
+    post = {"id": sample.id, "split": split, **text, "image": sample.image}
     beside = {"knowledge": _json(sample.knowledge) if sample.knowledge else "", "subset": sample.subset}
     return {**post, "image_width": width, "image_height": height, **beside}
 
@@ -50,7 +52,7 @@ def _mention(sample: Sample, entity: Entity) -> dict[str, object]:
     start, end = characters(sample, entity) or ("", "")
     score = "" if entity.visible_score is None else repr(entity.visible_score)
     seen = {"visible": _VISIBLE[entity.visible], "visible_score": score, "expression": entity.expression}
-    return {"mention": entity.text, "start": start, "end": end, "type": entity.type, **seen}
+    return {"mention": as_written(entity.text), "start": start, "end": end, "type": entity.type, **seen}
 
 
 def _regions(entity: Entity) -> dict[str, object]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 
 from data_builders.importing.records import Mention, Post
 from rivegs_mllm.data.alignment import Aligned, align
+from rivegs_mllm.data.written import starts_in, written
 from rivegs_mllm.runtime.foreign import shown
 
 _NEAR = 20
@@ -26,7 +28,7 @@ class Read:
 
 def read_text(post: Post) -> Read:
     """Tokens and spans of a post. Tokens that the file gives are kept, but for white space within them."""
-    if post.tokens is not None and (post.text is None or post.text == " ".join(post.tokens)):
+    if post.tokens is not None and (post.text is None or post.text in (" ".join(post.tokens), written(post.tokens))):
         return _of_tokens(post, post.tokens)
     return _of_text(post, post.text or "")
 
@@ -37,15 +39,16 @@ def _of_tokens(post: Post, given: Sequence[str]) -> Read:
     for before, after in zip(given, tokens, strict=True):
         if before != after:
             remarks.append(("blank token", f"the token {shown(before)} is read as {shown(after)}"))
-    starts = [0]
-    for token in tokens:
-        starts.append(starts[-1] + len(token) + 1)
+    apart = post.text is None or post.text == " ".join(post.tokens)
+    starts = [0, *accumulate(len(token) + 1 for token in tokens)][:-1] if apart else starts_in(tokens)
+    ends = {start + len(token): place for place, (start, token) in enumerate(zip(starts, tokens, strict=True), 1)}
     spans: list[tuple[int, int] | None] = []
     taken: set[tuple[int, int]] = set()
     for mention in post.mentions:
         span = mention.span
         if span is None and mention.characters is not None:
-            span = _whole_tokens(mention.characters, starts)
+            first, last = mention.characters
+            span = (starts.index(first), ends[last]) if first in starts and last in ends and first < last else None
         if span is None or not (0 <= span[0] < span[1] <= len(tokens)):
             span = _find_tokens(mention.text, tokens, taken) if mention.span is None else None
         if span is None:
@@ -54,14 +57,6 @@ def _of_tokens(post: Post, given: Sequence[str]) -> Read:
             taken.add(span)
         spans.append(span)
     return Read(tokens, tuple(spans), tuple(remarks))
-
-
-def _whole_tokens(characters: tuple[int, int], starts: Sequence[int]) -> tuple[int, int] | None:
-    """The tokens that begin and end at the characters of the text in which single spaces stand between tokens."""
-    first, last = characters
-    if first in starts and last + 1 in starts and first < last:
-        return starts.index(first), starts.index(last + 1)
-    return None
 
 
 def _find_tokens(text: str, tokens: Sequence[str], taken: set[tuple[int, int]]) -> tuple[int, int] | None:

@@ -17,6 +17,7 @@ from markupsafe import Markup
 from eval.protocols import boxes_of, masks_of
 from eval.report.posts import PictureFault, picture_faults_in_words, picture_of
 from eval.report.thumbnails import Picture, outline
+from rivegs_mllm.data.written import as_written, blanks
 from rivegs_mllm.pages.colours import type_colours
 from rivegs_mllm.pages.labelled_picture import LabelledPicture, label_boxes
 from rivegs_mllm.pages.template import page_template, shared_style
@@ -28,10 +29,12 @@ _TEMPLATE = Path(__file__).parent / "templates" / "dataset.html.jinja"
 
 @dataclass(frozen=True, slots=True)
 class Word:
-    """A token of a post, and the ``type`` of the first entity that it belongs to, "" for none."""
+    """A token of a post, the ``type`` of the first entity that it belongs to, "" for none, and whether a ``blank`` is
+    written before it."""
 
     text: str
     type: str
+    blank: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +53,13 @@ class ShownPost:
         for entity in self.sample.entities:
             for place in range(*entity.span) if entity.span else ():
                 types[place] = types[place] or entity.type
-        return [Word(text, kind) for text, kind in zip(self.sample.tokens, types, strict=True)]
+        tokens = self.sample.tokens
+        return [Word(*own) for own in zip(tokens, types, blanks(tokens), strict=True)]
 
     @property
     def labelled(self) -> LabelledPicture:
         """The names of the boxes on the picture, in pixels of the original; there must be a ``picture``."""
-        named = [(own.text, own.type, box) for own in self.sample.entities for box in boxes_of(own)]
+        named = [(as_written(own.text), own.type, box) for own in self.sample.entities for box in boxes_of(own)]
         return label_boxes(named, (self.picture.width, self.picture.height))
 
     def outlines(self, entity: Entity) -> list[str]:
@@ -125,6 +129,7 @@ def _write(
     entities = (own for samples in splits.values() for sample in samples for own in sample.entities)
     counts = dict(Counter(own.type for own in entities).most_common())
     page = page_template(_TEMPLATE).render(
+        as_written=as_written,
         folder=folder,
         figures=figures,
         posts=shown,

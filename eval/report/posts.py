@@ -16,6 +16,7 @@ from eval.coordinates import locate_mentions
 from eval.protocols import Task, boxes_of, is_visible, masks_of
 from eval.report.thumbnails import Picture, outline, small_picture
 from rivegs_mllm.data.images import PictureError, is_outside
+from rivegs_mllm.data.written import as_written, blanks
 from rivegs_mllm.types import Entity, Prediction, Sample
 
 Answers = Mapping[str, Mapping[str, Prediction]]
@@ -114,10 +115,10 @@ def post_as_json(
 ) -> dict:
     """A post as the page's script reads it; masks are drawn only where there is a picture.
 
-    ``{"id", "subset", "tokens", "size": [width, height] or None, "picture", "problem", "knowledge", "gold": [entity],
-    "predicted": [{"missing", "entities", "knowledge", "raw", "errors"}], "costs": {task: [points of F1]},
-    "outcomes": {task: [{"gold", "predicted"}]}}``; an outcome is [name, index of the partner or None]. Boxes are [x, y,
-    width, height] in pixels of the original.
+    ``{"id", "subset", "tokens", "joined": [places of tokens without a blank before them], "size": [width, height] or
+    None, "picture", "problem", "knowledge", "gold": [entity], "predicted": [{"missing", "entities", "knowledge", "raw",
+    "errors"}], "costs": {task: [points of F1]}, "outcomes": {task: [{"gold", "predicted"}]}}``; an outcome is [name,
+    index of the partner or None]. Boxes are [x, y, width, height] in pixels of the original.
     """
     size = (picture.width, picture.height) if picture else sample.size
     drawn = picture is not None
@@ -125,6 +126,7 @@ def post_as_json(
         "id": sample.id,
         "subset": sample.subset,
         "tokens": sample.tokens,
+        "joined": [place for place, blank in enumerate(blanks(sample.tokens)) if place and not blank],
         "size": size,
         "picture": picture.uri if picture else None,
         "problem": str(fault) if fault else "",
@@ -176,7 +178,7 @@ def _answer(sample: Sample, predicted: Prediction | None, drawn: bool) -> dict:
 
 def _entity(entity: Entity, drawn: bool) -> dict:
     return {
-        "text": entity.text,
+        "text": as_written(entity.text),
         "type": entity.type,
         "span": entity.span,
         "expression": entity.expression,

@@ -6,6 +6,7 @@ import base64
 import dataclasses
 import html
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import numpy as np
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
 from rivegs_mllm.data.masks import decode
+from rivegs_mllm.data.written import as_written
 from rivegs_mllm.pipeline.pictures import Picture, in_memory
 from rivegs_mllm.types import Entity, Prediction, UserError
 
@@ -63,13 +65,18 @@ class Post:
         first, last = entity.span[0], entity.span[1] - 1
         return self.starts[first], self.starts[last] + len(self.tokens[last])
 
+    def written(self, entity: Entity) -> str:
+        """An entity as ``text`` has it."""
+        place = self.characters(entity)
+        return as_written(entity.text) if place is None else self.text[slice(*place)]
+
     def show(self) -> Image.Image:
         """The picture, upright, with the boxes or masks of what it shows. Raises UserError without a picture,
         PictureError where it cannot be opened."""
         picture = in_memory(self.picture)
         if picture is None:
             raise UserError("the post has no picture to show; print .entities, or give it an image")
-        return draw(picture, self.entities)
+        return draw(picture, [(self.written(own), own) for own in self.entities])
 
     def save(self, path: str | Path) -> None:
         """Writes what ``show`` gives as an image file, in the format of its ending. Raises UserError."""
@@ -102,38 +109,44 @@ class Post:
         return f'<img src="data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"/>'
 
     def rows(self) -> list[tuple[str, ...]]:
-        """The entities as the texts of a table, with the columns of ``ROW``."""
+        """The entities as the texts of a table, with the columns of ``ROW``; one that the system repeats comes once."""
+        first: dict[tuple, Entity] = {}
+        for entity in self.entities:
+            first.setdefault((entity.text, entity.type, entity.span), entity)
+        named = {(own.text, own.type) for own in first.values() if own.span}
+        # A mention that is repeated more often than it stands in the text has no span.
+        shown = [own for own in first.values() if own.span or (own.text, own.type) not in named]
         return [
             (
-                entity.text,
+                self.written(entity),
                 entity.type,
                 {True: "yes", False: "no", None: ""}[entity.visible],
                 "" if entity.visible_score is None else f"{entity.visible_score:.2f}",
                 " ".join(f"({box.xmin:.0f}, {box.ymin:.0f}, {box.xmax:.0f}, {box.ymax:.0f})" for box in entity.boxes),
                 entity.expression,
             )
-            for entity in self.entities
+            for entity in shown
         ]
 
 
 ROW = ("entity", "type", "visible", "probability", "boxes (xyxy, pixels)", "expression")
 
 
-def draw(picture: Image.Image, entities: tuple[Entity, ...]) -> Image.Image:
-    """A copy of a picture in mode RGB with masks, boxes and names laid over it."""
+def draw(picture: Image.Image, entities: Sequence[tuple[str, Entity]]) -> Image.Image:
+    """A copy of a picture in mode RGB with masks, boxes and names laid over it. Each entity is given with its name."""
     shown = picture.convert("RGBA")
-    for entity in entities:
+    for _, entity in entities:
         for mask in entity.masks:
             _lay(shown, decode(mask), _color(entity.type))
     pen = ImageDraw.Draw(shown)
     width = max(2, round(max(shown.size) / 300))
     font = ImageFont.load_default(max(11, round(max(shown.size) / 45)))
-    for entity in entities:
+    for name, entity in entities:
         for box in entity.boxes:
             corner = (box.xmin, box.ymin)
             right, lower = max(box.xmin, box.xmax - 1), max(box.ymin, box.ymax - 1)
             pen.rectangle((*corner, right, lower), outline=_color(entity.type), width=width)
-            label = f" {entity.text} ({entity.type}) "
+            label = f" {name} ({entity.type}) "
             pen.rectangle(pen.textbbox(corner, label, font=font), fill=_color(entity.type))
             pen.text(corner, label, fill="white", font=font)
     return shown.convert("RGB")

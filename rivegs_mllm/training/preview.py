@@ -27,6 +27,7 @@ from rivegs_mllm.answer.serialization import in_text_order, parse
 from rivegs_mllm.config.schema import Recipe
 from rivegs_mllm.data.boxes import are_normalised
 from rivegs_mllm.data.images import is_outside, picture_size
+from rivegs_mllm.data.written import as_written
 from rivegs_mllm.models.base_model import load_without_weights
 from rivegs_mllm.models.batching import Tensors
 from rivegs_mllm.pages.colours import type_colours
@@ -335,7 +336,7 @@ def _region(entity: Entity, gold: Box, given: Box, read: Box, answer_format: Ans
         max(abs(top - read.ymin), abs(bottom - read.ymax)),
     )
     allowed = (dx if right - left >= 2 * dx else 2 * dx, dy if bottom - top >= 2 * dy else 2 * dy)
-    return BoxRoundTrip(entity.text, entity.type, gold, given, read, error, allowed)
+    return BoxRoundTrip(as_written(entity.text), entity.type, gold, given, read, error, allowed)
 
 
 def show_tokens(given: Tensors, kinds: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> Iterator[Token]:

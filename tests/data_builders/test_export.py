@@ -135,3 +135,15 @@ def test_mistakes_are_named(tmp_path):
         read_sides(tmp_path, "", [tmp_path / "said" / "mine.jsonl"] * 2)
     with pytest.raises(UserError, match="no split 'dev'"):
         read_sides(tmp_path, "dev", [])
+
+
+@pytest.mark.parametrize("name", ["csv", "label-studio", "sharegpt", "coco"])
+def test_japanese_is_written_without_blanks(tmp_path, name):
+    tokens = ("神", "奈", "川", "沖", "浪", "裏", "を", "Tate", "で")
+    entities = (Entity("神 奈 川 沖 浪 裏", "ARTWORK", (0, 6)), Entity("Tate", "MUSEUM", (7, 8)))
+    exported(name, tmp_path, [Sample("1", tokens, "x.jpg", (8, 8), entities)], {})
+    (text,) = [own.read_text() for own in tmp_path.iterdir() if own.name.startswith("gold.")]
+    assert "神奈川沖浪裏を Tate で" in text
+    if name == "csv":
+        assert "神奈川沖浪裏,0,6,ARTWORK" in text
+        assert "Tate,8,12,MUSEUM" in text

@@ -18,7 +18,7 @@ from rivegs_mllm.types import Box, Entity, Sample, UserError
 LETTERS = st.characters(exclude_categories=["Cs", "Cc", "Z"])
 WORDS = st.text(LETTERS, min_size=1, max_size=6).filter(lambda word: word == "".join(word.split()))
 TOKENS = WORDS | st.sampled_from(
-    ["Ada", "Ada", "😀", "👩‍🚀", "#", "don't", "北京", '"', ",", "a\u0301", "O", "[1]", "nan", "="]
+    ["Ada", "Ada", "😀", "👩‍🚀", "#", "don't", "北京", "東", "で", "「", '"', ",", "a\u0301", "O", "[1]", "nan", "="]
 )
 NAMES = st.lists(WORDS, min_size=1, max_size=3).map(" ".join)
 TYPES = st.sampled_from(["athlete", "Sports Event", "PER", "Ünït-1", "event (big)"])

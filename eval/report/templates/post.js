@@ -120,13 +120,15 @@ function textLine(post) {
   const gold = owner(post.gold);
   const predicted = post.predicted.map((one) => owner(one.entities));
   const line = make("p", { className: "text", dir: "auto" });
+  const joined = new Set([0, ...post.joined]);
+  const blank = (at) => (joined.has(at) ? "" : " ");
   const keys = post.tokens.map((_, at) => [gold[at], ...predicted.map((owners) => owners[at])].join());
   for (let start = 0, end; start < post.tokens.length; start = end) {
     for (end = start + 1; end < post.tokens.length && keys[end] === keys[start];) end += 1;
-    const text = post.tokens.slice(start, end).join(" ");
+    const text = post.tokens.slice(start, end).map((token, at) => (at ? blank(start + at) : "") + token).join("");
     const classes = SIDES.filter((_, system) => predicted[system][start] >= 0).map((side) => `in-${side}`);
     if (gold[start] >= 0) classes.push("named");
-    if (start) line.append(" ");
+    line.append(blank(start));
     const words = make(classes.length ? "mark" : "span", { className: classes.join(" ") }, text);
     line.append(gold[start] >= 0 ? coloured(words, post.gold[gold[start]].type) : words);
   }
