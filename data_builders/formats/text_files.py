@@ -1,10 +1,32 @@
-"""Text files as people publish them: UTF-8, with a byte-order mark or not, lines ended by Unix, Windows or old Macs."""
+"""Text files as people publish them: UTF-8, or UTF-16 with its mark, lines ended by Unix, Windows or old Macs."""
 
 from __future__ import annotations
 
+import codecs
+import shlex
 from pathlib import Path
 
 from rivegs_mllm.types import UserError
+
+_MARKS = {codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
+
+
+def decoded(content: bytes, path: Path | str) -> str:
+    """The text of a file. Raises UserError, which says how to convert it, for one of another encoding."""
+    mark = next((own for own in _MARKS if content.startswith(own)), b"")
+    encoding = _MARKS.get(mark, "utf-8")
+    if not mark and content[:200].count(0) > len(content[:200]) // 4:
+        raise UserError(f"{path}: UTF-16 without its mark; save it as UTF-8{_conversion(path, 'UTF-16LE')}")
+    try:
+        return content.removeprefix(mark).decode(encoding)
+    except UnicodeDecodeError as error:
+        name = "UTF-16" if encoding.startswith("utf-16") else "UTF-8"
+        start = error.start + len(mark)
+        raise UserError(f"{path}: not {name} at byte {start}; save it as UTF-8{_conversion(path, 'CP1252')}") from None
+
+
+def _conversion(path: Path | str, encoding: str) -> str:
+    return f" (if it is {encoding}: iconv -f {encoding} -t UTF-8 {shlex.quote(str(path))})"
 
 
 def read_text(path: Path | str) -> str:
@@ -13,9 +35,7 @@ def read_text(path: Path | str) -> str:
     Raises UserError naming the file where it cannot be read or decoded.
     """
     try:
-        text = Path(path).read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8") from None
+        text = decoded(Path(path).read_bytes(), path).replace("\r\n", "\n")
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     if "\n" not in text:

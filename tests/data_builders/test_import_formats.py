@@ -79,6 +79,43 @@ def test_a_table_as_a_spreadsheet_writes_it(tmp_path, pictures):
         read_table(path, columns)
 
 
+@pytest.mark.parametrize(
+    ("yes", "no"), [("WAHR", "FALSCH"), ("vrai", "FAUX"), ("Sí", "no"), ("1.0", "0"), (True, False)]
+)
+def test_truth_in_a_spreadsheet_of_another_language(tmp_path, yes, no):
+    path = tmp_path / "posts.csv"
+    path.write_text(f"text,mention,type,visible\nAda won,Ada,x,{yes}\nBo won,Bo,x,{no}\nCy won,Cy,x,undecided\n")
+    samples, _ = imported("csv", path, tmp_path / "out")
+    assert [own.entities[0].visible for own in samples] == [True, False, None]
+    path.write_text("text,mention,type,visible\nAda won,Ada,x,perhaps\n")
+    with pytest.raises(UserError, match=r"posts\.csv:2: visible: 'perhaps' is neither true nor false, nor undecided"):
+        imported("csv", path, tmp_path / "out")
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig", "utf-16-be"])
+def test_a_table_in_the_encodings_of_spreadsheets(tmp_path, encoding):
+    """Excel's Unicode text is UTF-16 with tabs."""
+    path = tmp_path / "posts.csv"
+    mark = "\ufeff" if encoding == "utf-16-be" else ""
+    path.write_text(f"{mark}text\tmention\ttype\nGrüße von Käthe 😀\tKäthe\tx\n", encoding=encoding)
+    samples, _ = imported("csv", path, tmp_path / "out")
+    assert samples[0].tokens == ("Grüße", "von", "Käthe", "😀")
+
+
+@pytest.mark.parametrize(
+    ("encoding", "message"),
+    [
+        ("cp1252", r"posts\.csv: not UTF-8 at byte 7; save it as UTF-8 \(if it is CP1252: iconv -f CP1252 -t UTF-8 "),
+        ("utf-16-le", r"posts\.csv: UTF-16 without its mark; save it as UTF-8 \(if it is UTF-16LE: iconv -f UTF-16LE "),
+    ],
+)
+def test_an_encoding_that_cannot_be_told(tmp_path, encoding, message):
+    path = tmp_path / "posts.csv"
+    path.write_text("text\nGrüße von Käthe\n", encoding=encoding)
+    with pytest.raises(UserError, match=message):
+        imported("csv", path, tmp_path / "out")
+
+
 def test_coco(tmp_path, pictures):
     content = {
         "images": [{"id": 3, "file_name": "p1.jpg", "width": 80, "height": 60, "caption": TEXT}],

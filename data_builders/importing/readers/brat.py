@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from data_builders.formats.text_files import decoded
 from data_builders.importing.fields import LARGEST, read_bytes
 from data_builders.importing.records import Left, Mention, Post, Source
 from rivegs_mllm.runtime.foreign import shown
@@ -32,10 +33,7 @@ def read_brat(path: Path, _: Mapping[str, str]) -> Source:
                 Left("text without annotations", str(file), f"has no {annotations.name} beside it; is left out")
             )
             continue
-        try:
-            text = read_bytes(file).decode("utf-8-sig")
-        except UnicodeDecodeError as error:
-            raise UserError(f"{file}: not UTF-8 at byte {error.start}; save it as UTF-8") from None
+        text = decoded(read_bytes(file), file)
         mentions = _mentions(annotations, left)
         split = "" if file.parent == path else file.parent.name
         posts.append(Post(str(file), file.stem, text, mentions=tuple(mentions.values()), split=split))
@@ -46,11 +44,7 @@ def read_brat(path: Path, _: Mapping[str, str]) -> Source:
 
 def _mentions(path: Path, left: list[Left]) -> dict[str, Mention]:
     found: dict[str, Mention] = {}
-    try:
-        lines = read_bytes(path).decode("utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8") from None
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(decoded(read_bytes(path), path).splitlines(), 1):
         place = f"{path}:{number}"
         bound, seen = _BOUND.fullmatch(line), _VISIBLE.fullmatch(line)
         if bound:

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from data_builders.formats.text_files import decoded
 from data_builders.importing.fields import MOST_BYTES, read_bytes
 from data_builders.importing.readers.tables.columns import find_columns
 from data_builders.importing.readers.tables.rows import read_rows
@@ -31,10 +32,7 @@ def read_table(path: Path, said: Mapping[str, str]) -> Source:
 def _csv(path: Path) -> tuple[list[str], Iterator[tuple[str, dict]], bool]:
     """The names of the columns, the rows, and whether numbers may have a decimal comma: where a semicolon divides the
     cells, as spreadsheets write them in countries with that comma."""
-    try:
-        text = read_bytes(path).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8") from None
+    text = decoded(read_bytes(path), path)
     head, _, rest = text.partition("\n")
     said = _SAID.fullmatch(head.strip())
     separator = said[1] if said else max(",;\t", key=head.count)

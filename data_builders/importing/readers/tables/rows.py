@@ -20,7 +20,14 @@ from rivegs_mllm.types import Mask, UserError
 
 _LONGEST_LITERAL = 2**20
 _NUMBERS = re.compile(r"[-+.\d]+(?:[\s,;]+[-+.\d]+){3}")
-_TRUE, _FALSE = ("true", "yes", "1", "visible"), ("false", "no", "0", "invisible", "not visible")
+_TRUTH = (
+    ("true", "false"), ("yes", "no"), ("1", "0"), ("visible", "invisible"), ("visible", "not visible"),
+    ("wahr", "falsch"), ("ja", "nein"), ("vrai", "faux"), ("oui", "non"), ("verdadero", "falso"), ("sí", "no"),
+    ("vero", "falso"), ("sì", "no"), ("verdadeiro", "falso"), ("sim", "não"), ("waar", "onwaar"), ("ja", "nee"),
+)  # fmt: skip
+"""As people and spreadsheets write it: in English, German, French, Spanish, Italian, Portuguese and Dutch."""
+
+_TRUE, _FALSE = ({pair[place] for pair in _TRUTH} for place in (0, 1))
 UNDECIDED = "undecided"
 """What a column says of a mention of which nobody has decided whether the picture shows it."""
 
@@ -193,9 +200,7 @@ class Row:
         if word == UNDECIDED:
             return None, True
         if word not in (*_TRUE, *_FALSE):
-            raise UserError(
-                f"{self._where('visible')}: {shown(value)} is none of {', '.join((*_TRUE, *_FALSE, UNDECIDED))}"
-            )
+            raise UserError(f"{self._where('visible')}: {shown(value)} is neither true nor false, nor {UNDECIDED}")
         return word in _TRUE, False
 
     def _size(self) -> tuple[int, int] | None:
