@@ -89,11 +89,20 @@ def audit(folder: Path, raw: Path | None = None) -> DatasetReport:
     return DatasetReport(report.counts, [*report.findings, *_audit_raw(raw).findings])
 
 
-def figures_of(folder: Path) -> DatasetReport:
-    """The figures of a dataset, without looking for anything wrong. Raises UserError for a line that cannot be read."""
+def dataset_files(folder: Path) -> list[Path]:
+    """The splits that a dataset has, or the one file. Raises UserError where there is none."""
+    if folder.suffix == ".jsonl" and folder.is_file():
+        return [folder]
     paths = [path for split in SPLITS if (path := folder / f"{split}.jsonl").is_file()]
     if not paths:
         check_split(folder, SPLITS[0])
+    return paths
+
+
+def figures_of(folder: Path) -> DatasetReport:
+    """The figures of a dataset, or of one file of it, without looking for anything wrong. Raises UserError for a line
+    that cannot be read."""
+    paths = dataset_files(folder)
     counts = {path.stem: count_split(read_samples(path)) for path in paths}
     return DatasetReport(counts, [], {str(path): scripts(loose_posts(path)) for path in paths})
 

@@ -160,6 +160,8 @@ def sample_from_json(value: object) -> Sample:
     """A sample from decoded JSON, whose tokens are given, or found in a text. Raises FieldError."""
     if type(value) is dict and is_raw_text(value):
         value = tokenized(value)
+    elif type(value) is dict and "tokens" not in value and {"id"} < value.keys() <= _PREDICTION_KEYS:
+        raise FieldError("line: a prediction, which has no tokens, in the place of a sample: the gold is named first")
     raw = _mapping(value, "line", _SAMPLE_KEYS)
     identity = _identity(raw)
     tokens = _strings(raw.get("tokens"), "tokens")

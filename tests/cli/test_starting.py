@@ -128,6 +128,24 @@ def test_a_page_of_its_posts(own, capsys):
     assert "would be overwritten" in capsys.readouterr().err
 
 
+def test_one_file_of_a_dataset(own, capsys):
+    assert main(["data", "data/test.jsonl", "--out", "data.html", "--count", "5"]) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"^ +test\nposts +\d+$", said, re.MULTILINE)
+    assert said.endswith("wrote data.html\nnext: rivegs audit data/test.jsonl\n")
+    assert (own / "data.html").read_text().count("<article") == 5
+
+
+def test_gold_and_predictions_the_wrong_way_round(own, capsys):
+    write_records(own / "answers.jsonl", [Prediction(own.id, raw="x") for own in read_split(own / "data", "test")])
+    for command in ("evaluate", "report"):
+        assert main([command, "answers.jsonl", "data/test.jsonl"]) == 2
+        assert capsys.readouterr().err == (
+            "error: answers.jsonl:1: line: a prediction, which has no tokens, in the place of a sample: the gold is "
+            "named first\n"
+        )
+
+
 def test_what_comes_next_is_a_command_that_can_be_taken_as_it_is_printed(own, capsys):
     assert main(["audit", "data"]) == 0
     command = capsys.readouterr().out.splitlines()[-1].removeprefix("next: ")

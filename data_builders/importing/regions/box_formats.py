@@ -17,7 +17,7 @@ _ENOUGH = 0.95
 _SEPARATE = 0.05
 _MANY = 10
 _FIRST_PIXEL = 1.05  # with the slip of a share of 1
-_SPECK = 8
+_SPECK = 2
 """Pixels a side up to which a picture is so small that a part of a pixel is a box like others."""
 
 

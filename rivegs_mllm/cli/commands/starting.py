@@ -23,7 +23,7 @@ def add_data_command(commands) -> None:
     own = add_command(
         commands, "data", "the figures of a dataset: posts, entities by type, boxes, masks, scripts, pictures", _data
     )
-    own.add_argument("folder", type=Path, metavar="DIR", help="a dataset folder")
+    own.add_argument("folder", type=Path, metavar="DIR", help="a dataset folder, or one .jsonl file of it")
     own.add_argument(
         "--out", type=Path, metavar="PAGE", help="also write an HTML page, with posts drawn from all splits"
     )
@@ -42,20 +42,21 @@ def add_init(commands) -> None:
 
 
 def _data(args: argparse.Namespace, _: list[str]) -> None:
-    from data_builders.audit import figures_of
+    from data_builders.audit import dataset_files, figures_of
     from data_builders.findings import figures, format_figures
 
     report = figures_of(args.folder)
     print(format_figures(report))
     if args.out:
         from eval.report.dataset_page import write_dataset_page
-        from rivegs_mllm.data.jsonl import read_split
+        from rivegs_mllm.data.jsonl import read_samples
 
-        check_output(args.out, [args.folder / f"{split}.jsonl" for split in report.counts])
+        files = dataset_files(args.folder)
+        check_output(args.out, files)
         with lock_file(args.out):
-            splits = {split: read_split(args.folder, split) for split in report.counts}
-            rows = figures(report.counts)
-            problems = write_dataset_page(args.out, args.folder, rows, splits, args.count, args.seed, args.image_root)
+            splits = {path.stem: read_samples(path) for path in files}
+            rows, folder = figures(report.counts), files[0].parent
+            problems = write_dataset_page(args.out, folder, rows, splits, args.count, args.seed, args.image_root)
         for problem in problems:
             print(f"warning: {problem}", file=sys.stderr)
         print(f"wrote {args.out}")
