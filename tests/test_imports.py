@@ -55,6 +55,7 @@ FLOORS = (
     ("rivegs_mllm.cascade.config", "rivegs_mllm.cascade.stage_types"),
     ("rivegs_mllm.cascade.in_memory",),
     ("rivegs_mllm.compare", "rivegs_mllm.distill", "rivegs_mllm.pipeline", "rivegs_mllm.rehearsal"),
+    ("rivegs_mllm.serving",),
     ("rivegs_mllm", "rivegs_mllm.cli"),
 )
 """From the ground up. A module belongs to the longest of these names that begins its own."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from rivegs_mllm.cascade.base import StageError
@@ -12,7 +12,7 @@ from rivegs_mllm.types import Prediction, Sample
 
 
 class LoadedCascade:
-    """Called on samples it gives their predictions, in order.
+    """Called on samples, and the slots to be filled, it gives their predictions, in order.
 
     Raises StageError where a slot needs a field that no slot fills, and for an oracle stage.
     """
@@ -29,8 +29,9 @@ class LoadedCascade:
                 )
             self.stages.append((step, step.load(models)))
 
-    def __call__(self, samples: Sequence[Sample]) -> list[Prediction]:
+    def __call__(self, samples: Sequence[Sample], slots: Collection[str]) -> list[Prediction]:
         partials = [Prediction(sample.id) for sample in samples]
         for step, stage in self.stages:
-            partials = apply_stage(step, stage, samples, partials, self.types)
+            if step.slot in slots:
+                partials = apply_stage(step, stage, samples, partials, self.types)
         return partials

@@ -16,10 +16,11 @@ from rivegs_mllm.cli.commands.memory import add_memory
 from rivegs_mllm.cli.commands.models import add_compare, add_predict, add_preview, add_propose, add_train
 from rivegs_mllm.cli.commands.recipe import add_recipe
 from rivegs_mllm.cli.commands.rehearse import add_rehearse
-from rivegs_mllm.cli.commands.release import add_merge, add_push
 from rivegs_mllm.cli.commands.runs import add_runs
 from rivegs_mllm.cli.commands.starting import add_data_command, add_init
-from rivegs_mllm.cli.commands.try_post import add_try
+from rivegs_mllm.cli.commands.trained.release import add_merge, add_push
+from rivegs_mllm.cli.commands.trained.serve import add_serve
+from rivegs_mllm.cli.commands.trained.try_post import add_try
 from rivegs_mllm.config.check import UnknownKeyError
 from rivegs_mllm.config.reading.command_line import Parser, Version, did_you_mean
 from rivegs_mllm.runtime.logs import (
@@ -48,6 +49,7 @@ from data to scores:
   rivegs train RECIPE                                    fine-tune on one device; on several with accelerate launch
   rivegs runs                                            which runs there are, with their scores; in what two differ
   rivegs try "TEXT" --image FILE --model RUN             the entities of one post
+  rivegs serve RUN                                       an HTTP API, and a page to try it
   rivegs predict RECIPE --data data/emblems --split test --out predictions.jsonl
   rivegs evaluate data/emblems predictions.jsonl         score them; --explain adds an error analysis
   rivegs evaluate data/emblems old.jsonl new.jsonl       difference between systems, and its significance
@@ -130,6 +132,7 @@ def _parser() -> Parser:
         add_train,
         add_runs,
         add_try,
+        add_serve,
         add_predict,
         add_evaluate,
         add_calibrate,

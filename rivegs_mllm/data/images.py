@@ -161,7 +161,7 @@ class Header:
     orientation: int
 
 
-def read_header(path: Path | str) -> Header:
+def read_header(path: Path | str | BinaryIO) -> Header:
     """Size and orientation from the file's first bytes, no pixel decoded. Raises PictureError."""
     with _open(path) as image:
         width, height = image.size
@@ -170,7 +170,7 @@ def read_header(path: Path | str) -> Header:
     return Header((height, width) if orientation >= 5 else (width, height), orientation)
 
 
-def picture_size(path: Path | str) -> tuple[int, int]:
+def picture_size(path: Path | str | BinaryIO) -> tuple[int, int]:
     """(width, height) in pixels of the upright picture, from the header alone. Raises PictureError."""
     return read_header(path).size
 
@@ -304,6 +304,8 @@ def _open_regular(path: Path | str) -> int | None:
 
 def _shown(picture: Path | str | BinaryIO) -> str:
     """A path, which may be of any length and hold any character, on one line."""
+    if not isinstance(picture, (str, Path)):
+        return "the picture"
     text = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in str(picture))
     return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
 

@@ -18,7 +18,7 @@ from rivegs_mllm.models.adapter import answering_of, load_trained
 from rivegs_mllm.models.base_model import prepare_for_inference
 from rivegs_mllm.models.device import best_device, good_dtype
 from rivegs_mllm.models.generation.generator import Generator
-from rivegs_mllm.pipeline.system import ROOT, Pipeline
+from rivegs_mllm.pipeline.system import ROOT, Pipeline, checked_threshold, wanted_fields
 from rivegs_mllm.runtime.foreign import one_line
 from rivegs_mllm.types import Prediction, Sample, UserError
 
@@ -46,8 +46,7 @@ def load(
     the calibrated one. ``overrides`` are of a recipe's keys, such as "--predict.max_new_tokens=64". Raises UserError,
     which says what is missing, for what is none of these or does not load.
     """
-    if threshold is not None and not (type(threshold) in (int, float) and 0 <= threshold <= 1):
-        raise UserError(f"threshold: {threshold!r} is not a probability")
+    checked_threshold(threshold)
     if dtype not in (None, *DTYPES):
         raise UserError(f"dtype: {dtype!r} is none of {', '.join(DTYPES)}")
     path = Path(source)
@@ -76,7 +75,7 @@ def _single(
     precision = dtype or good_dtype(recipe.model.dtype, place)
     recipe = dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, dtype=precision))
     answer_format = AnswerFormat.load(folder)
-    wanted = _wanted(answer_format.segments, segments)
+    fields = wanted_fields(answer_format.segments, segments)
     calibration = _calibration(read_calibration(folder), threshold)
     system = load_trained(folder, recipe)
     try:
@@ -84,14 +83,13 @@ def _single(
     except (RuntimeError, AssertionError) as error:  # torch, built without the device or for want of memory
         raise UserError(f"device: {place}: {one_line(error)}") from error
     generator = Generator(system, ROOT, recipe.predict.max_new_tokens, recipe.max_length)
-    last = None if wanted == answer_format.segments else wanted[-1]
 
-    def answer(samples: Sequence[Sample]) -> list[Prediction]:
-        predictions = generator.answer(samples, last=last)
-        return [calibration.apply(one) for one in predictions] if calibration else predictions
+    def answer(samples: Sequence[Sample], wanted: tuple[str, ...], own: float | None) -> list[Prediction]:
+        last = None if wanted == answer_format.segments else wanted[-1]
+        return _decided(generator.answer(samples, last=last), _calibration(calibration, own))
 
     return Pipeline(
-        answer, answer_format.types, wanted, str(system.model.device), batch_size or recipe.predict.batch_size
+        answer, answer_format.types, fields, str(system.model.device), batch_size or recipe.predict.batch_size
     )
 
 
@@ -105,26 +103,20 @@ def _cascade(
     if placed:
         raise UserError("device, dtype: a cascade's stages choose their own; set CUDA_VISIBLE_DEVICES to choose GPUs")
     fields = {slot: SEGMENT_OF.get(slot, "masks") for slot in recipe.stages()}
-    wanted = _wanted(tuple(fields.values()), segments)
-    left_out: dict[str, Any] = {slot: None for slot, field in fields.items() if field not in wanted}
+    loaded = wanted_fields(tuple(fields.values()), segments)
+    left_out: dict[str, Any] = {slot: None for slot, field in fields.items() if field not in loaded}
     cascade = LoadedCascade(dataclasses.replace(recipe, **left_out), ROOT)
     calibration = _calibration(None, threshold)
 
-    def answer(samples: Sequence[Sample]) -> list[Prediction]:
-        predictions = cascade(samples)
-        return [calibration.apply(one) for one in predictions] if calibration else predictions
+    def answer(samples: Sequence[Sample], wanted: tuple[str, ...], own: float | None) -> list[Prediction]:
+        slots = [slot for slot, field in fields.items() if field in wanted]
+        return _decided(cascade(samples, slots), _calibration(calibration, own))
 
-    return Pipeline(answer, recipe.types, wanted, best_device(), batch_size or recipe.batch_size)
+    return Pipeline(answer, recipe.types, loaded, best_device(), batch_size or recipe.batch_size)
 
 
-def _wanted(there: tuple[str, ...], segments: Sequence[str] | None) -> tuple[str, ...]:
-    """The segments to be filled: all up to the last one wanted, since each builds on those before it. Raises UserError
-    for segments that the system does not fill."""
-    if segments is None:
-        return there
-    if isinstance(segments, str) or not segments or not set(segments) <= set(there):
-        raise UserError(f"segments: {segments!r} are not some of {', '.join(there)}, which the system fills")
-    return there[: max(map(there.index, segments)) + 1]
+def _decided(predictions: list[Prediction], calibration: Calibration | None) -> list[Prediction]:
+    return [calibration.apply(one) for one in predictions] if calibration else predictions
 
 
 def _calibration(fitted: Calibration | None, threshold: float | None) -> Calibration | None:

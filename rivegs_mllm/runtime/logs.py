@@ -26,9 +26,13 @@ EXTRAS = {
     "bitsandbytes": "quant",
     "datasets": "metrics",
     "deepspeed": "deepspeed",
+    "fastapi": "serve",
+    "prometheus_client": "serve",
     "pyarrow": "distill",
+    "python_multipart": "serve",
     "segment_anything": "sam",
     "torchcrf": "cascade",
+    "uvicorn": "serve",
 }
 """Modules that not every installation has, and the extras that bring them."""
 
@@ -150,3 +154,22 @@ def log_to(path: Path) -> Iterator[None]:
     finally:
         _memory.target, _memory.flushLevel = before
         file.close()
+
+
+@contextmanager
+def warnings_on_console() -> Iterator[None]:
+    """For what runs for weeks: within it warnings are printed as they come, and nothing is held."""
+    root = logging.getLogger()
+    if _memory not in root.handlers:
+        yield
+        return
+    console = logging.StreamHandler()
+    console.setFormatter(_FORMAT)
+    console.setLevel(logging.WARNING)
+    root.removeHandler(_memory)
+    root.addHandler(console)
+    try:
+        yield
+    finally:
+        root.removeHandler(console)
+        root.addHandler(_memory)

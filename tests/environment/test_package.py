@@ -14,7 +14,8 @@ WITHOUT_EXTRAS = """
 import sys
 
 for name in ("aiohttp", "bitsandbytes", "datasets", "deepspeed", "duckdb", "evaluate", "fastapi", "openai", "pandas",
-             "pyarrow", "pydantic", "segment_anything", "sklearn", "torchcrf", "uvicorn"):
+             "prometheus_client", "pyarrow", "pydantic", "python_multipart", "segment_anything", "sklearn", "torchcrf",
+             "uvicorn"):
     sys.modules[name] = None
 """
 
@@ -126,3 +127,4 @@ def test_what_needs_an_extra_names_it(rivegs, tmp_path):
     (tmp_path / "teacher.yaml").write_text((ROOT / "recipes/distill/twitter_gmner_expressions.yaml").read_text())
     said = rivegs("distill", "teacher.yaml", "--data.folder=data", "--task.captions=[]", code=2).stderr
     assert "pip install 'rivegs-mllm[distill]'" in said
+    assert "pip install 'rivegs-mllm[serve]'" in rivegs("serve", "runs/none", code=2).stderr

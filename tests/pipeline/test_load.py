@@ -21,7 +21,7 @@ from rivegs_mllm.cli.main import main
 from rivegs_mllm.config.answering import read_answering, save_recipe
 from rivegs_mllm.config.schema import read_recipe
 from rivegs_mllm.config.trained import FILE_NAME, is_hub_id
-from rivegs_mllm.data.images import MissingPictureError, PictureError
+from rivegs_mllm.data.images import MissingPictureError, PictureError, picture_size
 from rivegs_mllm.data.jsonl import read_predictions
 from rivegs_mllm.models.adapter import load_adapter, load_trained, save_beside_weights
 from rivegs_mllm.predict import predict
@@ -135,6 +135,36 @@ def test_fewer_segments_and_another_threshold(adapter, system, trained):
     assert [entity.visible for entity in strict.entities] == [False] * len(scores)
     lenient = load(adapter, threshold=max(scores))(text, image)
     assert any(entity.visible for entity in lenient.entities)
+
+
+def test_fewer_segments_and_another_threshold_in_one_call(adapter, system, trained, tmp_path):
+    """The same as of a system that is loaded with them, and only for that call."""
+    text, image = asked(trained)[0]
+    recipe = tmp_path / "cascade.yaml"
+    slots = ("knowledge", "tagger", "expander", "entailment", "grounder")
+    recipe.write_text("".join(f"{slot}: {{type: mllm, recipe: {trained.recipe}}}\n" for slot in slots))
+    whole = system(text, image)
+    for own, of_one_call in ((load(adapter, segments=["entities"]), system), (None, load(recipe))):
+        post = of_one_call(text, image, segments=["entities"])
+        if own:
+            assert post.prediction == own(text, image).prediction
+        assert all(entity.visible is None and not entity.boxes for entity in post.entities)
+        assert post.entities
+        (strict,) = of_one_call.batch([(text, image)], threshold=1.0)
+        assert [entity.visible for entity in strict.entities] == [False] * len(strict.entities)
+        with pytest.raises(UserError, match=r"segments: \['masks'\] are not some of"):
+            of_one_call(text, image, segments=["masks"])
+        with pytest.raises(UserError, match="not a probability"):
+            of_one_call(text, image, threshold=2)
+    assert system(text, image).prediction == whole.prediction
+
+
+def test_an_error_names_no_file_that_was_none(system, trained):
+    text, image = asked(trained)[0]
+    (post,) = system.batch([(text, image.read_bytes()[:200])])
+    assert post.errors[0].startswith("no picture: the picture: ")
+    with pytest.raises(PictureError, match=r"^the picture: not a picture"):
+        picture_size(io.BytesIO(b"none"))
 
 
 def as_bytes(image: Image.Image, kind: str) -> bytes:

@@ -1,0 +1,1 @@
+"""A loaded system behind HTTP: an API, and a page to try it."""
