@@ -23,7 +23,7 @@ from data_builders.importing.regions.frames import Frame
 from data_builders.importing.regions.pictures import Picture, Pictures, find_pictures
 from data_builders.importing.splitting import divide, parse_shares
 from data_builders.importing.types_file import read_types
-from rivegs_mllm.data.dataset_info import NAME, DatasetInfo, check_replaced
+from rivegs_mllm.data.dataset_info import NAME, DatasetInfo, check_replaced, read_info
 from rivegs_mllm.data.images import PictureError, is_outside
 from rivegs_mllm.data.jsonl import SPLITS, check_sample
 from rivegs_mllm.runtime.files import write_bytes
@@ -94,6 +94,7 @@ def import_dataset(request: Request, tell: Callable[[str], None] = print) -> Imp
     _check(request)
     shares = parse_shares(request.split or SHARES)
     types = read_types(request.types) if request.types else {}
+    described = {} if types else _described(request.paths, tell)
     findings: list[Finding] = []
     source = _read(request, findings)
     for note in source.notes:
@@ -107,7 +108,7 @@ def import_dataset(request: Request, tell: Callable[[str], None] = print) -> Imp
             findings.append(Finding("bad post", post.place, f"{sample.id}: {fault}", "error"))
     findings += _unplaced(source.posts, assembled)
     splits = _split(request, shares, source.posts, assembled, pictures, tell)
-    kinds = _types(assembled.samples, types, findings)
+    kinds = _types(assembled.samples, types, described, findings)
     report = _write(request, splits, kinds, str(boxes or ""), pictures, findings)
     return Imported(report, assembled.tally, _outside(request.out, pictures))
 
@@ -223,11 +224,26 @@ def _digest(digests: Mapping[str, str | PictureError], picture: Picture) -> str 
     return None if isinstance(found, PictureError) else found
 
 
-def _types(samples: Sequence[Sample], given: Mapping[str, str], findings: list[Finding]) -> dict[str, str]:
-    """The types with their descriptions: those given, in their order, else those found."""
+def _described(paths: Sequence[Path], tell: Callable[[str], None]) -> dict[str, str]:
+    """The types of the dataset whose lines are read, or of what was exported from one, told; {} where there is none."""
+    for folder in dict.fromkeys(path if path.is_dir() else path.parent for path in paths):
+        try:
+            info = read_info(folder)
+        except UserError:  # another tool's file of this name
+            continue
+        if info and info.types:
+            tell(f"types: {', '.join(map(shown, info.types))}, as {folder / NAME} has and describes them")
+            return info.types
+    return {}
+
+
+def _types(
+    samples: Sequence[Sample], given: Mapping[str, str], described: Mapping[str, str], findings: list[Finding]
+) -> dict[str, str]:
+    """The types with their descriptions: those given, in their order, else those described and those found."""
     found = sorted({entity.type for sample in samples for entity in sample.entities})
     if not given:
-        return dict.fromkeys(found, "")
+        return {**described, **{kind: "" for kind in found if kind not in described}}
     for kind in found:
         if kind not in given:
             findings.append(Finding("unknown type", NAME, f"{kind!r} is not among the types of --types", "error"))

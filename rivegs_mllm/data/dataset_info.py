@@ -69,6 +69,17 @@ def read_info(folder: Path) -> DatasetInfo | None:
     raw = read_object(path, "import or build the dataset again, or delete the file")
     if raw.get("version") != VERSION:
         raise UserError(f"{path}: version: {shown(raw.get('version'))}; this release reads version {VERSION}")
+    types = types_in(raw, path)
+    posts, entities = (_counts(path, key, raw.get(key)) for key in ("posts", "entities"))
+    sources = _list(path, "sources", raw.get("sources", []))
+    if not all(type(one) is str for one in sources):
+        raise UserError(f"{path}: sources: {shown(sources)} is not a list of paths")
+    made = _string(path, "format", raw), _string(path, "boxes", raw)
+    return DatasetInfo(types, posts, entities, *made, tuple(sources))
+
+
+def types_in(raw: Mapping[str, object], path: Path) -> dict[str, str]:
+    """The types, with their descriptions, of what ``path``, a ``dataset.json``, holds. Raises UserError."""
     types = {}
     for number, one in enumerate(_list(path, "types", raw.get("types"))):
         name = one.get("name") if type(one) is dict else None
@@ -76,12 +87,7 @@ def read_info(folder: Path) -> DatasetInfo | None:
         if type(name) is not str or not name or type(text) is not str:
             raise UserError(f"{path}: types[{number}]: {shown(one)} is not an object of name and description")
         types[name] = text
-    posts, entities = (_counts(path, key, raw.get(key)) for key in ("posts", "entities"))
-    sources = _list(path, "sources", raw.get("sources", []))
-    if not all(type(one) is str for one in sources):
-        raise UserError(f"{path}: sources: {shown(sources)} is not a list of paths")
-    made = _string(path, "format", raw), _string(path, "boxes", raw)
-    return DatasetInfo(types, posts, entities, *made, tuple(sources))
+    return types
 
 
 def dataset_types(folder: Path) -> dict[str, str]:

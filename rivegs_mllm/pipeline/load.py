@@ -20,11 +20,13 @@ from rivegs_mllm.models.device import best_device, good_dtype
 from rivegs_mllm.models.generation.generator import Generator
 from rivegs_mllm.pipeline.system import ROOT, Pipeline, checked_threshold, wanted_fields
 from rivegs_mllm.runtime.foreign import one_line
+from rivegs_mllm.runtime.logs import quiet_loading
 from rivegs_mllm.types import Prediction, Sample, UserError
 
 DTYPES = ("float32", "bfloat16", "float16")
 
 
+@quiet_loading()
 def load(
     source: str | Path,
     *,

@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from logging.handlers import MemoryHandler
@@ -123,6 +124,29 @@ def quiet_unless_verbose(flags: set[str]) -> None:
         logging.raiseExceptions = False  # a full disk is reported by what is written beside the log
         for name in _OWN_HANDLERS:
             logging.getLogger(name).addFilter(_to_root)
+
+
+@contextmanager
+def quiet_loading() -> Iterator[None]:
+    """Within, transformers shows no bar of the weights that it reads, though those of downloads, and no library warns
+    of what it will change. Afterwards all is as the caller's program has it. RIVEGS_LOG=debug shows everything."""
+    if os.environ.get(VARIABLE) == "debug":
+        yield
+        return
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+    from transformers.utils import logging as transformers_logging
+
+    restore = [transformers_logging.enable_progress_bar] if transformers_logging.is_progress_bar_enabled() else []
+    restore.append(disable_progress_bars if are_progress_bars_disabled() else enable_progress_bars)
+    transformers_logging.disable_progress_bar()
+    restore[-1]()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
+    finally:
+        for call in restore:
+            call()
 
 
 def quiet_transformers() -> None:

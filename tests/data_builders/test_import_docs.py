@@ -175,3 +175,27 @@ def test_types_are_described_and_checked(tmp_path):
     assert done.report.findings == []
     with pytest.raises(UserError, match="1 x unknown type"):
         imported("csv", path, tmp_path / "out", types=json_file(tmp_path / "types.json", ["brand"]))
+
+
+def test_descriptions_stay_when_a_dataset_is_split_anew_or_goes_through_another_format(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("text,mention,type\nAda won,Ada,athlete\nBo lost,Bo,athlete\nNike won,Nike,brand\n")
+    types = {"brand": "", "athlete": "a sports person", "event": "what is held"}
+    given = ["--types", str(json_file(tmp_path / "types.json", types))]
+    first, again, back = tmp_path / "first", tmp_path / "again", tmp_path / "back"
+    assert main(["import", "csv", str(path), *given, "--split", "100/0/0", "--out", str(first)]) == 0
+    assert main(["import", "json", str(first / "train.jsonl"), "--split", "50/0/50", "--out", str(again)]) == 0
+    assert read_info(again).types == types
+    assert list(read_info(again).types) == list(types)
+    assert main(["export", "label-studio", str(again), "--out", str(tmp_path / "out")]) == 0
+    files = [str(tmp_path / "out" / f"{split}.json") for split in ("train", "test")]
+    kept = ["--types", str(again / "dataset.json")]
+    assert main(["import", "label-studio", *files, *kept, "--out", str(back)]) == 0
+    assert read_info(back).types == types
+
+
+def test_the_file_of_another_tool_that_is_called_dataset_json_has_no_types(tmp_path):
+    json_file(tmp_path / "dataset.json", {"images": []})
+    (tmp_path / "a.csv").write_text("text,mention,type\nAda won,Ada,athlete\n")
+    imported("csv", tmp_path / "a.csv", tmp_path / "out")
+    assert read_info(tmp_path / "out").types == {"athlete": ""}

@@ -370,6 +370,16 @@ def test_wrong_sources_and_settings_are_told(adapter, trained, tmp_path):
     assert load(adapter, dtype="bfloat16")._answer  # as asked, where it is slow, too
 
 
+def test_loading_is_quiet_and_changes_nothing_for_the_program_that_loads(adapter):
+    code = (
+        "from transformers.utils import logging as own; from huggingface_hub.utils import are_progress_bars_disabled\n"
+        f"import rivegs_mllm; rivegs_mllm.load({str(adapter)!r})\n"
+        "print(own.is_progress_bar_enabled(), are_progress_bars_disabled())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.stderr, done.stdout) == ("", "True False\n")
+
+
 def test_the_package_is_imported_in_no_time_without_torch():
     code = (
         "import sys, time; start = time.monotonic(); import rivegs_mllm; seconds = time.monotonic() - start;"

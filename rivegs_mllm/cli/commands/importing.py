@@ -55,7 +55,9 @@ def add_import(commands) -> None:
     told.add_argument("--columns", nargs="+", default=[], metavar="FIELD=NAME", help="columns, such as text=tweet")
     told.add_argument("--split", default="", metavar="80/10/10", help="shares of new splits of all posts")
     told.add_argument("--seed", type=int, default=0, help="of the splits (default 0)")
-    told.add_argument("--types", type=Path, metavar="FILE", help="JSON: the types, or their descriptions by type")
+    told.add_argument(
+        "--types", type=Path, metavar="FILE", help="JSON: the types, or their descriptions by type, or a dataset.json"
+    )
 
 
 def _import(args: argparse.Namespace, _: list[str]) -> None:
