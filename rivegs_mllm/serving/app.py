@@ -23,6 +23,7 @@ from rivegs_mllm.serving.documentation import BATCH_POSTS, CHAT_MESSAGES, DESCRI
 from rivegs_mllm.serving.intake import Intake
 from rivegs_mllm.serving.limits import Limits, Refusal, error_body
 from rivegs_mllm.serving.metrics import Metrics, Observed
+from rivegs_mllm.serving.page.routes import add_page
 from rivegs_mllm.serving.reading import asked_post, decoded, read_ground, read_options, validation_message
 from rivegs_mllm.serving.records import BatchAnswer, BatchRequest, ErrorAnswer, GroundAnswer
 
@@ -55,6 +56,7 @@ def make_app(pipeline: Pipeline, name: str, limits: Limits) -> FastAPI:
     _add_ground(app, pipeline, batcher, limits)
     _add_chat(app, pipeline, batcher, name, limits)
     _add_state(app, pipeline, batcher, name, metrics)
+    add_page(app, pipeline, name)
     paths = frozenset(route.path for route in app.routes)
     app.add_middleware(Intake, limits=limits, metrics=metrics)
     app.add_middleware(Observed, metrics=metrics, paths=paths)

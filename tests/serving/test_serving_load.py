@@ -5,6 +5,7 @@ The system behind it is one whose speed and faults the test sets; everything bef
 
 from __future__ import annotations
 
+import json
 import socket
 import threading
 import time
@@ -19,13 +20,20 @@ from http_client import Client, form
 from rivegs_mllm.types import Entity, Prediction, Sample
 
 pytest.importorskip("prometheus_client", reason="of the extra serve")
-import uvicorn
+from local_server import local_server
 
-from rivegs_mllm.pipeline import Pipeline
-from rivegs_mllm.serving.app import make_app
 from rivegs_mllm.serving.limits import Limits
 
 FIELDS = ("entities", "visible")
+
+
+@contextmanager
+def served(system: System, limits: Limits, batch_size: int = 8) -> Iterator[Client]:
+    with local_server(system, FIELDS, limits, batch_size) as client:
+        try:
+            yield client
+        finally:
+            system.open.set()
 
 
 class System:
@@ -44,21 +52,6 @@ class System:
         return [
             Prediction(sample.id, " ".join(wanted), (Entity(sample.tokens[0], "PER", (0, 1)),)) for sample in samples
         ]
-
-
-@contextmanager
-def served(system: System, limits: Limits, batch_size: int = 8) -> Iterator[Client]:
-    pipeline = Pipeline(system, ("PER",), FIELDS, "cpu", batch_size)
-    with socket.create_server(("127.0.0.1", 0)) as own:
-        server = uvicorn.Server(uvicorn.Config(make_app(pipeline, "made", limits), log_config=None))
-        thread = threading.Thread(target=server.run, args=([own],))
-        thread.start()
-        try:
-            yield Client(own.getsockname()[1])
-        finally:
-            system.open.set()
-            server.should_exit = True
-            thread.join(60)
 
 
 def waiting(client: Client) -> int:
@@ -96,8 +89,9 @@ def test_a_post_that_fails_fails_alone():
     system = System()
     with served(system, Limits()) as client, ThreadPoolExecutor(8) as clients:
         system.open.clear()
-        coming = [clients.submit(client.json, "/v1/ground", {"text": text}) for text in ("bad day", "Ada", "Bob")]
-        until(lambda: waiting(client) >= 2)
+        asked = [{"text": text} for text in ("bad day", "Ada", "Bob")]
+        coming = [clients.submit(client.json, "/v1/ground", own) for own in asked]
+        until(lambda: number(client, "rivegs_held_bytes") == sum(len(json.dumps(own)) for own in asked))
         system.open.set()
         bad, *others = [own.result() for own in coming]
     assert bad.status == 500
