@@ -145,9 +145,9 @@ def write_splits(out: Path, samples: Mapping[str, Sequence[Sample]], info: Datas
     # No old split may stand beside a new one if writing stops half-way.
     for name in (*(f"{split}.jsonl" for split in SPLITS), INFO_FILE):
         (out / name).unlink(missing_ok=True)
+    write_info(out, counted(info, samples))  # first: it says of what is half-written that it may be written again
     for split, own in samples.items():
         write_records(out / f"{split}.jsonl", own)
-    write_info(out, counted(info, samples))
 
 
 def refuse_errors(done: str, report: DatasetReport, listing: Path) -> None:

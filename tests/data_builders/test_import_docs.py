@@ -152,6 +152,23 @@ def test_another_dataset_is_not_overwritten(tmp_path, capsys):
     assert capsys.readouterr().err.count("holds another dataset, which is not overwritten") == 2
 
 
+def test_an_import_that_was_interrupted_is_done_again(tmp_path, monkeypatch):
+    path, out = tmp_path / "a.csv", tmp_path / "out"
+    path.write_text("text,mention,type\nAda won,Ada,athlete\nBo lost,Bo,athlete\n")
+
+    def interrupted(file, samples):
+        if file.stem == "test":
+            raise KeyboardInterrupt
+        write_records(file, samples)
+
+    monkeypatch.setattr("data_builders.common.write_records", interrupted)
+    assert main(["import", "csv", str(path), "--split", "50/0/50", "--out", str(out)]) == 130
+    monkeypatch.undo()
+    assert (out / "train.jsonl").exists()
+    assert main(["import", "csv", str(path), "--split", "50/0/50", "--out", str(out)]) == 0
+    assert (out / "test.jsonl").exists()
+
+
 def test_where_pictures_stay_is_told_where_pages_will_ask_for_it(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     picture(tmp_path / "my pictures" / "p1.jpg", (80, 60))
