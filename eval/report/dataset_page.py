@@ -9,7 +9,7 @@ import random
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice, zip_longest
+from itertools import groupby, islice, zip_longest
 from pathlib import Path
 
 from markupsafe import Markup
@@ -17,7 +17,7 @@ from markupsafe import Markup
 from eval.protocols import boxes_of, masks_of
 from eval.report.posts import PictureFault, picture_faults_in_words, picture_of
 from eval.report.thumbnails import Picture, outline
-from rivegs_mllm.data.written import as_written, blanks
+from rivegs_mllm.data.written import as_written, blanks, written
 from rivegs_mllm.pages.colours import type_colours
 from rivegs_mllm.pages.labelled_picture import LabelledPicture, label_boxes
 from rivegs_mllm.pages.template import page_template, shared_style
@@ -29,8 +29,8 @@ _TEMPLATE = Path(__file__).parent / "templates" / "dataset.html.jinja"
 
 @dataclass(frozen=True, slots=True)
 class Word:
-    """A token of a post, the ``type`` of the first entity that it belongs to, "" for none, and whether a ``blank`` is
-    written before it."""
+    """Words of a post, the ``type`` of the first entity that they belong to, "" for none, and whether a ``blank`` is
+    written before them."""
 
     text: str
     type: str
@@ -48,13 +48,18 @@ class ShownPost:
 
     @property
     def words(self) -> list[Word]:
-        """The post's tokens with the types of the entities they belong to."""
-        types = [""] * len(self.sample.tokens)
-        for entity in self.sample.entities:
+        """The post's text in its entities and what is between them."""
+        tokens, entities = self.sample.tokens, self.sample.entities
+        owners = [-1] * len(tokens)
+        for index, entity in enumerate(entities):
             for place in range(*entity.span) if entity.span else ():
-                types[place] = types[place] or entity.type
-        tokens = self.sample.tokens
-        return [Word(*own) for own in zip(tokens, types, blanks(tokens), strict=True)]
+                owners[place] = index if owners[place] < 0 else owners[place]
+        apart, words = blanks(tokens), []
+        for owner, group in groupby(range(len(tokens)), owners.__getitem__):
+            first, *others = group
+            text = written(tokens[first : first + 1 + len(others)])
+            words.append(Word(text, "" if owner < 0 else entities[owner].type, apart[first]))
+        return words
 
     @property
     def labelled(self) -> LabelledPicture:

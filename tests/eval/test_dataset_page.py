@@ -10,7 +10,7 @@ from PIL import Image
 from pycocotools import mask as coco
 
 from data_builders.findings import count_split, figures
-from eval.report.dataset_page import draw_posts, write_dataset_page
+from eval.report.dataset_page import ShownPost, draw_posts, write_dataset_page
 from rivegs_mllm.types import Box, Entity, Mask, Sample, UserError
 
 HOSTILE = "<script>alert('1')</script>"
@@ -97,3 +97,16 @@ def test_nothing_to_show_is_refused(tmp_path, posts, count, says):
     with pytest.raises(UserError, match=says):
         page_of(tmp_path, *posts, count=count)
     assert not (tmp_path / "page.html").exists()
+
+
+def test_an_entity_is_marked_as_one_and_written_as_people_write():
+    tokens = ("Saw", "神", "奈", "川", "沖", "、", "東", "京", "!")
+    entities = (Entity("神 奈 川 沖", "ART", (1, 5)), Entity("東 京", "LOC", (6, 8)), Entity("京", "LOC", (7, 8)))
+    words = ShownPost(Sample("1", tokens, entities=entities), "train", None, "").words
+    assert [(own.text, own.type, own.blank) for own in words] == [
+        ("Saw", "", False),
+        ("神奈川沖", "ART", True),
+        ("、", "", False),
+        ("東京", "LOC", False),
+        ("!", "", True),
+    ]
