@@ -18,7 +18,6 @@ from accelerate.utils import gather_object
 from rich.console import Console
 from safetensors import SafetensorError
 from transformers import Trainer, set_seed
-from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.trainer import TRAINING_ARGS_NAME
 
 from eval.scores import evaluate
@@ -34,8 +33,8 @@ from rivegs_mllm.config.trained import local_folder
 from rivegs_mllm.models.adapter import add_adapter, check_init, load_init, save_beside_weights
 from rivegs_mllm.models.base_model import System, base_path, load_base
 from rivegs_mllm.models.batching import SampleEncoder
+from rivegs_mllm.models.generation.batch_plan import plan
 from rivegs_mllm.models.generation.generator import Generator
-from rivegs_mllm.runtime.batching import batches
 from rivegs_mllm.runtime.logs import (
     FLAGS_HELP,
     LOG,
@@ -73,6 +72,7 @@ from rivegs_mllm.training.run.folder import (
     write_metrics,
 )
 from rivegs_mllm.training.seeds import format_seeds, train_seeds
+from rivegs_mllm.training.sharding import gathered_weights
 from rivegs_mllm.training.undecided import decided_posts
 from rivegs_mllm.types import Sample, UserError
 
@@ -165,15 +165,15 @@ class AnswerTrainer(Trainer):
         self.recipe = recipe
         self.padded = self.held = 0  # tokens since the last log: padding, and all
         self.posts = dataset.samples
-        self.pictures = any(sample.image for sample in self.posts)
         cached = recipe.model.cache_pictures
+        pictures = any(sample.image for sample in self.posts)
         self.sampler = length_grouped_sampler(lengths, recipe.train)
         super().__init__(
             model=system.model,
             args=trainer_arguments(recipe.train),
             train_dataset=dataset,
             eval_dataset=dev,
-            data_collator=Collator(dataset.encoder, keep_vision=self.pictures and not cached),
+            data_collator=Collator(dataset.encoder, keep_vision=pictures and not cached),
             compute_loss_func=answer_loss,
             callbacks=[SetEpochCallback(self.sampler, dataset)],
             optimizer_cls_and_kwargs=muon(system.model, recipe.train) if recipe.muon else None,
@@ -209,26 +209,20 @@ class AnswerTrainer(Trainer):
         """F1 of each task over the dev posts, or others, answered by all ranks together."""
         posts = self.eval_dataset if eval_dataset is None else eval_dataset
         rank, world = self.args.process_index, self.args.world_size
-        mine = list(posts[rank::world])
-        share = -(-len(posts) // world)
-        mine += posts[: share - len(mine)]  # as many for every rank, or a sharded model hangs
         self.model.eval()
         generator = Generator(
             self.system,
             self.recipe.data.folder,
             self.recipe.predict.max_new_tokens,
             self.recipe.max_length,
-            keep_vision=self.pictures,
-            synced=is_deepspeed_zero3_enabled(),
         )
+        planned = plan(posts, generator, self.recipe.predict)
         answered = []
-        some_at_a_time = list(batches(mine, self.recipe.predict.batch_size))
-        for some in track(some_at_a_time, "dev", quiet=not self.is_local_process_zero()):
-            answered += generator.answer(some)
+        with gathered_weights(self.model_wrapped):
+            for batch in track(planned[rank::world], "dev", quiet=not self.is_local_process_zero()):
+                answered += generator.answer([posts[index] for index in batch])
         self.model.train()
-        # By id, since the posts that fill up the shares are answered twice.
-        predictions = {prediction.id: prediction for prediction in gather_object(answered)}
-        scores = evaluate(posts, list(predictions.values()))["strict"]["all"]
+        scores = evaluate(posts, gather_object(answered))["strict"]["all"]
         metrics = {f"{metric_key_prefix}_{task.lower()}_f1": figures["f1"] for task, figures in scores.items()}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)

@@ -37,7 +37,7 @@ FLOORS = (
         "eval.metrics",
     ),
     (
-        "rivegs_mllm.predict",
+        "rivegs_mllm.prediction",
         "rivegs_mllm.release",
         "rivegs_mllm.training",
         *(f"rivegs_mllm.published.{own}" for own in ("seqtr", "umt", "hindex")),
@@ -57,6 +57,7 @@ FLOORS = (
     ("rivegs_mllm.compare", "rivegs_mllm.distill", "rivegs_mllm.pipeline", "rivegs_mllm.rehearsal"),
     ("rivegs_mllm.serving",),
     ("rivegs_mllm", "rivegs_mllm.cli"),
+    ("rivegs_mllm.predict",),
 )
 """From the ground up. A module belongs to the longest of these names that begins its own."""
 FLOOR = {room: number for number, floor in enumerate(FLOORS) for room in floor}

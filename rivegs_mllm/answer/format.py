@@ -206,6 +206,11 @@ class AnswerFormat:
             columns, rows = math.ceil(width * grow / factor), math.ceil(height * grow / factor)
         return columns * factor, rows * factor
 
+    def picture_tokens(self, size: tuple[int, int]) -> int:
+        """Tokens of a picture of ``size`` = (width, height). Raises UserError for one that ``resized`` refuses."""
+        width, height = self.resized(size)
+        return width * height // self.patch_factor**2
+
     def grid(self, size: tuple[int, int]) -> tuple[int, int]:
         """The steps (across, down) that cover a picture of ``size`` = (width, height); an edge is a whole number from 0
         to that, both included. Raises UserError for a picture that ``resized`` refuses."""

@@ -25,12 +25,13 @@ from rivegs_mllm.cascade.knowledge.expansion import Expander
 from rivegs_mllm.cascade.tagging.base import Tagger
 from rivegs_mllm.config.answering import Answering, read_answering
 from rivegs_mllm.config.reading.layers import read_layers
+from rivegs_mllm.config.schema import PredictRecipe
 from rivegs_mllm.config.trained import local_folder, trained_folder
 from rivegs_mllm.models.adapter import load_trained, trained_files
 from rivegs_mllm.models.base_model import prepare_for_inference
 from rivegs_mllm.models.device import count_parameters
+from rivegs_mllm.models.generation.batch_plan import plan
 from rivegs_mllm.models.generation.generator import Generator
-from rivegs_mllm.runtime.batching import batches
 from rivegs_mllm.types import Entity, Prediction, Sample, UserError
 
 SEGMENT_OF = {
@@ -45,10 +46,10 @@ SEGMENT_OF = {
 
 @dataclass(frozen=True)
 class EndToEndModel:
-    """The loaded model, how many posts it answers at a time, and the calibration that was stored with the adapter."""
+    """The loaded model, its settings of prediction, and the calibration that was stored with the adapter."""
 
     generator: Generator
-    batch_size: int
+    settings: PredictRecipe
     calibration: Calibration | None
 
     @property
@@ -56,13 +57,17 @@ class EndToEndModel:
         """How many base and adapter have."""
         return count_parameters(self.generator.system.model)
 
+    def batches(self, samples: Sequence[Sample]) -> list[list[int]]:
+        """Indices of all samples, batch by batch."""
+        return plan(samples, self.generator, self.settings)
+
 
 def load_end_to_end(settings: Answering, weights: Path, folder: Path) -> EndToEndModel:
     """``weights`` is the adapter, ``folder`` what pictures are relative to. Raises UserError where it does not load."""
     calibration = read_calibration(weights)
     system = prepare_for_inference(load_trained(weights, settings))
     generator = Generator(system, folder, settings.predict.max_new_tokens, settings.max_length)
-    return EndToEndModel(generator, settings.predict.batch_size, calibration)
+    return EndToEndModel(generator, settings.predict, calibration)
 
 
 @dataclass
@@ -125,7 +130,8 @@ class MllmStage:
     def __call__(self, samples: Sequence[Sample], partials: Sequence[Prediction]) -> list[Prediction]:
         filled = list(partials)
         open_ = [index for index, partial in enumerate(partials) if self._has_work(samples[index], partial)]
-        for batch in batches(open_, self.model.batch_size):
+        for planned in self.model.batches([samples[index] for index in open_]):
+            batch = [open_[place] for place in planned]
             answers = self._answers([samples[index] for index in batch], [partials[index] for index in batch])
             for index, answer in zip(batch, answers, strict=True):
                 filled[index] = self._filled(partials[index], answer)
@@ -205,8 +211,11 @@ class EndToEndStage:
 
     def __call__(self, samples: Sequence[Sample], partials: Sequence[Prediction]) -> list[Prediction]:
         generator, calibration = self.model.generator, self.model.calibration
-        answers = [answer for batch in batches(samples, self.model.batch_size) for answer in generator.answer(batch)]
-        return answers if calibration is None else [calibration.apply(answer) for answer in answers]
+        answers = list(partials)
+        for batch in self.model.batches(samples):
+            for index, answer in zip(batch, generator.answer([samples[index] for index in batch]), strict=True):
+                answers[index] = answer if calibration is None else calibration.apply(answer)
+        return answers
 
 
 def _before(segments: tuple[str, ...], slot: str) -> tuple[str, ...]:

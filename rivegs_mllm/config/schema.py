@@ -141,7 +141,10 @@ class AnswerRecipe:
 class PredictRecipe:
     """The settings of generation."""
 
-    batch_size: BatchSize = 8
+    batch_tokens: TokenCount = 16384
+    """How many tokens a batch may have, answers at their longest and padding among them: what memory it takes."""
+    batch_size: BatchSize = 64
+    """How many posts a batch may have, whatever their length."""
     max_new_tokens: TokenCount = 512
 
     def __post_init__(self) -> None:

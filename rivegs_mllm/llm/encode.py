@@ -19,7 +19,7 @@ from rivegs_mllm.config.trained import local_folder
 from rivegs_mllm.data.images import OVERVIEW_SIDE, PictureError, open_for_model
 from rivegs_mllm.llm.embeddings import ImageFeatures, TextFeatures, TextImagePair, UmtFeatures, normalize_rows
 from rivegs_mllm.models.adapter import load_trained
-from rivegs_mllm.models.base_model import System
+from rivegs_mllm.models.base_model import System, prepare_for_inference
 from rivegs_mllm.models.batching import SampleEncoder, Tensors, batch
 from rivegs_mllm.models.device import best_device
 from rivegs_mllm.models.pretrained import resolve_model_path
@@ -80,13 +80,13 @@ def encode_by_mllm(recipe: Path, adapter: Path, contents: Sequence[TextImagePair
     """(contents, d): the mean of the fine-tuned model's last hidden states over its prompt, of length 1."""
     folder = local_folder(adapter)
     settings = read_answering(recipe, trained=folder)
-    system = load_trained(folder, settings)
-    system.model.eval()
+    system = prepare_for_inference(load_trained(folder, settings))
     encoder = SampleEncoder(system.processor)
     nothing = {"answer": torch.empty(0, dtype=torch.long), "weights": torch.empty(0)}
     made = []
     faults: list[str] = []
-    for some in _batches(contents, settings.predict.batch_size, "model features"):
+    rows_at_a_time = max(1, settings.predict.batch_tokens // settings.max_length)
+    for some in _batches(contents, rows_at_a_time, "model features"):
         rows = [{**_prompt(content, system, encoder, faults), **nothing} for content in some]
         inputs = batch(rows, encoder.tokenizer.pad_token_id)
         inputs = {key: value.to(system.model.device) for key, value in inputs.items()}

@@ -17,6 +17,7 @@ from rivegs_mllm.config.trained import local_folder, trained_folder
 from rivegs_mllm.models.adapter import answering_of, load_trained
 from rivegs_mllm.models.base_model import prepare_for_inference
 from rivegs_mllm.models.device import best_device, good_dtype
+from rivegs_mllm.models.generation.batch_plan import plan
 from rivegs_mllm.models.generation.generator import Generator
 from rivegs_mllm.pipeline.system import ROOT, Pipeline, checked_threshold, wanted_fields
 from rivegs_mllm.runtime.foreign import one_line
@@ -88,7 +89,10 @@ def _single(
 
     def answer(samples: Sequence[Sample], wanted: tuple[str, ...], own: float | None) -> list[Prediction]:
         last = None if wanted == answer_format.segments else wanted[-1]
-        return _decided(generator.answer(samples, last=last), _calibration(calibration, own))
+        answers: dict[int, Prediction] = {}
+        for batch in plan(samples, generator, recipe.predict):
+            answers |= zip(batch, generator.answer([samples[index] for index in batch], last=last), strict=True)
+        return _decided([answers[index] for index in range(len(samples))], _calibration(calibration, own))
 
     return Pipeline(
         answer, answer_format.types, fields, str(system.model.device), batch_size or recipe.predict.batch_size

@@ -149,7 +149,9 @@ def check_time(
     every = train.eval_steps if train.eval_strategy == "steps" else math.ceil(load.posts / batch)
     every = int(every * steps) if every < 1 else every
     times = int(steps // every) if every else 0
-    rounds = math.ceil(load.dev / machine.all / recipe.predict.batch_size)
+    settings = recipe.predict
+    together = settings.batch_tokens // math.ceil(load.tokens + settings.max_new_tokens)
+    rounds = math.ceil(load.dev / machine.all / max(1, min(together, settings.batch_size)))
     reading = own.parameters * 2 / (gpu.bandwidth * READING)
     each = rounds * load.answer * reading + load.dev * forward / (machine.all * gpu.flops * UTILISATION)
     share = times * each / (times * each + steps * second)

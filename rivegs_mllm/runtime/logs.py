@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from logging.handlers import MemoryHandler
 from pathlib import Path
 
+from rivegs_mllm.runtime.ranks import are_joined, is_first
 from rivegs_mllm.types import UserError
 
 LOG = "log.txt"
@@ -78,7 +79,12 @@ def take_flags(arguments: Sequence[str]) -> tuple[list[str], set[str]]:
 
 
 def tell_error(error: Exception, flags: set[str]) -> None:
-    """Prints one line that says what is wrong, below the stack trace where ``--debug`` is among the flags."""
+    """Prints one line that says what is wrong, below the stack trace where ``--debug`` is among the flags.
+
+    What launched processes find before they are joined is the same for all, and told by the first.
+    """
+    if not (is_first() or are_joined()):
+        return
     if "--debug" in flags:
         traceback.print_exception(error)
     print(f"error: {error}", file=sys.stderr)

@@ -40,9 +40,9 @@ class RateColumn(ProgressColumn):
         return Text(f"{task.speed:.1f}/s" if task.speed else "")
 
 
-def progress() -> Progress:
-    """A bar a task, with how many are done, how many a second, and the time that is left."""
-    return Progress(TextColumn("{task.description}"), *_columns(), console=Console(stderr=True))
+def progress(quiet: bool = False) -> Progress:
+    """A bar a task, with how many are done, how many a second, and the time that is left; nothing where ``quiet``."""
+    return Progress(TextColumn("{task.description}"), *_columns(), console=Console(stderr=True), disable=quiet)
 
 
 def _columns() -> tuple[ProgressColumn, ...]:

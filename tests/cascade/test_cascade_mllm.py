@@ -18,7 +18,7 @@ from rivegs_mllm.cascade.knowledge.expansion import NoExpander
 from rivegs_mllm.cascade.mllm import EndToEndStage, Mllm, load_end_to_end
 from rivegs_mllm.cascade.runner import Step, run_steps
 from rivegs_mllm.config.schema import read_recipe
-from rivegs_mllm.predict import predict
+from rivegs_mllm.prediction.run import predict
 from rivegs_mllm.types import Box, Entity, Prediction, UserError
 
 

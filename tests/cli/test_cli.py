@@ -124,7 +124,7 @@ def test_prediction_goes_on_where_it_was_killed(emblems, tmp_path):
     assert [answer.id for answer in expected] == [sample.id for sample in read_split(emblems, "test")]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["whole.jsonl", "whole.recipe.yaml"]
 
-    partial = tmp_path / "killed.jsonl.partial"
+    partial = tmp_path / "killed.jsonl.parts" / "0.jsonl"
     running = subprocess.Popen([sys.executable, "-m", "rivegs_mllm.cli.main", *predict_command(emblems, out)], cwd=ROOT)
     while running.poll() is None and not (partial.exists() and partial.read_bytes().count(b"\n") >= 2):
         time.sleep(0.01)
@@ -136,14 +136,14 @@ def test_prediction_goes_on_where_it_was_killed(emblems, tmp_path):
     marked = orjson.dumps({**orjson.loads(first), "knowledge": "kept"}) + b"\n"
     partial.write_bytes(marked + b"".join(lines)[:-20])
     assert main(predict_command(emblems, out)) == 0
-    answers = read_predictions(out)
-    assert answers[0] == dataclasses.replace(expected[0], knowledge="kept")
-    assert answers[1:] == expected[1:]
+    kept = orjson.loads(first)["id"]
+    expected = [dataclasses.replace(own, knowledge="kept") if own.id == kept else own for own in expected]
+    assert read_predictions(out) == expected
 
 
-def test_a_partial_file_of_another_run_is_refused(emblems, tmp_path, capsys):
-    (tmp_path / "p.jsonl.partial").write_bytes(b"")
-    (tmp_path / "p.jsonl.partial.run").write_text("another run")
+def test_a_part_of_another_run_is_refused(emblems, tmp_path, capsys):
+    (tmp_path / "p.jsonl.parts").mkdir()
+    (tmp_path / "p.jsonl.parts" / "run").write_text("another run")
     assert main(predict_command(emblems, tmp_path / "p.jsonl")) == 2
     assert "another run" in capsys.readouterr().err
 

@@ -22,7 +22,7 @@ from rivegs_mllm.data.jsonl import SPLITS, read_predictions, read_split, write_r
 from rivegs_mllm.distill.config import DistillData
 from rivegs_mllm.distill.runner import distill
 from rivegs_mllm.distill.tasks import CaptionTask
-from rivegs_mllm.predict import predict
+from rivegs_mllm.prediction.run import predict
 from rivegs_mllm.train import train
 from rivegs_mllm.training.preview import write_preview
 from rivegs_mllm.types import Prediction, UserError

@@ -76,11 +76,6 @@ def test_the_answers_are_of_their_posts(samples, answers):
         assert [entity.text for entity in answer.entities] == [entity.text for entity in sample.entities]
 
 
-def test_a_blank_picture_beside_posts_without_one_changes_nothing(system, learned, generator, samples):
-    kept = Generator(system, learned / "data", 100, keep_vision=True)
-    assert unscored(kept.answer(samples[1:2])) == unscored(generator.answer(samples[1:2]))
-
-
 def encode(generator: Generator, sample: Sample) -> dict[str, torch.Tensor]:
     system = generator.system
     return encode_prompt(sample, generator.folder, generator.encoder, system.answer_format, system.instruction)

@@ -8,7 +8,7 @@ import pytest
 
 from eval.analysis.calibration import FILE_NAME, Calibration, write_calibration
 from rivegs_mllm.config.schema import read_recipe
-from rivegs_mllm.predict import _run_name, predict
+from rivegs_mllm.prediction.run import _run_name, predict
 from rivegs_mllm.types import UserError
 
 
@@ -39,8 +39,8 @@ def test_scores_and_decisions_are_calibrated(trained, adapter, tmp_path):
 
 
 def test_a_run_does_not_go_on_under_another_calibration(trained, adapter, tmp_path):
-    (tmp_path / "p.jsonl.partial").touch()
-    (tmp_path / "p.jsonl.partial.run").write_text(_run_name(read_recipe(trained.recipe), trained.samples, adapter))
+    (tmp_path / "p.jsonl.parts").mkdir()
+    (tmp_path / "p.jsonl.parts" / "run").write_text(_run_name(read_recipe(trained.recipe), trained.samples, adapter))
     path = write_calibration(adapter, Calibration(1.5), {})
     with pytest.raises(UserError, match="another run"):
         answered(trained, adapter, tmp_path / "p.jsonl")

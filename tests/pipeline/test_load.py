@@ -24,7 +24,7 @@ from rivegs_mllm.config.trained import FILE_NAME, is_hub_id
 from rivegs_mllm.data.images import MissingPictureError, PictureError, picture_size
 from rivegs_mllm.data.jsonl import read_predictions
 from rivegs_mllm.models.adapter import load_adapter, load_trained, save_beside_weights
-from rivegs_mllm.predict import predict
+from rivegs_mllm.prediction.run import predict
 from rivegs_mllm.types import UserError
 
 

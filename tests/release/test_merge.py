@@ -22,7 +22,7 @@ from rivegs_mllm.answer.format import AnswerFormat
 from rivegs_mllm.cli.main import main
 from rivegs_mllm.data.jsonl import read_predictions, read_split
 from rivegs_mllm.models.adapter import answering_of, load_adapter_alone
-from rivegs_mllm.predict import predict
+from rivegs_mllm.prediction.run import predict
 from rivegs_mllm.release import alone
 from rivegs_mllm.release import merge as merging
 from rivegs_mllm.train import make_trainer

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 
 from rivegs_mllm.cli.commands.evaluate import ReportArgs, write_page
@@ -15,6 +16,7 @@ from rivegs_mllm.runtime.files import check_output
 from rivegs_mllm.runtime.lock import lock_file, lock_folder
 from rivegs_mllm.runtime.logs import log_to, quiet_transformers
 from rivegs_mllm.runtime.post_errors import is_incomplete, summary
+from rivegs_mllm.runtime.ranks import is_first, world_size
 from rivegs_mllm.training.options import add_training_options, training_overrides
 from rivegs_mllm.types import UserError
 
@@ -179,11 +181,15 @@ def _predict(args: argparse.Namespace, overrides: list[str]) -> int:
     from rivegs_mllm.runtime.files import write_text
 
     samples = read_split(args.data, args.split, _unreadable(args))
+    run = _predict_cascade if is_cascade(args.recipe) else _predict_end_to_end
+    if not is_first():  # it answers its share; the first process speaks and writes
+        with redirect_stdout(None), log_to(args.out.with_name(f"{args.out.name}.log")):
+            run(args, overrides, samples)
+        return 0
     for out in (args.out, recipe_file(args.out), *([args.report] if args.report else [])):
         check_output(out, [args.recipe, *args.data.glob("*.jsonl")])
     if args.untuned:
         print("warning: --untuned is now called --base-model, and goes with the next version", file=sys.stderr)
-    run = _predict_cascade if is_cascade(args.recipe) else _predict_end_to_end
     with lock_file(args.out), log_to(args.out.with_name(f"{args.out.name}.log")):
         predictions, types = run(args, overrides, samples)
         write_text(recipe_file(args.out), as_yaml(read_layers(args.recipe, overrides)))
@@ -206,7 +212,7 @@ def _unreadable(args: argparse.Namespace) -> frozenset[int]:
     from data_builders.bad_posts import FOR_PREDICTION, find_bad_posts
 
     found = find_bad_posts(args.data, [args.split], True, FOR_PREDICTION.__contains__)
-    for line in found.summary():
+    for line in found.summary() if is_first() else ():
         print(line, file=sys.stderr)
     return found.lines[args.split]
 
@@ -216,7 +222,7 @@ def _predict_end_to_end(args: argparse.Namespace, overrides: list[str], samples:
     from rivegs_mllm.config.answering import read_answering
     from rivegs_mllm.config.trained import local_folder, trained_folder
     from rivegs_mllm.data.entity_types import check_shared
-    from rivegs_mllm.predict import predict
+    from rivegs_mllm.prediction.run import predict
 
     adapter = None
     if not args.base_model:
@@ -234,6 +240,8 @@ def _predict_cascade(args: argparse.Namespace, overrides: list[str], samples: li
     from rivegs_mllm.cascade.config import predict_cascade, read_cascade
     from rivegs_mllm.data.entity_types import check_shared, of_types
 
+    if world_size() > 1:
+        raise UserError(f"{args.recipe} is a cascade, which one process runs: start it with `rivegs predict`")
     if args.adapter or args.base_model:
         raise UserError(f"{args.recipe} is a cascade, whose stages name their own weights: --SLOT.adapter=FOLDER")
     recipe = read_cascade(args.recipe, overrides, args.data)

@@ -13,7 +13,7 @@ from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteria
 from rivegs_mllm.answer.serialization import AnswerLine, parse
 from rivegs_mllm.data.images import PictureError, with_size
 from rivegs_mllm.models.base_model import System, check_decision_tokens
-from rivegs_mllm.models.batching import SampleEncoder, Tensors, batch, dummy_row, encode_prompt, ensure_picture
+from rivegs_mllm.models.batching import SampleEncoder, Tensors, batch, encode_prompt
 from rivegs_mllm.models.generation.mention_constraint import MentionConstraint, TokenBytes
 from rivegs_mllm.models.generation.prefix import answer_prefix
 from rivegs_mllm.models.generation.processors import (
@@ -43,8 +43,7 @@ class Generator:
 
     Pictures are looked up from ``folder``, boxes are in pixels of the upright originals. ``max_length`` is the most
     tokens that a prompt may have, so that memory is bounded whatever a post holds: none is longer than a prompt and
-    answer of training. ``keep_vision`` and ``synced`` are for ranks that share a sharded model. Raises UserError where
-    ``max_new_tokens`` leave no room for a prompt in the model's context.
+    answer of training. Raises UserError where ``max_new_tokens`` leave no room for a prompt in the model's context.
     """
 
     def __init__(
@@ -53,8 +52,6 @@ class Generator:
         folder: Path,
         max_new_tokens: int,
         max_length: int = 2048,
-        keep_vision: bool = False,
-        synced: bool = False,
     ):
         context = system.model.config.get_text_config().max_position_embeddings
         self.system = system
@@ -66,8 +63,6 @@ class Generator:
                 f"{context} tokens; lower it"
             )
         self.encoder = SampleEncoder(system.processor)
-        self.dummy = dummy_row(self.encoder) if keep_vision else None
-        self.synced = synced
         self.decision = check_decision_tokens(system.processor.tokenizer)
         self.token_bytes = TokenBytes(system.processor.tokenizer)
         tokenizer = self.encoder.tokenizer
@@ -155,7 +150,7 @@ class Generator:
             }
             for prompt, prefix in zip(prompts, prefixes, strict=True)
         ]
-        inputs = batch(ensure_picture(rows, self.dummy), tokenizer.pad_token_id)
+        inputs = batch(rows, tokenizer.pad_token_id)
         inputs = {key: value.to(model.device) for key, value in inputs.items()}
         columns = inputs["input_ids"].shape[1]
         scores = VisibleScores(*self.decision)
@@ -168,13 +163,12 @@ class Generator:
             generation_config=self.settings,
             logits_processor=LogitsProcessorList([scores, mentions]),  # scores first: the model's, not the constraint's
             stopping_criteria=StoppingCriteriaList(stops),
-            synced_gpus=self.synced,
         )
-        generated = output[: len(prompts), columns:].tolist()
+        generated = output[:, columns:].tolist()
         return [
             self._read(prompt, prefix, tokens, probabilities, segments)
             for prompt, prefix, tokens, probabilities in zip(
-                prompts, prefixes, generated, scores.probabilities(len(prompts)), strict=True
+                prompts, prefixes, generated, scores.probabilities(), strict=True
             )
         ]
 

@@ -28,9 +28,9 @@ class VisibleScores(LogitsProcessor):
         self.steps.append((scores[:, yes] - scores[:, no]).float().sigmoid())
         return scores
 
-    def probabilities(self, rows: int) -> list[list[float]]:
-        """The probability of yes at each step, of the first ``rows`` rows."""
-        return torch.stack(self.steps, 1)[:rows].tolist()
+    def probabilities(self) -> list[list[float]]:
+        """The probability of yes at each step, row by row."""
+        return torch.stack(self.steps, 1).tolist()
 
 
 def visible_scores(

@@ -187,5 +187,4 @@ def picture_tokens(sample: Sample, answer_format: AnswerFormat) -> int:
         return 0
     if sample.size is None:
         raise UserError(f"sample {sample.id}: has a picture but no size; record it as [width, height]")
-    width, height = answer_format.resized(sample.size)
-    return width * height // answer_format.patch_factor**2 - 1
+    return answer_format.picture_tokens(sample.size) - 1
