@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from logging.handlers import MemoryHandler
 from pathlib import Path
 
+from rivegs_mllm.runtime.foreign import one_line
 from rivegs_mllm.runtime.ranks import are_joined, is_first
 from rivegs_mllm.types import UserError
 
@@ -91,19 +92,29 @@ def tell_error(error: Exception, flags: set[str]) -> None:
 
 
 def missing_extra(error: ImportError) -> UserError:
-    """The error as a message that names the extra to install. Raises it again where no extra has what is missing."""
+    """The error as a message that names the extra to install, or what an installed one of another version lacks.
+
+    Raises it again where no extra has what is missing.
+    """
     name = (error.name or "").partition(".")[0]
     if name not in EXTRAS:  # transformers and accelerate say it in words
         name = next((own for own in EXTRAS if own in str(error).lower()), "")
     if not name:
         raise error
-    return _not_installed(name)
+    return UserError(f"{name}: {one_line(error)}") if _is_installed(name) else _not_installed(name)
 
 
 def check_installed(module: str) -> None:
     """Raises UserError that names the extra of a module of EXTRAS, where it is not installed."""
-    if importlib.util.find_spec(module) is None:
+    if not _is_installed(module):
         raise _not_installed(module)
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):  # of one whose import is blocked
+        return False
 
 
 def _not_installed(module: str) -> UserError:

@@ -20,7 +20,7 @@ def gathered_weights(engine: nn.Module) -> Iterator[None]:
     if not is_deepspeed_zero3_enabled():
         yield
         return
-    from deepspeed.zero import unwrap_model_for_generation  # of the extra `deepspeed`
+    from deepspeed.runtime.zero import unwrap_model_for_generation  # of the extra `deepspeed`
 
     with unwrap_model_for_generation(engine):
         yield

@@ -1,8 +1,13 @@
 """Without the extra distill: cascades and training that ask no teacher run, and what does need it says so."""
 
+import importlib
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
+
+from rivegs_mllm.runtime.logs import missing_extra
 
 ROOT = Path(__file__).parents[2]
 
@@ -45,3 +50,9 @@ def test_without_the_extra(tmp_path, emblems):
     assert len(said) == 3
     assert all("pip install 'rivegs-mllm[distill]'" in line for line in said)
     assert not (tmp_path / "new").exists(), "nothing is asked before it is known that answers can be kept"
+
+
+def test_what_an_installed_package_lacks_is_no_missing_extra():
+    with pytest.raises(ImportError) as caught:
+        importlib.import_module("pyarrow.of_another_version")
+    assert str(missing_extra(caught.value)) == "pyarrow: No module named 'pyarrow.of_another_version'"

@@ -102,7 +102,10 @@ def _faults_of_a_launch(words: Sequence[str]) -> Iterator[str]:
         module, recipe, *rest = words[words.index("-m") + 1 :]
         if not is_there(module):
             yield f"no module {module}"
-        yield from _faults_of_a_recipe(Path(recipe), rest)
+        if module == "rivegs_mllm.predict":
+            yield from _faults_of_a_verb(["predict", recipe, *rest])
+        else:
+            yield from _faults_of_a_recipe(Path(recipe), rest)
 
 
 def _faults_of_python(words: Sequence[str]) -> Iterator[str]:
