@@ -65,8 +65,7 @@ def test_two_processes_write_what_one_writes(trained, tmp_path, alone):
     assert {own.name for own in tmp_path.iterdir()} <= {"p.jsonl", "p.recipe.yaml", "p.jsonl.log"}
 
 
-@pytest.mark.parametrize("count", [1, 3])
-def test_what_two_began_others_finish(trained, tmp_path, alone, count):
+def test_what_two_began_one_finishes(trained, tmp_path, alone):
     out, parts = tmp_path / "p.jsonl", tmp_path / "p.jsonl.parts"
     running = launch(2, command(trained, out))
     begun = [parts / "0.jsonl", parts / "1.jsonl"]
@@ -79,8 +78,7 @@ def test_what_two_began_others_finish(trained, tmp_path, alone, count):
         pytest.skip("they were quicker")
     kept = begun[1].read_bytes()
     begun[0].write_bytes(begun[0].read_bytes()[:-20])  # the last line is cut in the middle
-    results = ended(launch(count, command(trained, out)))
-    assert [own[0] for own in results] == [0] * count, results
+    assert main(["predict", *command(trained, out)]) == 0
     assert out.read_bytes() == alone
     assert kept.splitlines()[0] in alone.splitlines()
     assert not parts.exists()
@@ -97,18 +95,21 @@ def test_one_that_fails_ends_the_others_with_a_line(trained, tmp_path):
     assert "Traceback" not in first[2]
 
 
-def test_what_all_find_wrong_is_told_once(trained, tmp_path):
-    results = ended(launch(2, command(trained, tmp_path / "p.jsonl", "--split", "nothing")))
-    assert [own[0] for own in results] == [2, 2]
-    assert "no split 'nothing'" in results[0][2]
-    assert results[1][2] == ""
+@pytest.mark.parametrize("rank", [0, 1])
+def test_what_all_find_wrong_is_told_once(trained, tmp_path, capsys, monkeypatch, rank):
+    arguments = command(trained, tmp_path / "p.jsonl", "--split", "nothing")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", str(rank))
+    assert main(["predict", *arguments]) == 2
+    assert ("no split 'nothing'" in capsys.readouterr().err) == (rank == 0)
 
 
-def test_a_cascade_is_refused(tmp_path, emblems):
+def test_a_cascade_is_refused(tmp_path, emblems, capsys, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
     recipe = tmp_path / "cascade.yaml"
     recipe.write_text("tagger: {type: gold}\n")
-    results = ended(launch(2, [str(recipe), "--data", str(emblems), "--out", str(tmp_path / "p.jsonl")]))
-    assert "start it with `rivegs predict`" in results[0][2], results
+    assert main(["predict", str(recipe), "--data", str(emblems), "--out", str(tmp_path / "p.jsonl")]) == 2
+    assert "start it with `rivegs predict`" in capsys.readouterr().err
 
 
 def test_answers_without_their_run_are_not_taken(trained, tmp_path, alone):
