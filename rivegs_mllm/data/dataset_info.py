@@ -72,10 +72,11 @@ def read_info(folder: Path) -> DatasetInfo | None:
     types = types_in(raw, path)
     posts, entities = (_counts(path, key, raw.get(key)) for key in ("posts", "entities"))
     sources = _list(path, "sources", raw.get("sources", []))
-    if not all(type(one) is str for one in sources):
+    paths = [one for one in sources if isinstance(one, str)]
+    if len(paths) < len(sources):
         raise UserError(f"{path}: sources: {shown(sources)} is not a list of paths")
     made = _string(path, "format", raw), _string(path, "boxes", raw)
-    return DatasetInfo(types, posts, entities, *made, tuple(sources))
+    return DatasetInfo(types, posts, entities, *made, tuple(paths))
 
 
 def types_in(raw: Mapping[str, object], path: Path) -> dict[str, str]:

@@ -110,7 +110,7 @@ class Post:
 
     def rows(self) -> list[tuple[str, ...]]:
         """The entities as the texts of a table, with the columns of ``ROW``; one that the system repeats comes once."""
-        first: dict[tuple, Entity] = {}
+        first: dict[tuple[str, str, tuple[int, int] | None], Entity] = {}
         for entity in self.entities:
             first.setdefault((entity.text, entity.type, entity.span), entity)
         named = {(own.text, own.type) for own in first.values() if own.span}

@@ -150,7 +150,7 @@ def quiet_loading() -> Iterator[None]:
     if os.environ.get(VARIABLE) == "debug":
         yield
         return
-    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
     from transformers.utils import logging as transformers_logging
 
     restore = [transformers_logging.enable_progress_bar] if transformers_logging.is_progress_bar_enabled() else []
