@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 
 def command(trained, out: Path, *more: str) -> list[str]:
     adapter = read_recipe(trained.recipe).train.output_dir
-    small = ["--predict.batch_size=2", "--adapter", adapter]
+    small = ["--predict.batch_size=1", "--adapter", adapter]
     return [str(trained.recipe), "--data", str(trained.data), "--split", "dev", "--out", str(out), *small, *more]
 
 
@@ -130,5 +130,5 @@ def test_other_settings_are_refused_and_another_batch_is_not(trained, tmp_path, 
     assert parts.exists()
     assert main(["predict", *command(trained, out, "--predict.max_new_tokens=9")]) == 2
     assert "is of another run" in capsys.readouterr().err
-    assert main(["predict", *command(trained, out, "--predict.batch_size=1")]) == 0
+    assert main(["predict", *command(trained, out, "--predict.batch_size=2")]) == 0
     assert len(read_predictions(out)) == len(trained.samples)
