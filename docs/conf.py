@@ -30,7 +30,7 @@ autodoc_typehints_format = "short"
 python_maximum_signature_line_length = 100
 
 NAVIGATION = {
-    "Use": ["docs/use", "docs/api"],
+    "Use": ["docs/use", "docs/serving", "docs/api"],
     "Data": ["docs/data", "docs/import", "docs/format"],
     "Train": ["docs/training", "recipes/README", "rivegs_mllm/tiny/base/README"],
     "Cascade": ["docs/cascade", "docs/published_seqtr", "docs/distilling"],

@@ -85,12 +85,14 @@ def test_everything_is_installed_under_the_lock_and_runs_as_no_root(path):
 def test_compose_shares_memory_and_its_commands_are_understood():
     path = FOLDER / "compose.yaml"
     services = yaml.safe_load(path.read_text())["services"]
-    assert services.keys() == {"cpu", "cuda"}
+    assert services.keys() == {"cpu", "serve", "cuda"}
     for own in services.values():
         assert own["ipc"] == "host"
         assert (path.parent / own["build"]["context"]).resolve() == ROOT
         assert (ROOT / own["build"]["dockerfile"]).is_file()
     assert services["cuda"]["deploy"]["resources"]["reservations"]["devices"][0]["capabilities"] == ["gpu"]
+    own = [word.replace("${MODEL:-runs/demo/model}", "runs/demo/model") for word in services["serve"]["command"]]
+    assert list(faults_of(Command(("rivegs", *own), whole=True))) == []
     text = path.read_text().replace("\\\n#    ", "")
     said = re.findall(r"run --rm (?:--entrypoint (\w+) )?(?:cpu|cuda) (.*)", text)
     assert len(said) == 4

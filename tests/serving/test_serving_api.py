@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -38,12 +39,25 @@ class Post(NamedTuple):
         return base64.b64encode(self.picture).decode()
 
 
-def start(source: Path, *options: str) -> tuple[subprocess.Popen, Client]:
+@contextmanager
+def started(source: Path, *options: str) -> Iterator[tuple[subprocess.Popen, Client]]:
+    """The server as a process, which may be ended within the block and is over behind it."""
     words = [sys.executable, "-c", COMMAND, "serve", str(source), "--port", "0", *options]
     process = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    line = process.stdout.readline()
-    assert line.startswith(f"serving {source} on http://127.0.0.1:"), process.communicate()
-    return process, Client(int(line.split("127.0.0.1:")[1].split()[0]))
+    try:
+        line = process.stdout.readline()
+        assert line.startswith(f"serving {source} on http://127.0.0.1:"), process.communicate()
+        yield process, Client(int(line.split("127.0.0.1:")[1].split()[0]))
+    finally:
+        process.kill()
+        process.wait()
+
+
+def end(process: subprocess.Popen, number: int) -> tuple[int, str]:
+    """Its exit code after a signal, and what it has said on its way."""
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    return process.returncode, said
 
 
 @pytest.fixture(scope="module")
@@ -61,11 +75,9 @@ def posts(trained) -> list[Post]:
 
 @pytest.fixture(scope="module")
 def served(run) -> Iterator[Client]:
-    process, client = start(run)
-    yield client
-    process.send_signal(signal.SIGTERM)
-    _, said = process.communicate(timeout=60)
-    assert (process.returncode, said) == (0, "")
+    with started(run) as (process, client):
+        yield client
+        assert end(process, signal.SIGTERM) == (0, "")
 
 
 @pytest.fixture(scope="module")
@@ -195,31 +207,22 @@ def body_of(described: dict, path: str) -> list[dict]:
 
 
 def test_sigterm_answers_what_is_in_hand(run, posts):
-    process, client = start(run, "--batch-size", "2")
     asked = [form({"text": post.text}, post.picture) for post in posts * 2]
-    with ThreadPoolExecutor(len(asked)) as clients:
+    with started(run, "--batch-size", "2") as (process, client), ThreadPoolExecutor(len(asked)) as clients:
         coming = [clients.submit(client.post, "/v1/ground", *own) for own in asked]
         while client.get("/health").json()["waiting"] < len(asked) - 4:
             pass
-        process.send_signal(signal.SIGTERM)
-        statuses = [own.result().status for own in coming]
-    _, said = process.communicate(timeout=60)
-    assert statuses == [200] * len(asked)
-    assert (process.returncode, said) == (0, "")
+        assert end(process, signal.SIGTERM) == (0, "")
+        assert [own.result().status for own in coming] == [200] * len(asked)
 
 
 def test_a_cascade(trained, tmp_path):
     recipe = tmp_path / "cascade.yaml"
     slots = ("knowledge", "tagger", "expander", "entailment", "grounder")
     recipe.write_text("".join(f"{slot}: {{type: mllm, recipe: {trained.recipe}}}\n" for slot in slots))
-    process, client = start(recipe, "--batch_size=3")
-    try:
-        answer = client.json("/v1/ground", {"text": trained.samples[0].text}).json()
-        assert answer["entities"]
-    finally:
-        process.send_signal(signal.SIGINT)
-        process.communicate(timeout=60)
-    assert process.returncode == 0
+    with started(recipe, "--batch_size=3") as (process, client):
+        assert client.json("/v1/ground", {"text": trained.samples[0].text}).json()["entities"]
+        assert end(process, signal.SIGINT) == (0, "")
 
 
 def test_mistakes_are_one_line_before_anything_is_loaded(run, capsys):
