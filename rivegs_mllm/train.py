@@ -215,6 +215,7 @@ class AnswerTrainer(Trainer):
             self.recipe.data.folder,
             self.recipe.predict.max_new_tokens,
             self.recipe.max_length,
+            constrain=self.recipe.predict.constrain,
         )
         planned = plan(posts, generator, self.recipe.predict)
         answered = []

@@ -36,10 +36,12 @@ from rivegs_mllm.types import Box, Entity, Prediction, UserError
 
 YES, NO = " yes", " no"
 """The words of the visibility decision as they follow ``line_start("visible", n)``: one token each."""
+NO_ENTITY = "entity: none"
+"""The line of a post without entity."""
 
 _LABELS = dict(zip(SEGMENTS, ("knowledge", "entity", "expression", "visible", "box"), strict=True))
+_DECISIONS = {YES.strip(): True, NO.strip(): False}
 _SEGMENT_OF = {label: segment for segment, label in _LABELS.items()}
-_NO_ENTITY = "entity: none"
 # At most six digits: no post has more entities, and int() raises from 4300 digits on.
 _LINE = re.compile(r"(knowledge|entity|expression|visible|box)(?: ([0-9]{1,6}))?: ?(.*)")
 # Greedy, so that the last bracket holds the type: a mention may have brackets of its own.
@@ -133,6 +135,16 @@ def parse(
     return Prediction(id, _unescape(knowledge or ""), entities, raw=text, errors=(*errors, *faults))
 
 
+def given_entities(text: str, answer_format: AnswerFormat) -> dict[int, bool | None]:
+    """The number of each entity in the beginning of an answer, and whether it is visible, None where not said."""
+    lines, _ = _read_lines(text, answer_format)
+    return {
+        number: _DECISIONS.get(lines.get(("visible", number), "").strip())
+        for segment, number in lines
+        if segment == "entities" and number is not None
+    }
+
+
 def _line(segment: str, number: int | None, content: str) -> AnswerLine:
     start = line_start(segment, number)
     return AnswerLine(segment, f"{start} {content}\n" if content else f"{start}\n")
@@ -140,7 +152,7 @@ def _line(segment: str, number: int | None, content: str) -> AnswerLine:
 
 def _entity_lines(tokens: Sequence[str], entities: Sequence[Entity], answer_format: AnswerFormat) -> list[AnswerLine]:
     if not entities:
-        return [AnswerLine("entities", f"{_NO_ENTITY}\n")]
+        return [AnswerLine("entities", f"{NO_ENTITY}\n")]
     pieces, spans = [], _Spans(tokens)
     for number, entity in enumerate(entities, 1):
         if entity.type not in answer_format.types:
@@ -239,7 +251,7 @@ def _read_lines(text: str, answer_format: AnswerFormat) -> tuple[_Lines, list[st
     for line in whole:
         match = _LINE.fullmatch(line)
         segment = match and _SEGMENT_OF[match[1]]
-        if match is None or (match[2] is None) != (segment == "knowledge" or line == _NO_ENTITY):
+        if match is None or (match[2] is None) != (segment == "knowledge" or line == NO_ENTITY):
             if line.strip():
                 errors.append(f"not a line of an answer: {_shown(line)}")
             continue
@@ -266,7 +278,7 @@ def _read_entities(
     if ("entities", None) not in lines and not numbers and "entities" in answer_format.segments:
         errors.append("no entity line")
     if ("entities", None) in lines and numbers:
-        errors.append(f"'{_NO_ENTITY}' beside entities")
+        errors.append(f"'{NO_ENTITY}' beside entities")
     entities: dict[int, Entity] = {}
     spans = _Spans(tokens)
     for number in numbers:
@@ -315,7 +327,7 @@ def _read_regions(
     boxed = "boxes" in answer_format.segments and size is not None
     if "visible" not in answer_format.segments:
         return (bool(boxes) if boxed else None), boxes, errors
-    visible = {YES.strip(): True, NO.strip(): False}.get(own.get("visible", "").strip())
+    visible = _DECISIONS.get(own.get("visible", "").strip())
     if "visible" not in own:
         errors.append("no visible line")
     elif visible is None:

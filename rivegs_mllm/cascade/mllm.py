@@ -66,7 +66,13 @@ def load_end_to_end(settings: Answering, weights: Path, folder: Path) -> EndToEn
     """``weights`` is the adapter, ``folder`` what pictures are relative to. Raises UserError where it does not load."""
     calibration = read_calibration(weights)
     system = prepare_for_inference(load_trained(weights, settings))
-    generator = Generator(system, folder, settings.predict.max_new_tokens, settings.max_length)
+    generator = Generator(
+        system,
+        folder,
+        settings.predict.max_new_tokens,
+        settings.max_length,
+        constrain=settings.predict.constrain,
+    )
     return EndToEndModel(generator, settings.predict, calibration)
 
 

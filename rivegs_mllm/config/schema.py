@@ -146,6 +146,9 @@ class PredictRecipe:
     batch_size: BatchSize = 64
     """How many posts a batch may have, whatever their length."""
     max_new_tokens: TokenCount = 512
+    constrain: Annotated[str, OneOf(("all", "mentions", "none"))] = "mentions"
+    """What decoding holds to a grammar: ``all`` of an answer, so that every line can be read, ``mentions`` alone, which
+    are words of the post, or ``none``."""
 
     def __post_init__(self) -> None:
         check_bounds(self)

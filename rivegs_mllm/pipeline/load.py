@@ -85,7 +85,9 @@ def _single(
         system = prepare_for_inference(system, place)
     except (RuntimeError, AssertionError) as error:  # torch, built without the device or for want of memory
         raise UserError(f"device: {place}: {one_line(error)}") from error
-    generator = Generator(system, ROOT, recipe.predict.max_new_tokens, recipe.max_length)
+    generator = Generator(
+        system, ROOT, recipe.predict.max_new_tokens, recipe.max_length, constrain=recipe.predict.constrain
+    )
 
     def answer(samples: Sequence[Sample], wanted: tuple[str, ...], own: float | None) -> list[Prediction]:
         last = None if wanted == answer_format.segments else wanted[-1]

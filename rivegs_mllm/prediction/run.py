@@ -45,7 +45,9 @@ def predict(
     done = parts.answers(samples)
     wait_for_all()  # nobody appends before all have read
     system = prepare_for_inference(load_base(recipe) if adapter is None else load_trained(adapter, recipe))
-    generator = Generator(system, image_root, recipe.predict.max_new_tokens, recipe.max_length)
+    generator = Generator(
+        system, image_root, recipe.predict.max_new_tokens, recipe.max_length, constrain=recipe.predict.constrain
+    )
 
     def answer(batch: Sequence[Sample]) -> list[Prediction]:
         answers = each_by_itself(generator.answer, batch, lambda sample, note: Prediction(sample.id, errors=(note,)))
@@ -94,6 +96,7 @@ def _run_name(recipe: Answering, samples: Sequence[Sample], adapter: Path | None
         recipe.model.base,
         recipe.model.revision,
         recipe.answer.__dict__,
+        recipe.predict.constrain,
         recipe.predict.max_new_tokens,  # not the size of batches: whoever runs out of memory must be able to lower it
         recipe.max_length,
     )

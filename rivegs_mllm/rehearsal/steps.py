@@ -194,7 +194,10 @@ def _apart(first: torch.Tensor, second: torch.Tensor) -> float:
 def _answer(recipe: Recipe, posts: Posts, out: Path) -> Check:
     system = load_trained(out, recipe)
     system.model.eval()
-    generator = Generator(system, recipe.data.folder, recipe.predict.max_new_tokens, recipe.max_length)
+    settings = recipe.predict
+    generator = Generator(
+        system, recipe.data.folder, settings.max_new_tokens, recipe.max_length, constrain=settings.constrain
+    )
     answers = generator.answer(posts.dev)
     read = sum(len(answer.entities) for answer in answers)
     words = f"the adapter is loaded, {len(answers)} answers are generated and parsed: {read} entities"

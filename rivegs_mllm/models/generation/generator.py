@@ -10,11 +10,14 @@ from pathlib import Path
 import torch
 from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
-from rivegs_mllm.answer.serialization import AnswerLine, parse
+from rivegs_mllm.answer.format import loc_tokens
+from rivegs_mllm.answer.serialization import AnswerLine, given_entities, parse
 from rivegs_mllm.data.images import PictureError, with_size
 from rivegs_mllm.models.base_model import System, check_decision_tokens
 from rivegs_mllm.models.batching import SampleEncoder, Tensors, batch, encode_prompt
-from rivegs_mllm.models.generation.mention_constraint import MentionConstraint, TokenBytes
+from rivegs_mllm.models.generation.constraint import AnswerRow, Constraint, MentionsRow
+from rivegs_mllm.models.generation.grammar import Grammar
+from rivegs_mllm.models.generation.mentions import Mentions
 from rivegs_mllm.models.generation.prefix import answer_prefix
 from rivegs_mllm.models.generation.processors import (
     SegmentStoppingCriteria,
@@ -22,6 +25,7 @@ from rivegs_mllm.models.generation.processors import (
     other_segment_pattern,
     visible_scores,
 )
+from rivegs_mllm.models.generation.vocabulary import Vocabulary
 from rivegs_mllm.runtime.post_errors import NO_PICTURE, TRUNCATED
 from rivegs_mllm.types import Prediction, Sample, UserError
 
@@ -39,7 +43,7 @@ class _Prompt:
 
 
 class Generator:
-    """Answers samples with one system; the mentions it writes are words of the post (mention_constraint.py).
+    """Answers samples with one system, held to what may be written (constraint.py) as far as ``constrain`` says.
 
     Pictures are looked up from ``folder``, boxes are in pixels of the upright originals. ``max_length`` is the most
     tokens that a prompt may have, so that memory is bounded whatever a post holds: none is longer than a prompt and
@@ -52,6 +56,7 @@ class Generator:
         folder: Path,
         max_new_tokens: int,
         max_length: int = 2048,
+        constrain: str = "mentions",
     ):
         context = system.model.config.get_text_config().max_position_embeddings
         self.system = system
@@ -64,8 +69,9 @@ class Generator:
             )
         self.encoder = SampleEncoder(system.processor)
         self.decision = check_decision_tokens(system.processor.tokenizer)
-        self.token_bytes = TokenBytes(system.processor.tokenizer)
-        tokenizer = self.encoder.tokenizer
+        tokenizer, columns = self.encoder.tokenizer, system.model.config.get_text_config().vocab_size
+        self.constrain = constrain
+        self.vocabulary = Vocabulary(tokenizer, columns) if constrain != "none" else None
         self.settings = GenerationConfig(
             max_new_tokens=max_new_tokens,
             do_sample=False,
@@ -82,7 +88,8 @@ class Generator:
         beginning; its ``errors`` say so.
         """
         segments = None if last is None else self.system.answer_format.up_to(last).segments
-        return self._generate([self._prompt(sample) for sample in samples], [()] * len(samples), segments)
+        prompts = [self._prompt(sample) for sample in samples]
+        return self._generate(prompts, [()] * len(samples), segments, segments or self.system.answer_format.segments)
 
     def continue_answers(
         self, samples: Sequence[Sample], predictions: Sequence[Prediction], prefix: str, only: str | None = None
@@ -98,7 +105,8 @@ class Generator:
             answer_prefix(prompt.sample, prediction, answer_format)
             for prompt, prediction in zip(prompts, predictions, strict=True)
         ]
-        return self._generate(prompts, prefixes, None if only is None else (only,))
+        rest = self.system.answer_format.segments[len(answer_format.segments) :]
+        return self._generate(prompts, prefixes, None if only is None else (only,), rest if only is None else (only,))
 
     def _prompt(self, sample: Sample) -> _Prompt:
         try:
@@ -138,9 +146,13 @@ class Generator:
 
     @torch.inference_mode()
     def _generate(
-        self, prompts: Sequence[_Prompt], prefixes: Sequence[Sequence[AnswerLine]], segments: Sequence[str] | None
+        self,
+        prompts: Sequence[_Prompt],
+        prefixes: Sequence[Sequence[AnswerLine]],
+        segments: Sequence[str] | None,
+        parts: Sequence[str],
     ) -> list[Prediction]:
-        """The answers after ``prefixes``: of ``segments`` alone, None for all."""
+        """The answers after ``prefixes``: of ``segments`` alone, None for all. ``parts`` are the segments by name."""
         model, tokenizer = self.system.model, self.encoder.tokenizer
         # A given prefix becomes part of the prompt, so that all padding is on the left, as generate wants it.
         rows = [
@@ -154,23 +166,45 @@ class Generator:
         inputs = {key: value.to(model.device) for key, value in inputs.items()}
         columns = inputs["input_ids"].shape[1]
         scores = VisibleScores(*self.decision)
-        mentions = MentionConstraint(
-            self.token_bytes, [prompt.sample.tokens for prompt in prompts], self.system.answer_format.types
-        )
+        bound = [self._row(prompt, prefix, parts) for prompt, prefix in zip(prompts, prefixes, strict=True)]
+        constraint = Constraint([row for row in bound if row], greedy=not self.settings.do_sample)
         stops = [] if segments is None else [SegmentStoppingCriteria(tokenizer, segments, columns)]
         output = model.generate(
             **inputs,
             generation_config=self.settings,
-            logits_processor=LogitsProcessorList([scores, mentions]),  # scores first: the model's, not the constraint's
-            stopping_criteria=StoppingCriteriaList(stops),
+            logits_processor=LogitsProcessorList([scores, constraint]),  # scores first: the model's own
+            stopping_criteria=StoppingCriteriaList([*stops, constraint.watcher]),
         )
         generated = output[:, columns:].tolist()
         return [
-            self._read(prompt, prefix, tokens, probabilities, segments)
-            for prompt, prefix, tokens, probabilities in zip(
-                prompts, prefixes, generated, scores.probabilities(), strict=True
+            self._read(prompt, prefix, tokens, probabilities, segments, isinstance(row, AnswerRow) and row.room.short)
+            for prompt, prefix, tokens, probabilities, row in zip(
+                prompts, prefixes, generated, scores.probabilities(), bound, strict=True
             )
         ]
+
+    def _row(
+        self, prompt: _Prompt, prefix: Sequence[AnswerLine], segments: Sequence[str]
+    ) -> AnswerRow | MentionsRow | None:
+        """What the answer to a prompt is held to; None for nothing."""
+        if self.vocabulary is None:
+            return None
+        sample, answer_format = prompt.sample, self.system.answer_format
+        if self.constrain == "mentions":
+            mentions = Mentions(self.vocabulary, sample.tokens, answer_format.types)
+            return MentionsRow(self.vocabulary, mentions)
+        names = loc_tokens(answer_format.bins) if answer_format.bins else []
+        grammar = Grammar(
+            self.vocabulary,
+            answer_format,
+            segments,
+            sample.tokens,
+            sample.size if sample.image else None,
+            self.encoder.tokenizer.convert_tokens_to_ids(names),
+            self.settings.max_new_tokens,
+            given_entities("".join(line.text for line in prefix), answer_format),
+        )
+        return AnswerRow(grammar)
 
     def _read(
         self,
@@ -179,7 +213,9 @@ class Generator:
         tokens: list[int],
         probabilities: list[float],
         segments: Sequence[str] | None,
+        short: bool,
     ) -> Prediction:
+        """The prediction in the generated ``tokens``; ``short``: they were held to their number."""
         sample, tokenizer = prompt.sample, self.encoder.tokenizer
         answer_format = self.system.answer_format
         if not sample.tokens and prompt.errors:  # nothing was read, so nothing can be said
@@ -195,7 +231,8 @@ class Generator:
         prediction = parse(
             sample.id, answer, sample.tokens, answer_format, sample.size if sample.image else None, scores
         )
-        return dataclasses.replace(prediction, errors=prompt.errors + prediction.errors)
+        most = f"{TRUNCATED}: ended within {self.settings.max_new_tokens} tokens; raise predict.max_new_tokens"
+        return dataclasses.replace(prediction, errors=(*prompt.errors, *[most] * short, *prediction.errors))
 
 
 _NO_ANSWER = {"answer": torch.empty(0, dtype=torch.long), "weights": torch.empty(0)}
