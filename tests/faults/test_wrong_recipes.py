@@ -331,7 +331,7 @@ def test_lists_numbers_and_quoted_words_are_read_as_before(tmp_path):
     merged.write_text(
         TINY.read_text(encoding="utf-8").replace("predict:\n", "predict:\n  <<: {batch_size: 3, max_new_tokens: 9}\n")
     )
-    assert read_recipe(merged).predict == PredictRecipe(max_new_tokens=256)
+    assert read_recipe(merged).predict == PredictRecipe(batch_size=3, max_new_tokens=256)
 
 
 FORMS = {
