@@ -174,6 +174,7 @@ class Generator:
             generation_config=self.settings,
             logits_processor=LogitsProcessorList([scores, constraint]),  # scores first: the model's own
             stopping_criteria=StoppingCriteriaList([*stops, constraint.watcher]),
+            synced_gpus=False,  # its default under ZeRO-3 waits for the others at every token; training/sharding.py
         )
         generated = output[:, columns:].tolist()
         return [
