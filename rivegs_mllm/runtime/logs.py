@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from logging.handlers import MemoryHandler
 from pathlib import Path
 
-from rivegs_mllm.runtime.foreign import one_line
 from rivegs_mllm.runtime.ranks import are_joined, is_first
 from rivegs_mllm.types import UserError
 
@@ -101,7 +100,7 @@ def missing_extra(error: ImportError) -> UserError:
         name = next((own for own in EXTRAS if own in str(error).lower()), "")
     if not name:
         raise error
-    return UserError(f"{name}: {one_line(error)}") if _is_installed(name) else _not_installed(name)
+    return UserError(f"{name}: {error}") if _is_installed(name) else _not_installed(name)
 
 
 def check_installed(module: str) -> None:

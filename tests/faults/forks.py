@@ -87,6 +87,7 @@ class Nursery:
         return self
 
     def __exit__(self, *_) -> None:
+        self.process.kill()  # it would not see its input end where a loader's worker holds it, too
         self.process.communicate()
 
     def run(self, *runs: Run, together: bool = False) -> list[Ended]:

@@ -165,6 +165,7 @@ JSON = "application/json"
         ("/v1/chat/completions", b'{"messages": [{"role": "user", "content": "a"}], "stream": true}', JSON, 422, "str"),
         ("/none", b"", JSON, 404, "/none: Not Found"),
     ],
+    ids=lambda own: "body" if isinstance(own, bytes) else None,  # one has 17 MB
 )
 def test_what_is_wrong_is_one_line(served, posts, tmp_path, path, body, kind, status, words):
     """A picture's path is that of a picture that is there, and a URL that of this server."""
