@@ -1,7 +1,7 @@
 """The table of rehearsals in docs/training.md: python benchmarks/rehearsals.py --data DIR [--gpus N] [--gpu NAME]
 
 Every recipe of recipes/e2e is rehearsed (`rivegs rehearse`), one after the other, each in a process of its own.
-``--smoke`` takes one of them.
+``--smoke`` takes one of them, on a few made posts.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from data_builders.emblems.build import build_emblems
+
 ROOT = Path(__file__).parents[1]
 OF_THE_MACHINE = ("base", "processor")
 """Warnings of these say that the hub is out of reach, for every recipe alike."""
@@ -21,16 +23,29 @@ OF_THE_MACHINE = ("base", "processor")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True, help="a dataset folder")
+    parser.add_argument("--data", type=Path, help="a dataset folder")
     parser.add_argument("--gpus", type=int, default=8)
     parser.add_argument("--gpu", default="a100-80")
-    parser.add_argument("--smoke", action="store_true", help="one recipe")
+    parser.add_argument("--smoke", action="store_true", help="one recipe, on a few made posts")
     args = parser.parse_args()
+    if args.smoke:
+        with tempfile.TemporaryDirectory() as folder:
+            args.data = Path(folder)
+            build_emblems(args.data, 0, train=24, dev=6, test=6)
+            rehearse_all(args, 1)
+    elif args.data is None:
+        parser.error("name the folder of a dataset by --data, or give --smoke")
+    else:
+        rehearse_all(args)
+
+
+def rehearse_all(args: argparse.Namespace, count: int | None = None) -> None:
+    """Prints the table, of the first ``count`` recipes, None for all."""
     recipes = [path for path in sorted((ROOT / "recipes/e2e").glob("*.yaml")) if not path.name.startswith("_")]
     print("| recipe | tokens a post, median and most | GB of memory | training | evaluations | GB of disk | found |")
     print("|---|---|---|---|---|---|---|")
     start = time.perf_counter()
-    for recipe in recipes[:1] if args.smoke else recipes:
+    for recipe in recipes[:count]:
         print(row(recipe, rehearse(recipe, args)), flush=True)
     print(f"rehearsed in {time.perf_counter() - start:.0f} s")
 
