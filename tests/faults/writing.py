@@ -62,7 +62,7 @@ class Command:
 DONE = ("is there already", "exists and is not overwritten")
 """What a command that is done ``once`` says of its result."""
 
-TEMPORARY = ("*/log.txt", "*.log", "*.partial", "*.partial/*", "*.partial.run", "*.lock", "*/journal-*")
+TEMPORARY = ("*/log.txt", "*.log", "*.partial", "*.partial/*", "*.parts/*", "*.lock", "*/journal-*")
 
 
 def _content(path: Path) -> object:
