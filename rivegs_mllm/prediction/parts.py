@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from rivegs_mllm.data.jsonl import read_predictions, write_records
@@ -56,9 +56,9 @@ class Parts:
             raise UserError(f"{self.folder}: has an answer of post {min(unknown)!r}, which is not asked; delete it")
         return found
 
-    def finish(self, samples: Iterable[Sample]) -> list[Prediction]:
+    def finish(self, samples: Sequence[Sample]) -> list[Prediction]:
         """Writes the answers to ``out``, in the order of the posts, removes the folder and returns them."""
-        found = self.answers(list(samples))
+        found = self.answers(samples)
         answers = [found[sample.id] for sample in samples]
         write_records(self.out, answers)
         shutil.rmtree(self.folder)
